@@ -1,0 +1,6 @@
+"""Increasingly hard negatives for chest X-ray report generation, as a plug-in for any LightningModule."""
+
+from hardneg_plugin.mixin import HardNegativeMixin
+from hardneg_plugin.objectives import HardNegativeObjective, PairEmbeddings
+
+__all__ = ["HardNegativeMixin", "HardNegativeObjective", "PairEmbeddings"]

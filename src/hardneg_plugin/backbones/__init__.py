@@ -1,0 +1,1 @@
+"""Image encoders and report decoders behind one interface."""

@@ -1,0 +1,101 @@
+"""What every report decoder offers: teacher-forced states and log-probabilities, and decoding word by word."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from hardneg_plugin.backbones.decoding import beam_search, greedy
+
+
+class DecoderState(ABC):
+    """What a decoder remembers of the words so far, for k beams of each of B studies; `step` advances it in place."""
+
+    @abstractmethod
+    def select(self, parents: Tensor) -> None:
+        """Let each beam go on from another beam of its study.
+
+        Args:
+            parents: `(B, k)` int64 in [0, k): beam `i` of study `b` takes over what beam `parents[b, i]` remembers.
+        """
+
+
+class ReportDecoder(nn.Module, ABC):
+    """From image patches to the words of a report.
+
+    Word 0 begins, ends and pads; words are 1 to `vocab_size`. Token rows are `[0, words..., 0, padding 0...]`, and a
+    state at position `t` has read `tokens[:, : t + 1]`: it predicts `tokens[:, t + 1]`.
+    """
+
+    vocab_size: int
+    """Number of words V; there are V + 1 outputs."""
+    width: int
+    """Width of the hidden states."""
+
+    @abstractmethod
+    def states(self, patches: Tensor, tokens: Tensor, *, patch_mask: Tensor | None = None) -> Tensor:
+        """Hidden states that `classify` reads, teacher-forced.
+
+        Args:
+            patches: `(B, P, D_v)` image features.
+            tokens: `(B, T)` int64.
+            patch_mask: `(B, P)` bool, True where there is a patch; None if there are all.
+
+        Returns:
+            `(B, T - 1, width)`. Positions past the end of a report hold finite values without meaning.
+        """
+
+    @abstractmethod
+    def text_states(self, tokens: Tensor) -> Tensor:
+        """The hidden states `(B, T - 1, width)` of the same decoder when it attends to no image (METHOD.md 1.4, 8)."""
+
+    @abstractmethod
+    def classify(self, states: Tensor) -> Tensor:
+        """From states `(..., width)` to log-probabilities `(..., V + 1)`, in float32 under autocast too."""
+
+    @abstractmethod
+    def start(
+        self, patches: Tensor, *, max_length: int, beams: int = 1, patch_mask: Tensor | None = None
+    ) -> DecoderState:
+        """The state before the first word, with room for `max_length` words and `beams` beams per study."""
+
+    @abstractmethod
+    def step(self, words: Tensor, state: DecoderState) -> Tensor:
+        """Read one word per beam and predict the next; advances `state` in place.
+
+        Args:
+            words: `(B, k)` int64; all 0 at the first step.
+            state: From `start`; at most `max_length` steps.
+
+        Returns:
+            Log-probabilities `(B, k, V + 1)`.
+        """
+
+    def log_probs(self, patches: Tensor, tokens: Tensor, *, patch_mask: Tensor | None = None) -> Tensor:
+        """Teacher-forced log-probabilities `(B, T - 1, V + 1)` of `tokens[:, 1:]`; arguments as in `states`."""
+        return self.classify(self.states(patches, tokens, patch_mask=patch_mask))
+
+    def generate(
+        self, patches: Tensor, *, beam_size: int = 3, max_length: int = 60, patch_mask: Tensor | None = None
+    ) -> Tensor:
+        """Write reports, in evaluation mode and without gradient; the mode of every submodule is restored.
+
+        Args:
+            patches: `(B, P, D_v)` image features.
+            beam_size: Beams per study, at least 1; 1 is greedy decoding.
+            max_length: Most words per report, at least 1; the end takes one.
+            patch_mask: `(B, P)` bool, True where there is a patch; None if there are all.
+
+        Returns:
+            `(B, max_length)` int64; 0 ends and pads.
+        """
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        try:
+            with torch.no_grad():
+                if beam_size == 1:
+                    return greedy(self, patches, max_length=max_length, patch_mask=patch_mask)
+                return beam_search(self, patches, beam_size=beam_size, max_length=max_length, patch_mask=patch_mask)
+        finally:
+            for module, mode in modes.items():
+                module.training = mode

@@ -1,0 +1,160 @@
+"""Patch features of chest X-rays from any timm model, by name."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from timm.models import load_state_dict
+from torch import Tensor, nn
+
+from hardneg_plugin.errors import UserError
+
+
+class VisualFeatures(NamedTuple):
+    """What a report decoder and an alignment see of the images of B studies with V views of P patches."""
+
+    patches: Tensor
+    """`(B, V * P, width)`, view by view; zero where a view is missing."""
+    patch_mask: Tensor
+    """`(B, V * P)` bool, False where a view is missing."""
+    pooled: Tensor
+    """`(B, width)`: mean over the patches of the views that exist; zero for a study without views."""
+
+
+class VisualExtractor(nn.Module):
+    """A timm model without its head, run on the views that exist.
+
+    The network takes 3 channels (the gray one three times) when it starts from trained weights, else 1;
+    `options={"in_chans": ...}` decides otherwise. With 1 channel the model's mean and standard deviation are averaged.
+    A vision transformer's map is the one before its last norm, as timm's feature wrapper gives it. All of it works in
+    `torch.channels_last` after `.to(memory_format=torch.channels_last)`.
+
+    Args:
+        name: A timm model, with or without a weights tag: `resnet101.a1_in1k`.
+        pretrained: Download timm's weights.
+        weights: Instead, a local `.safetensors` or `.pth` file with weights under timm's names for the whole model; a
+            head in it is ignored.
+        out_index: Which of the model's feature maps; -1 is the last. What comes after it is cut off.
+        options: More arguments of `timm.create_model`, such as `img_size` or a ResNet's `channels`.
+
+    Raises:
+        UserError: If timm does not know or cannot build the model, or weights are absent or do not fit.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        pretrained: bool = False,
+        weights: str | None = None,
+        out_index: int = -1,
+        options: Mapping[str, Any] = {},
+    ) -> None:
+        super().__init__()
+        if pretrained and weights is not None:
+            raise UserError(
+                f"Expected `pretrained` or `weights`, but got both (`weights={weights}`): drop one of them."
+            )
+        if ":" not in name and not timm.is_model(name.partition(".")[0]):
+            near = ", ".join(get_close_matches(name.partition(".")[0], timm.list_models(), n=5, cutoff=0.4))
+            raise UserError(f"Expected the name of a timm model, but got `{name}`. Nearest: {near or 'none'}.")
+        is_trained = pretrained or weights is not None
+        options = {"in_chans": 3 if is_trained else 1, **options}
+        network = _build(name, pretrained, None if weights is None else Path(weights), out_index, options)
+        self.network = network
+        self.width: int = network.feature_info.channels()[-1]
+        mean, std = (torch.tensor(network.pretrained_cfg[key]) for key in ("mean", "std"))
+        if options["in_chans"] == 1:
+            mean, std = mean.mean(0, keepdim=True), std.mean(0, keepdim=True)
+        # In the scale of the pixels, so that one subtraction and one division do it all.
+        self.register_buffer("mean", 255 * mean[:, None, None], persistent=False)
+        self.register_buffer("std", 255 * std[:, None, None], persistent=False)
+
+    def forward(self, images: Tensor, view_mask: Tensor | None = None) -> VisualFeatures:
+        """Extract features.
+
+        Args:
+            images: `(B, V, 1, H, W)`, uint8, or float on the same scale (0 is black, 255 white, not 1).
+            view_mask: `(B, V)` bool, True where there is a view; None if there are all. Missing views are not run, so
+                batch statistics never see them.
+
+        Raises:
+            ValueError: If the shapes do not fit, or there is no view at all.
+        """
+        if images.dim() != 5 or images.shape[2] != 1:
+            raise ValueError(f"Expected `images` (B, V, 1, H, W), but got {tuple(images.shape)}.")
+        studies, views = images.shape[:2]
+        if view_mask is None:
+            view_mask = torch.ones(studies, views, dtype=torch.bool, device=images.device)
+        if view_mask.shape != (studies, views):
+            raise ValueError(f"Expected `view_mask` {(studies, views)}, but got {tuple(view_mask.shape)}.")
+        is_view = view_mask.flatten()
+        existing = images.flatten(0, 1)[is_view]
+        if not len(existing):
+            raise ValueError("Expected at least one view in the batch, but `view_mask` is False throughout.")
+
+        features = self._maps((existing.to(self.mean.dtype) - self.mean) / self.std)
+        patches = features.new_zeros(len(is_view), *features.shape[1:])
+        patches[is_view] = features
+        patches = patches.unflatten(0, (studies, views)).flatten(1, 2)
+        patch_mask = view_mask.repeat_interleave(features.shape[1], dim=1)
+        count = patch_mask.sum(1, keepdim=True).clamp(min=1)
+        return VisualFeatures(patches, patch_mask, patches.sum(1) / count)
+
+    def _maps(self, x: Tensor) -> Tensor:
+        """From normalised views `(N, C, H, W)` to `(N, P, width)`, row by row of the map."""
+        features: Tensor = self.network(x)[-1]
+        # Hierarchical transformers keep channels last, and timm says so.
+        if getattr(self.network, "output_fmt", "NCHW") == "NCHW":
+            features = features.permute(0, 2, 3, 1)
+        return features.flatten(1, 2)
+
+
+def _build(name: str, pretrained: bool, weights: Path | None, out_index: int, options: Mapping[str, Any]) -> Any:
+    arguments: dict[str, Any] = {**options, "features_only": True, "out_indices": (out_index,)}
+    if weights is not None:
+        names = _weight_names(weights)
+        arguments["pretrained_cfg_overlay"] = {"file": str(weights), "custom_load": False}
+    arguments["pretrained"] = pretrained or weights is not None
+    try:
+        try:
+            # Lets a transformer take any image size; only transformers have the argument.
+            network = timm.create_model(name, **{"dynamic_img_size": True, **arguments})
+        except TypeError:
+            network = timm.create_model(name, **arguments)
+    except Exception as error:  # timm, torch and the hub raise errors of many kinds
+        reason = " ".join(str(error).split())
+        if pretrained:
+            remedy = "Without a network, give `weights=<file>`."
+            raise UserError(f"Could not get pretrained weights of `{name}`. {remedy} ({reason:.300})") from error
+        if weights is not None:
+            raise UserError(f"The weights in {weights} do not fit `{name}`: {reason:.600}") from error
+        raise UserError(
+            f"timm cannot build `{name}` with `out_index={out_index}`, {dict(options)}: {reason:.300}"
+        ) from error
+    if weights is not None:
+        # timm drops the head and then loads leniently: what the file lacks would stay random without a word.
+        wanted = [key.removeprefix("model.") for key in network.state_dict() if "num_batches_tracked" not in key]
+        missing = [key for key in wanted if key.replace(".", "_") not in names]
+        if missing:
+            listed = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
+            raise UserError(f"{weights} lacks {len(missing)} of {len(wanted)} weights of `{name}`: {listed}.")
+    return network
+
+
+def _weight_names(path: Path) -> set[str]:
+    """Names in a weights file, dots as underscores as in timm's feature wrappers; reads nothing but tensors."""
+    if not path.is_file():
+        raise UserError(f"Expected `weights` to be a .safetensors or .pth file, but {path} is no file.")
+    try:
+        return {key.replace(".", "_") for key in load_state_dict(str(path), weights_only=True)}
+    except Exception as error:  # whatever a damaged or foreign file makes the readers raise
+        raise UserError(
+            f"Expected weights in {path}, but could not read it: {' '.join(str(error).split()):.300}"
+        ) from error

@@ -1,0 +1,279 @@
+"""Real data in the R2Gen layout: `annotation.json` with one list of studies per split, and a folder of images."""
+
+import json
+import logging
+import os
+import reprlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hardneg_plugin.data.images import read_grayscale
+from hardneg_plugin.data.studies import SPLITS, FindingsReader, Sample, Split
+from hardneg_plugin.data.transforms import random_crop, whole
+from hardneg_plugin.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+_PATIENT_KEYS = ("patient", "patient_id", "subject_id")
+_IDENTIFIERS = ("id", *_PATIENT_KEYS)
+
+
+class _Study(NamedTuple):
+    """An entry; a tuple, because a data set has hundreds of thousands and every worker holds them."""
+
+    id: str
+    report: str
+    images: tuple[str, ...]
+    patient: str | None
+    labels: str | None
+
+
+class _Flaw(Exception):
+    """What is wrong with one entry or its images; flaws of one kind are reported as one, with their number."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class AnnotatedStudies:
+    """A `StudySource` over `{"train" | "val" | "test": [{"id", "report", "image_path": [...]}]}`.
+
+    Entries may also have a patient ("patient", "patient_id" or "subject_id") and "labels" (a text, or a list of names).
+    Ids are unique over the whole file. Image paths are relative to the folder of images and stay inside it or inside
+    `root`. Lists of other names are left out. Everything is checked here, once, so that nothing fails in mid-training.
+
+    Args:
+        root: folder of the data set.
+        annotation: the JSON file (UTF-8), relative to `root`.
+        images: the folder of images, relative to `root`.
+        resize: pixels of the shorter side before the random crop of training.
+        crop: pixels of the square that a model sees; at most `resize`.
+        check: "decode" reads every image once (for thousands of images); "stat" only looks that the files are there and
+            not empty (for hundreds of thousands), and a broken one is reported when it is met.
+
+    Raises:
+        UserError: at the first flaw, with the file, the study and the number of flaws of the same kind.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        annotation: str = "annotation.json",
+        images: str = "images",
+        resize: int = 256,
+        crop: int = 224,
+        check: Literal["decode", "stat"] = "decode",
+    ) -> None:
+        if not 1 <= crop <= resize:
+            raise UserError(f"Expected 1 <= `crop` <= `resize`, but got crop={crop} and resize={resize}.")
+        if check not in ("decode", "stat"):
+            raise UserError(f"Expected `check` to be 'decode' or 'stat', but got {check!r}.")
+        home = Path(root).absolute()
+        file, folder = home / annotation, home / images
+        lists = _read_lists(file)
+        if not folder.is_dir():
+            raise UserError(
+                f"Expected a folder of images at {folder}, but there is none. Put it there, or set `images`."
+            )
+        self._splits = {
+            name: AnnotatedSplit(studies, folder, resize=resize, crop=crop)
+            for name, studies in _parse_lists(lists, file, folder).items()
+        }
+        if check == "decode":
+            _raise_first([flaw for split in self._splits.values() for flaw in split.unreadable()])
+
+    def split(self, name: Split) -> "AnnotatedSplit":
+        """The studies of one split; the same object at every call."""
+        if name not in self._splits:
+            raise ValueError(f"Expected a split of {SPLITS}, but got {name!r}.")
+        return self._splits[name]
+
+    @property
+    def read_findings(self) -> FindingsReader | None:
+        """None: no reader of findings is known for such reports."""
+        return None
+
+
+class AnnotatedSplit:
+    """The studies of one split (the `Studies` contract); made by `AnnotatedStudies`."""
+
+    def __init__(self, studies: Sequence[_Study], folder: Path, *, resize: int, crop: int) -> None:
+        self._studies, self._folder, self._resize, self._crop = studies, folder, resize, crop
+        self.ids: Sequence[str] = [study.id for study in studies]
+        self.reports: Sequence[str] = [study.report for study in studies]
+
+    def __len__(self) -> int:
+        return len(self._studies)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        """The study at an index, its images whole; with `(index, seed)`, each view under a crop that the seed draws.
+
+        Raises:
+            UserError: if an image cannot be read.
+        """
+        index, seed = key if isinstance(key, tuple) else (key, None)
+        study = self._studies[index]
+        if seed is None:
+            views = [whole(image, crop=self._crop) for image in self._read(study, self._crop)]
+        else:
+            # A generator of its own: how a study looks depends neither on the worker nor on what was drawn before.
+            draw = torch.Generator().manual_seed(seed)
+            views = [
+                random_crop(image, resize=self._resize, crop=self._crop, generator=draw)
+                for image in self._read(study, self._resize)
+            ]
+        return Sample(
+            id=study.id, images=torch.stack(views), report=study.report, patient=study.patient, labels=study.labels
+        )
+
+    def unreadable(self) -> list[_Flaw]:
+        """Decode every image once and collect what cannot be."""
+
+        def try_to_read(study: _Study) -> _Flaw | None:
+            try:
+                self._read(study, self._crop)
+            except UserError as error:
+                return _Flaw("unreadable", str(error))
+            return None
+
+        with ThreadPoolExecutor() as pool:  # threads, since Pillow decodes outside the interpreter lock
+            return [flaw for flaw in pool.map(try_to_read, self._studies) if flaw is not None]
+
+    def _read(self, study: _Study, shorter_side: int) -> list[Tensor]:
+        try:
+            return [read_grayscale(self._folder / name, shorter_side=shorter_side) for name in study.images]
+        except UserError as error:
+            raise UserError(f"Study {study.id!r}: {error}") from error
+
+
+def _read_lists(file: Path) -> dict[Split, list[Any]]:
+    """The three lists of the file, not empty."""
+    try:
+        content = json.loads(file.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"Expected the annotation file {file}, but it cannot be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"Expected {file} in UTF-8, but byte {error.start} is {error.object[error.start]:#04x}. Save it as UTF-8."
+        ) from error
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"Expected JSON in {file}, but line {error.lineno}, column {error.colno}: {error.msg}. Make the file again."
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(
+            f'Expected {{"train": [...], "val": [...], "test": [...]}} in {file}, but got a {_kind(content)}.'
+        )
+    for name in SPLITS:
+        if not isinstance(content.get(name), list) or not content[name]:
+            got = f"{_kind(content[name])} without entries" if name in content else f"only {sorted(content)}"
+            raise UserError(f'Expected a list "{name}" with at least one study in {file}, but got {got}.')
+    if others := sorted(content.keys() - set(SPLITS)):
+        _log.warning("%s: only train, val and test are used; left out: %s.", file, others)
+    return {name: content[name] for name in SPLITS}
+
+
+def _parse_lists(lists: Mapping[Split, list[Any]], file: Path, folder: Path) -> dict[Split, list[_Study]]:
+    """Every entry checked, the files it names included."""
+    homes = (os.path.realpath(folder), os.path.realpath(file.parent))
+    studies: dict[Split, list[_Study]] = {name: [] for name in SPLITS}
+    places: dict[str, str] = {}
+    flaws: list[_Flaw] = []
+    for name, entries in lists.items():
+        for index, entry in enumerate(entries):
+            place = f"{name}[{index}]"
+            try:
+                study = _parse_entry(entry)
+                if study.id in places:
+                    raise _Flaw("repeated id", f"the id is also that of {places[study.id]}; give each study its own")
+                places[study.id] = place
+                for image in study.images:
+                    _check_file(image, str(folder), homes)
+            except _Flaw as flaw:
+                identity = f" (id {reprlib.repr(entry['id'])})" if isinstance(entry, dict) and "id" in entry else ""
+                flaws.append(_Flaw(flaw.kind, f"{file}, {place}{identity}: {flaw}."))
+            else:
+                studies[name].append(study)
+    _raise_first(flaws)
+    return studies
+
+
+def _parse_entry(entry: Any) -> _Study:
+    if not isinstance(entry, dict):
+        raise _Flaw("entry", f"expected an object with id, report and image_path, but got a {_kind(entry)}")
+    images = entry.get("image_path")
+    if not isinstance(images, list) or not images:
+        raise _flaw_of(entry, "image_path", "a list of at least one path")
+    return _Study(
+        id=_text(entry, "id", "a text or an integer"),
+        report=_text(entry, "report", "a text that is not empty"),
+        images=tuple(_text({"image_path": image}, "image_path", "a list of paths") for image in images),
+        patient=next(
+            (_text(entry, key, "a text or an integer") for key in _PATIENT_KEYS if entry.get(key) is not None), None
+        ),
+        labels=_labels(entry),
+    )
+
+
+def _text(entry: Mapping[str, Any], key: str, expected: str) -> str:
+    value = entry.get(key)
+    if type(value) is int and key in _IDENTIFIERS:
+        return str(value)
+    if not isinstance(value, str) or not value.strip() or not _is_unicode(value):
+        raise _flaw_of(entry, key, expected)
+    return value
+
+
+def _labels(entry: Mapping[str, Any]) -> str | None:
+    labels = entry.get("labels")
+    if isinstance(labels, list) and all(isinstance(name, str) and _is_unicode(name) for name in labels):
+        return "|".join(sorted(set(labels)))
+    if labels is not None and not (isinstance(labels, str) and _is_unicode(labels)):
+        raise _flaw_of(entry, "labels", "a text or a list of names")
+    return labels
+
+
+def _is_unicode(text: str) -> bool:
+    """JSON can spell half of a surrogate pair, which no file and no hash takes."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _flaw_of(entry: Mapping[str, Any], key: str, expected: str) -> _Flaw:
+    got = reprlib.repr(entry[key]) if key in entry else "no such key"
+    return _Flaw(key, f'expected "{key}" to be {expected}, but got {got}; correct or remove the study')
+
+
+def _check_file(image: str, folder: str, homes: tuple[str, str]) -> None:
+    if os.path.isabs(image) or ".." in Path(image).parts or "\0" in image:
+        raise _Flaw(
+            "path", f"expected image paths inside {folder}, but got {image!r}; write it relative to that folder"
+        )
+    path = os.path.join(folder, image)
+    try:
+        size = os.stat(path).st_size
+    except OSError as error:
+        raise _Flaw(
+            "missing", f"image {path} cannot be found ({error.strerror}); add it or remove the study"
+        ) from error
+    if size == 0 or not os.path.isfile(path):
+        raise _Flaw("empty", f"image {path} is empty or no file; replace it or remove the study")
+    real = os.path.realpath(path)
+    if not any(real.startswith(home + os.sep) for home in homes):
+        raise _Flaw("link", f"image {path} links to {real}, outside the data set; put the file itself there")
+
+
+def _raise_first(flaws: Sequence[_Flaw]) -> None:
+    if flaws:
+        more = sum(flaw.kind == flaws[0].kind for flaw in flaws) - 1
+        raise UserError(f"{flaws[0]}" + (f" ({more} more like it.)" if more else ""))
+
+
+def _kind(value: Any) -> str:
+    return {dict: "object", list: "list", str: "text", type(None): "null"}.get(type(value), type(value).__name__)

@@ -1,0 +1,77 @@
+"""Samples of one study each into the batch that a model receives."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from hardneg_plugin.data.studies import Batch, Sample
+from hardneg_plugin.data.tokenizer import Tokenizer
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.functional.keys import match_key
+
+
+@dataclass(frozen=True)
+class StudyCollator:
+    """Tokenizes, pads views and tokens, and keys the studies for matching.
+
+    A report longer than `max_length` loses its end token with its tail: a model must not learn to stop where a text
+    happened to be cut.
+
+    Args:
+        tokenizer: makes ids of reports.
+        max_length: tokens kept, the leading 0 and the closing 0 included; at least 2.
+
+    Raises:
+        UserError: if `max_length` is below 2.
+    """
+
+    tokenizer: Tokenizer
+    max_length: int
+
+    def __post_init__(self) -> None:
+        if self.max_length < 2:
+            raise UserError(f"Expected `max_length` of at least 2 (begin and one word), but got {self.max_length}.")
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """Batch B samples.
+
+        `references` are the cleaned reports with single blanks. `cut_references` are the kept tokens decoded, which is
+        what published systems score against: rare words read `<unk>` there.
+
+        Raises:
+            ValueError: if images differ in height or width.
+        """
+        _check_sizes(samples)
+        references = [" ".join(self.tokenizer.clean(sample["report"]).split()) for sample in samples]
+        tokens = [torch.tensor(self.tokenizer.encode(sample["report"])[: self.max_length]) for sample in samples]
+        keys = [
+            [match_key(sample["id"]), match_key(sample["patient"]), match_key(text), match_key(sample["labels"])]
+            for sample, text in zip(samples, references, strict=True)
+        ]
+        return Batch(
+            ids=[sample["id"] for sample in samples],
+            images=pad_sequence([sample["images"] for sample in samples], batch_first=True),
+            view_mask=_mask([len(sample["images"]) for sample in samples]),
+            tokens=pad_sequence(tokens, batch_first=True),
+            token_mask=_mask([len(row) for row in tokens]),
+            references=references,
+            cut_references=[self.tokenizer.decode(row.tolist()) for row in tokens],
+            match_keys=torch.tensor(keys),
+        )
+
+
+def _mask(lengths: list[int]) -> torch.Tensor:
+    return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+
+
+def _check_sizes(samples: Sequence[Sample]) -> None:
+    first = samples[0]
+    for sample in samples:
+        if sample["images"].shape[1:] != first["images"].shape[1:]:
+            shapes = tuple(first["images"].shape), tuple(sample["images"].shape)
+            raise ValueError(
+                f"Expected images (V, 1, H, W) of one size in a batch, but got {shapes[0]} for study {first['id']!r} "
+                f"and {shapes[1]} for study {sample['id']!r}."
+            )

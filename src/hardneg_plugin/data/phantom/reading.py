@@ -1,0 +1,109 @@
+"""The grammar backwards: from any text to the findings that it states.
+
+Reads sentence by sentence, raw or in a tokenizer's cleaned form (lower case, no punctuation but " . "), and never fails:
+what a garbled sentence does not say is left out of the finding's attributes.
+"""
+
+import re
+from collections.abc import Hashable, Iterator, Mapping
+
+from .findings import ATTRIBUTES, Finding, Value
+from .grammar import WORDS
+
+MENTIONS: Mapping[str, re.Pattern[str]] = {
+    name: re.compile(rf"\b(?:{words})\b")
+    for name, words in {
+        "cardiomegaly": r"cardiomegaly|(?:heart|cardiac)\b.*?\benlarge\w*|enlarge\w*\b.*?\b(?:heart|cardiac)",
+        "pleural effusion": r"effusions?|pleural fluid",
+        "pneumothorax": r"pneumothora(?:x|ces)",
+        "consolidation": r"consolidat(?:ions?|ed)",
+        "nodule": r"nodules?",
+        "atelectasis": r"atelecta(?:sis|ses|tic)",
+        "oedema": r"o?edema",
+        "hyperinflation": r"hyperinflat(?:ion|ed)",
+        "elevated hemidiaphragm": r"elevat(?:ed|ion)\b.*?\b(?:hemi)?diaphragms?|(?:hemi)?diaphragms?\b.*?\belevat(?:ed|ion)",
+        "tortuous aorta": r"tortuous|tortuosity",
+        "scoliosis": r"scoliosis",
+        "rib fracture": r"fractur(?:ed?|es)",
+        "pacemaker": r"pacemakers?",
+        "central line": r"central (?:venous )?(?:lines?|catheters?)",
+    }.items()
+}
+"""The words that name a finding; nothing is read where they do not stand."""
+
+DENIES_REST = re.compile(r"\b(?:no|without|free of|negative for)\b")
+"""Denies every finding named after it in its sentence, unless a "but" comes between."""
+DENIES_PART = re.compile(r"\b(?:not|absent)\b")
+"""Denies every finding named in its part of the sentence, before or after it."""
+BUT = re.compile(r"\bbut\b")
+JOINTS = re.compile(r"\b(?:and|with|without)\b")
+"""Words that open a new part of a sentence, if both parts name a finding: each has its own attributes."""
+
+
+def _words(key: str, value: Value) -> str:
+    written = re.escape(WORDS.get(key, {}).get(value, str(value)))
+    return {"grade": f"{written}(?:ly)?", "mm": f"{written} mm"}.get(key, written)
+
+
+VALUES: Mapping[str, Mapping[str, tuple[tuple[re.Pattern[str], Value], ...]]] = {
+    name: {
+        key: tuple((re.compile(rf"\b{_words(key, value)}\b"), value) for value in values)
+        for key, values in attributes.items()
+    }
+    for name, attributes in ATTRIBUTES.items()
+}
+"""By finding and attribute: the words of each value."""
+
+
+def _parts(clause: str) -> Iterator[tuple[int, str]]:
+    """The clause cut before each joint that has a finding on both sides, each part with where it starts."""
+    start = 0
+    for joint in JOINTS.finditer(clause):
+        before, after = clause[start : joint.start()], clause[joint.start() :]
+        if all(any(mention.search(part) for mention in MENTIONS.values()) for part in (before, after)):
+            yield start, before
+            start = joint.start()
+    yield start, clause[start:]
+
+
+def _attributes(name: str, part: str) -> tuple[tuple[str, Value], ...]:
+    """What a part of a sentence says about a finding named in it; of several values the first one said."""
+    read = []
+    for key, values in VALUES[name].items():
+        said = [(match.start(), value) for words, value in values if (match := words.search(part))]
+        if said:
+            read.append((key, min(said, key=lambda at: at[0])[1]))
+    return tuple(read)
+
+
+def _stated(sentence: str) -> Iterator[Finding]:
+    for clause in BUT.split(sentence):
+        denial = DENIES_REST.search(clause)
+        denied_from = denial.start() if denial else len(clause)
+        for start, part in _parts(clause):
+            if DENIES_PART.search(part):
+                continue
+            for name, mention in MENTIONS.items():
+                match = mention.search(part)
+                if match and start + match.start() < denied_from:
+                    yield Finding(name, _attributes(name, part[: max(denied_from - start, 0)]))
+
+
+def read_findings(text: str) -> frozenset[tuple[str, Hashable]]:
+    """The findings that a text states, each `(name, ((key, value), ...))` with the attributes that it gives.
+
+    Any text is read, raw or cleaned; findings that are denied are not stated. A finding named again with fewer
+    attributes is the same finding.
+
+    >>> sorted(read_findings("There is a small left pleural effusion. No pneumothorax."))
+    [('pleural effusion', (('side', 'left'), ('size', 'small')))]
+    >>> read_findings("the lungs are clear without consolidation or nodule . heart is not enlarged .")
+    frozenset()
+    """
+    plain = re.sub(r"[^a-z0-9.\-]+", " ", text.lower())
+    stated = {found for sentence in plain.split(".") for found in _stated(sentence)}
+    return frozenset(
+        found
+        for found in stated
+        if not any(found.name == other.name and set(found.attributes) < set(other.attributes) for other in stated)
+    )

@@ -1,0 +1,108 @@
+"""From a study's number and findings to its two images, and to where in them each finding shows."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from . import marks
+from .anatomy import SHAPE_FINDINGS, Array, Frontal, Lateral, draw_body, placed_grid, shaped
+from .findings import ATTRIBUTES, Finding
+
+View = Literal["frontal", "lateral"]
+VIEWS: tuple[View, ...] = ("frontal", "lateral")
+"""The order of a study's images."""
+
+VISIBLE = 0.025
+"""A pixel belongs to a mark where the finding changes it by more than this share of the range of greys."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Where one finding shows in one view."""
+
+    finding: Finding
+    view: View
+    box: tuple[int, int, int, int]
+    """`(y0, x0, y1, x1)` in pixels, the ends exclusive: the smallest box around the mask."""
+    mask: NDArray[np.bool_]
+    """`(H, W)`: the pixels that the finding changes visibly."""
+
+
+Stream = tuple[int, int]
+"""(seed, number of the study): what every random choice of a study is drawn from."""
+
+
+def _draws(stream: Stream, *purpose: int) -> Generator:
+    # a generator per purpose: what one finding draws moves neither the body nor the noise nor another finding
+    return np.random.default_rng((*stream, *purpose))
+
+
+def _density(stream: Stream, findings: Collection[Finding], view: View, size: int) -> Array:
+    which = VIEWS.index(view)
+    body = shaped(draw_body(_draws(stream, 1)), findings)
+    grid = placed_grid(size, _draws(stream, 2, which))
+    names = list(ATTRIBUTES)
+    scene, drawn = (Frontal(body, grid), marks.FRONTAL) if view == "frontal" else (Lateral(body, grid), marks.LATERAL)
+    density = scene.density()
+    for found in sorted(findings):
+        if found.name in drawn:
+            density = density + drawn[found.name](scene, found, _draws(stream, 3, which, names.index(found.name)))
+    return density
+
+
+def _expose(density: Array, rng: Generator) -> Array:
+    """Greys in [0, 1] under a random exposure."""
+    gain, dark = rng.uniform(0.85, 1.0), rng.uniform(0.02, 0.06)
+    return dark + gain * np.clip(density, 0, 1.1)
+
+
+def _texture(size: int, rng: Generator) -> Array:
+    """Uneven tissue and the noise of the film."""
+    coarse = rng.standard_normal((12, 12), dtype=np.float32)
+    # bilinear, as two small matrix products
+    at = np.linspace(0, 11, size, dtype=np.float32)
+    blend = np.clip(1 - np.abs(at[:, None] - np.arange(12, dtype=np.float32)), 0, 1)
+    return 0.016 * (blend @ coarse @ blend.T) + 0.014 * rng.standard_normal((size, size), dtype=np.float32)
+
+
+def render(stream: Stream, findings: Collection[Finding], size: int) -> NDArray[np.uint8]:
+    """The images of a study, `(2, H, W)` uint8: frontal, lateral; the patient's right is on the frontal image's left.
+
+    The body, its position, the exposure and the noise depend on `stream` alone: the same stream without a finding is the
+    same patient without it.
+    """
+    images = np.empty((len(VIEWS), size, size), np.uint8)
+    for which, view in enumerate(VIEWS):
+        rng = _draws(stream, 4, which)
+        grey = _expose(_density(stream, findings, view, size), rng) + _texture(size, rng)
+        images[which] = np.clip(255 * grey + 0.5, 0, 255)
+    return images
+
+
+def find_marks(stream: Stream, findings: Collection[Finding], size: int) -> list[Mark]:
+    """Where each finding shows: what removing it from the noiseless image changes, view by view.
+
+    A view in which it does not show has no mark. For a finding that reshapes the body, the marks drawn onto the body
+    are left out of the comparison, since they move along.
+    """
+    found_marks = []
+    for found in sorted(findings):
+        reshapes = found.name in SHAPE_FINDINGS
+        present = [other for other in findings if not reshapes or other.name in SHAPE_FINDINGS]
+        absent = [other for other in present if other != found]
+        for which, view in enumerate(VIEWS):
+            grey = [
+                _expose(_density(stream, these, view, size), _draws(stream, 4, which)) for these in (present, absent)
+            ]
+            mask = np.abs(np.minimum(grey[0], 1) - np.minimum(grey[1], 1)) > VISIBLE
+            if mask.any():
+                (y0, y1), (x0, x1) = (
+                    (int(np.argmax(line)), len(line) - int(np.argmax(line[::-1])))
+                    for line in (mask.any(1), mask.any(0))
+                )
+                found_marks.append(Mark(found, view, (y0, x0, y1, x1), mask))
+    return found_marks

@@ -1,0 +1,166 @@
+"""The built-in data set: procedural chest studies whose findings, and where they show, are known."""
+
+import mmap
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.random import Generator, default_rng
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from hardneg_plugin.errors import UserError
+
+from ..studies import SPLITS, Sample, Split
+from .findings import Finding, canonical, draw_findings
+from .grammar import write_report
+from .reading import read_findings
+from .render import VIEWS, Mark, Stream, find_marks, render
+
+SMALLEST = 32
+"""The least size in pixels at which a chest is still one."""
+
+SHIFT, EXPOSURE = 0.04, 0.1
+"""How far an augmentation moves the images (share of their side) and changes their brightness, at most."""
+
+
+class PhantomSplit(Dataset[Sample]):
+    """One split of `PhantomStudies`; a `Studies` with the findings of each study and where they show.
+
+    Args:
+        name: the split.
+        count: number of studies.
+        size: height and width of the images in pixels.
+        seed: of the whole data set.
+        normal_share: probability that a study has no finding.
+        cache: keep a study's images once drawn, for this process and every worker forked from it.
+    """
+
+    def __init__(self, name: Split, count: int, size: int, seed: int, normal_share: float, cache: bool) -> None:
+        self.size, self.seed = size, seed
+        # Every split numbers its studies from another start: no study is in two, and none depends on a split's length.
+        self.first = SPLITS.index(name) << 32
+        self.ids: Sequence[str] = [f"phantom-{name}-{index:06d}" for index in range(count)]
+        draws = [default_rng((*self._stream(index), 0)) for index in range(count)]
+        self.findings: Sequence[frozenset[Finding]] = [draw_findings(rng, normal_share) for rng in draws]
+        """What there is to see in each study."""
+        self.reports: Sequence[str] = [write_report(*pair) for pair in zip(self.findings, draws, strict=True)]
+        self._cache = _SharedImages(count, size) if cache else None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        """The study at an index; with `(index, seed)`, moved and exposed a little differently, as that seed draws."""
+        index, seed = key if isinstance(key, tuple) else (key, None)
+        index = range(len(self))[index]
+        images = self._cache.get(index) if self._cache else None
+        if images is None:
+            images = torch.from_numpy(render(self._stream(index), self.findings[index], self.size)).unsqueeze(1)
+            if self._cache:
+                self._cache.put(index, images)
+        return Sample(
+            id=self.ids[index],
+            images=images if seed is None else _augmented(images, default_rng(seed)),
+            report=self.reports[index],
+            patient=self.ids[index],
+            labels=canonical(self.findings[index]),
+        )
+
+    def marks(self, index: int) -> list[Mark]:
+        """Where each finding of a study shows, by view: its box `(y0, x0, y1, x1)` and its mask `(H, W)`.
+
+        A finding that a view does not show has no mark there; every finding has one in the frontal view. The marks are
+        those of the study without augmentation.
+        """
+        index = range(len(self))[index]
+        return find_marks(self._stream(index), self.findings[index], self.size)
+
+    def _stream(self, index: int) -> Stream:
+        return self.seed, self.first + index
+
+
+class PhantomStudies:
+    """Procedural chest studies without any file: a frontal and a lateral view, a report, and known findings.
+
+    The same arguments give the same bytes everywhere; a longer split begins with the studies of a shorter one.
+
+    Args:
+        train, val, test: number of studies of each split.
+        size: height and width of the images in pixels, at least 32.
+        seed: another seed is another population; not negative.
+        normal_share: share of the studies without any finding, in [0, 1].
+        cache: keep images once drawn: 2 * size² bytes a study, shared by the workers of a data loader.
+
+    Raises:
+        UserError: an argument is out of its range.
+    """
+
+    read_findings = staticmethod(read_findings)
+
+    def __init__(
+        self,
+        train: int = 2000,
+        val: int = 250,
+        test: int = 500,
+        size: int = 128,
+        seed: int = 0,
+        normal_share: float = 0.4,
+        cache: bool = True,
+    ) -> None:
+        for name, number, least in (
+            ("train", train, 0),
+            ("val", val, 0),
+            ("test", test, 0),
+            ("size", size, SMALLEST),
+            ("seed", seed, 0),
+        ):
+            if number < least:
+                raise UserError(f"PhantomStudies: expected `{name}` to be at least {least}, but got {number}.")
+        if not 0 <= normal_share <= 1:
+            raise UserError(f"PhantomStudies: expected `normal_share` to be from 0 to 1, but got {normal_share}.")
+        self._counts: dict[Split, int] = {"train": train, "val": val, "test": test}
+        self._size, self._seed, self._normal_share, self._cache = size, seed, normal_share, cache
+        self._splits: dict[Split, PhantomSplit] = {}
+
+    def split(self, name: Split) -> PhantomSplit:
+        """A split: the same object at every call, so that its images are drawn once."""
+        if name not in self._counts:
+            raise UserError(f"PhantomStudies: expected a split of {', '.join(self._counts)}, but got {name!r}.")
+        if name not in self._splits:
+            self._splits[name] = PhantomSplit(
+                name, self._counts[name], self._size, self._seed, self._normal_share, self._cache
+            )
+        return self._splits[name]
+
+
+class _SharedImages:
+    """The images of a split, in memory that forked workers fill together; two that draw one study write the same."""
+
+    def __init__(self, count: int, size: int) -> None:
+        self.images = _shared_bytes(count, len(VIEWS), 1, size, size)
+        self.done = _shared_bytes(count)
+
+    def get(self, index: int) -> Tensor | None:
+        return self.images[index].clone() if self.done[index] else None
+
+    def put(self, index: int, images: Tensor) -> None:
+        self.images[index] = images
+        self.done[index] = 1  # last: who sees it finds the images
+
+
+def _shared_bytes(*shape: int) -> Tensor:
+    # An anonymous mapping is shared over a fork like /dev/shm, but not held to its size, and takes pages as written.
+    count = int(np.prod(shape))
+    return torch.frombuffer(mmap.mmap(-1, max(1, count)), dtype=torch.uint8)[:count].view(shape)
+
+
+def _augmented(images: Tensor, rng: Generator) -> Tensor:
+    """The images of a study moved and exposed a little differently; never flipped, since sides matter."""
+    reach = int(SHIFT * images.shape[-1])
+    gain = 1 + rng.uniform(-EXPOSURE, EXPOSURE)
+    moved = [
+        np.pad(view[0], reach, mode="edge")[dy : dy + view.shape[1], dx : dx + view.shape[2]]
+        for view, (dy, dx) in zip(images.numpy(), rng.integers(0, 2 * reach + 1, (len(images), 2)), strict=True)
+    ]
+    return torch.from_numpy(np.clip(np.stack(moved) * gain + 0.5, 0, 255).astype(np.uint8)).unsqueeze(1)

@@ -1,0 +1,73 @@
+"""What a data set gives: samples of one study each, and the batch a model receives."""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Literal, Protocol, TypedDict
+
+from torch import Tensor
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+class Sample(TypedDict):
+    """One study as a data set returns it."""
+
+    id: str
+    """Unique within the data set."""
+    images: Tensor
+    """`(V, 1, H, W)` uint8: one grayscale image per view; V may differ between studies, H and W may not."""
+    report: str
+    """The full report as written; never empty."""
+    patient: str | None
+    """Patient identifier, or None where unknown."""
+    labels: str | None
+    """A canonical text of the study's label set ("" is the set without findings), or None where there are no labels."""
+
+
+class Studies(Protocol):
+    """One split. Reports are at hand without loading an image."""
+
+    @property
+    def ids(self) -> Sequence[str]: ...
+
+    @property
+    def reports(self) -> Sequence[str]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        """The study at an index; with `(index, seed)`, under the augmentation that this seed draws."""
+        ...
+
+
+FindingsReader = Callable[[str], frozenset[tuple[str, Hashable]]]
+"""From a text to its findings, each `(name, attributes)`."""
+
+
+class StudySource(Protocol):
+    """A data set: its splits, and how its findings are read out of a text where that is known."""
+
+    def split(self, name: Split) -> Studies: ...
+
+    @property
+    def read_findings(self) -> FindingsReader | None: ...
+
+
+class Batch(TypedDict):
+    """What a model receives; B studies, V views (padded), T tokens (padded)."""
+
+    ids: list[str]
+    images: Tensor
+    """`(B, V, 1, H, W)` uint8, zero where a view is missing."""
+    view_mask: Tensor
+    """`(B, V)` bool, True where there is a view."""
+    tokens: Tensor
+    """`(B, T)` int64, `[0, words..., 0, padding 0...]`, cut to the maximum length."""
+    token_mask: Tensor
+    """`(B, T)` bool, True over `[0, words..., 0]`."""
+    references: list[str]
+    """The full reports in the tokenizer's cleaned form: what is scored against."""
+    cut_references: list[str]
+    """The same cut to the maximum length."""
+    match_keys: Tensor
+    """`(B, 4)` int64: keys of study, patient, text and label set; -1 where unknown. Equal keys in any column are a match."""

@@ -1,0 +1,250 @@
+"""Reports as token ids: the released word vocabularies, or any Hugging Face tokenizer behind the same interface."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+from tokenizers import Tokenizer as Backend
+
+from hardneg_plugin.errors import UserError
+
+UNKNOWN_WORD = "<unk>"
+
+
+class Tokenizer(Protocol):
+    """Ids 1..`vocab_size` are words; 0 begins, ends and pads, so an output layer has `vocab_size + 1` rows."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of words V, without the 0."""
+        ...
+
+    def clean(self, text: str) -> str:
+        """The text in the form that is learned and scored against."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """`[0, ids..., 0]` of the cleaned text."""
+        ...
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The words up to the first 0; zeros in front of the first word are passed over."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Plain values that `tokenizer_from_state` takes."""
+        ...
+
+
+def _join_sentences(text: str) -> str:
+    """Lower case, list numbers and punctuation gone, sentences set apart by " . "."""
+    text = re.sub(r"\.{2,}", ".", text).replace("1. ", "")
+    # One number at a time: a removed "2. " can put a "3. " behind a full stop. Lists beyond five keep their numbers.
+    for number in "2345":
+        text = text.replace(f". {number}. ", ". ")
+    for number in "2345":
+        text = text.replace(f" {number}. ", ". ")
+    sentences = text.strip().lower().split(". ")
+    # Quotes and slashes go before the strip and the rest after it, as released: blanks inside the text depend on it.
+    unquoted = (re.sub(r"""["'/\\]""", "", sentence).strip() for sentence in sentences)
+    return " . ".join(re.sub(r"[.,?!:;*%^&_+()<=>@\[\]{}]", "", sentence) for sentence in unquoted) + " ."
+
+
+def _clean_mimic_cxr(text: str) -> str:
+    return _join_sentences(re.sub(" {2,}", " ", text.replace("\n", " ")))
+
+
+CLEANINGS: Mapping[str, Callable[[str], str]] = {"iu_xray": _join_sentences, "mimic_cxr": _clean_mimic_cxr}
+"""The released cleanings by data set; "mimic_cxr" joins lines and runs of blanks, "iu_xray" leaves both."""
+
+
+@dataclass(frozen=True)
+class WordTokenizer:
+    """One id per word, as released: word i of the vocabulary has id i + 1, a word outside it reads `<unk>`.
+
+    Args:
+        vocabulary: the words, `<unk>` among them, none twice.
+        cleaning: a name in `CLEANINGS`.
+
+    Raises:
+        UserError: for a cleaning of another name and for a vocabulary without words, without `<unk>` or with repeats.
+
+    >>> tokenizer = WordTokenizer.from_reports(["1. Heart size is normal. 2. No effusion."], min_count=1)
+    >>> tokenizer.clean("Heart size is large.")
+    'heart size is large .'
+    >>> tokenizer.encode("Heart size is large."), tokenizer.decode([0, 4, 8, 1, 0, 3])
+    ([0, 4, 8, 5, 2, 1, 0], 'heart size .')
+    """
+
+    vocabulary: tuple[str, ...] = field(repr=False)
+    cleaning: str = "iu_xray"
+
+    def __post_init__(self) -> None:
+        if self.cleaning not in CLEANINGS:
+            raise UserError(f"Expected `cleaning` to be one of {sorted(CLEANINGS)}, but got {self.cleaning!r}.")
+        if len(self.vocabulary) < 2 or UNKNOWN_WORD not in self.vocabulary:
+            raise UserError(
+                f"Expected a vocabulary of {UNKNOWN_WORD!r} and at least one more word, but got {self.vocabulary[:5]}."
+            )
+        if len(self._ids) != len(self.vocabulary):
+            raise UserError("Expected a vocabulary without repeats, but some word stands in it twice.")
+
+    @classmethod
+    def from_reports(cls, reports: Sequence[str], min_count: int = 3, cleaning: str = "iu_xray") -> "WordTokenizer":
+        """The words seen at least `min_count` times in the cleaned reports, and `<unk>`, sorted.
+
+        Raises:
+            UserError: if `min_count` is below 1, or no word is seen that often.
+        """
+        if min_count < 1:
+            raise UserError(f"Expected `min_count` of at least 1, but got {min_count}.")
+        if cleaning not in CLEANINGS:
+            raise UserError(f"Expected `cleaning` to be one of {sorted(CLEANINGS)}, but got {cleaning!r}.")
+        counts = Counter(word for report in reports for word in CLEANINGS[cleaning](report).split())
+        words = {word for word, count in counts.items() if count >= min_count}
+        if not words:
+            raise UserError(
+                f"Expected a word seen at least `min_count`={min_count} times, but {len(reports)} reports have none. "
+                "Lower `min_count`, or check that these are the training reports."
+            )
+        return cls(tuple(sorted(words | {UNKNOWN_WORD})), cleaning)
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "WordTokenizer":
+        """The tokenizer whose `state()` this was."""
+        return cls(tuple(state["vocabulary"]), state["cleaning"])
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {word: index for index, word in enumerate(self.vocabulary, start=1)}
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of words V, `<unk>` among them, without the 0."""
+        return len(self.vocabulary)
+
+    def clean(self, text: str) -> str:
+        """The released cleaning of this data set, blank for blank."""
+        return CLEANINGS[self.cleaning](text)
+
+    def encode(self, text: str) -> list[int]:
+        """`[0, ids..., 0]` of the cleaned text."""
+        unknown = self._ids[UNKNOWN_WORD]
+        return [0, *(self._ids.get(word, unknown) for word in self.clean(text).split()), 0]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The words up to the first 0; zeros in front of the first word are passed over."""
+        return " ".join(self.vocabulary[index - 1] for index in _words(ids, self.vocab_size))
+
+    def state(self) -> dict[str, Any]:
+        """Plain values that `tokenizer_from_state` takes."""
+        return {"kind": "words", "vocabulary": list(self.vocabulary), "cleaning": self.cleaning}
+
+
+class HuggingFaceTokenizer:
+    """Any fast tokenizer of the Hugging Face hub or of a local folder, its ids moved up by one to make room for the 0.
+
+    Its own begin, end and padding tokens are never written: 0 stands for all three.
+
+    Args:
+        name_or_path: a name on the hub, or a folder with a `tokenizer.json`.
+
+    Raises:
+        UserError: if it cannot be loaded, or is not a fast tokenizer.
+    """
+
+    def __init__(self, name_or_path: str) -> None:
+        self._set(_load_backend(name_or_path))
+
+    def _set(self, backend: Backend) -> None:
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+
+    @classmethod
+    def from_reports(cls, reports: Sequence[str], name_or_path: str) -> "HuggingFaceTokenizer":
+        """The call of `WordTokenizer.from_reports`, for configs: the vocabulary is given, the reports are not read."""
+        return cls(name_or_path)
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "HuggingFaceTokenizer":
+        """The tokenizer whose `state()` this was; no file is read."""
+        tokenizer = cls.__new__(cls)
+        tokenizer._set(Backend.from_str(state["json"]))
+        return tokenizer
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """Number of tokens V, added ones among them, without the 0."""
+        # The largest id rather than the count: vocabularies with holes exist, and an output row is looked up by id.
+        return max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    def clean(self, text: str) -> str:
+        """The text itself, blanks and line breaks collapsed."""
+        return " ".join(text.split())
+
+    def encode(self, text: str) -> list[int]:
+        """`[0, ids + 1..., 0]` of the cleaned text."""
+        encoding = self._backend.encode(self.clean(text), add_special_tokens=False)
+        return [0, *(index + 1 for index in encoding.ids), 0]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text up to the first 0, special tokens left out; zeros in front of it are passed over."""
+        tokens = [index - 1 for index in _words(ids, self.vocab_size)]
+        return self.clean(self._backend.decode(tokens, skip_special_tokens=True))
+
+    def state(self) -> dict[str, Any]:
+        """Plain values that `tokenizer_from_state` takes: the whole tokenizer, so that a checkpoint needs no files."""
+        return {"kind": "huggingface", "json": self._backend.to_str()}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, HuggingFaceTokenizer) and self.state() == other.state()
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def tokenizer_from_state(state: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer whose `state()` this was.
+
+    Raises:
+        UserError: if the state is of no known kind.
+    """
+    match state.get("kind"):
+        case "words":
+            return WordTokenizer.from_state(state)
+        case "huggingface":
+            return HuggingFaceTokenizer.from_state(state)
+        case kind:
+            raise UserError(f"Expected a tokenizer state of kind 'words' or 'huggingface', but got {kind!r}.")
+
+
+def _words(ids: Iterable[int], vocab_size: int) -> list[int]:
+    words: list[int] = []
+    for index in map(int, ids):
+        if not 0 <= index <= vocab_size:
+            raise ValueError(f"Expected token ids in [0, {vocab_size}], but got {index}.")
+        if index:
+            words.append(index)
+        elif words:
+            break
+    return words
+
+
+def _load_backend(name_or_path: str) -> Backend:
+    from transformers import AutoTokenizer  # seconds to import, and only needed here
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"Expected a Hugging Face tokenizer under {name_or_path!r}, but it could not be loaded ({reason}) "
+            "Give a folder that holds a tokenizer.json, or a name that is on the hub or in its local cache."
+        ) from error
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Backend):
+        raise UserError(f"Expected a fast tokenizer under {name_or_path!r}, but got {type(tokenizer).__name__}.")
+    return backend

@@ -1,0 +1,256 @@
+"""The inner maximisation: hard negative reports made harder in feature space, one study at a time.
+
+Every `harden_*` takes unit-length embeddings: `images (B, D)` (the anchors z), `reports (B, D)` (their own reports u) and
+`negatives (B, D)` or `(B, K, D)` (hard negative reports n), with `hardness` a number or `(B,)` in [0, 1] (tensors are
+clamped). It returns the hardened negatives, of the negatives' shape and dtype and detached: this step maximises, it does not
+train. The arithmetic is float32 or wider whatever the autocast. Shapes that do not fit raise ValueError.
+
+With a = z·u, b = z·n, c = u·n: hardness 0 gives n exactly, and so do n equal to u and, in every strategy but `released`,
+b > a - margin, where the mined negative already beats the own report.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hardneg_plugin.errors import UserError
+
+TINY = 1e-6
+"""Unit vectors nearer than this are one and the same: rounding alone decides the direction from one to the other."""
+
+
+@torch.no_grad()
+def harden_arc(
+    images: Tensor, reports: Tensor, negatives: Tensor, *, hardness: float | Tensor, margin: float = 0.0
+) -> Tensor:
+    """Move each negative along the great circle towards the own report as far as its alignment with the image rises.
+
+    The angle is at most `hardness` times the way to the report, stops where the alignment peaks, and never aligns better
+    than the own report minus `margin` (a cosine, >= 0). Unit length out. Closed form; reconstructed, not from the paper.
+
+    >>> z, u, n = torch.eye(3)[:1], torch.eye(3)[:1], torch.eye(3)[1:2]
+    >>> harden_arc(z, u, n, hardness=1 / 3).round(decimals=4)
+    tensor([[0.5000, 0.8660, 0.0000]])
+    """
+    z, u, n, h = _rows(images, reports, negatives, hardness)
+    a, b, c = _dot(z, u), _dot(z, n), _dot(u, n)
+    away = u - c * n
+    length = away.norm(dim=-1, keepdim=True)
+    towards = away / length.clamp_min(TINY)
+    whole = torch.atan2(length, c)
+    z_towards = _dot(z, towards)
+    peak = torch.atan2(z_towards, b)
+    in_plane = torch.hypot(z_towards, b).clamp_min(TINY)
+    guard = peak - torch.arccos(((a - margin) / in_plane).clamp(-1, 1))
+    angle = torch.minimum(torch.minimum(h * whole, peak), guard)
+    moved = torch.cos(angle) * n + torch.sin(angle) * towards
+    stays = (angle <= 0) | (b > a - margin) | (length < TINY)
+    return _like(negatives, torch.where(stays, n, moved))
+
+
+@torch.no_grad()
+def harden_segment(
+    images: Tensor, reports: Tensor, negatives: Tensor, *, hardness: float | Tensor, margin: float = 0.0
+) -> Tensor:
+    """Move each negative straight towards the own report, `hardness` of the way: the maximum of the dot product there.
+
+    Never passes `z·u - margin`; not unit length. Closed form; reconstructed, not from the paper.
+    """
+    z, u, n, h = _rows(images, reports, negatives, hardness)
+    way = torch.minimum(h, _room(z, u, n, margin))
+    return _like(negatives, torch.where(way > 0, n + way * (u - n), n))
+
+
+@torch.no_grad()
+def harden_projection(
+    images: Tensor, reports: Tensor, negatives: Tensor, *, hardness: float | Tensor, margin: float = 0.0
+) -> Tensor:
+    """Move each negative towards the image's projection on the line to the own report, at most `hardness` of that line.
+
+    The maximum of minus the Euclidean distance to the image; not unit length. Closed form; reconstructed, not from the paper.
+    """
+    z, u, n, h = _rows(images, reports, negatives, hardness)
+    line = u - n
+    projected = _dot(z - n, line) / _dot(line, line).clamp_min(TINY**2)
+    way = torch.minimum(torch.minimum(h, projected), _room(z, u, n, margin))
+    return _like(negatives, torch.where(way > 0, n + way * line, n))
+
+
+@torch.no_grad()
+def harden_ascent(
+    images: Tensor,
+    reports: Tensor,
+    negatives: Tensor,
+    *,
+    hardness: float | Tensor,
+    margin: float = 0.0,
+    steps: int = 5,
+    step_size: float = 0.1,
+) -> Tensor:
+    """Projected gradient ascent of the alignment z·x over the sphere, from the negative.
+
+    Each of `steps` moves by `step_size` radians up the gradient, stays within the cap around n whose radius is `hardness` times
+    the angle from n to the own report, and stops at the guard z·x = z·u - margin. Unit length out.
+    """
+    z, u, n, h = _rows(images, reports, negatives, hardness)
+    a, b = _dot(z, u), _dot(z, n)
+    radius = h * _angle(u, n)
+    nearest = torch.arccos((a - margin).clamp(-1, 1))
+    x = n
+    for _ in range(steps):
+        room = (_angle(z, x) - nearest).clamp_min(0)
+        x = _turn(x, z, room.clamp_max(step_size))
+        x = _turn(n, x, torch.minimum(radius, _angle(n, x)))
+    stays = (radius <= 0) | (b > a - margin) | ((u - n).norm(dim=-1, keepdim=True) < TINY)
+    return _like(negatives, torch.where(stays, n, x))
+
+
+@torch.no_grad()
+def harden_released(images: Tensor, reports: Tensor, negatives: Tensor, *, hardness: float | Tensor) -> Tensor:
+    """The released ITHN code's formula, for comparison with it: its projection mixes the studies of the batch.
+
+    Row i moves along the difference vectors of every study j, each weighted by its product with row i; without clamp or guard,
+    and not unit length. Use another strategy to train.
+    """
+    z, u, n, h = _rows(images, reports, negatives, hardness)
+    line = u - n
+    direction = line / line.norm(dim=-1, keepdim=True).clamp_min(TINY)
+    with torch.autocast(n.device.type, enabled=False):
+        projected = n + torch.einsum("ikd,jkd,jke->ike", z - n, line, direction)
+    return _like(negatives, torch.where(h > 0, (1 - h) * n + h * projected, n))
+
+
+def _rows(
+    images: Tensor, reports: Tensor, negatives: Tensor, hardness: float | Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Checked and widened: z and u `(B, 1, D)`, n `(B, K, D)`, hardness `(B, 1, 1)`."""
+    if images.ndim != 2 or images.shape != reports.shape:
+        raise ValueError(
+            f"Expected `images` and `reports` of one shape (B, D), but got {tuple(images.shape)} and {tuple(reports.shape)}."
+        )
+    if negatives.ndim not in (2, 3) or (negatives.shape[0], negatives.shape[-1]) != tuple(images.shape):
+        raise ValueError(
+            f"Expected `negatives` of shape (B, D) or (B, K, D) with (B, D) = {tuple(images.shape)}, "
+            f"but got {tuple(negatives.shape)}."
+        )
+    if isinstance(hardness, Tensor):
+        if hardness.shape not in ((), images.shape[:1]):
+            raise ValueError(f"Expected `hardness` as a number or of shape (B,), but got {tuple(hardness.shape)}.")
+    elif not 0 <= hardness <= 1:
+        raise ValueError(f"Expected `hardness` between 0 and 1, but got {hardness}.")
+    dtype = torch.promote_types(negatives.dtype, torch.float32)
+    n = negatives.to(dtype).reshape(len(negatives), -1, negatives.shape[-1])
+    h = torch.as_tensor(hardness, dtype=dtype, device=n.device).clamp(0, 1).expand(len(n))
+    return images.to(dtype)[:, None], reports.to(dtype)[:, None], n, h[:, None, None]
+
+
+def _like(negatives: Tensor, hardened: Tensor) -> Tensor:
+    return hardened.reshape(negatives.shape).to(negatives.dtype)
+
+
+def _dot(x: Tensor, y: Tensor) -> Tensor:
+    return (x * y).sum(dim=-1, keepdim=True)
+
+
+def _angle(x: Tensor, y: Tensor) -> Tensor:
+    """Between unit vectors, in radians, `(..., 1)`; exact for small angles, where arccos of the cosine is not."""
+    return 2 * torch.atan2((x - y).norm(dim=-1, keepdim=True), (x + y).norm(dim=-1, keepdim=True))
+
+
+def _turn(x: Tensor, towards: Tensor, angle: Tensor) -> Tensor:
+    """The unit vector x turned by an angle along the great circle towards another; unchanged where there is no such circle."""
+    away = towards - _dot(towards, x) * x
+    turned = torch.cos(angle) * x + torch.sin(angle) * F.normalize(away, dim=-1, eps=TINY)
+    return torch.where((angle <= 0) | (away.norm(dim=-1, keepdim=True) < TINY), x, F.normalize(turned, dim=-1))
+
+
+def _room(z: Tensor, u: Tensor, n: Tensor, margin: float) -> Tensor:
+    """How much of the way from n to u keeps z·x at or below z·u - margin: 0 where none does."""
+    gap = _dot(z, u) - _dot(z, n)
+    return torch.where(gap > margin, 1 - margin / gap.clamp_min(TINY), torch.zeros_like(gap))
+
+
+def _check_margin(margin: float) -> None:
+    if not 0 <= margin < 2:
+        raise UserError(f"margin: expected a cosine difference from 0 to below 2, but got {margin}.")
+
+
+@dataclass(frozen=True)
+class Arc:
+    """`harden_arc` as a strategy; `margin` is a cosine difference >= 0."""
+
+    margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_margin(self.margin)
+
+    def __call__(self, images: Tensor, reports: Tensor, negatives: Tensor, hardness: float) -> Tensor:
+        """Hardened negatives of the negatives' shape."""
+        return harden_arc(images, reports, negatives, hardness=hardness, margin=self.margin)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """`harden_segment` as a strategy; `margin` is a dot product difference >= 0."""
+
+    margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_margin(self.margin)
+
+    def __call__(self, images: Tensor, reports: Tensor, negatives: Tensor, hardness: float) -> Tensor:
+        """Hardened negatives of the negatives' shape."""
+        return harden_segment(images, reports, negatives, hardness=hardness, margin=self.margin)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """`harden_projection` as a strategy; `margin` is a dot product difference >= 0."""
+
+    margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_margin(self.margin)
+
+    def __call__(self, images: Tensor, reports: Tensor, negatives: Tensor, hardness: float) -> Tensor:
+        """Hardened negatives of the negatives' shape."""
+        return harden_projection(images, reports, negatives, hardness=hardness, margin=self.margin)
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """`harden_ascent` as a strategy: `steps` >= 0 of `step_size` radians > 0, with a `margin` >= 0."""
+
+    steps: int = 5
+    step_size: float = 0.1
+    margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_margin(self.margin)
+        if self.steps < 0:
+            raise UserError(f"steps: expected a number of ascent steps from 0, but got {self.steps}.")
+        if self.step_size <= 0:
+            raise UserError(f"step_size: expected an angle in radians above 0, but got {self.step_size}.")
+
+    def __call__(self, images: Tensor, reports: Tensor, negatives: Tensor, hardness: float) -> Tensor:
+        """Hardened negatives of the negatives' shape."""
+        return harden_ascent(
+            images,
+            reports,
+            negatives,
+            hardness=hardness,
+            margin=self.margin,
+            steps=self.steps,
+            step_size=self.step_size,
+        )
+
+
+@dataclass(frozen=True)
+class Released:
+    """`harden_released` as a strategy: for comparison with the released code, not for training."""
+
+    def __call__(self, images: Tensor, reports: Tensor, negatives: Tensor, hardness: float) -> Tensor:
+        """Hardened negatives of the negatives' shape."""
+        return harden_released(images, reports, negatives, hardness=hardness)

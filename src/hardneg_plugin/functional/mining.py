@@ -1,0 +1,77 @@
+"""Which pairs of studies must not count as negatives, and which other reports are nearest to a study's own."""
+
+import torch
+from torch import Tensor
+
+from hardneg_plugin.functional.keys import UNKNOWN
+
+
+def match_mask(keys: Tensor, candidate_keys: Tensor) -> Tensor:
+    """Pairs that match: keys `(B, M)` and candidate keys `(N, M)` int64, out `(B, N)` bool.
+
+    Each of the M columns identifies a study in one respect (study, patient, text, label set); two studies match if any column
+    holds equal keys. `UNKNOWN` (-1) equals nothing.
+
+    >>> match_mask(torch.tensor([[7, 1]]), torch.tensor([[7, 2], [8, 1], [8, 2], [-1, 3]]))
+    tensor([[ True,  True, False, False]])
+    """
+    if keys.ndim != 2 or candidate_keys.ndim != 2 or keys.shape[1] != candidate_keys.shape[1]:
+        raise ValueError(
+            "Expected `keys` (B, M) and `candidate_keys` (N, M) with one M, "
+            f"but got {tuple(keys.shape)} and {tuple(candidate_keys.shape)}."
+        )
+    is_match = torch.zeros(len(keys), len(candidate_keys), dtype=torch.bool, device=keys.device)
+    for column, candidates in zip(
+        keys.unbind(1), candidate_keys.unbind(1), strict=True
+    ):  # (B, N) at a time, not (B, N, M)
+        is_match |= (column[:, None] == candidates) & (column != UNKNOWN)[:, None]
+    return is_match
+
+
+@torch.no_grad()
+def nearest_reports(
+    reports: Tensor,
+    candidates: Tensor,
+    is_match: Tensor,
+    *,
+    k: int = 1,
+    pool: int | None = None,
+    ceiling: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """For every study the k candidate reports most similar to its own that are not matches: its hard negatives.
+
+    Args:
+        reports: own report embeddings `(B, D)`, unit length.
+        candidates: report embeddings to choose from `(N, D)`, unit length.
+        is_match: `(B, N)` bool; a match is never chosen.
+        k: how many to choose, at least 1.
+        pool: draw the k at random from this many nearest ones (None: take the k nearest).
+        ceiling: candidates whose cosine with the own report is above this count as matches too.
+
+    Returns:
+        `index (B, k)` int64 into the candidates, and `valid (B, k)` bool: False, with index 0, where there are fewer than k
+        candidates. Most similar first unless drawn from a pool.
+
+    Raises:
+        ValueError: shapes that do not fit, or a pool smaller than k.
+    """
+    if is_match.shape != (len(reports), len(candidates)):
+        raise ValueError(
+            f"Expected `is_match` of shape {(len(reports), len(candidates))}, but got {tuple(is_match.shape)}."
+        )
+    pool = k if pool is None else pool
+    if not 1 <= k <= pool:
+        raise ValueError(f"Expected 1 <= k <= pool, but got k = {k} and pool = {pool}.")
+    similarity = reports.float() @ candidates.float().T
+    # a rounding error above 1 must not fall to the default ceiling
+    similarity = similarity.masked_fill(is_match | (similarity > ceiling + 1e-6), -torch.inf)
+    found, index = similarity.topk(min(pool, len(candidates)), dim=1)
+    if pool > k:
+        lot = torch.rand_like(found).masked_fill(found == -torch.inf, -1)
+        chosen = lot.topk(min(k, lot.shape[1]), dim=1).indices
+        found, index = found.gather(1, chosen), index.gather(1, chosen)
+    valid = found > -torch.inf
+    missing = k - valid.shape[1]
+    valid = torch.nn.functional.pad(valid, (0, missing))
+    index = torch.nn.functional.pad(index, (0, missing))
+    return index.masked_fill(~valid, 0), valid

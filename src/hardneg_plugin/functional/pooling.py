@@ -1,0 +1,23 @@
+"""Averages that leave padding out."""
+
+import torch
+from torch import Tensor
+
+
+def masked_mean(features: Tensor, mask: Tensor) -> Tensor:
+    """Mean over positions that count: features `(B, T, D)`, mask `(B, T)` bool or 0/1, out `(B, D)`.
+
+    A row without any position is zero. Shapes that do not fit raise ValueError.
+
+    >>> masked_mean(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]))
+    tensor([[2.]])
+    """
+    if features.ndim != 3 or mask.shape != features.shape[:2]:
+        raise ValueError(
+            "Expected `features` of shape (B, T, D) and `mask` of shape (B, T), "
+            f"but got {tuple(features.shape)} and {tuple(mask.shape)}."
+        )
+    kept = mask.to(features.dtype)[:, :, None]
+    # where, not a product: an infinite value under the mask must not turn into NaN
+    total = torch.where(kept > 0, features, torch.zeros_like(features)).sum(dim=1)
+    return total / kept.sum(dim=1).clamp_min(1)

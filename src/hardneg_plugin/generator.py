@@ -1,0 +1,284 @@
+"""Report generators as LightningModules: from images to words, and the same with hard negatives."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, cast
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from hardneg_plugin.backbones.decoder import ReportDecoder
+from hardneg_plugin.backbones.visual import VisualExtractor
+from hardneg_plugin.data.studies import Batch, FindingsReader
+from hardneg_plugin.data.tokenizer import Tokenizer
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.functional.pooling import masked_mean
+from hardneg_plugin.metrics.caption import CaptionScores
+from hardneg_plugin.metrics.retrieval import ReportRetrieval
+from hardneg_plugin.mixin import HardNegativeMixin
+from hardneg_plugin.objectives import HardNegativeObjective, PairEmbeddings
+from hardneg_plugin.scoring import ReportScores
+
+Features = dict[str, Tensor]
+Evaluated = Literal["val", "test"]
+
+
+def report_loss(log_probs: Tensor, tokens: Tensor, token_mask: Tensor) -> Tensor:
+    """Mean negative log-probability of the words to come: `-Σ logprob(target) mask / Σ mask`, a scalar.
+
+    Args:
+        log_probs: `(B, T - 1, V + 1)`, teacher-forced.
+        tokens: `(B, T)` int64, `[0, words..., 0, padding 0...]`.
+        token_mask: `(B, T)` bool, True over `[0, words..., 0]`.
+    """
+    mask = token_mask[:, 1:]
+    losses = -log_probs.gather(2, tokens[:, 1:, None])[:, :, 0]
+    return (losses * mask).sum() / mask.sum()
+
+
+class ReportGenerator(pl.LightningModule):
+    """A report generator: visual extractor, report decoder, teacher-forced training, beam search, scores.
+
+    Args:
+        visual: images to patch features.
+        backbone: makes the report decoder, called with `vocab_size` and `patch_width`.
+        tokenizer: words to ids; its state is part of every checkpoint.
+        optimizer: makes the optimizer out of parameter groups. Weights of one dimension (biases, norms, the logit scale)
+            are exempt from weight decay.
+        lr_schedule: makes the learning-rate schedule out of the optimizer; None keeps the rate. With
+            `lr_interval="step"` it is called with `total_steps` too and stepped every optimizer step, else every epoch.
+        visual_lr: learning rate of the visual extractor; None: that of the optimizer.
+        beam_size, max_length: of decoding, in words with the end counted.
+        caption: caption scores for validation and test; None leaves them out (then nothing needs pycocoevalcap).
+        read_findings: reads findings out of a text, where the data set knows how.
+        channels_last: keep the visual extractor's weights channels last, which convolutions on a GPU prefer.
+        compile: run visual extractor and teacher-forced decoder through torch.compile.
+    """
+
+    def __init__(
+        self,
+        *,
+        visual: VisualExtractor,
+        backbone: Callable[..., ReportDecoder],
+        tokenizer: Tokenizer,
+        optimizer: Callable[..., Optimizer],
+        lr_schedule: Callable[..., LRScheduler] | None = None,
+        lr_interval: Literal["step", "epoch"] = "step",
+        visual_lr: float | None = None,
+        beam_size: int = 3,
+        max_length: int = 60,
+        caption: CaptionScores | None = None,
+        read_findings: FindingsReader | None = None,
+        channels_last: bool = False,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        if beam_size < 1 or max_length < 1:
+            raise UserError(f"Expected beam_size and max_length of at least 1, but got {beam_size} and {max_length}.")
+        self.visual = visual.to(memory_format=torch.channels_last) if channels_last else visual  # type: ignore[call-overload]
+        self.decoder = backbone(vocab_size=tokenizer.vocab_size, patch_width=visual.width)
+        self.tokenizer = tokenizer
+        self._make_optimizer, self._make_lr_schedule = optimizer, lr_schedule
+        self._lr_interval, self._visual_lr = lr_interval, visual_lr
+        self._beam_size, self._max_length = beam_size, max_length
+        self.scores = nn.ModuleDict(
+            {
+                "val": ReportScores(caption=caption, read_findings=read_findings),
+                "test": ReportScores(caption=caption, read_findings=read_findings, cut=True),
+            }
+        )
+        if compile:
+            self.visual.network.compile()
+            self.decoder.states = torch.compile(self.decoder.states)  # type: ignore[method-assign]
+
+    def forward(self, images: Tensor, view_mask: Tensor | None = None) -> list[str]:
+        """Write a report per study: images `(B, V, 1, H, W)` uint8, `view_mask (B, V)` bool or None."""
+        features = self.visual(images, view_mask)
+        return self._write(features.patches, features.patch_mask)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """The report loss, and the features that an objective may align."""
+        outputs = self._teacher_forced(batch)
+        self.log("train/report_loss", outputs["loss"].detach(), batch_size=len(batch["ids"]))
+        return outputs
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Mapping[str, Tensor]:
+        """Report loss, generated reports and their scores."""
+        return self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Mapping[str, Tensor]:
+        """Report loss, generated reports and their scores."""
+        return self._evaluate(batch, "test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[str]:
+        """The generated reports of a batch."""
+        reports: list[str] = self(batch["images"], batch["view_mask"])
+        return reports
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the scores of a split anew."""
+        self._reset("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Start the scores of a split anew."""
+        self._reset("test")
+
+    def on_validation_epoch_end(self) -> None:
+        """Score the split once, over all ranks."""
+        if not self.trainer.sanity_checking:
+            self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Score the split once, over all ranks."""
+        self._log_scores("test")
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer over all parameters, and its schedule."""
+        optimizer = self._make_optimizer(self._parameter_groups())
+        if self._make_lr_schedule is None:
+            return optimizer
+        arguments = {}
+        if self._lr_interval == "step":
+            arguments["total_steps"] = int(self.trainer.estimated_stepping_batches)
+        schedule = self._make_lr_schedule(optimizer, **arguments)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self._lr_interval}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the vocabulary with the weights that it indexes."""
+        checkpoint["tokenizer"] = self.tokenizer.state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights that index another vocabulary."""
+        check_vocabulary(checkpoint, self.tokenizer)
+
+    def scores_of(self, split: Evaluated) -> ReportScores:
+        """What was measured on a split in the last validation or test."""
+        return cast(ReportScores, self.scores[split])
+
+    def _teacher_forced(self, batch: Batch) -> Features:
+        visual = self.visual(batch["images"], batch["view_mask"])
+        states = self.decoder.states(visual.patches, batch["tokens"], patch_mask=visual.patch_mask)
+        loss = report_loss(self.decoder.classify(states), batch["tokens"], batch["token_mask"])
+        return {
+            "loss": loss,
+            "patches": visual.patches,
+            "patch_mask": visual.patch_mask,
+            "pooled": visual.pooled,
+            "states": states,
+        }
+
+    def _write(self, patches: Tensor, patch_mask: Tensor) -> list[str]:
+        words = self.decoder.generate(
+            patches, beam_size=self._beam_size, max_length=self._max_length, patch_mask=patch_mask
+        )
+        return [self.tokenizer.decode(row) for row in words.tolist()]
+
+    def _evaluate(self, batch: Batch, split: Evaluated) -> Features:
+        outputs = self._teacher_forced(batch)
+        self.log(f"{split}/report_loss", outputs["loss"], batch_size=len(batch["ids"]), sync_dist=True)
+        self.scores_of(split).update(batch, self._write(outputs["patches"], outputs["patch_mask"]))
+        return outputs
+
+    def _log_scores(self, split: Evaluated) -> None:
+        # the same numbers on every rank already: nothing to synchronise
+        self.log_dict({f"{split}/{name}": value for name, value in self._compute(split).items()})
+        self.scores_of(split).warn_of_collapse()
+
+    def _compute(self, split: Evaluated) -> dict[str, float]:
+        return self.scores_of(split).compute()
+
+    def _reset(self, split: Evaluated) -> None:
+        self.scores_of(split).reset()
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        groups: dict[tuple[bool, bool], list[Tensor]] = {}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                groups.setdefault((name.startswith("visual."), parameter.ndim > 1), []).append(parameter)
+        return [
+            {
+                "params": parameters,
+                **({"lr": self._visual_lr} if is_visual and self._visual_lr is not None else {}),
+                **({} if decays else {"weight_decay": 0.0}),
+            }
+            for (is_visual, decays), parameters in groups.items()
+        ]
+
+
+class HardNegativeReportGenerator(HardNegativeMixin, ReportGenerator):
+    """`ReportGenerator` with hard negatives in training, and image-to-report recall at validation and test.
+
+    Args:
+        hard_negatives: makes the objective, called with the widths of the two features (`image_width`, `report_width`).
+        report_feature: what stands for a report in the alignment: the mean of the "decoder_states" over its words, free
+            but computed while attending to its own image, or of the "text_only" states of the same decoder without
+            attention to the image, which costs a second pass through it and cannot leak.
+        arguments: of `ReportGenerator`.
+
+    Recall (R@1, R@5, R@10) always embeds reports without their image: with it, each report would carry its own answer.
+    """
+
+    def __init__(
+        self,
+        *,
+        hard_negatives: Callable[..., HardNegativeObjective],
+        report_feature: Literal["decoder_states", "text_only"] = "decoder_states",
+        **arguments: Any,
+    ) -> None:
+        if report_feature not in ("decoder_states", "text_only"):
+            raise UserError(f"report_feature: expected decoder_states or text_only, but got {report_feature!r}.")
+        # Not the mixin's __init__, which takes a finished objective: here its widths follow from the host.
+        ReportGenerator.__init__(self, **arguments)
+        self.hard_negatives = hard_negatives(image_width=self.visual.width, report_width=self.decoder.width)
+        self._report_feature = report_feature
+        self.retrieval = nn.ModuleDict({"val": ReportRetrieval(), "test": ReportRetrieval()})
+
+    def embed(self, batch: Batch, outputs: Features) -> PairEmbeddings:
+        """The pooled patches, and the mean state over the words of each report."""
+        if self._report_feature == "text_only":
+            return self._pairs(batch, outputs["pooled"], self.decoder.text_states(batch["tokens"]))
+        return self._pairs(batch, outputs["pooled"], outputs["states"])
+
+    def _pairs(self, batch: Batch, pooled: Tensor, states: Tensor) -> PairEmbeddings:
+        study_ids, patient_ids, texts, labels = batch["match_keys"].unbind(1)
+        return PairEmbeddings(
+            images=pooled,
+            reports=masked_mean(states, batch["token_mask"][:, 1:]),
+            study_ids=study_ids,
+            patient_ids=patient_ids,
+            texts=texts,
+            labels=labels,
+        )
+
+    def _evaluate(self, batch: Batch, split: Evaluated) -> Features:
+        outputs = super()._evaluate(batch, split)
+        pairs = self._pairs(batch, outputs["pooled"], self.decoder.text_states(batch["tokens"]))
+        self._retrieval_of(split).update(*self.hard_negatives.project(pairs), batch["ids"], batch["match_keys"])
+        return outputs
+
+    def _retrieval_of(self, split: Evaluated) -> ReportRetrieval:
+        return cast(ReportRetrieval, self.retrieval[split])
+
+    def _compute(self, split: Evaluated) -> dict[str, float]:
+        recall = {name: float(value) for name, value in self._retrieval_of(split).compute().items()}
+        return {**super()._compute(split), **recall}
+
+    def _reset(self, split: Evaluated) -> None:
+        super()._reset(split)
+        self._retrieval_of(split).reset()
+
+
+def check_vocabulary(checkpoint: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+    """Raise a UserError where a checkpoint's words are not the tokenizer's: its weights would mean other words."""
+    state, own = checkpoint.get("tokenizer"), tokenizer.state()
+    if state == own:
+        return
+    if state is None:
+        raise UserError("The checkpoint holds no vocabulary: it was not written by hardneg-train.")
+    words, own_words = (len(value.get("vocabulary", ())) for value in (state, own))
+    raise UserError(
+        f"The checkpoint was trained with another vocabulary ({state.get('kind')}, {words} words) than this data gives "
+        f"({own.get('kind')}, {own_words} words): use the data it was trained on, or train anew."
+    )

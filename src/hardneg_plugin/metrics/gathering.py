@@ -1,0 +1,127 @@
+"""What the metrics share: studies are gathered over ranks, counted once, and scored once."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torchmetrics import Metric
+
+T = TypeVar("T")
+Details = TypeVar("Details")
+
+
+def first_of_each(ids: Sequence[str]) -> list[int]:
+    """The index of the first occurrence of each identifier, in the order of the sorted identifiers.
+
+    >>> first_of_each(["b", "a", "b", "c"])
+    [1, 0, 3]
+    """
+    first: dict[str, int] = {}
+    for index, study in enumerate(ids):
+        first.setdefault(study, index)
+    return [first[study] for study in sorted(first)]
+
+
+def on_first_rank(compute: Callable[[], T]) -> T:
+    """What `compute` returns on rank 0, on every rank of the default process group; a collective call.
+
+    Raises:
+        Exception: on rank 0 what `compute` raised; elsewhere a RuntimeError that quotes it, so that no rank waits forever.
+    """
+    outcome: list[Any] = [None, None]
+    failure: Exception | None = None
+    if dist.get_rank() == 0:
+        try:
+            outcome[0] = compute()
+        except Exception as error:
+            failure = error
+            outcome[1] = f"{type(error).__name__}: {error}"
+    dist.broadcast_object_list(outcome, src=0)
+    if failure is not None:
+        raise failure
+    if outcome[1] is not None:
+        raise RuntimeError(f"Rank 0 could not compute a metric: {outcome[1]}")
+    value: T = outcome[0]
+    return value
+
+
+class StudyMetric(Metric, Generic[Details]):
+    """A metric over all studies of a split, each counted once whichever ranks saw it.
+
+    Samplers repeat studies to give every rank as many, and a mean of the ranks' scores is not the split's score. So
+    what `update` was given is kept, gathered over ranks in `compute`, reduced to one entry per study (the first seen;
+    studies in the order of their identifiers), and scored by rank 0, whose scores every rank returns: the same numbers,
+    bit for bit, as in one process. `reset`, `clone`, pickling and `forward` work as for any metric; nothing is saved in
+    checkpoints.
+    """
+
+    # What was seen is texts as well as tensors, which torchmetrics' own states cannot hold (an empty rank breaks the
+    # gathering of encoded ones); hence one attribute of our own, and the four methods below that look after it.
+    full_state_update: ClassVar[bool] = True  # type: ignore[misc]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._batches: list[tuple[Any, ...]] = []
+        self._details: Details | None = None
+
+    @abstractmethod
+    def score(self, ids: list[str], *columns: Any) -> tuple[dict[str, float], Details]:
+        """The scores of a split (N >= 1 studies, as given to `remember`), and what is told about single studies."""
+
+    def remember(self, ids: Sequence[str], *columns: Sequence[str] | Tensor) -> None:
+        """Keep what belongs to B studies.
+
+        Args:
+            ids: B study identifiers.
+            columns: B texts each, or a tensor `(B, ...)` each, which is copied to the CPU.
+
+        Raises:
+            ValueError: if a column's length is not B.
+        """
+        lengths = [len(column) for column in columns]
+        if any(length != len(ids) for length in lengths):
+            raise ValueError(f"Expected as many entries as the {len(ids)} `ids` in each column, but got {lengths}.")
+        copies = (c.detach().to("cpu", copy=True) if isinstance(c, Tensor) else list(c) for c in columns)
+        if ids:
+            self._batches.append((list(ids), *copies))
+
+    def compute(self) -> dict[str, Tensor]:
+        """The scores of the split, 0-dim each (float64 where the device has it); empty where no study was seen."""
+        scores, self._details = on_first_rank(self._score) if self._is_synced else self._score()
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        return {name: torch.tensor(value, dtype=dtype, device=self.device) for name, value in scores.items()}
+
+    def _score(self) -> tuple[dict[str, float], Details | None]:
+        if not self._batches:
+            return {}, None
+        ids, *columns = zip(*self._batches, strict=True)
+        all_ids = [study for batch in ids for study in batch]
+        kept = first_of_each(all_ids)
+        return self.score([all_ids[i] for i in kept], *(_join(column, kept) for column in columns))
+
+    def reset(self) -> None:
+        """Forget all studies."""
+        super().reset()
+        self._batches = []
+        self._details = None
+
+    def _copy_state_dict(self) -> dict[str, Any]:
+        """What torchmetrics puts back after a synchronised `compute` and after `forward`; batches are never changed."""
+        return {"_batches": list(self._batches)}
+
+    def _sync_dist(self, dist_sync_fn: Any = None, process_group: Any = None) -> None:
+        """Gather the batches of all ranks; how many a rank has seen may differ, and may be none."""
+        gathered: list[list[tuple[Any, ...]]] = [[] for _ in range(dist.get_world_size(process_group))]
+        dist.all_gather_object(gathered, self._batches, group=process_group)
+        self._batches = [batch for batches in gathered for batch in batches]
+
+
+def _join(column: Sequence[Any], kept: list[int]) -> Any:
+    """One column over all batches, reduced to the entries to keep."""
+    if isinstance(column[0], Tensor):
+        return torch.cat(tuple(column))[kept]
+    flat = [entry for batch in column for entry in batch]
+    return [flat[i] for i in kept]

@@ -1,0 +1,197 @@
+"""METEOR 1.5: one Java process, started when first needed, guarded, and kept until Python ends.
+
+The jar that comes with pycocoevalcap speaks lines over its standard streams: `SCORE ||| reference ||| hypothesis` is
+answered by the statistics of the pair, and `EVAL ||| statistics ||| statistics ...` by one score per pair and then the
+score of all of them together. A start takes many seconds (it reads a table of paraphrases), a pair about a millisecond.
+"""
+
+import atexit
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+TIMEOUT = 180.0
+"""Seconds without an answer after which the process is given up; a start is part of the first answer."""
+
+
+class MeteorError(RuntimeError):
+    """METEOR could not be computed; the message says why and what to do, in one line."""
+
+
+def meteor_scores(
+    generated: Sequence[str], references: Sequence[str], *, timeout: float = TIMEOUT
+) -> tuple[float, list[float]]:
+    """METEOR of a corpus and of each of its texts, in [0, 1], as `pycocoevalcap.meteor.meteor.Meteor` gives them.
+
+    The score of the corpus is computed by the jar from the statistics of all pairs; it is no mean of the texts' scores.
+
+    Args:
+        generated: N >= 1 texts, possibly empty; line breaks, runs of whitespace and the protocol's "|||" become a space.
+        references: N texts, treated alike.
+        timeout: seconds to wait for each answer before the process is killed.
+
+    Raises:
+        MeteorError: without Java or the jar, and where the process dies, stays silent or answers something else.
+        ValueError: if the numbers of texts differ, or there are none.
+
+    Source: Denkowski and Lavie, "Meteor Universal", 2014; options `-l en -norm`.
+    """
+    if len(generated) != len(references) or not generated:
+        raise ValueError(f"Expected as many texts as references, but got {len(generated)} and {len(references)}.")
+    global _process
+    with _lock:
+        process, _process = _process, None
+        scores = None
+        if process is not None:
+            # One that served before may have been killed since: that is no reason to fail.
+            with contextlib.suppress(MeteorError):
+                scores = process.score(generated, references, timeout)
+        if process is None or scores is None:
+            process = _MeteorProcess()
+            scores = process.score(generated, references, timeout)
+        _process = process
+        return scores
+
+
+def close() -> None:
+    """End the process if there is one; the next call of `meteor_scores` starts another."""
+    global _process
+    with _lock:
+        if _process is not None:
+            _process.close()
+        _process = None
+
+
+class _MeteorProcess:
+    def __init__(self) -> None:
+        java = shutil.which("java")
+        if java is None:
+            raise MeteorError("there is no `java` on the PATH: install a Java runtime (8 or newer)")
+        jar = _find_jar()
+        # A file takes any amount of complaints without anybody reading them, where a pipe would fill up and block.
+        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115
+        # The scores' decimal points, and those that the jar reads back, follow the locale: fix it.
+        options = ["-Xmx2G", "-Dfile.encoding=UTF-8", "-Duser.language=en", "-Duser.country=US"]
+        try:
+            self._popen = subprocess.Popen(
+                [java, *options, "-jar", jar.name, "-", "-", "-stdio", "-l", "en", "-norm"],
+                cwd=jar.parent,  # where it looks for its table of paraphrases
+                env={**os.environ, "LC_ALL": "C.UTF-8"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._complaints,
+                start_new_session=True,  # not stopped by the terminal's Ctrl-C before Python is; killed as a group
+            )
+        except OSError as error:
+            self._complaints.close()
+            raise MeteorError(f"`{java}` cannot be started ({error}): install a Java runtime (8 or newer)") from error
+
+    def score(self, generated: Sequence[str], references: Sequence[str], timeout: float) -> tuple[float, list[float]]:
+        """As `meteor_scores`; a process that failed or was interrupted is ended, as an answer may still be under way."""
+        try:
+            statistics = []
+            for hypothesis, reference in zip(generated, references, strict=True):
+                (answer,) = self._ask(["SCORE", _one_line(reference), _one_line(hypothesis)], 1, timeout)
+                _numbers(answer.split())
+                statistics.append(answer)
+            *texts, corpus = _numbers(self._ask(["EVAL", *statistics], len(statistics) + 1, timeout))
+            return corpus, texts
+        except BaseException:
+            self.close()
+            raise
+
+    def _ask(self, fields: Sequence[str], answers: int, timeout: float) -> list[str]:
+        """Send a line and read that many; a watchdog ends a wait, in writing as in reading, by killing the process."""
+        assert self._popen.stdin is not None
+        assert self._popen.stdout is not None
+        timed_out = threading.Event()
+
+        def give_up() -> None:
+            timed_out.set()
+            self._kill()
+
+        watchdog = threading.Timer(timeout, give_up)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            self._popen.stdin.write((" ||| ".join(fields) + "\n").encode())
+            self._popen.stdin.flush()
+            lines = [self._popen.stdout.readline() for _ in range(answers)]
+        except OSError:  # a broken pipe: told like an answer that never came
+            lines = [b""]
+        finally:
+            watchdog.cancel()
+        if timed_out.is_set():
+            raise MeteorError(f"its process gave no answer within {timeout:g} s and was killed")
+        if not lines[-1].endswith(b"\n"):
+            raise MeteorError(f"its process ended unexpectedly{self._complaint()}")
+        return [line.decode(errors="replace").strip() for line in lines]
+
+    def close(self) -> None:
+        """Kill the process and free its streams."""
+        self._kill()
+        self._popen.wait()
+        for stream in (self._popen.stdin, self._popen.stdout, self._complaints):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+    def _kill(self) -> None:
+        with contextlib.suppress(OSError):
+            if hasattr(os, "killpg"):
+                os.killpg(self._popen.pid, signal.SIGKILL)
+            else:
+                self._popen.kill()
+
+    def _complaint(self) -> str:
+        """The first line of the standard error that names an error, in parentheses; a Java trace ends in the callers."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._popen.wait(timeout=1.0)
+        self._complaints.seek(0)
+        lines = self._complaints.read().decode(errors="replace").splitlines()
+        reason = next((line.strip() for line in lines if "rror" in line or "xception" in line), "")
+        return f" ({reason})" if reason else ""
+
+
+def _find_jar() -> Path:
+    spec = importlib.util.find_spec("pycocoevalcap")  # finds the folder without importing anything
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    for folder in folders:
+        jar = Path(folder) / "meteor" / "meteor-1.5.jar"
+        if jar.is_file():
+            return jar
+    raise MeteorError("meteor-1.5.jar was not found in the package pycocoevalcap: install pycocoevalcap 1.2 or newer")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.replace("|||", " ").split())
+
+
+def _numbers(words: Sequence[str]) -> list[float]:
+    try:
+        return [float(word) for word in words]
+    except ValueError:
+        raise MeteorError(f"its process answered {' '.join(words)[:80]!r} where numbers were expected") from None
+
+
+_process: _MeteorProcess | None = None
+_lock = threading.Lock()
+
+
+def _forget() -> None:
+    """A forked child must not speak to its parent's process, nor wait for a lock that a parent's thread held."""
+    global _process, _lock
+    _process = None
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+atexit.register(close)

@@ -1,0 +1,234 @@
+"""How images and reports are pulled together and hard negatives pushed away: strategies of `HardNegativeObjective`."""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.functional.contrast import absolute_separation, info_nce, released_alignment, separation, triplet
+from hardneg_plugin.objectives.sources import HardNegatives
+
+
+class Alignment(Protocol):
+    """What `HardNegativeObjective(alignment=...)` accepts."""
+
+    @property
+    def initial_log_scales(self) -> tuple[float, ...]:
+        """Logarithms of the learnable logit scales that it wants."""
+        ...
+
+    @property
+    def log_scale_range(self) -> tuple[float, float]:
+        """What these are clamped to before every use."""
+        ...
+
+    def __call__(
+        self,
+        images: Tensor,
+        reports: Tensor,
+        negatives: HardNegatives,
+        hardened: Tensor | None,
+        is_match: Tensor,
+        logit_scales: Tensor,
+    ) -> Tensor:
+        """Loss per study `(B,)` from unit embeddings `(B, D)`; `hardened (B, K, D)` or None where nothing is hardened."""
+        ...
+
+
+def _check_temperature(temperature: float) -> None:
+    if not 0.01 <= temperature <= 1:
+        raise UserError(f"alignment.temperature: expected from 0.01 to 1, but got {temperature}.")
+
+
+@dataclass(frozen=True)
+class InfoNCE:
+    """In-batch contrast both ways, with hard and hardened negatives as extra columns of image-to-report.
+
+    Args:
+        temperature: where the one logit scale, 1 / temperature, starts; it is learned, within [1, 100].
+        negative_weight: w1, weight of the hard negative's column, >= 0.
+        hardened_weight: w2, weight of the hardened negative's column, >= 0.
+
+    Report-to-image has the hard negatives' images as extra columns where the source knows them. The hard negative is a column
+    of its own, so one that is in the batch too counts 1 + w1 times.
+    """
+
+    temperature: float = 0.07
+    negative_weight: float = 1.0
+    hardened_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_temperature(self.temperature)
+        if self.negative_weight < 0 or self.hardened_weight < 0:
+            raise UserError(
+                "alignment: expected negative_weight and hardened_weight from 0, "
+                f"but got {self.negative_weight} and {self.hardened_weight}."
+            )
+
+    @property
+    def initial_log_scales(self) -> tuple[float, ...]:
+        """One scale."""
+        return (math.log(1 / self.temperature),)
+
+    @property
+    def log_scale_range(self) -> tuple[float, float]:
+        """Scales from 1 to 100."""
+        return 0.0, math.log(100)
+
+    def __call__(
+        self,
+        images: Tensor,
+        reports: Tensor,
+        negatives: HardNegatives,
+        hardened: Tensor | None,
+        is_match: Tensor,
+        logit_scales: Tensor,
+    ) -> Tensor:
+        """Mean of image-to-report and report-to-image InfoNCE, `(B,)`."""
+        (scale,) = logit_scales
+        valid = negatives.valid.to(images.dtype)
+        columns, weights = [negatives.reports], [self.negative_weight * valid]
+        if hardened is not None:
+            columns.append(hardened)
+            weights.append(self.hardened_weight * valid)
+        to_report = info_nce(
+            images,
+            reports,
+            logit_scale=scale,
+            is_match=is_match,
+            hard=torch.cat(columns, dim=1),
+            hard_weight=torch.cat(weights, dim=1),
+        )
+        to_image = info_nce(
+            reports,
+            images,
+            logit_scale=scale,
+            is_match=is_match.T,
+            hard=negatives.images,
+            hard_weight=self.negative_weight * valid,
+        )
+        return (to_report + to_image) / 2
+
+
+@dataclass(frozen=True)
+class Triplet:
+    """Hinge between the own report and the hardened negative (the hard one where nothing is hardened); `margin` a cosine > 0.
+
+    The loss of ITHN's earlier, withdrawn version.
+    """
+
+    margin: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.margin <= 2:
+            raise UserError(
+                f"alignment.margin: expected a cosine difference above 0 and up to 2, but got {self.margin}."
+            )
+
+    @property
+    def initial_log_scales(self) -> tuple[float, ...]:
+        """None: a hinge has no scale."""
+        return ()
+
+    @property
+    def log_scale_range(self) -> tuple[float, float]:
+        """Nothing to clamp."""
+        return -math.inf, math.inf
+
+    def __call__(
+        self,
+        images: Tensor,
+        reports: Tensor,
+        negatives: HardNegatives,
+        hardened: Tensor | None,
+        is_match: Tensor,
+        logit_scales: Tensor,
+    ) -> Tensor:
+        """Triplet loss, `(B,)`."""
+        hard = negatives.reports if hardened is None else hardened
+        return triplet(images, reports, hard, margin=self.margin, valid=negatives.valid)
+
+
+@dataclass(frozen=True)
+class ReleasedAlignment:
+    """The released ITHN code's contrastive loss with its two free scales, for comparison with it.
+
+    Knows one hard negative per study, whose image the source must know; matches are not masked.
+    """
+
+    temperature: float = 0.07
+
+    def __post_init__(self) -> None:
+        _check_temperature(self.temperature)
+
+    @property
+    def initial_log_scales(self) -> tuple[float, ...]:
+        """The scale of the pairs and that of the hardened negative."""
+        return (math.log(1 / self.temperature),) * 2
+
+    @property
+    def log_scale_range(self) -> tuple[float, float]:
+        """Free, as released."""
+        return -math.inf, math.inf
+
+    def __call__(
+        self,
+        images: Tensor,
+        reports: Tensor,
+        negatives: HardNegatives,
+        hardened: Tensor | None,
+        is_match: Tensor,
+        logit_scales: Tensor,
+    ) -> Tensor:
+        """The released loss, `(B,)`."""
+        if negatives.images is None or negatives.reports.shape[1] != 1 or hardened is None:
+            raise UserError(
+                "alignment=released needs one hard negative per study with its image, and hardened: "
+                f"got {negatives.reports.shape[1]} per study, {'no ' if negatives.images is None else ''}images, "
+                f"{'not ' if hardened is None else ''}hardened. Set negatives=in_batch negatives.k=1 hardening=released."
+            )
+        pair_scale, hardened_scale = logit_scales
+        return released_alignment(
+            images,
+            reports,
+            negatives.images[:, 0],
+            negatives.reports[:, 0],
+            hardened[:, 0],
+            pair_scale=pair_scale,
+            hardened_scale=hardened_scale,
+        )
+
+
+class Separation(Protocol):
+    """What `HardNegativeObjective(separation=...)` accepts."""
+
+    def __call__(self, images: Tensor, negative_images: Tensor, valid: Tensor) -> Tensor:
+        """Loss per study `(B,)` from `(B, D)`, `(B, K, D)` and `(B, K)`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Hinge:
+    """Images of a study and of its hard negative no more similar than `margin` (a cosine in [-1, 1))."""
+
+    margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.margin < 1:
+            raise UserError(f"separation.margin: expected a cosine from -1 to below 1, but got {self.margin}.")
+
+    def __call__(self, images: Tensor, negative_images: Tensor, valid: Tensor) -> Tensor:
+        """max(0, z·z' - margin), `(B,)`."""
+        return separation(images, negative_images, margin=self.margin, valid=valid)
+
+
+@dataclass(frozen=True)
+class Absolute:
+    """|z·z'|, as in the released ITHN code: it pulls negative cosines up, too."""
+
+    def __call__(self, images: Tensor, negative_images: Tensor, valid: Tensor) -> Tensor:
+        """|z·z'|, `(B,)`."""
+        return absolute_separation(images, negative_images, valid=valid)

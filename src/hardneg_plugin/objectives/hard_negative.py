@@ -1,0 +1,187 @@
+"""The hard-negative objective: find each study's closest peers, make them harder, tell them from its own report."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.functional.hardening import Arc, Ascent, Projection, Released, Segment
+from hardneg_plugin.functional.mining import match_mask
+from hardneg_plugin.objectives.alignment import Alignment, Hinge, InfoNCE, Separation
+from hardneg_plugin.objectives.pairs import PairEmbeddings
+from hardneg_plugin.objectives.sources import HardNegatives, InBatch, NegativeSource
+from hardneg_plugin.schedule import Linear, Progress, Schedule
+
+Hardening = Arc | Segment | Projection | Ascent | Released
+
+# defaults that None cannot stand for: it switches the term off
+_ARC, _HINGE = Arc(), Hinge()
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What each term counts for in the total loss, each >= 0."""
+
+    report: float = 1.0
+    alignment: float = 0.1
+    separation: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, weight in vars(self).items():
+            if weight < 0:
+                raise UserError(f"weights.{name}: expected a weight from 0, but got {weight}.")
+
+
+@dataclass(frozen=True)
+class ObjectiveOutput:
+    """The terms of one step, unweighted, and what to log beside them (scalars, detached)."""
+
+    alignment_loss: Tensor
+    separation_loss: Tensor
+    logs: dict[str, Tensor]
+
+
+class HardNegativeObjective(nn.Module):
+    """Alignment of images and reports against increasingly hard negatives (ITHN, ECAI 2023, arXiv 2305.07176; reconstructed).
+
+    Args:
+        alignment: the loss (`InfoNCE`, `Triplet`, `ReleasedAlignment`).
+        hardening: the inner maximisation (`Arc`, `Segment`, `Projection`, `Ascent`, `Released`); None: negatives as mined.
+        negatives: where hard negatives come from (`InBatch`).
+        schedule: hardness over training (`Linear`, `Cosine`, `Exponential`, `Constant`).
+        separation: the term between images of peers (`Hinge`, `Absolute`); None: no such term.
+        weights: of report loss, alignment loss and separation loss in the total.
+        width: add bias-free heads from features of `image_width` and `report_width` to this width; None: no weights but the
+            logit scale, and features of one width.
+
+    Heads and scale exist in training only: nothing is added at inference. Works in float32 whatever the precision of training.
+    Every parameter gets a gradient in every step, a zero one during the warm-up, with one study, or where every pair is a match.
+
+    Raises:
+        UserError: `width` without `image_width` and `report_width`.
+    """
+
+    def __init__(
+        self,
+        *,
+        alignment: Alignment | None = None,
+        hardening: Hardening | None = _ARC,
+        negatives: NegativeSource | None = None,
+        schedule: Schedule | None = None,
+        separation: Separation | None = _HINGE,
+        weights: Weights | None = None,
+        image_width: int | None = None,
+        report_width: int | None = None,
+        width: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.alignment: Alignment = alignment or InfoNCE()
+        self.hardening = hardening
+        self.negatives: NegativeSource = negatives or InBatch()
+        self.schedule = schedule or Linear()
+        self.separation = separation
+        self.weights = weights or Weights()
+        self.image_head, self.report_head = _heads(image_width, report_width, width)
+        log_scales = torch.tensor(self.alignment.initial_log_scales)
+        # no parameter rather than an empty one, which would never get a gradient
+        self.log_scales = nn.Parameter(log_scales) if len(log_scales) else None
+
+    def project(self, pairs: PairEmbeddings) -> tuple[Tensor, Tensor]:
+        """Unit-length image and report embeddings `(B, D)` in float32, through the heads where there are any.
+
+        Raises:
+            ValueError: features of different widths without heads, or of other widths than the heads'.
+        """
+        self._check_widths(pairs)
+        with torch.autocast(pairs.images.device.type, enabled=False):
+            images = F.normalize(self.image_head(pairs.images.float()), dim=-1)
+            reports = F.normalize(self.report_head(pairs.reports.float()), dim=-1)
+        return images, reports
+
+    def forward(self, pairs: PairEmbeddings, progress: Progress) -> ObjectiveOutput:
+        """The terms for one batch at one position in training.
+
+        During the schedule's warm-up both losses are zero, with a zero gradient.
+        """
+        images, reports = self.project(pairs)
+        keys = pairs.match_keys
+        is_match = match_mask(keys, keys)
+        with torch.autocast(images.device.type, enabled=False):
+            negatives = self.negatives(images, reports, is_match)
+            hardness = self.schedule(progress)
+            hardened = None
+            if self.hardening is not None:
+                hardened = self.hardening(images.detach(), reports.detach(), negatives.reports.detach(), hardness)
+            alignment = self.alignment(images, reports, negatives, hardened, is_match, self._scales_of_this_step())
+            separation = images.new_zeros(len(images))
+            if self.separation is not None and negatives.images is not None:
+                separation = self.separation(images, negatives.images, negatives.valid)
+            is_on = float(self.schedule.is_active(progress))
+            return ObjectiveOutput(
+                alignment_loss=is_on * alignment.mean(),
+                separation_loss=is_on * separation.mean(),
+                logs=self._logs(images, reports, negatives, hardened, is_match, hardness),
+            )
+
+    def _scales_of_this_step(self) -> Tensor:
+        # The parameter itself is kept within its range: a clamp in the graph alone would leave a scale beyond the end without
+        # a gradient for good.
+        if self.log_scales is None:
+            return torch.empty(0)
+        with torch.no_grad():
+            self.log_scales.clamp_(*self.alignment.log_scale_range)
+        return self.log_scales.exp()
+
+    @torch.no_grad()
+    def _logs(
+        self,
+        images: Tensor,
+        reports: Tensor,
+        negatives: HardNegatives,
+        hardened: Tensor | None,
+        is_match: Tensor,
+        hardness: float,
+    ) -> dict[str, Tensor]:
+        valid = negatives.valid
+        count = valid.sum().clamp_min(1)
+
+        def similarity(others: Tensor) -> Tensor:
+            return (torch.einsum("bd,bkd->bk", images, others) * valid).sum() / count
+
+        others = is_match.numel() - len(is_match)
+        logs = {
+            "hardness": torch.tensor(hardness, device=images.device),
+            "positive_similarity": (images * reports).sum(-1).mean(),
+            "negative_similarity": similarity(negatives.reports),
+            "false_negative_share": is_match.clone().fill_diagonal_(False).sum() / max(others, 1),
+        }
+        if hardened is not None:
+            logs["hardened_similarity"] = similarity(hardened)
+        return logs
+
+    def _check_widths(self, pairs: PairEmbeddings) -> None:
+        got = (pairs.images.shape[-1], pairs.reports.shape[-1])
+        if isinstance(self.image_head, nn.Linear) and isinstance(self.report_head, nn.Linear):
+            expected = (self.image_head.in_features, self.report_head.in_features)
+            if got != expected:
+                raise ValueError(
+                    f"Expected image and report features of widths {expected} (image_width, report_width), but got {got}."
+                )
+        elif got[0] != got[1]:
+            raise ValueError(
+                f"Image features have width {got[0]}, report features {got[1]}: without heads both must be one width. Pass "
+                f"HardNegativeObjective(image_width={got[0]}, report_width={got[1]}, width=512) to add heads."
+            )
+
+
+def _heads(image_width: int | None, report_width: int | None, width: int | None) -> tuple[nn.Module, nn.Module]:
+    if width is None:
+        return nn.Identity(), nn.Identity()
+    if image_width is None or report_width is None:
+        raise UserError(
+            f"HardNegativeObjective: heads to width={width} need image_width and report_width, "
+            f"but got image_width={image_width}, report_width={report_width}."
+        )
+    return nn.Linear(image_width, width, bias=False), nn.Linear(report_width, width, bias=False)

@@ -1,0 +1,66 @@
+"""What a host hands to an objective: image and report embeddings of one batch, and what identifies its studies."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hardneg_plugin.functional.keys import UNKNOWN, match_key, token_keys
+
+Identity = Tensor | Sequence[str | int | None]
+
+
+@dataclass(frozen=True)
+class PairEmbeddings:
+    """Embeddings of B studies and what must not count as a negative pair.
+
+    Args:
+        images: `(B, D_i)` pooled image features, any length.
+        reports: `(B, D_r)` pooled report features, any length.
+        study_ids: who the studies are: B strings or integers, or a `(B,)` integer tensor. None: all are different studies.
+        patient_ids: the same for patients, where known. Two studies of one patient are no negatives for each other.
+        texts: the report texts, or `(B, T)` report token ids: studies with equal reports are no negatives for each other.
+        labels: label sets in a canonical form, likewise.
+
+    Missing fields are unknown and match nothing, and so are None in a sequence and -1 in an integer tensor. One field must be
+    given in one way throughout training: a string and an integer tensor have different keys.
+
+    Raises:
+        ValueError: when the number of studies differs between fields, or features are not `(B, D)`.
+    """
+
+    images: Tensor
+    reports: Tensor
+    study_ids: Identity | None = None
+    patient_ids: Identity | None = None
+    texts: Identity | None = None
+    labels: Identity | None = None
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 2 or self.reports.ndim != 2 or len(self.images) != len(self.reports):
+            raise ValueError(
+                "Expected `images` (B, D_i) and `reports` (B, D_r) of the same studies, "
+                f"but got {tuple(self.images.shape)} and {tuple(self.reports.shape)}. Pool over patches and words first."
+            )
+        for name in ("study_ids", "patient_ids", "texts", "labels"):
+            field = getattr(self, name)
+            if field is not None and len(field) != len(self.images):
+                raise ValueError(f"Expected `{name}` for {len(self.images)} studies, but got {len(field)}.")
+
+    @property
+    def match_keys(self) -> Tensor:
+        """`(B, 4)` int64 keys of study, patient, text and label set, on the images' device."""
+        fields = (self.study_ids, self.patient_ids, self.texts, self.labels)
+        columns = [self._keys(field) for field in fields]
+        return torch.stack(columns, dim=1)
+
+    def _keys(self, field: Identity | None) -> Tensor:
+        device = self.images.device
+        if field is None:
+            return torch.full((len(self.images),), UNKNOWN, device=device)
+        if isinstance(field, Tensor) and field.ndim == 1:
+            return field.to(device=device, dtype=torch.int64)
+        if isinstance(field, Tensor):
+            return token_keys(field.to(device=device, dtype=torch.int64))
+        return torch.tensor([match_key(None if row is None else str(row)) for row in field], device=device)

@@ -1,0 +1,116 @@
+"""How hard the negatives are made over training: from a position in training to a hardness in [0, 1].
+
+The position comes from the trainer, whose step and epoch are part of every checkpoint: a resumed run continues on its curve.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from hardneg_plugin.errors import UserError
+
+Unit = Literal["epoch", "step", "fraction"]
+UNITS = ("epoch", "step", "fraction")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A position in training: optimizer steps and whole epochs done, and the share of all steps done in [0, 1]."""
+
+    step: int = 0
+    epoch: int = 0
+    fraction: float = 0.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What every schedule has: the unit it counts in, a warm-up in that unit, and a cap.
+
+    During the warm-up (`warmup` epochs, steps or share of training) the objective is off, for contrast from the first step on
+    untrained features hurts. Epochs count from 1, as in the released ITHN code; steps and fractions from 0.
+    """
+
+    unit: Unit = "fraction"
+    warmup: float = 0.0
+    cap: float = 0.9
+
+    def __post_init__(self) -> None:
+        if self.unit not in UNITS:
+            raise UserError(f"schedule.unit: expected one of {', '.join(UNITS)}, but got {self.unit!r}.")
+        if self.warmup < 0 or (self.unit == "fraction" and self.warmup >= 1):
+            raise UserError(f"schedule.warmup: expected at least 0, and below 1 in fractions, but got {self.warmup}.")
+        if not 0 <= self.cap <= 1:
+            raise UserError(f"schedule.cap: expected a hardness between 0 and 1, but got {self.cap}.")
+
+    def is_active(self, progress: Progress) -> bool:
+        """Whether the warm-up is over."""
+        return self._elapsed(progress) >= 0
+
+    def __call__(self, progress: Progress) -> float:
+        """The hardness at a position: 0 during the warm-up, at most `cap`."""
+        if not self.is_active(progress):
+            return 0.0
+        return min(self.cap, max(0.0, self.curve(self._elapsed(progress) + (self.unit == "epoch"))))
+
+    def curve(self, position: float) -> float:
+        """The uncapped hardness at a position since the end of the warm-up."""
+        raise NotImplementedError
+
+    def _elapsed(self, progress: Progress) -> float:
+        done: float = getattr(progress, self.unit)
+        return done - self.warmup
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """The same hardness from the end of the warm-up on."""
+
+    hardness: float = 0.5
+
+    def curve(self, position: float) -> float:
+        """`hardness`, wherever."""
+        return self.hardness
+
+
+@dataclass(frozen=True)
+class Exponential(Schedule):
+    """1 - exp(-rate * position): the released ITHN code's, there with rate 0.01 per epoch."""
+
+    rate: float = 0.01
+    unit: Unit = "epoch"
+
+    def curve(self, position: float) -> float:
+        """1 - exp(-rate * position)."""
+        return 1 - math.exp(-self.rate * position)
+
+
+@dataclass(frozen=True)
+class Linear(Schedule):
+    """A straight line from 0 at the end of the warm-up to `peak` at position `end`, then level."""
+
+    end: float = 1.0
+    peak: float = 0.9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.end <= self.warmup:
+            raise UserError(
+                f"schedule.end: expected after the warm-up, which ends at {self.warmup}, but got {self.end}."
+            )
+
+    def curve(self, position: float) -> float:
+        """peak * position / (end - warmup), at most `peak`."""
+        return self.peak * self.share(min(1.0, position / (self.end - self.warmup)))
+
+    def share(self, x: float) -> float:
+        """The shape of the rise, from 0 at x = 0 to 1 at x = 1."""
+        return x
+
+
+@dataclass(frozen=True)
+class Cosine(Linear):
+    """As `Linear`, but slow at both ends: half a cosine wave."""
+
+    def share(self, x: float) -> float:
+        """(1 - cos πx) / 2."""
+        return (1 - math.cos(math.pi * x)) / 2

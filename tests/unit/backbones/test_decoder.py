@@ -1,0 +1,12 @@
+import pytest
+
+from hardneg_plugin.backbones.decoder import DecoderState, ReportDecoder
+
+
+@pytest.mark.parametrize("abstract", [DecoderState, ReportDecoder])
+def test_incomplete_decoders_cannot_be_made(abstract: type) -> None:
+    class Incomplete(abstract):
+        pass
+
+    with pytest.raises(TypeError, match="abstract"):
+        Incomplete()

@@ -1,0 +1,124 @@
+import io
+import random
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hardneg_plugin.data.images import read_grayscale
+from hardneg_plugin.errors import UserError
+
+GRAY = np.random.default_rng(0).integers(0, 256, (24, 32), dtype=np.uint8)
+
+
+def encoded(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def smooth(height, width):
+    return np.add.outer(np.linspace(0, 120, height), np.linspace(0, 120, width)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P"])
+def test_gray_pixels_come_through_every_png_mode(tmp_path, mode):
+    path = tmp_path / "image.png"
+    path.write_bytes(encoded(Image.fromarray(GRAY).convert(mode)))
+    image = read_grayscale(path)
+    assert image.dtype == torch.uint8
+    assert torch.equal(image, torch.from_numpy(GRAY)[None])
+
+
+def test_colour_becomes_luminance_and_a_palette_with_transparency_does_not_warn(tmp_path):
+    colour = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    (tmp_path / "colour.png").write_bytes(encoded(Image.fromarray(colour)))
+    luminance = torch.from_numpy(colour @ np.array([0.299, 0.587, 0.114]))
+    assert (read_grayscale(tmp_path / "colour.png")[0] - luminance).abs().max() <= 1
+    palette = Image.fromarray(GRAY).convert("P")
+    (tmp_path / "palette.png").write_bytes(encoded(palette, transparency=bytes(range(256))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(read_grayscale(tmp_path / "palette.png"), torch.from_numpy(GRAY)[None])
+
+
+def test_sixteen_bits_are_scaled_by_the_own_range(tmp_path):
+    values = np.random.default_rng(2).integers(1000, 4096, (10, 12)).astype(np.uint16)  # 12 bits in a 16-bit file
+    path = tmp_path / "deep.png"
+    path.write_bytes(encoded(Image.fromarray(values)))
+    image = read_grayscale(path)[0]
+    low, high = int(values.min()), int(values.max())
+    for row in range(10):
+        for column in range(12):
+            assert abs(int(image[row, column]) - 255 * (int(values[row, column]) - low) / (high - low)) <= 0.51
+    path.write_bytes(encoded(Image.fromarray(np.full((4, 4), 7, np.uint16))))
+    assert torch.equal(read_grayscale(path), torch.zeros(1, 4, 4, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_large_jpeg_is_decoded_small_but_not_below_what_is_needed(tmp_path, mode):
+    path = tmp_path / "large.jpg"
+    path.write_bytes(encoded(Image.fromarray(smooth(1000, 1200)).convert(mode), "JPEG", quality=95))
+    full, small = read_grayscale(path), read_grayscale(path, shorter_side=224)
+    assert full.shape == (1, 1000, 1200)
+    assert small.shape == (1, 250, 300)
+    by_blocks = full.float().unfold(1, 4, 4).unfold(2, 4, 4).mean((-1, -2))
+    assert (small - by_blocks).abs().max() < 4
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    path = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn clockwise
+    path.write_bytes(encoded(Image.fromarray(smooth(16, 40)), "JPEG", quality=100, exif=exif))
+    turned = read_grayscale(path)
+    assert turned.shape == (1, 40, 16)
+    assert (turned[0].int() - torch.from_numpy(np.rot90(smooth(16, 40), -1).copy()).int()).abs().max() < 6
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_truncated_file_is_an_error_that_names_it(tmp_path, kind):
+    whole = encoded(Image.fromarray(GRAY), kind)
+    path = tmp_path / "cut.bin"
+    for share in (0.02, 0.3, 0.6, 0.9):
+        path.write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(UserError, match="cut.bin"):
+            read_grayscale(path)
+
+
+@pytest.mark.parametrize("image", ["PNG", "JPEG"])
+def test_broken_bytes_raise_nothing_but_user_errors(tmp_path, image):
+    whole, path, draw = encoded(Image.fromarray(GRAY), image), tmp_path / "broken", random.Random(0)
+    errors = 0
+    for _ in range(150):
+        broken = bytearray(whole)
+        for _ in range(draw.randint(1, 6)):
+            broken[draw.randrange(len(broken))] = draw.randrange(256)
+        path.write_bytes(broken)
+        try:
+            assert read_grayscale(path).dtype == torch.uint8
+        except UserError as error:
+            errors += 1
+            assert "\n" not in str(error)
+    assert errors > 0
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF"])
+def test_other_formats_are_refused(tmp_path, kind):
+    (tmp_path / "image.png").write_bytes(encoded(Image.fromarray(GRAY), kind))
+    with pytest.raises(UserError, match="PNG or JPEG"):
+        read_grayscale(tmp_path / "image.png")
+
+
+def test_a_decompression_bomb_a_strip_and_a_missing_file_are_user_errors(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="nothing.png"):
+        read_grayscale(tmp_path / "nothing.png")
+    (tmp_path / "strip.png").write_bytes(encoded(Image.fromarray(np.zeros((2, 21), np.uint8))))
+    with pytest.raises(UserError, match="at most 10:1.*21 x 2"):
+        read_grayscale(tmp_path / "strip.png")
+    (tmp_path / "bomb.png").write_bytes(encoded(Image.fromarray(GRAY)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UserError, match="bomb.png.*decompression bomb"):
+        read_grayscale(tmp_path / "bomb.png")

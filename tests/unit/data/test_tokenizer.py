@@ -1,0 +1,188 @@
+import json
+import pickle
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from hardneg_plugin.data.tokenizer import CLEANINGS, HuggingFaceTokenizer, WordTokenizer, tokenizer_from_state
+from hardneg_plugin.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[3]
+REFERENCE = ROOT / "tests" / "reference"
+IU_XRAY = ROOT / ".." / "shared" / "data" / "iu_xray_reports" / "annotation.json"
+
+RELEASED = json.loads((REFERENCE / "tokenizer_iu_xray.json").read_text())
+REPORTS = ["Heart size is normal. No effusion.", "Heart is large. No effusion.", "Heart size is normal."]
+
+
+def cleaning_cases():
+    for name in ("clean_iu_awkward.json", "clean_mimic.json"):
+        recorded = json.loads((REFERENCE / name).read_text())
+        for index, case in enumerate(recorded["cases"]):
+            yield pytest.param(recorded["dataset"], case["report"], case["clean"], id=f"{recorded['dataset']}-{index}")
+
+
+@pytest.mark.parametrize(("cleaning", "report", "clean"), list(cleaning_cases()))
+def test_cleaning_equals_the_released_one(cleaning, report, clean):
+    assert WordTokenizer(("<unk>", "a"), cleaning).clean(report) == clean
+
+
+@pytest.mark.parametrize(
+    ("report", "clean"),
+    [
+        ("a. 2. 3. b.", "a . b ."),  # removing the 2 puts the 3 behind a full stop
+        ("a.............. b", "a . b ."),
+        ("6. a 6. b", "6 . a 6 . b ."),
+        ("limits>] <BR> 5 @ 3=3", "limits br 5  33 ."),
+    ],
+)
+def test_cleaning_of_what_the_recorded_cases_leave_open(report, clean):
+    assert CLEANINGS["iu_xray"](report) == clean
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet=st.sampled_from("aB1234 .\n_-\"'/\\[]{}<>é\t"), max_size=40))
+@pytest.mark.parametrize("cleaning", sorted(CLEANINGS))
+def test_cleaning_keeps_no_mark_and_cleans_its_own_result_to_the_same_words(cleaning, text):
+    clean = CLEANINGS[cleaning](text)
+    words = clean.split()
+    assert words[-1] == "."
+    assert clean == clean.lower()
+    assert not set(clean) & set("\"'/\\[]{}<>_")
+    assert all(word == "." or "." not in word for word in words)
+    if not any(character in text for character in "1234"):  # numbers can come to stand where list numbers do
+        assert [word for word in CLEANINGS[cleaning](clean).split() if word != "."] == [w for w in words if w != "."]
+
+
+@pytest.mark.parametrize("case", RELEASED["cases"], ids=lambda case: case["id"])
+def test_released_ids_are_met_and_decode_to_the_cleaned_words(case):
+    tokenizer = WordTokenizer(tuple(RELEASED["vocabulary"]), RELEASED["dataset"])
+    assert tokenizer.encode(case["clean"]) == case["ids"]
+    words = [word if word in RELEASED["vocabulary"] else "<unk>" for word in case["clean"].split()]
+    assert tokenizer.decode(case["ids"]).split() == words
+    assert tokenizer.decode(case["ids"][1:]) == tokenizer.decode(case["ids"])
+
+
+@pytest.mark.skipif(not IU_XRAY.exists(), reason="the IU X-Ray reports are not beside the checkout")
+def test_vocabulary_of_the_released_training_split_and_its_reports():
+    splits = json.loads(IU_XRAY.read_text())
+    tokenizer = WordTokenizer.from_reports([entry["report"] for entry in splits["train"]])
+    assert list(tokenizer.vocabulary) == RELEASED["vocabulary"]
+    reports = {entry["id"]: entry["report"] for split in splits.values() for entry in split}
+    for case in RELEASED["cases"]:
+        assert tokenizer.clean(reports[case["id"]]) == case["clean"]
+        assert tokenizer.encode(reports[case["id"]]) == case["ids"]
+
+
+def test_vocabulary_counts_words_as_a_plain_loop_does():
+    counts = Counter()
+    for report in REPORTS:
+        for word in report.lower().replace(".", " . ").split():
+            counts[word] += 1
+    for min_count in (1, 2, 3):
+        expected = sorted([word for word in counts if counts[word] >= min_count] + ["<unk>"])
+        tokenizer = WordTokenizer.from_reports(REPORTS, min_count=min_count)
+        assert list(tokenizer.vocabulary) == expected
+        assert tokenizer.vocab_size == len(expected)
+
+
+def test_decode_stops_at_the_end_and_refuses_ids_outside_the_vocabulary():
+    tokenizer = WordTokenizer(("<unk>", "a", "b"))
+    assert tokenizer.decode([2, 3, 0, 2]) == "a b"
+    assert tokenizer.decode([0, 2, 0, 2]) == "a"
+    assert tokenizer.decode([2, 3]) == "a b"
+    assert tokenizer.decode([0, 0]) == tokenizer.decode([]) == ""
+    for wrong in (4, -1):
+        with pytest.raises(ValueError, match=rf"\[0, 3\], but got {wrong}"):
+            tokenizer.decode([wrong])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (partial(WordTokenizer.from_reports, REPORTS, cleaning="iu"), "iu_xray.*mimic_cxr.*'iu'"),
+        (partial(WordTokenizer, ("<unk>", "a"), "iu"), "iu_xray.*mimic_cxr.*'iu'"),
+        (partial(WordTokenizer.from_reports, REPORTS, min_count=0), "`min_count` of at least 1, but got 0"),
+        (partial(WordTokenizer.from_reports, REPORTS, min_count=99), "at least `min_count`=99 times, but 3 reports"),
+        (partial(WordTokenizer.from_reports, []), "0 reports"),
+        (partial(WordTokenizer, ()), "vocabulary"),
+        (partial(WordTokenizer, ("a", "b")), "<unk>"),
+        (partial(WordTokenizer, ("<unk>", "b", "b")), "twice"),
+        (partial(tokenizer_from_state, {"kind": "letters"}), "'letters'"),
+        (partial(tokenizer_from_state, {}), "None"),
+    ],
+)
+def test_what_a_user_can_get_wrong_is_one_line(make, message):
+    with pytest.raises(UserError, match=message) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A BERT-like tokenizer of a few words, saved as a hub name would be cached."""
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Backend(models.WordPiece(unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer()
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece(cleanup=False)
+    special = ["[UNK]", "[CLS]", "[SEP]"]
+    backend.train_from_iterator(REPORTS * 5, trainers.WordPieceTrainer(vocab_size=80, special_tokens=special))
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    backend.enable_truncation(4)  # what a saved tokenizer may bring along, and must not act
+    path = tmp_path_factory.mktemp("tokenizer")
+    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", additional_special_tokens=["<new>"]).save_pretrained(
+        path
+    )
+    return path
+
+
+def test_hugging_face_ids_are_moved_up_by_one_and_come_back(folder):
+    from transformers import AutoTokenizer
+
+    oracle = AutoTokenizer.from_pretrained(folder)
+    tokenizer = HuggingFaceTokenizer(str(folder))
+    assert tokenizer.vocab_size == len(oracle)
+    for report in REPORTS:
+        ids = tokenizer.encode(report)
+        assert ids == [0, *(i + 1 for i in oracle(report, add_special_tokens=False, truncation=False)["input_ids"]), 0]
+        assert tokenizer.decode(ids) == tokenizer.decode(ids[1:]) == report.lower().replace(".", " .")
+    assert tokenizer.clean("  Heart\n size\t is ") == "Heart size is"
+    assert tokenizer.decode([0, 0]) == ""
+
+
+def test_hugging_face_needs_a_tokenizer_that_is_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="tokenizer") as caught:
+        HuggingFaceTokenizer(str(tmp_path / "nowhere"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["words", "huggingface"])
+def test_state_is_plain_and_gives_back_an_equal_tokenizer(kind, folder):
+    make = {
+        "words": partial(WordTokenizer.from_reports, min_count=1, cleaning="mimic_cxr"),
+        "huggingface": partial(HuggingFaceTokenizer.from_reports, name_or_path=str(folder)),
+    }[kind]
+    tokenizer = make(REPORTS)
+    back = tokenizer_from_state(json.loads(json.dumps(tokenizer.state())))
+    assert back == tokenizer == pickle.loads(pickle.dumps(tokenizer))
+    assert back.vocab_size == tokenizer.vocab_size
+    for report in [*REPORTS, "unheard of"]:
+        assert back.encode(report) == tokenizer.encode(report)
+
+
+def test_different_tokenizers_are_not_equal(folder):
+    words = WordTokenizer(("<unk>", "a"))
+    assert words != WordTokenizer(("<unk>", "b"))
+    assert words != WordTokenizer(("<unk>", "a"), "mimic_cxr")
+    assert words != HuggingFaceTokenizer(str(folder))

@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hardneg_plugin.data.transforms import random_crop, whole
+
+IMAGE = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 60, 45), dtype=np.uint8))
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_evaluation_is_a_straight_resize_with_antialias():
+    oracle = Image.fromarray(IMAGE[0].numpy()).resize((16, 16), Image.Resampling.BILINEAR)
+    result = whole(IMAGE, crop=16)
+    assert result.shape == (1, 16, 16)
+    assert result.dtype == torch.uint8
+    assert (result[0].int() - torch.from_numpy(np.array(oracle)).int()).abs().max() <= 1
+
+
+def test_training_is_a_window_of_the_image_resized_by_its_shorter_side():
+    oracle = torch.from_numpy(np.array(Image.fromarray(IMAGE[0].numpy()).resize((30, 40), Image.Resampling.BILINEAR)))
+    places = set()
+    for seed in range(300):
+        result = random_crop(IMAGE, resize=30, crop=26, generator=seeded(seed))[0].int()
+        windows = oracle.int().unfold(0, 26, 1).unfold(1, 26, 1)  # (15, 5, 26, 26): never mirrored
+        fits = ((windows - result).abs().amax((-1, -2)) <= 1).nonzero()
+        assert len(fits) == 1
+        places.add(tuple(fits[0].tolist()))
+    assert len(places) > 60  # of 75; each is missed by 300 draws with probability 1.8 %
+
+
+def test_a_crop_follows_from_its_generator_and_leaves_the_global_one_alone():
+    before = torch.random.get_rng_state()
+    first = random_crop(IMAGE, resize=30, crop=20, generator=seeded(5))
+    torch.rand(3, generator=seeded(1))
+    assert torch.equal(first, random_crop(IMAGE, resize=30, crop=20, generator=seeded(5)))
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_small_images_are_enlarged_and_a_crop_as_large_as_the_image_has_one_place():
+    tiny = IMAGE[:, :5, :7]
+    assert random_crop(tiny, resize=30, crop=26, generator=seeded(0)).shape == (1, 26, 26)
+    square = IMAGE[:, :45]
+    assert torch.equal(random_crop(square, resize=16, crop=16, generator=seeded(3)), whole(square, crop=16))
+
+
+def test_a_crop_larger_than_the_image_is_refused():
+    with pytest.raises(ValueError, match="but got 31 and 30"):
+        random_crop(IMAGE, resize=30, crop=31, generator=seeded(0))

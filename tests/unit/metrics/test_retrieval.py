@@ -1,0 +1,122 @@
+import math
+
+import pytest
+import torch
+
+from hardneg_plugin.metrics import retrieval
+from hardneg_plugin.metrics.retrieval import ReportRetrieval, retrieval_ranks
+
+
+def ranks_oracle(images: torch.Tensor, reports: torch.Tensor, keys: list[int]) -> list[int]:
+    """The definition in plain loops over Python floats."""
+
+    def cosine(a: list[float], b: list[float]) -> float:
+        return sum(x * y for x, y in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b)
+
+    ranks = []
+    for i, image in enumerate(images.tolist()):
+        similarity = [cosine(image, report) for report in reports.tolist()]
+        hits = {j for j in range(len(keys)) if j == i or (keys[j] == keys[i] and keys[i] != -1)}
+        best = max(similarity[j] for j in hits)
+        ranks.append(1 + sum(similarity[j] >= best - 1e-6 for j in range(len(keys)) if j not in hits))
+    return ranks
+
+
+@pytest.fixture
+def pairs():
+    generator = torch.Generator().manual_seed(3)
+    images = torch.randn(40, 8, generator=generator)
+    reports = images + 1.5 * torch.randn(40, 8, generator=generator)
+    keys = torch.randint(-1, 25, (40,), generator=generator)
+    for key in keys.unique():  # equal texts mostly have equal embeddings: ties among hits, and among others
+        reports[keys == key] = reports[keys == key][0].clone()
+    return images, 7 * reports, keys
+
+
+@pytest.mark.parametrize("chunk_elements", [1, 120, 2**25])
+def test_equals_the_definition_in_chunks_of_any_size(pairs, monkeypatch, chunk_elements):
+    monkeypatch.setattr(retrieval, "CHUNK_ELEMENTS", chunk_elements)
+    images, reports, keys = pairs
+    ranks = retrieval_ranks(images, reports, keys)
+    assert ranks.tolist() == ranks_oracle(images, reports, keys.tolist())
+    assert len(set(ranks.tolist())) > 5
+
+
+def test_recall_of_the_metric(pairs):
+    images, reports, keys = pairs
+    metric = ReportRetrieval()
+    match_keys = torch.full((40, 4), -1)
+    match_keys[:, 2] = keys
+    match_keys[:, 0], match_keys[:, 3] = 1, 1  # other columns do not count
+    for i in range(0, 40, 16):
+        part = slice(i, i + 16)
+        metric.update(images[part], reports[part], [f"{j:03d}" for j in range(40)][part], match_keys[part])
+    ranks = ranks_oracle(images, reports, keys.tolist())
+    scores = metric.compute()
+    assert list(scores) == ["R@1", "R@5", "R@10"]
+    assert [value.item() for value in scores.values()] == [sum(r <= k for r in ranks) / 40 for k in (1, 5, 10)]
+    assert 0 < scores["R@1"] < scores["R@5"] < scores["R@10"] < 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_perfect_embeddings_find_everything(dtype):
+    images = torch.eye(30, dtype=dtype)
+    assert retrieval_ranks(images, 3 * images, torch.arange(30)).tolist() == [1] * 30
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, math.nan, math.inf])
+@pytest.mark.parametrize("collapsed", ["images", "reports", "both"])
+def test_a_collapsed_model_finds_nothing(value, collapsed):
+    images, reports = torch.randn(2, 300, 512, generator=torch.Generator().manual_seed(0))
+    row = torch.randn(512, generator=torch.Generator().manual_seed(1))
+    if collapsed != "reports":
+        images = (row * value).expand(300, 512)
+    if collapsed != "images":
+        reports = (row * value).expand(300, 512)
+    ranks = retrieval_ranks(images, reports, torch.arange(300))
+    if collapsed == "images" and value == 1.0:  # every image finds the same report first: one study in 300 is right
+        assert sorted(ranks.tolist()) == list(range(1, 301))
+    else:
+        assert ranks.tolist() == [300] * 300
+
+
+def test_one_bad_report_does_not_spoil_the_others():
+    images = torch.eye(20)
+    reports = torch.eye(20)
+    reports[4] = math.nan
+    ranks = retrieval_ranks(images, reports, torch.arange(20)).tolist()
+    assert ranks == [2] * 4 + [20] + [2] * 15
+
+
+def test_unknown_texts_equal_nothing_and_known_ones_share_their_hits():
+    images = torch.eye(4)
+    reports = images[[1, 0, 3, 2]]  # each image is most similar to its neighbour's report
+    assert retrieval_ranks(images, reports, torch.tensor([-1, -1, 5, 5])).tolist()[:2] == [4, 4]
+    assert retrieval_ranks(images, reports, torch.tensor([-1, -1, 5, 5])).tolist()[2:] == [1, 1]
+
+
+def test_autocast_does_not_round_the_similarities(pairs):
+    images, reports, keys = pairs
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ranks = retrieval_ranks(images, reports, keys)
+    assert torch.equal(ranks, retrieval_ranks(images, reports, keys))
+
+
+@pytest.mark.parametrize(
+    ("images", "reports", "keys"),
+    [
+        ((4, 8), (4, 6), (4, 4)),
+        ((4, 8), (3, 8), (4, 4)),
+        ((4,), (4,), (4, 4)),
+        ((4, 8), (4, 8), (4,)),
+        ((4, 8), (4, 8), (4, 2)),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(images, reports, keys):
+    with pytest.raises(ValueError, match="of one shape"):
+        ReportRetrieval().update(torch.zeros(images), torch.zeros(reports), list("abcd"), torch.zeros(keys))
+
+
+def test_the_pure_function_refuses_keys_of_another_length():
+    with pytest.raises(ValueError, match=r"\(4, 8\), \(4, 8\) and \(3,\)"):
+        retrieval_ranks(torch.zeros(4, 8), torch.zeros(4, 8), torch.zeros(3))

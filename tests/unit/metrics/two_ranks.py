@@ -1,0 +1,50 @@
+"""Two processes of a gloo group that share the studies of a metric; in a module of its own, so that a spawned process can import it."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.multiprocessing import spawn
+
+from hardneg_plugin.metrics.gathering import StudyMetric
+
+
+class Failing(StudyMetric[None]):
+    """A metric that cannot be scored."""
+
+    def update(self, ids: list[str]) -> None:
+        self.remember(ids)
+
+    def score(self, ids: list[str], *columns: Any) -> tuple[dict[str, float], None]:
+        raise ArithmeticError(f"no score of {ids}")
+
+
+def compute_over_two_ranks(
+    tasks: dict[str, tuple[StudyMetric, list[list[dict]]]], folder: Path
+) -> list[dict[str, Any]]:
+    """What each of two ranks computes: by task the scores, or the exception raised.
+
+    Args:
+        tasks: by name a metric, and for each rank the keyword arguments of its updates.
+        folder: an empty one.
+    """
+    torch.save(tasks, folder / "tasks.pt")
+    spawn(_rank, (str(folder),), nprocs=2)
+    return [torch.load(folder / f"results-{rank}.pt", weights_only=False) for rank in (0, 1)]
+
+
+def _rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    results = {}
+    for name, (metric, updates) in torch.load(f"{folder}/tasks.pt", weights_only=False).items():
+        try:
+            for update in updates[rank]:
+                metric.update(**update)
+            scores = metric.compute()
+            results[name] = scores, metric._details, sum(len(batch[0]) for batch in metric._batches)
+        except Exception as error:
+            results[name] = error
+    torch.save(results, f"{folder}/results-{rank}.pt")
+    dist.destroy_process_group()

@@ -178,7 +178,8 @@ class ReportGenerator(pl.LightningModule):
     def _evaluate(self, batch: Batch, split: Evaluated) -> Features:
         outputs = self._teacher_forced(batch)
         self.log(f"{split}/report_loss", outputs["loss"], batch_size=len(batch["ids"]), sync_dist=True)
-        self.scores_of(split).update(batch, self._write(outputs["patches"], outputs["patch_mask"]))
+        generated = self._write(outputs["patches"], outputs["patch_mask"])
+        self.scores_of(split).update(batch["ids"], generated, batch["references"], batch["cut_references"])
         return outputs
 
     def _log_scores(self, split: Evaluated) -> None:

@@ -22,6 +22,11 @@ class Progress:
     fraction: float = 0.0
 
 
+def _check_hardness(key: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise UserError(f"schedule.{key}: expected a hardness between 0 and 1, but got {value}.")
+
+
 @dataclass(frozen=True)
 class Schedule:
     """What every schedule has: the unit it counts in, a warm-up in that unit, and a cap.
@@ -39,8 +44,7 @@ class Schedule:
             raise UserError(f"schedule.unit: expected one of {', '.join(UNITS)}, but got {self.unit!r}.")
         if self.warmup < 0 or (self.unit == "fraction" and self.warmup >= 1):
             raise UserError(f"schedule.warmup: expected at least 0, and below 1 in fractions, but got {self.warmup}.")
-        if not 0 <= self.cap <= 1:
-            raise UserError(f"schedule.cap: expected a hardness between 0 and 1, but got {self.cap}.")
+        _check_hardness("cap", self.cap)
 
     def is_active(self, progress: Progress) -> bool:
         """Whether the warm-up is over."""
@@ -67,6 +71,10 @@ class Constant(Schedule):
 
     hardness: float = 0.5
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_hardness("hardness", self.hardness)
+
     def curve(self, position: float) -> float:
         """`hardness`, wherever."""
         return self.hardness
@@ -78,6 +86,11 @@ class Exponential(Schedule):
 
     rate: float = 0.01
     unit: Unit = "epoch"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rate <= 0:
+            raise UserError(f"schedule.rate: expected a rate above 0, but got {self.rate}.")
 
     def curve(self, position: float) -> float:
         """1 - exp(-rate * position)."""
@@ -93,6 +106,7 @@ class Linear(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_hardness("peak", self.peak)
         if self.end <= self.warmup:
             raise UserError(
                 f"schedule.end: expected after the warm-up, which ends at {self.warmup}, but got {self.end}."

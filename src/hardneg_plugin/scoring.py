@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from hardneg_plugin.data.studies import Batch, FindingsReader
+from hardneg_plugin.data.studies import FindingsReader
 from hardneg_plugin.metrics.caption import CaptionScores
 from hardneg_plugin.metrics.diversity import Diversity
 from hardneg_plugin.metrics.findings import FindingsScores
@@ -50,15 +50,20 @@ class ReportScores(nn.Module):
         self.cut_caption = caption.clone() if caption is not None and cut else None
         self.findings = None if read_findings is None else FindingsScores(read_findings)
 
-    def update(self, batch: Batch, generated: Sequence[str]) -> None:
-        """Add the reports generated for a batch."""
-        ids, references = batch["ids"], batch["references"]
+    def update(
+        self,
+        ids: Sequence[str],
+        generated: Sequence[str],
+        references: Sequence[str],
+        cut_references: Sequence[str] | None = None,
+    ) -> None:
+        """Add the reports generated for B studies; `cut_references` are needed only where cut scores are wanted."""
         self.predictions.update(ids, references, generated)
         self.diversity.update(generated, ids)
         if self.caption is not None:
             self.caption.update(generated, references, ids)
-        if self.cut_caption is not None:
-            self.cut_caption.update(generated, batch["cut_references"], ids)
+        if self.cut_caption is not None and cut_references is not None:
+            self.cut_caption.update(generated, cut_references, ids)
         if self.findings is not None:
             self.findings.update(generated, references, ids)
 

@@ -99,7 +99,11 @@ class VisualExtractor(nn.Module):
         if not len(existing):
             raise ValueError("Expected at least one view in the batch, but `view_mask` is False throughout.")
 
-        features = self._maps((existing.to(self.mean.dtype) - self.mean) / self.std)
+        (feature_map,) = self.network((existing.to(self.mean.dtype) - self.mean) / self.std)
+        # Hierarchical transformers keep (N, H, W, C), and timm's wrapper says so.
+        if getattr(self.network, "output_fmt", "NCHW") == "NCHW":
+            feature_map = feature_map.permute(0, 2, 3, 1)
+        features = feature_map.flatten(1, 2)
         patches = features.new_zeros(len(is_view), *features.shape[1:])
         patches[is_view] = features
         patches = patches.unflatten(0, (studies, views)).flatten(1, 2)
@@ -107,54 +111,62 @@ class VisualExtractor(nn.Module):
         count = patch_mask.sum(1, keepdim=True).clamp(min=1)
         return VisualFeatures(patches, patch_mask, patches.sum(1) / count)
 
-    def _maps(self, x: Tensor) -> Tensor:
-        """From normalised views `(N, C, H, W)` to `(N, P, width)`, row by row of the map."""
-        features: Tensor = self.network(x)[-1]
-        # Hierarchical transformers keep channels last, and timm says so.
-        if getattr(self.network, "output_fmt", "NCHW") == "NCHW":
-            features = features.permute(0, 2, 3, 1)
-        return features.flatten(1, 2)
-
 
 def _build(name: str, pretrained: bool, weights: Path | None, out_index: int, options: Mapping[str, Any]) -> Any:
-    arguments: dict[str, Any] = {**options, "features_only": True, "out_indices": (out_index,)}
+    arguments: dict[str, Any] = {
+        **options,
+        "pretrained": pretrained or weights is not None,
+        "features_only": True,
+        "out_indices": (out_index,),
+    }
     if weights is not None:
         names = _weight_names(weights)
         arguments["pretrained_cfg_overlay"] = {"file": str(weights), "custom_load": False}
-    arguments["pretrained"] = pretrained or weights is not None
     try:
-        try:
-            # Lets a transformer take any image size; only transformers have the argument.
-            network = timm.create_model(name, **{"dynamic_img_size": True, **arguments})
-        except TypeError:
-            network = timm.create_model(name, **arguments)
+        network = _create(name, arguments)
+        if not isinstance(network, nn.ModuleDict):
+            # EfficientNet and its kin come in a wrapper of their own that goes on computing after the map.
+            network = _create(name, {**arguments, "feature_cls": "getter"})
     except Exception as error:  # timm, torch and the hub raise errors of many kinds
-        reason = " ".join(str(error).split())
-        if pretrained:
-            remedy = "Without a network, give `weights=<file>`."
-            raise UserError(f"Could not get pretrained weights of `{name}`. {remedy} ({reason:.300})") from error
-        if weights is not None:
-            raise UserError(f"The weights in {weights} do not fit `{name}`: {reason:.600}") from error
-        raise UserError(
-            f"timm cannot build `{name}` with `out_index={out_index}`, {dict(options)}: {reason:.300}"
-        ) from error
+        raise UserError(_explain(error, name, pretrained, weights, out_index, options)) from error
     if weights is not None:
         # timm drops the head and then loads leniently: what the file lacks would stay random without a word.
+        # Wrappers write model.a.b or a_b for a.b.
         wanted = [key.removeprefix("model.") for key in network.state_dict() if "num_batches_tracked" not in key]
         missing = [key for key in wanted if key.replace(".", "_") not in names]
         if missing:
             listed = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
-            raise UserError(f"{weights} lacks {len(missing)} of {len(wanted)} weights of `{name}`: {listed}.")
+            raise UserError(f"{weights} lacks {len(missing)} of the {len(wanted)} tensors of `{name}`: {listed}.")
     return network
 
 
+def _create(name: str, arguments: Mapping[str, Any]) -> Any:
+    try:
+        # Lets a transformer take any image size; only transformers have the argument.
+        return timm.create_model(name, **{"dynamic_img_size": True, **arguments})
+    except TypeError:
+        return timm.create_model(name, **arguments)
+
+
 def _weight_names(path: Path) -> set[str]:
-    """Names in a weights file, dots as underscores as in timm's feature wrappers; reads nothing but tensors."""
     if not path.is_file():
         raise UserError(f"Expected `weights` to be a .safetensors or .pth file, but {path} is no file.")
     try:
         return {key.replace(".", "_") for key in load_state_dict(str(path), weights_only=True)}
     except Exception as error:  # whatever a damaged or foreign file makes the readers raise
-        raise UserError(
-            f"Expected weights in {path}, but could not read it: {' '.join(str(error).split()):.300}"
-        ) from error
+        raise UserError(f"Expected tensors by name in {path} (`weights`), but got: {_one_line(error)}") from error
+
+
+def _explain(
+    error: Exception, name: str, pretrained: bool, weights: Path | None, out_index: int, options: Mapping[str, Any]
+) -> str:
+    reason = _one_line(error)
+    if isinstance(error, (TypeError, AssertionError)) or not (pretrained or weights):
+        return f"timm cannot build `{name}` with `out_index` {out_index} and `options` {dict(options)}: {reason}"
+    if weights:
+        return f"The weights in {weights} do not fit `{name}` with `options` {dict(options)}: {reason}"
+    return f"Could not get the pretrained weights of `{name}`; without a network, give `weights=<file>`: {reason}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500] or type(error).__name__

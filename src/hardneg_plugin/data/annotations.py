@@ -169,11 +169,13 @@ def _read_lists(file: Path) -> dict[Split, list[Any]]:
         ) from error
     if not isinstance(content, dict):
         raise UserError(
-            f'Expected {{"train": [...], "val": [...], "test": [...]}} in {file}, but got a {_kind(content)}.'
+            f'Expected {{"train": [...], "val": [...], "test": [...]}} in {file}, but got {_kind(content)}.'
         )
     for name in SPLITS:
         if not isinstance(content.get(name), list) or not content[name]:
-            got = f"{_kind(content[name])} without entries" if name in content else f"only {sorted(content)}"
+            got = f"only {sorted(content)}"
+            if name in content:
+                got = "an empty one" if content[name] == [] else _kind(content[name])
             raise UserError(f'Expected a list "{name}" with at least one study in {file}, but got {got}.')
     if others := sorted(content.keys() - set(SPLITS)):
         _log.warning("%s: only train, val and test are used; left out: %s.", file, others)
@@ -207,7 +209,7 @@ def _parse_lists(lists: Mapping[Split, list[Any]], file: Path, folder: Path) -> 
 
 def _parse_entry(entry: Any) -> _Study:
     if not isinstance(entry, dict):
-        raise _Flaw("entry", f"expected an object with id, report and image_path, but got a {_kind(entry)}")
+        raise _Flaw("entry", f"expected an object with id, report and image_path, but got {_kind(entry)}")
     images = entry.get("image_path")
     if not isinstance(images, list) or not images:
         raise _flaw_of(entry, "image_path", "a list of at least one path")
@@ -242,7 +244,11 @@ def _labels(entry: Mapping[str, Any]) -> str | None:
 
 def _is_unicode(text: str) -> bool:
     """JSON can spell half of a surrogate pair, which no file and no hash takes."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _flaw_of(entry: Mapping[str, Any], key: str, expected: str) -> _Flaw:
@@ -276,4 +282,5 @@ def _raise_first(flaws: Sequence[_Flaw]) -> None:
 
 
 def _kind(value: Any) -> str:
-    return {dict: "object", list: "list", str: "text", type(None): "null"}.get(type(value), type(value).__name__)
+    names = {dict: "an object", list: "a list", str: "a text", int: "a number", float: "a number", type(None): "null"}
+    return names.get(type(value), repr(value))

@@ -1,7 +1,7 @@
 """The Lightning data module over any source of studies, and the order in which training sees them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as pl
@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hardneg_plugin.data.collate import StudyCollator
-from hardneg_plugin.data.studies import Sample, Studies, StudySource
+from hardneg_plugin.data.studies import Sample, Split, Studies, StudySource
 from hardneg_plugin.data.tokenizer import Tokenizer
 from hardneg_plugin.errors import UserError
 
@@ -41,6 +41,17 @@ class SeededShuffle(Sampler[tuple[int, int]]):
         random = np.random.default_rng((self.seed, self.epoch))
         order, seeds = random.permutation(self.size), random.integers(2**63, size=self.size)
         return zip(order.tolist(), seeds.tolist(), strict=True)
+
+
+class _LazyLoader(DataLoader[Sample]):
+    """Takes keys from its sampler when the first batch is wanted, not when the iterator is made.
+
+    Lightning makes the first iterator of a resumed run before it tells the sampler the epoch; with worker processes, a
+    plain loader has by then handed out the keys of epoch 0.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        yield from super().__iter__()
 
 
 class StudyDataModule(pl.LightningDataModule):
@@ -112,18 +123,22 @@ class StudyDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Validation studies in order."""
-        return self._loader(self.source.split("val"), self._eval_batch_size)
+        return self.in_order("val")
 
     def test_dataloader(self) -> DataLoader[Sample]:
         """Test studies in order."""
-        return self._loader(self.source.split("test"), self._eval_batch_size)
+        return self.in_order("test")
 
     def predict_dataloader(self) -> DataLoader[Sample]:
         """Test studies in order."""
         return self.test_dataloader()
 
+    def in_order(self, split: Split) -> DataLoader[Sample]:
+        """All studies of a split in order, without augmentation."""
+        return self._loader(self.source.split(split), self._eval_batch_size)
+
     def _loader(self, studies: Studies, batch_size: int, sampler: SeededShuffle | None = None) -> DataLoader[Sample]:
-        return DataLoader(
+        return _LazyLoader(
             cast(Dataset[Sample], studies),
             batch_size=batch_size,
             sampler=sampler,

@@ -118,8 +118,8 @@ def harden_released(images: Tensor, reports: Tensor, negatives: Tensor, *, hardn
     line = u - n
     direction = line / line.norm(dim=-1, keepdim=True).clamp_min(TINY)
     with torch.autocast(n.device.type, enabled=False):
-        projected = n + torch.einsum("ikd,jkd,jke->ike", z - n, line, direction)
-    return _like(negatives, torch.where(h > 0, (1 - h) * n + h * projected, n))
+        steps = torch.einsum("ikd,jkd,jke->ike", z - n, line, direction)
+    return _like(negatives, n + h * steps)  # = (1 - h) n + h (n + steps), and n itself where there is no step
 
 
 def _rows(

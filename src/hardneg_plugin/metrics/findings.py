@@ -97,6 +97,6 @@ class FindingsScores(Metric):
             self.rows = [self._rows([])]
         super().sync(*args, **kwargs)
 
-    def _rows(self, counted: list[tuple[int, ...]]) -> Tensor:
+    def _rows(self, counted: Sequence[tuple[int, ...]]) -> Tensor:
         """`(N, 7)` int64: key of the study, then its six counts."""
         return torch.tensor(counted, dtype=torch.int64, device=self.device).view(-1, 7)

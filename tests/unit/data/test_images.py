@@ -84,7 +84,7 @@ def test_a_truncated_file_is_an_error_that_names_it(tmp_path, kind):
     path = tmp_path / "cut.bin"
     for share in (0.02, 0.3, 0.6, 0.9):
         path.write_bytes(whole[: int(len(whole) * share)])
-        with pytest.raises(UserError, match="cut.bin"):
+        with pytest.raises(UserError, match=r"cut\.bin"):
             read_grayscale(path)
 
 
@@ -99,10 +99,9 @@ def test_broken_bytes_raise_nothing_but_user_errors(tmp_path, image):
         path.write_bytes(broken)
         try:
             assert read_grayscale(path).dtype == torch.uint8
-        except UserError as error:
+        except UserError:
             errors += 1
-            assert "\n" not in str(error)
-    assert errors > 0
+    assert 20 < errors <= 150
 
 
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF"])
@@ -113,12 +112,12 @@ def test_other_formats_are_refused(tmp_path, kind):
 
 
 def test_a_decompression_bomb_a_strip_and_a_missing_file_are_user_errors(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="nothing.png"):
+    with pytest.raises(UserError, match=r"nothing\.png"):
         read_grayscale(tmp_path / "nothing.png")
     (tmp_path / "strip.png").write_bytes(encoded(Image.fromarray(np.zeros((2, 21), np.uint8))))
-    with pytest.raises(UserError, match="at most 10:1.*21 x 2"):
+    with pytest.raises(UserError, match=r"at most 10:1.*21 x 2"):
         read_grayscale(tmp_path / "strip.png")
     (tmp_path / "bomb.png").write_bytes(encoded(Image.fromarray(GRAY)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(UserError, match="bomb.png.*decompression bomb"):
+    with pytest.raises(UserError, match=r"bomb\.png.*decompression bomb"):
         read_grayscale(tmp_path / "bomb.png")

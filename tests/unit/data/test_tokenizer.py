@@ -140,9 +140,9 @@ def folder(tmp_path_factory):
     )
     backend.enable_truncation(4)  # what a saved tokenizer may bring along, and must not act
     path = tmp_path_factory.mktemp("tokenizer")
-    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", additional_special_tokens=["<new>"]).save_pretrained(
-        path
-    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="[UNK]", additional_special_tokens=["<new>"]
+    ).save_pretrained(path)
     return path
 
 
@@ -160,10 +160,13 @@ def test_hugging_face_ids_are_moved_up_by_one_and_come_back(folder):
     assert tokenizer.decode([0, 0]) == ""
 
 
-def test_hugging_face_needs_a_tokenizer_that_is_there(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(UserError, match="tokenizer") as caught:
-        HuggingFaceTokenizer(str(tmp_path / "nowhere"))
+@pytest.mark.parametrize("name", ["{tmp_path}/nowhere", "{tmp_path}", "no-such-tokenizer"])
+def test_hugging_face_needs_a_tokenizer_that_is_there(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    name = name.format(tmp_path=tmp_path)
+    with pytest.raises(UserError, match="Give a folder") as caught:
+        HuggingFaceTokenizer(name)
+    assert repr(name) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

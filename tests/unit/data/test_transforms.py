@@ -22,14 +22,14 @@ def test_evaluation_is_a_straight_resize_with_antialias():
 
 def test_training_is_a_window_of_the_image_resized_by_its_shorter_side():
     oracle = torch.from_numpy(np.array(Image.fromarray(IMAGE[0].numpy()).resize((30, 40), Image.Resampling.BILINEAR)))
+    windows = oracle.int().unfold(0, 28, 1).unfold(1, 28, 1)  # (13, 3, 28, 28): never mirrored
     places = set()
-    for seed in range(300):
-        result = random_crop(IMAGE, resize=30, crop=26, generator=seeded(seed))[0].int()
-        windows = oracle.int().unfold(0, 26, 1).unfold(1, 26, 1)  # (15, 5, 26, 26): never mirrored
+    for seed in range(200):
+        result = random_crop(IMAGE, resize=30, crop=28, generator=seeded(seed))[0].int()
         fits = ((windows - result).abs().amax((-1, -2)) <= 1).nonzero()
         assert len(fits) == 1
         places.add(tuple(fits[0].tolist()))
-    assert len(places) > 60  # of 75; each is missed by 300 draws with probability 1.8 %
+    assert len(places) > 35  # of 39; 200 draws miss a place with probability 0.6 %
 
 
 def test_a_crop_follows_from_its_generator_and_leaves_the_global_one_alone():

@@ -40,7 +40,6 @@ def test_the_warning_names_the_commonest_report_shortly():
 
 def test_the_metric_counts_each_study_once_and_warns():
     metric = Diversity()
-    assert metric.warning.__doc__
     metric.update(["the heart is normal ."] * 30, [f"{i}" for i in range(30)])
     metric.update(["something else"] * 5, [f"{i}" for i in range(5)])
     assert {name: value.item() for name, value in metric.compute().items()} == diversity(["the heart is normal ."] * 30)

@@ -12,6 +12,7 @@ from hardneg_plugin.metrics.meteor import MeteorError, meteor_scores
 
 GENERATED = ["the heart is normal .", "", "no effusion", "clear lungs"]
 REFERENCES = ["the heart is enlarged .", "the lungs are clear", "no effusion", "big heart"]
+LONG = " ".join(f"word{i}" for i in range(600))
 ODD = [  # as given, and as it has to reach the jar
     ("the heart\nis normal\r\n.", "the heart is normal ."),
     ("no ||| effusion", "no effusion"),
@@ -22,7 +23,7 @@ ODD = [  # as given, and as it has to reach the jar
     ('the "heart" isn\'t \\ normal $x `y`', 'the "heart" isn\'t \\ normal $x `y`'),
     ("café ± 3.5 cm — größer İstanbul ıi 肺", "café ± 3.5 cm — größer İstanbul ıi 肺"),
     ("clear\tlungs \u2028 bilaterally\x85", "clear lungs bilaterally"),
-    ("opacities " * 3000, ("opacities " * 3000).strip()),
+    (LONG + " ", LONG),
 ]
 
 

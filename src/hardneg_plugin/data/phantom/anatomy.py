@@ -4,10 +4,14 @@ Coordinates are shares of the image's side. `v` runs down. In the frontal view `
 patient's left (the radiological convention), from the middle of the spine; in the lateral view it runs from the breastbone
 (image left) to the back, from the middle of the chest. Density is additive: 0 is air outside the body, 1 is about white.
 """
+# mypy: disable-error-code="no-any-return"
+# numpy's stubs give Any for a Python number times a float32 array.
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.random import Generator
@@ -15,13 +19,17 @@ from numpy.typing import NDArray
 
 from .findings import Finding
 
-Array = NDArray[np.float32]
-"""`(H, W)` float32, or one number."""
+Array = NDArray[np.floating[Any]]
+"""`(H, W)` float32."""
+
+Number = TypeVar("Number", float, Array)
 
 SIGN = {"left": 1.0, "right": -1.0}
 """The direction of a patient's side along `u` in the frontal view."""
 
 HEART_GRADES = {"mild": 0.56, "moderate": 0.63, "severe": 0.70}
+VERTEBRA = 0.055
+"""The height of one vertebra as a share of the image's side."""
 SHAPE_FINDINGS = frozenset({"cardiomegaly", "hyperinflation", "elevated hemidiaphragm", "tortuous aorta", "scoliosis"})
 """The findings that are a different shape of the body; the others are drawn onto it."""
 
@@ -121,39 +129,39 @@ class Grid:
     pixel: float
     """The width of one pixel, and so of the sharpest edge."""
 
-    def inside(self, distance: Any, softness: float = 0.006) -> Array:
+    def inside(self, distance: Array, softness: float = 0.006) -> Array:
         """1 where a signed distance is positive, 0 where negative, with an edge of this softness."""
         return np.clip(distance / max(softness, self.pixel) + 0.5, 0, 1).astype(np.float32, copy=False)
 
     def ellipse(self, u: float, v: float, a: float, b: float, tilt: float = 0.0, softness: float = 0.006) -> Array:
         """A filled ellipse with half-axes `a`, `b`, turned by `tilt` radians."""
-        du, dv = self.u - np.float32(u), self.v - np.float32(v)
-        along, across = np.cos(tilt) * du + np.sin(tilt) * dv, np.cos(tilt) * dv - np.sin(tilt) * du
-        return self.inside((1 - np.hypot(along / np.float32(a), across / np.float32(b))) * min(a, b), softness)
+        du, dv = self.u - u, self.v - v
+        cos, sin = math.cos(tilt), math.sin(tilt)
+        along, across = cos * du + sin * dv, cos * dv - sin * du
+        return self.inside((1 - np.hypot(along / a, across / b)) * min(a, b), softness)
 
     def glow(self, u: float, v: float, a: float, b: float) -> Array:
         """A patch without an edge: a Gaussian of widths `a`, `b`."""
-        return np.exp(-((self.u - np.float32(u)) ** 2) / (2 * a * a) - (self.v - np.float32(v)) ** 2 / (2 * b * b))
+        return np.exp(-((self.u - u) ** 2) / (2 * a * a) - (self.v - v) ** 2 / (2 * b * b))
 
     def stroke(self, points: Iterable[tuple[float, float]], radius: float) -> Array:
         """A line of this radius through the points."""
-        path = list(points)
         nearest = np.full_like(self.u, np.inf)
-        for (u0, v0), (u1, v1) in zip(path, path[1:], strict=False):
+        for (u0, v0), (u1, v1) in pairwise(points):
             eu, ev = u1 - u0, v1 - v0
-            du, dv = self.u - np.float32(u0), self.v - np.float32(v0)
-            t = np.clip((du * np.float32(eu) + dv * np.float32(ev)) / np.float32(eu * eu + ev * ev), 0, 1)
-            np.minimum(nearest, (du - t * np.float32(eu)) ** 2 + (dv - t * np.float32(ev)) ** 2, out=nearest)
+            du, dv = self.u - u0, self.v - v0
+            t = np.clip((du * eu + dv * ev) / (eu * eu + ev * ev), 0, 1)
+            np.minimum(nearest, (du - t * eu) ** 2 + (dv - t * ev) ** 2, out=nearest)
         return self.inside(radius - np.sqrt(nearest))
 
 
 def placed_grid(size: int, rng: Generator) -> Grid:
     """The pixels of a square view of a patient who stands a little off and askew."""
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
-    x, y = axis[None, :] - np.float32(rng.uniform(-0.02, 0.02)), axis[:, None] - np.float32(rng.uniform(-0.02, 0.02))
-    angle, zoom = np.radians(rng.uniform(-2.5, 2.5)), rng.uniform(0.97, 1.04)
-    cos, sin = np.float32(np.cos(angle) / zoom), np.float32(np.sin(angle) / zoom)
-    return Grid(cos * x + sin * y, cos * y - sin * x + np.float32(0.5), 1 / size)
+    x, y = axis[None, :] - rng.uniform(-0.02, 0.02), axis[:, None] - rng.uniform(-0.02, 0.02)
+    angle, zoom = math.radians(rng.uniform(-2.5, 2.5)), rng.uniform(0.97, 1.04)
+    cos, sin = math.cos(angle) / zoom, math.sin(angle) / zoom
+    return Grid(cos * x + sin * y, cos * y - sin * x + 0.5, 1 / size)
 
 
 class Frontal:
@@ -174,22 +182,22 @@ class Frontal:
         self.aerated = self.lungs * (1 - 0.85 * self.organs)
         """Where there is lung with nothing but chest wall before and behind it: what fluid can fill."""
 
-    def edge(self, v: Any) -> Any:
+    def edge(self, v: Array | float) -> Array:
         """Distance of the ribs' inner surface from the midline at a height."""
         b = self.body
         rise = np.clip((b.base + 0.05 - v) / (b.height + 0.05), 0, 1)
         return b.width * np.sqrt(1 - rise**2.3)
 
-    def diaphragm(self, u: Any) -> Any:
+    def diaphragm(self, u: Array) -> Array:
         """Height of the diaphragm; the left dome is a little lower than the right."""
         b = self.body
-        dome = b.base + np.where(np.asarray(u) > 0, 0.018 - b.lift_left, -b.lift_right)
-        return (dome + b.sag * ((np.abs(u) / b.width - 0.45) / 0.55) ** 2).astype(np.float32)
+        dome: Array = np.where(u > 0, b.base + 0.018 - b.lift_left, b.base - b.lift_right).astype(np.float32)
+        return dome + b.sag * ((np.abs(u) / b.width - 0.45) / 0.55) ** 2
 
-    def rib(self, number: Any, u: Any) -> Any:
+    def rib(self, number: int, u: Number) -> Number:
         """Height of a rib, counted from 1, at a distance from the midline."""
         b = self.body
-        return b.apex - 0.02 + (number - 1) * b.rib_spacing + 0.16 * b.width * (np.abs(u) / b.width) ** 2
+        return b.apex - 0.02 + (number - 1) * b.rib_spacing + 0.16 * u**2 / b.width
 
     def density(self) -> Array:
         """The organs in the shape that this body has, without any drawn mark."""
@@ -202,13 +210,13 @@ class Frontal:
             1.2 * b.bone * _ridges((g.v - self.rib(1, g.u)) / b.rib_spacing) * self.ribcage * g.inside(out - 0.03, 0.03)
         )
         spine = g.u - b.curve * np.sin(np.pi * np.clip((g.v - 0.05) / 0.9, 0, 1)) ** 2
-        vertebra = 0.7 + 0.3 * np.cos(2 * np.pi * g.v / (0.8 * b.rib_spacing))
+        vertebra = 0.7 + 0.3 * np.cos(2 * np.pi * g.v / VERTEBRA)
         density += 1.7 * b.bone * g.inside(0.034 - np.abs(spine), 0.012) * vertebra
         for side in (-1, 1):
             root = side * (b.mediastinum + 0.025), b.apex + (0.47 if side < 0 else 0.44) * b.height
             density += 0.13 * g.glow(*root, 0.028, 0.045) * self.aerated
             for slope in (-1.1, 0.2, 0.9, 1.9):  # vessels
-                tip = root[0] + side * 0.13 / np.hypot(1, slope), root[1] + 0.13 * slope / np.hypot(1, slope)
+                tip = root[0] + side * 0.13 / math.hypot(1, slope), root[1] + 0.13 * slope / math.hypot(1, slope)
                 density += 0.07 * g.stroke([root, tip], 0.006) * self.aerated
             collar = (
                 (side * 0.04, b.apex + 0.05),
@@ -241,7 +249,8 @@ class Lateral:
     """The lateral projection of a body: both lungs on top of one another."""
 
     def __init__(self, body: Body, grid: Grid) -> None:
-        self.body, self.grid = b, g = body, grid
+        self.body, self.grid = body, grid
+        g = grid
         edge = self.edge(g.v)
         self.ribcage = g.inside(edge + 0.01 - np.abs(g.u))
         chest = g.inside(edge - np.abs(g.u), 0.014)
@@ -251,17 +260,17 @@ class Lateral:
         self.aerated = 0.5 * (self.left + self.right) * (1 - self.organs)
         """Where there is lung with nothing but chest wall beside it; a half where it is one side's lung only."""
 
-    def edge(self, v: Any) -> Any:
+    def edge(self, v: Array | float) -> Array:
         """Distance of the ribs' inner surface from the middle at a height."""
         b = self.body
         rise = np.clip((b.base + 0.05 - v) / (b.height + 0.05), 0, 1)
         return b.depth * np.sqrt(1 - rise**3)
 
-    def diaphragm(self, u: Any, side: str) -> Any:
+    def diaphragm(self, u: Array, side: str) -> Array:
         """Height of a side's diaphragm, which falls further towards the back."""
         b = self.body
         dome = b.base + (0.018 - b.lift_left if side == "left" else -b.lift_right)
-        return (dome + 1.3 * b.sag * np.clip((u / b.depth + 0.35) / 1.35, -1, 1) ** 2).astype(np.float32)
+        return dome + 1.3 * b.sag * np.clip((u / b.depth + 0.35) / 1.35, -1, 1) ** 2
 
     def density(self) -> Array:
         """The organs in the shape that this body has, without any drawn mark."""
@@ -270,7 +279,7 @@ class Lateral:
         density = torso * (b.flesh + 0.05 * np.clip(g.v - 0.5, 0, 1)) - 0.95 * b.air * self.aerated
         density += 0.5 * b.bone * _ridges((g.v - b.apex - 0.25 * (g.u + b.depth)) / b.rib_spacing) * self.ribcage
         spine = g.u - 0.78 * b.depth + 0.05 * (g.v - 0.5)
-        vertebra = 0.45 + 0.55 * np.clip(1.5 + 2 * np.cos(2 * np.pi * g.v / (0.8 * b.rib_spacing)), 0, 1)
+        vertebra = 0.45 + 0.55 * np.clip(1.5 + 2 * np.cos(2 * np.pi * g.v / VERTEBRA), 0, 1)
         density += 1.1 * b.bone * g.inside(0.045 - np.abs(spine), 0.012) * vertebra * torso
         density += 0.12 * g.glow(0.05 * b.depth, b.apex + 0.47 * b.height, 0.035, 0.05) * self.aerated
         windpipe = g.inside(0.014 - np.abs(g.u + 0.02 - 0.15 * (g.v - 0.3)), 0.01)

@@ -65,7 +65,8 @@ def territory(of: Finding) -> frozenset[str]:
     an effusion), so that every finding of a report is there to be found in the image.
     """
     name, values = of.name, dict(of.attributes)
-    side = values.get("side")
+    side = str(values.get("side"))
+    zones: tuple[str, ...]
     match name:
         case "cardiomegaly":
             return frozenset({"heart"})

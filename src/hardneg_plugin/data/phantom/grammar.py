@@ -188,15 +188,15 @@ NORMAL: Sequence[tuple[frozenset[str], Sequence[str]]] = (
 """What is said of the normal, by what must then be absent; a report has at most one sentence of each row."""
 
 
-def _sentence(phrase: str) -> str:
-    return phrase[0].upper() + phrase[1:] + "."
+def _sentence(phrases: Sequence[str], rng: Generator, **words: str) -> str:
+    text = phrases[int(rng.integers(len(phrases)))].format(**words)
+    return text[0].upper() + text[1:] + "."
 
 
 def say(found: Finding, rng: Generator) -> str:
     """One sentence that says the finding with all of its attributes."""
-    phrases = PHRASES[found.name]
     words = {key: WORDS.get(key, {}).get(value, str(value)) for key, value in found.attributes}
-    return _sentence(phrases[rng.integers(len(phrases))].format(**words))
+    return _sentence(PHRASES[found.name], rng, **words)
 
 
 def count_words(text: str) -> int:
@@ -210,9 +210,9 @@ def write_report(findings: Collection[Finding], rng: Generator) -> str:
     length = sum(map(count_words, sentences))
     wanted = rng.integers(22, LONGEST)
     names = {found.name for found in findings}
-    rows = [phrases for absent, phrases in NORMAL if names.isdisjoint(absent)]
-    for row in rng.permutation(len(rows)):
-        sentence = _sentence(rows[row][rng.integers(len(rows[row]))])
+    rows: list[Sequence[str]] = [phrases for absent, phrases in NORMAL if names.isdisjoint(absent)]
+    for place in rng.permutation(len(rows)):
+        sentence = _sentence(rows[place], rng)
         if length < SHORTEST or length + count_words(sentence) <= wanted:
             sentences.append(sentence)
             length += count_words(sentence)

@@ -1,4 +1,6 @@
 """What each finding adds to the density of a view: one small function per finding and view."""
+# mypy: disable-error-code="no-any-return"
+# numpy's stubs give Any for a Python number times a float32 array.
 
 from collections.abc import Callable, Mapping
 
@@ -8,7 +10,7 @@ from numpy.random import Generator
 from .anatomy import SIGN, Array, Frontal, Lateral
 from .findings import Finding
 
-MILLIMETRE = 1 / 190
+MILLIMETRE = 1 / 165
 """A nodule's millimetre as a share of the image's side, about twice life size: the smallest stays visible at 128 pixels."""
 
 HEIGHTS = {"upper": 0.26, "mid": 0.52, "lower": 0.8}
@@ -75,7 +77,7 @@ LOBES: Mapping[str, tuple[float, float, float, float, float]] = {
 def _patch(view: Frontal | Lateral, u: float, v: float, a: float, b: float, rng: Generator) -> Array:
     """A cloud of overlapping soft patches."""
     cloud = view.grid.glow(u, v, 0.7 * a, 0.7 * b)
-    for du, dv in rng.uniform(-0.6, 0.6, (4, 2)):
+    for du, dv in rng.uniform(-0.6, 0.6, (4, 2)).tolist():
         np.maximum(cloud, view.grid.glow(u + du * a, v + dv * b, 0.45 * a, 0.45 * b), out=cloud)
     return np.clip(1.5 * cloud - 0.15, 0, 1)
 
@@ -100,8 +102,8 @@ def _nodule_height(view: Frontal | Lateral, found: Finding, rng: Generator) -> f
 def _ball(view: Frontal | Lateral, found: Finding, u: float, v: float) -> Array:
     radius = MILLIMETRE * int(found.value("mm")) / 2
     if found.value("calcified"):
-        return 0.55 * view.grid.ellipse(u, v, radius, radius)
-    return 0.3 * view.grid.ellipse(u, v, radius, radius, softness=0.012)
+        return 0.65 * view.grid.ellipse(u, v, radius, radius)
+    return 0.38 * view.grid.ellipse(u, v, radius, radius, softness=0.012)
 
 
 def _nodule(view: Frontal, found: Finding, rng: Generator) -> Array:
@@ -149,7 +151,7 @@ def _oedema_lateral(view: Lateral, found: Finding, rng: Generator) -> Array:
 def _fracture(view: Frontal, found: Finding, rng: Generator) -> Array:
     side, number, g = _side(found), int(found.value("number")), view.grid
     u = 0.84 * float(view.edge(view.rib(number, 0.85 * view.body.width)))
-    v = float(view.rib(number, u))
+    v = view.rib(number, u)
     gap = g.stroke([(side * (u - 0.006), v - 0.02), (side * (u + 0.006), v + 0.02)], 0.007)
     # the ends have slipped past one another
     ends = np.maximum(

@@ -95,8 +95,9 @@ def read_findings(text: str) -> frozenset[tuple[str, Hashable]]:
     Any text is read, raw or cleaned; findings that are denied are not stated. A finding named again with fewer
     attributes is the same finding.
 
-    >>> sorted(read_findings("There is a small left pleural effusion. No pneumothorax."))
-    [('pleural effusion', (('side', 'left'), ('size', 'small')))]
+    >>> text = "There is a small left pleural effusion. No pneumothorax."
+    >>> read_findings(text) == {("pleural effusion", (("side", "left"), ("size", "small")))}
+    True
     >>> read_findings("the lungs are clear without consolidation or nodule . heart is not enlarged .")
     frozenset()
     """

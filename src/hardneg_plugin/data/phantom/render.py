@@ -1,8 +1,10 @@
 """From a study's number and findings to its two images, and to where in them each finding shows."""
+# mypy: disable-error-code="no-any-return"
+# numpy's stubs give Any for a Python number times a float32 array.
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.random import Generator
@@ -46,6 +48,7 @@ def _density(stream: Stream, findings: Collection[Finding], view: View, size: in
     body = shaped(draw_body(_draws(stream, 1)), findings)
     grid = placed_grid(size, _draws(stream, 2, which))
     names = list(ATTRIBUTES)
+    scene: Any  # each view's marks are drawn into its own projection
     scene, drawn = (Frontal(body, grid), marks.FRONTAL) if view == "frontal" else (Lateral(body, grid), marks.LATERAL)
     density = scene.density()
     for found in sorted(findings):

@@ -83,7 +83,7 @@ class PhantomSplit(Dataset[Sample]):
 class PhantomStudies:
     """Procedural chest studies without any file: a frontal and a lateral view, a report, and known findings.
 
-    The same arguments give the same bytes everywhere; a longer split begins with the studies of a shorter one.
+    The same arguments give the same studies in every process; a longer split begins with the studies of a shorter one.
 
     Args:
         train, val, test: number of studies of each split.

@@ -1,0 +1,35 @@
+# make demo, make test, make lint, make bench, make clean: each sets up .venv first, once, and works offline after that.
+PYTHON ?= python3
+BIN := .venv/bin
+# More settings for the demo: make demo OVERRIDES="trainer.max_epochs=2"
+OVERRIDES ?=
+
+.PHONY: setup demo test lint bench clean
+
+setup: .venv/.ready
+
+# The project is installed once in place: only a change of pyproject.toml calls for another installation.
+.venv/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "$(PYTHON) is %d.%d, but Python 3.10 or newer is needed: make PYTHON=python3.11 ..." % sys.version_info[:2])'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv (PyTorch comes with CUDA: some minutes, about 6 GB) ..."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+demo: .venv/.ready
+	$(BIN)/hardneg-train $(OVERRIDES)
+
+test: .venv/.ready
+	$(BIN)/python -m pytest -n 2 -q
+
+lint: .venv/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/.ready
+	$(BIN)/python benchmarks/step.py
+
+clean:
+	rm -rf .venv outputs multirun .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,127 @@
+"""What the commands share: Hydra around a task, and one line instead of a traceback for what a user can cause."""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hardneg_plugin.config import conf_dir
+from hardneg_plugin.errors import UserError
+
+
+def run_command(config_name: str, task: Callable[[DictConfig], None]) -> None:
+    """Compose the config that the command line asks for, make the run folder, and call the task in it.
+
+    Whatever a user can cause ends the process with one line on standard error and exit code 2; then an empty run folder is
+    removed again. Anything else keeps its traceback.
+    """
+    # Errors then reach us as they are, instead of being printed by Hydra.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+
+    def in_run_folder(config: DictConfig) -> None:
+        try:
+            task(config)
+        except BaseException:
+            _remove_if_empty(run_directory())
+            raise
+
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(in_run_folder)()
+    except Exception as error:
+        message = _explain(error, config_name)
+        if message is None:
+            raise
+        fail(message)
+
+
+def fail(message: str) -> NoReturn:
+    """Print one line and exit with code 2."""
+    print(f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def run_directory() -> Path:
+    """The folder that Hydra made for this run."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    # children first: logs/, checkpoints/ and the like may have been made before the error
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _explain(error: Exception, config_name: str) -> str | None:
+    """An error that a user can cause, in words; None for any other."""
+    for cause in _chain(error):
+        if isinstance(cause, UserError):
+            return str(cause)
+    if isinstance(error, InstantiationException):
+        return _explain_instantiation(error)
+    if isinstance(error, HydraException):
+        return _explain_override(str(error), config_name)
+    if isinstance(error, OmegaConfBaseException):
+        return f"config: {error.msg or error} (key {error.full_key})"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}. The run folder must be a folder that can be written."
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _explain_instantiation(error: InstantiationException) -> str | None:
+    """Only for arguments that do not fit a constructor: an error inside one is ours, and keeps its traceback."""
+    cause = error.__cause__
+    if isinstance(cause, TypeError) and ("argument" in str(cause)):
+        key = re.search(r"full_key: (\S+)", str(error))
+        return f"{key.group(1) if key else 'config'}: {cause}"
+    return None
+
+
+def _explain_override(message: str, config_name: str) -> str:
+    head = message.splitlines()[0]
+    missing_option = re.search(r"Could not find '([^']+)'", message)
+    if missing_option:
+        group, _, option = missing_option.group(1).rpartition("/")
+        options = [path.stem for path in sorted((conf_dir() / group).glob("*.yaml"))]
+        return f"{group}={option}: there is no such config{_nearest(option, options)}. There are: {', '.join(options)}."
+    unknown_key = re.search(r"Could not override '([^']+)'", message)
+    if unknown_key:
+        key = unknown_key.group(1)
+        return f"{key}: there is no such config key{_nearest(key, list(_known_keys(config_name)))}."
+    return head
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _known_keys(config_name: str) -> Iterator[str]:
+    """Every key of the composed config and every config group."""
+    yield from (path.name for path in conf_dir().iterdir() if path.is_dir())
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        yield from _flat(OmegaConf.to_container(hydra.compose(config_name)))
+
+
+def _flat(node: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield f"{prefix}{key}"
+            yield from _flat(value, f"{prefix}{key}.")

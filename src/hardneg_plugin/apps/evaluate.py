@@ -1,0 +1,100 @@
+"""hardneg-evaluate: score a trained run on a split, with other decoding or on other data if wanted."""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from hardneg_plugin.apps.cli import run_command, run_directory
+from hardneg_plugin.apps.run_folder import RunFolder, write_json, write_jsonl
+from hardneg_plugin.apps.table import print_scores
+from hardneg_plugin.data.datamodule import StudyDataModule
+from hardneg_plugin.data.tokenizer import tokenizer_from_state
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.generator import ReportGenerator
+
+
+def main() -> None:
+    """Entry point of hardneg-evaluate."""
+    run_command("evaluate", evaluate)
+
+
+def evaluate(config: DictConfig) -> None:
+    """Score a run's checkpoint; writes metrics.json and the predictions into a folder of their own below the run."""
+    if config.split not in ("val", "test"):
+        raise UserError(f"split: expected val or test, but got {config.split!r}.")
+    run = RunFolder.existing(config.run)
+    trained = run.read_config()
+    checkpoint_path = checkpoint_of(run, config.checkpoint)
+    checkpoint = read_checkpoint(checkpoint_path)
+    data: StudyDataModule = instantiate((config.data if "data" in config else trained.data).datamodule)
+    data.tokenizer = tokenizer_from_state(checkpoint["tokenizer"])
+    decoding = {key: value for key, value in config.decoding.items() if value is not None}
+    model: ReportGenerator = instantiate(trained.model, _partial_=True)(
+        tokenizer=data.tokenizer, read_findings=data.source.read_findings, **decoding
+    )
+    load_weights(model, checkpoint, checkpoint_path)
+    trainer: pl.Trainer = instantiate(config.trainer, logger=False, enable_checkpointing=False)
+    run_split = trainer.validate if config.split == "val" else trainer.test
+    (logged,) = run_split(model, data, verbose=False)
+    scores = {name.removeprefix(f"{config.split}/"): value for name, value in logged.items()}
+    records = model.scores_of(config.split).records()
+    if trainer.is_global_zero:
+        output = RunFolder(run_directory())
+        write_json(
+            output.metrics,
+            {
+                config.split: scores,
+                "checkpoint": str(checkpoint_path),
+                "settings": OmegaConf.to_container(config, resolve=True),
+            },
+        )
+        write_jsonl(output.predictions(config.split), records)
+        print_scores(f"{config.split} split of {run.path}", {str(config.checkpoint): scores})
+        print(f"\nscores   {output.metrics}\nreports  {output.predictions(config.split)}")
+
+
+def checkpoint_of(run: RunFolder, name: str) -> Path:
+    """The checkpoint file that a name means.
+
+    Raises:
+        UserError: it is not there.
+    """
+    path = {"best": run.best, "last": run.last}.get(name, Path(name))
+    if not path.is_file():
+        raise UserError(f"checkpoint: expected best, last or a .ckpt file, but {path} is no file.")
+    return path
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of hardneg-train, of tensors and plain values only.
+
+    Raises:
+        UserError: it cannot be read, or is none of ours.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged or foreign file makes the reader raise
+        raise UserError(f"checkpoint {path} cannot be read: {error}") from error
+    if not isinstance(checkpoint, dict) or not {"state_dict", "tokenizer"} <= checkpoint.keys():
+        raise UserError(f"checkpoint {path} was not written by hardneg-train: it holds no state_dict or no tokenizer.")
+    return checkpoint
+
+
+def load_weights(model: ReportGenerator, checkpoint: dict[str, Any], path: Path) -> None:
+    """Load all weights.
+
+    Raises:
+        UserError: they do not fit the model.
+    """
+    try:
+        model.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise UserError(f"checkpoint {path} does not fit the run's model: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""What a trained generator must beat: two ways to write a report without having learned anything."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hardneg_plugin.backbones.visual import VisualExtractor
+from hardneg_plugin.data.studies import Batch
+
+
+def most_frequent_report(reports: Sequence[str]) -> str:
+    """The report that occurs most often; of equally frequent ones the first."""
+    return Counter(reports).most_common(1)[0][0]
+
+
+@dataclass(frozen=True)
+class EmbeddedStudies:
+    """Pooled image features `(N, D)` of N studies, with their ids and cleaned reports."""
+
+    features: Tensor
+    ids: list[str]
+    reports: list[str]
+
+
+@torch.no_grad()
+def embed_studies(visual: VisualExtractor, batches: Iterable[Batch]) -> EmbeddedStudies:
+    """Run a visual extractor over a split in evaluation mode; its mode is restored."""
+    device = next(visual.parameters()).device
+    was_training = visual.training
+    visual.eval()
+    features: list[Tensor] = []
+    ids: list[str] = []
+    reports: list[str] = []
+    for batch in batches:
+        features.append(visual(batch["images"].to(device), batch["view_mask"].to(device)).pooled.cpu())
+        ids += batch["ids"]
+        reports += batch["references"]
+    visual.train(was_training)
+    return EmbeddedStudies(torch.cat(features), ids, reports)
+
+
+def nearest_image_reports(studies: EmbeddedStudies, train: EmbeddedStudies) -> list[str]:
+    """For each study the training report whose image is most similar, by cosine after centring.
+
+    Features of an untrained network share a large common part; without it the similarity tells something.
+    """
+    centre = train.features.mean(dim=0)
+    similarity = F.normalize(studies.features - centre, dim=-1) @ F.normalize(train.features - centre, dim=-1).T
+    return [train.reports[i] for i in similarity.argmax(dim=1).tolist()]

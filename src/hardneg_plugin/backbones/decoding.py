@@ -1,7 +1,8 @@
 """Greedy and beam search over any report decoder, for a whole batch at once.
 
-The rules are those of the released R2Gen and R2GenCMN models: summed log-probabilities without a length penalty, the
-end word taking one step, and ended beams pushed down instead of removed.
+The rules are those of the released R2Gen and R2GenCMN models: summed log-probabilities, no length penalty, the end word
+taking one step. Those models push an ended beam down by 1000 where this search drops it. It can come back there, but only
+with sums below the one it was recorded with, in place of beams that are below it too: the result is the same.
 """
 
 from __future__ import annotations
@@ -13,9 +14,6 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from hardneg_plugin.backbones.decoder import ReportDecoder
-
-ENDED = 1000.0
-"""What an ended beam's sum loses, so that beams still open displace it."""
 
 
 def greedy(decoder: ReportDecoder, patches: Tensor, *, max_length: int, patch_mask: Tensor | None = None) -> Tensor:
@@ -53,8 +51,9 @@ def beam_search(
     """The best of the reports that a beam of `beam_size` meets, by summed log-probability.
 
     At each step the `beam_size` best continuations of all beams of a study survive; the first step expands one beam. A
-    beam that takes word 0 is recorded with its sum and then loses 1000. At the last step every beam is recorded. The
-    result is the recorded beam of greatest sum: of equal sums the first recorded, within a step the first in the beam.
+    beam that takes word 0 is recorded with its sum and dropped. At the last step every beam is
+    recorded. The result is the recorded beam of greatest sum: of equal sums the first recorded, within a step the first
+    in the beam.
 
     Args:
         decoder: A decoder in evaluation mode.
@@ -99,7 +98,7 @@ def beam_search(
         best_tokens = torch.where(
             is_better[:, None], tokens[torch.arange(studies, device=beam.device), beam], best_tokens
         )
-        sums = sums - ENDED * ends
+        sums = sums.masked_fill(ends, -torch.inf)
         # Sums only fall and the first of equal sums wins, so nothing that is still to come can replace these.
         if (best >= sums.amax(1)).all():
             break

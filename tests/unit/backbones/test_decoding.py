@@ -171,23 +171,23 @@ def test_a_wider_beam_finds_a_likelier_report() -> None:
 
 
 class Scripted(Recurrent):
-    """Log-probabilities by step alone, counting the steps."""
+    """Log-probabilities by step and study alone, counting the steps."""
 
-    def __init__(self, script: list[list[float]]) -> None:
-        super().__init__(len(script[0]) - 1, end=0.0, sharpness=1.0)
-        self.script = [torch.tensor(row) for row in script]
+    def __init__(self, *scripts: list[list[float]]) -> None:
+        super().__init__(len(scripts[0][0]) - 1, end=0.0, sharpness=1.0)
+        self.scripts = torch.tensor(scripts)
         self.steps = 0
 
     def step(self, words: Tensor, state: DecoderState) -> Tensor:
         self.steps += 1
-        return self.script[self.steps - 1].expand(*words.shape, -1)
+        return self.scripts[:, None, self.steps - 1].expand(*words.shape, -1)
 
 
-def test_of_equal_sums_the_first_recorded_wins() -> None:
-    decoder = Scripted([[-1.0, -1.0 - 2**-20], [-1.0, 0.0], [0.0, -9.0]])  # ends with -1, or 1 word: a little less
-    assert beam_search(decoder, torch.zeros(1, 1, 6), beam_size=2, max_length=3).tolist() == [[0, 0, 0]]
-    decoder = Scripted([[-1.0, -1.0], [-9.0, 0.0], [0.0, -9.0]])  # the end, or words whose sum stays equal
-    assert beam_search(decoder, torch.zeros(1, 1, 6), beam_size=2, max_length=3).tolist() == [[0, 0, 0]]
+def test_of_equal_sums_the_first_recorded_wins_whatever_the_batch_mates() -> None:
+    tied = [[-1.0, -1.0], [-9.0, 0.0], [0.0, -9.0]]  # -1 for the end at once, and for two words
+    longer = [[-9.0, -0.5], [-9.0, -0.5], [0.0, -9.0]]
+    found = beam_search(Scripted(tied, longer), torch.zeros(2, 1, 6), beam_size=2, max_length=3)
+    assert found.tolist() == [[0, 0, 0], [1, 1, 0]]
 
 
 def test_search_stops_when_nothing_better_can_come() -> None:

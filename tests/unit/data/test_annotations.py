@@ -86,6 +86,20 @@ def test_plain_keys_show_the_whole_image_and_seeds_draw_a_crop_per_view(root):
     assert any(not torch.equal(train[0, seed]["images"], expected) for seed in range(3))
 
 
+def test_a_large_jpeg_is_not_decoded_smaller_than_its_transform_needs(root):
+    path = root / "images" / "s1" / "1.jpg"
+    write_image(path, 1, size=(90, 80))  # 1/4 is enough for the crop of 20 but not for the shorter side of 24
+    train = read(root).split("train")
+    half, quarter = read_grayscale(path, shorter_side=24), read_grayscale(path, shorter_side=20)
+    assert (half.shape, quarter.shape) == ((1, 45, 40), (1, 23, 20))
+    assert torch.equal(train[0]["images"][1], whole(quarter, crop=20))
+    windows = {
+        random_crop(half, resize=24, crop=20, generator=torch.Generator().manual_seed(seed)).numpy().tobytes()
+        for seed in range(300)
+    }
+    assert train[0, 4]["images"][1].numpy().tobytes() in windows
+
+
 def test_other_lists_are_left_out_with_one_note(root, caplog):
     write(root, ENTRIES | {"none": [{"broken": 1}], "version": 2})
     with caplog.at_level(logging.INFO):

@@ -69,7 +69,9 @@ def test_info_nce_of_one_study_with_a_negative_equal_to_the_positive_is_log_2():
 def test_info_nce_gradient():
     a, c, hard = (unit(*shape, seed=seed).requires_grad_() for seed, shape in enumerate([(3, 4), (3, 4), (3, 2, 4)]))
     weight = torch.tensor([[1.0, 0.5]] * 3, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda *x: info_nce(x[0], x[1], logit_scale=3.0, hard=x[2], hard_weight=weight), (a, c, hard))
+    assert torch.autograd.gradcheck(
+        lambda *x: info_nce(x[0], x[1], logit_scale=3.0, hard=x[2], hard_weight=weight), (a, c, hard)
+    )
 
 
 def test_triplet_and_separations_are_the_plain_means_over_valid_negatives():

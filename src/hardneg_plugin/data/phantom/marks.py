@@ -11,7 +11,7 @@ from .anatomy import SIGN, Array, Frontal, Lateral
 from .findings import Finding
 
 MILLIMETRE = 1 / 165
-"""A nodule's millimetre as a share of the image's side, about twice life size: the smallest stays visible at 128 pixels."""
+"""A nodule's millimetre as a share of the image's side, more than twice life size: the smallest stays visible at 128 pixels."""
 
 HEIGHTS = {"upper": 0.26, "mid": 0.52, "lower": 0.8}
 """Where a lung zone lies between apex (0) and dome (1)."""

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -46,8 +46,8 @@ class ReportScores(nn.Module):
         super().__init__()
         self.predictions = Predictions()
         self.diversity = Diversity()
-        self.caption = None if caption is None else caption.clone()
-        self.cut_caption = caption.clone() if caption is not None and cut else None
+        self.caption = None if caption is None else cast(CaptionScores, caption.clone())
+        self.cut_caption = cast(CaptionScores, caption.clone()) if caption is not None and cut else None
         self.findings = None if read_findings is None else FindingsScores(read_findings)
 
     def update(
@@ -91,4 +91,4 @@ class ReportScores(nn.Module):
     def reset(self) -> None:
         """Forget all studies."""
         for metric in self.children():
-            metric.reset()  # type: ignore[operator]
+            cast(StudyMetric[Any], metric).reset()

@@ -1,6 +1,7 @@
 """Hardness over training: recorded values, and properties over a table of schedules."""
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -30,7 +31,7 @@ def test_rises_within_its_cap_and_is_off_during_the_warm_up(schedule):
     values = [schedule(progress) for progress in course()]
     active = [schedule.is_active(progress) for progress in course()]
     assert all(0 <= value <= schedule.cap for value in values)
-    assert all(b >= a for a, b in zip(values, values[1:], strict=False))
+    assert all(b >= a for a, b in pairwise(values))
     assert values[-1] > 0
     assert active == sorted(active)
     assert all(value == 0 for value, is_on in zip(values, active, strict=True) if not is_on)

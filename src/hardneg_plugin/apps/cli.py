@@ -1,9 +1,11 @@
 """What the commands share: Hydra around a task, and one line instead of a traceback for what a user can cause."""
 
 import difflib
+import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,6 +28,9 @@ def run_command(config_name: str, task: Callable[[DictConfig], None]) -> None:
     """
     # Errors then reach us as they are, instead of being printed by Hydra.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    # Lightning's notes on devices and restored checkpoints; its warnings stay.
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning and torch about each other
 
     def in_run_folder(config: DictConfig) -> None:
         try:

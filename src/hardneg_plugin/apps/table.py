@@ -30,11 +30,12 @@ HEADINGS = {
 def print_scores(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
     """One row per model, the usual scores as columns; a score that no row has is left out."""
     columns = [name for name in COLUMNS if any(name in scores for scores in rows.values())]
-    table = Table("", title=title, title_justify="left")
+    table = Table(title=title, title_justify="left")
+    table.add_column("", no_wrap=True)
     for name in columns:
         table.add_column(HEADINGS.get(name, name), justify="right")
     for row, scores in rows.items():
         table.add_row(row, *(f"{scores[name]:.3f}" if name in scores else "-" for name in columns))
     # a pipe has no width of its own, and a table folded to 80 columns cannot be read
     console = Console()
-    Console(width=max(console.width, 140) if not console.is_terminal else None).print(table)
+    Console(width=max(console.width, 160) if not console.is_terminal else None).print(table)

@@ -28,10 +28,14 @@ class Studies(Protocol):
     """One split. Reports are at hand without loading an image."""
 
     @property
-    def ids(self) -> Sequence[str]: ...
+    def ids(self) -> Sequence[str]:
+        """Study identifiers."""
+        ...
 
     @property
-    def reports(self) -> Sequence[str]: ...
+    def reports(self) -> Sequence[str]:
+        """The full reports as written."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -47,10 +51,14 @@ FindingsReader = Callable[[str], frozenset[tuple[str, Hashable]]]
 class StudySource(Protocol):
     """A data set: its splits, and how its findings are read out of a text where that is known."""
 
-    def split(self, name: Split) -> Studies: ...
+    def split(self, name: Split) -> Studies:
+        """One split; the same object on every call."""
+        ...
 
     @property
-    def read_findings(self) -> FindingsReader | None: ...
+    def read_findings(self) -> FindingsReader | None:
+        """Reads findings out of a text; None where the data set has no such reader."""
+        ...
 
 
 class Batch(TypedDict):

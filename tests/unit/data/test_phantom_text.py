@@ -135,7 +135,7 @@ def test_round_trip_of_every_value_in_every_phrase():
 
 
 def test_normal_sentences_state_nothing():
-    for _, phrases in NORMAL:
+    for _, _, phrases in NORMAL:
         for phrase in phrases:
             assert read_findings(phrase) == frozenset(), phrase
 
@@ -187,7 +187,7 @@ def test_what_is_read_out_of_other_texts(text, expected):
 GRAMMAR_WORDS = sorted(
     {
         word
-        for phrases in [*PHRASES.values(), *(row for _, row in NORMAL)]
+        for phrases in [*PHRASES.values(), *(row for _, _, row in NORMAL)]
         for phrase in phrases
         for word in phrase.split()
     }

@@ -216,7 +216,7 @@ def test_bad_options_name_their_key(make, key):
 
 
 def test_released_alignment_says_what_it_needs():
-    with pytest.raises(UserError, match="negatives.k=1"):
+    with pytest.raises(UserError, match=r"negatives\.k=1"):
         objective(alignment=ReleasedAlignment(), negatives=InBatch(k=2))(pairs(), LATE)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from .findings import Finding
+from hardneg_plugin.data.phantom.findings import Finding
 
 Array = NDArray[np.floating[Any]]
 """`(H, W)` float32."""

@@ -2,9 +2,10 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
 from numpy.random import Generator
 
-from .findings import Finding, Value
+from hardneg_plugin.data.phantom.findings import Finding, Value
 
 SHORTEST, LONGEST = 10, 60
 """Words of a report, full stops counted as words."""
@@ -106,86 +107,108 @@ PHRASES: Mapping[str, Sequence[str]] = {
 }
 """Every way to say each finding; every attribute is said in each."""
 
+PLACES: Mapping[str, float] = {
+    "central line": 1,
+    "pacemaker": 1,
+    "cardiomegaly": 2,
+    "tortuous aorta": 3,
+    "consolidation": 4,
+    "nodule": 4,
+    "atelectasis": 4,
+    "hyperinflation": 4,
+    "oedema": 5,
+    "pleural effusion": 6,
+    "pneumothorax": 6,
+    "elevated hemidiaphragm": 7,
+    "scoliosis": 8,
+    "rib fracture": 8,
+}
+"""Where in a report each finding is usually said: devices, heart, mediastinum, lungs, pleura, diaphragm, bones."""
+
+ORDER_SPREAD = 1.0
+"""Standard deviation of a sentence around its usual place: neighbours often change places, far ones seldom."""
+
 LUNG_FINDINGS = frozenset({"consolidation", "nodule", "atelectasis", "oedema", "hyperinflation"})
 PLEURAL_FINDINGS = frozenset({"pleural effusion", "pneumothorax"})
 
-NORMAL: Sequence[tuple[frozenset[str], Sequence[str]]] = (
-    (frozenset({"cardiomegaly"}), (
+NORMAL: Sequence[tuple[float, frozenset[str], Sequence[str]]] = (
+    (2, frozenset({"cardiomegaly"}), (
         "the heart is normal in size",
         "heart size is normal",
         "the heart is not enlarged",
         "the cardiac silhouette is within normal limits",
         "no cardiomegaly",
     )),
-    (frozenset({"tortuous aorta"}), (
+    (3, frozenset({"tortuous aorta"}), (
         "the mediastinum is unremarkable",
         "mediastinal contours are normal",
         "the thoracic aorta is normal",
         "the aorta is not tortuous",
     )),
-    (LUNG_FINDINGS | PLEURAL_FINDINGS, (
+    (4, LUNG_FINDINGS | PLEURAL_FINDINGS, (
         "the lungs are clear",
         "both lungs are clear without consolidation, pleural effusion or pneumothorax",
         "no focal consolidation, pleural effusion or pneumothorax is seen",
         "there is no consolidation, pneumothorax or pleural effusion",
     )),
-    (LUNG_FINDINGS, (
+    (4, LUNG_FINDINGS, (
         "there is no focal consolidation or nodule",
         "no nodule or consolidation is identified",
         "the lungs are well expanded without consolidation",
     )),
-    (frozenset({"pleural effusion"}), (
+    (6, frozenset({"pleural effusion"}), (
         "no pleural effusion",
         "there is no pleural effusion",
         "the costophrenic angles are clear",
         "pleural effusion is not seen",
     )),
-    (frozenset({"pneumothorax"}), (
+    (6, frozenset({"pneumothorax"}), (
         "no pneumothorax",
         "there is no pneumothorax",
         "no pneumothorax is identified",
         "pneumothorax is not seen",
     )),
-    (frozenset({"oedema"}), (
+    (5, frozenset({"oedema"}), (
         "pulmonary vascularity is normal",
         "there is no pulmonary oedema",
         "the pulmonary vascularity is within normal limits",
         "no interstitial oedema is seen",
     )),
-    (frozenset({"scoliosis", "rib fracture"}), (
+    (8, frozenset({"scoliosis", "rib fracture"}), (
         "the bones are unremarkable",
         "no rib fracture is seen",
         "the thoracic spine is normal, without scoliosis",
         "there is no fracture of the ribs",
     )),
-    (frozenset({"elevated hemidiaphragm", "hyperinflation"}), (
+    (7, frozenset({"elevated hemidiaphragm", "hyperinflation"}), (
         "the diaphragms are normal in contour",
         "no elevation of the hemidiaphragm is seen",
         "both diaphragms are unremarkable",
     )),
-    (frozenset({"pacemaker", "central line"}), (
+    (1, frozenset({"pacemaker", "central line"}), (
         "no pacemaker or central line is present",
         "there is no central venous catheter",
     )),
-    (frozenset(PHRASES), (
+    (9, frozenset(PHRASES), (
         "no acute cardiopulmonary abnormality",
         "no evidence of acute disease",
         "normal chest",
     )),
-    (frozenset(), (
+    (0, frozenset(), (
         "frontal and lateral views of the chest were obtained",
         "two views of the chest are provided",
         "comparison is made to the prior study",
         "no prior study is available for comparison",
     )),
-    (frozenset(), (
+    (8, frozenset(), (
         "the trachea is midline",
         "the visualized soft tissues are unremarkable",
         "no free air is seen below the diaphragm",
         "the upper abdomen is unremarkable",
     )),
 )  # fmt: skip
-"""What is said of the normal, by what must then be absent; a report has at most one sentence of each row."""
+"""What is said of the normal: its usual place, what must then be absent, and the wordings. A report has at most one sentence
+of each row."""
 
 
 def _sentence(phrases: Sequence[str], rng: Generator, **words: str) -> str:
@@ -207,13 +230,17 @@ def count_words(text: str) -> int:
 def write_report(findings: Collection[Finding], rng: Generator) -> str:
     """A report of 10 to 60 words that states exactly these findings, in an order and a wording drawn from `rng`."""
     sentences = [say(found, rng) for found in sorted(findings)]
+    places = [PLACES[found.name] for found in sorted(findings)]
     length = sum(map(count_words, sentences))
     wanted = rng.integers(22, LONGEST)
     names = {found.name for found in findings}
-    rows: list[Sequence[str]] = [phrases for absent, phrases in NORMAL if names.isdisjoint(absent)]
-    for place in rng.permutation(len(rows)):
-        sentence = _sentence(rows[place], rng)
+    rows = [(place, phrases) for place, absent, phrases in NORMAL if names.isdisjoint(absent)]
+    for row in rng.permutation(len(rows)):
+        place, phrases = rows[row]
+        sentence = _sentence(phrases, rng)
         if length < SHORTEST or length + count_words(sentence) <= wanted:
             sentences.append(sentence)
+            places.append(place)
             length += count_words(sentence)
-    return " ".join(sentences[i] for i in rng.permutation(len(sentences)))
+    order = np.argsort(np.array(places) + ORDER_SPREAD * rng.standard_normal(len(places)))
+    return " ".join(sentences[i] for i in order)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.random import Generator
 
-from .anatomy import SIGN, Array, Frontal, Lateral
-from .findings import Finding
+from hardneg_plugin.data.phantom.anatomy import SIGN, Array, Frontal, Lateral
+from hardneg_plugin.data.phantom.findings import Finding
 
 MILLIMETRE = 1 / 165
 """A nodule's millimetre as a share of the image's side, more than twice life size: the smallest stays visible at 128 pixels."""

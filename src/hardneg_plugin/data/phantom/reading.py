@@ -7,8 +7,8 @@ what a garbled sentence does not say is left out of the finding's attributes.
 import re
 from collections.abc import Hashable, Iterator, Mapping
 
-from .findings import ATTRIBUTES, Finding, Value
-from .grammar import WORDS
+from hardneg_plugin.data.phantom.findings import ATTRIBUTES, Finding, Value
+from hardneg_plugin.data.phantom.grammar import WORDS
 
 MENTIONS: Mapping[str, re.Pattern[str]] = {
     name: re.compile(rf"\b(?:{words})\b")

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from . import marks
-from .anatomy import SHAPE_FINDINGS, Array, Frontal, Lateral, draw_body, placed_grid, shaped
-from .findings import ATTRIBUTES, Finding
+from hardneg_plugin.data.phantom import marks
+from hardneg_plugin.data.phantom.anatomy import SHAPE_FINDINGS, Array, Frontal, Lateral, draw_body, placed_grid, shaped
+from hardneg_plugin.data.phantom.findings import ATTRIBUTES, Finding
 
 View = Literal["frontal", "lateral"]
 VIEWS: tuple[View, ...] = ("frontal", "lateral")

@@ -9,13 +9,13 @@ from numpy.random import Generator, default_rng
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from hardneg_plugin.data.phantom.findings import Finding, canonical, draw_findings
+from hardneg_plugin.data.phantom.grammar import write_report
+from hardneg_plugin.data.phantom.reading import read_findings
+from hardneg_plugin.data.phantom.render import VIEWS, Mark, Stream, find_marks, render
 from hardneg_plugin.errors import UserError
 
 from ..studies import SPLITS, Sample, Split
-from .findings import Finding, canonical, draw_findings
-from .grammar import write_report
-from .reading import read_findings
-from .render import VIEWS, Mark, Stream, find_marks, render
 
 SMALLEST = 32
 """The least size in pixels at which a chest is still one."""

@@ -1,0 +1,72 @@
+"""The commands run in this process: a fresh one would spend ten seconds on imports each time."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+TINY_MODEL = [
+    "visual.name=resnet10t",
+    "visual.out_index=-1",
+    "visual.options.channels=[8,8,16,16]",
+    "+visual.options.stem_width=8",
+    "backbone.width=32",
+    "backbone.heads=2",
+    "backbone.layers=1",
+    "model.hard_negatives.width=16",
+    "data.batch_size=8",
+    "decoding.max_length=12",
+    "metrics.caption.meteor=false",
+    "baselines=false",
+    "trainer.log_every_n_steps=1",
+    "callbacks.progress_bar.refresh_rate=0",
+]
+TINY = [
+    *TINY_MODEL,
+    "data.datamodule.source.train=24",
+    "data.datamodule.source.val=6",
+    "data.datamodule.source.test=6",
+    "data.datamodule.source.size=32",
+    "trainer.max_epochs=1",
+]
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys, tmp_path):
+    """Call a command as from a shell in an empty folder; gives exit code, output and error output."""
+    from hardneg_plugin.apps import evaluate, train
+
+    mains = {"hardneg-train": train.main, "hardneg-evaluate": evaluate.main}
+    monkeypatch.chdir(tmp_path)
+
+    def call(command, *arguments):
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
+        code = 0
+        try:
+            mains[command]()
+        except SystemExit as stop:
+            code = stop.code
+        printed = capsys.readouterr()
+        return SimpleNamespace(code=code, out=printed.out, err=printed.err)
+
+    return call
+
+
+@pytest.fixture
+def read_json():
+    return lambda path: json.loads(path.read_text())
+
+
+@pytest.fixture
+def tiny():
+    """Settings under which a whole run takes seconds."""
+    return list(TINY)
+
+
+@pytest.fixture
+def tiny_model():
+    """The same without those of the phantom, for other data."""
+    return list(TINY_MODEL)

@@ -1,0 +1,171 @@
+"""What a user can get wrong: one line that says where and what to do, exit code 2, and nothing left half-written."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+
+def write_studies(root, studies=4):
+    """A folder in the R2Gen layout; gives its annotation."""
+    annotation = {}
+    for split in ("train", "val", "test"):
+        annotation[split] = []
+        for i in range(studies):
+            path = f"{split}{i}/0.png"
+            (root / "images" / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.effect_noise((64, 80), 60).convert("L").save(root / "images" / path)
+            annotation[split].append(
+                {"id": f"{split}{i}", "report": f"The heart is normal. Study {i} is clear.", "image_path": [path]}
+            )
+    (root / "annotation.json").write_text(json.dumps(annotation))
+    return annotation
+
+
+def change(root, edit):
+    annotation = json.loads((root / "annotation.json").read_text())
+    edit(annotation)
+    (root / "annotation.json").write_text(json.dumps(annotation))
+
+
+def image(root, content):
+    (root / "images" / "train1" / "0.png").write_bytes(content)
+
+
+CASES = {
+    "annotation missing": (lambda root: (root / "annotation.json").unlink(), ["annotation.json"]),
+    "root missing": (lambda root: shutil.rmtree(root), ["studies"]),
+    "not JSON": (lambda root: (root / "annotation.json").write_text('{"train": ['), ["annotation.json", "line 1"]),
+    "not text": (lambda root: (root / "annotation.json").write_bytes(b"\xff\xfe\x00{"), ["annotation.json"]),
+    "a list": (lambda root: (root / "annotation.json").write_text("[]"), ["annotation.json"]),
+    "no train list": (lambda root: change(root, lambda a: a.pop("train")), ["annotation.json", "train"]),
+    "no val list": (lambda root: change(root, lambda a: a.pop("val")), ["annotation.json", "val"]),
+    "no test list": (lambda root: change(root, lambda a: a.pop("test")), ["annotation.json", "test"]),
+    "an empty list": (lambda root: change(root, lambda a: a["val"].clear()), ["annotation.json", "val"]),
+    "no id": (lambda root: change(root, lambda a: a["train"][1].pop("id")), ["annotation.json", "train", "1"]),
+    "an empty report": (lambda root: change(root, lambda a: a["train"][1].update(report="  ")), ["train1", "report"]),
+    "no images": (lambda root: change(root, lambda a: a["train"][1].update(image_path=[])), ["train1", "image_path"]),
+    "a duplicated id": (lambda root: change(root, lambda a: a["val"][1].update(id="train1")), ["train1", "val"]),
+    "a path that leaves the root": (
+        lambda root: change(root, lambda a: a["train"][1].update(image_path=["../../etc/passwd"])),
+        ["train1", "../../etc/passwd"],
+    ),
+    "an absolute path": (
+        lambda root: change(root, lambda a: a["train"][1].update(image_path=["/etc/passwd"])),
+        ["train1", "/etc/passwd"],
+    ),
+    "an image missing": (lambda root: (root / "images" / "train1" / "0.png").unlink(), ["train1", "0.png"]),
+    "an image of zero size": (lambda root: image(root, b""), ["train1", "0.png"]),
+    "an image truncated": (
+        lambda root: image(root, (root / "images" / "train1" / "0.png").read_bytes()[:400]),
+        ["train1", "0.png"],
+    ),
+    "an image that is text": (lambda root: image(root, b"hello"), ["train1", "0.png"]),
+}
+
+
+def one_line(result):
+    assert result.code == 2, result.err
+    lines = [line for line in result.err.splitlines() if line.startswith("hardneg-")]
+    assert len(lines) == 1, result.err
+    assert "Traceback" not in result.err + result.out
+    return lines[0]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_data(cli, tiny_model, tmp_path, case):
+    spoil, mentioned = CASES[case]
+    root = tmp_path / "studies"
+    root.mkdir()
+    write_studies(root)
+    spoil(root)
+    result = cli("hardneg-train", *tiny_model, "data=annotations", f"data.root={root}", f"hydra.run.dir={tmp_path}/run")
+    line = one_line(result)
+    for part in mentioned:
+        assert part in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_good_data_with_a_further_list_trains_and_notes_it(cli, tiny_model, tmp_path, read_json, caplog):
+    root = tmp_path / "studies"
+    root.mkdir()
+    write_studies(root)
+    change(root, lambda a: a.update(none=[{"id": "x"}]))
+    result = cli(
+        "hardneg-train",
+        *tiny_model,
+        "data=annotations",
+        f"data.root={root}",
+        "data.datamodule.source.resize=40",
+        "data.datamodule.source.crop=32",
+        "data.datamodule.num_workers=0",
+        "trainer.max_epochs=1",
+        f"hydra.run.dir={tmp_path}/run",
+    )
+    assert result.code == 0, result.err
+    assert "none" in caplog.text + result.out
+    assert read_json(tmp_path / "run/metrics.json")["test"]["BLEU-1"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "mentioned"),
+    [
+        (["trainer.max_epoch=3"], ["trainer.max_epoch", "trainer.max_epochs"]),
+        (["hardening.margn=0.1"], ["hardening.margn", "hardening.margin"]),
+        (["hardning=arc"], ["hardning", "hardening"]),
+        (["hardening=ark"], ["hardening=ark", "arc", "segment"]),
+        (["+hardening.speed=3"], ["hardening", "speed"]),
+        (["hardening.margin=-1"], ["margin", "-1"]),
+        (["schedule.unit=week"], ["schedule.unit", "week"]),
+        (["visual.name=resnet_18"], ["resnet_18", "resnet18"]),
+        (["backbone.heads=5"], ["heads"]),
+        (["data.batch_size=0"], ["batch_size", "0"]),
+        (["data=annotations", "data.root=nowhere"], ["nowhere"]),
+        (["data=annotations"], ["data.root"]),
+        (["metrics.caption=null"], ["metrics.caption", "val/report_loss"]),
+        (["model.report_feature=both"], ["report_feature", "both"]),
+        (["trainer.max_epochs=-1"], ["max_epochs"]),
+        (["resume=nowhere"], ["nowhere", "config.yaml"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_bad_settings(cli, tiny, tmp_path, overrides, mentioned):
+    settings = [argument for argument in tiny if "caption" not in argument or "metrics.caption=null" not in overrides]
+    if any(o.startswith("data=") for o in overrides):
+        settings = [argument for argument in settings if "source" not in argument]
+    line = one_line(cli("hardneg-train", *settings, f"hydra.run.dir={tmp_path}/run", *overrides))
+    for part in mentioned:
+        assert part in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_unwritable_run_folder(cli, tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert str(tmp_path / "file") in one_line(cli("hardneg-train", *tiny, f"hydra.run.dir={tmp_path}/file/run"))
+    assert (tmp_path / "file").read_text() == ""
+
+
+def test_checkpoint_of_another_vocabulary(cli, tiny, tmp_path):
+    run = tmp_path / "run"
+    assert cli("hardneg-train", *tiny, f"hydra.run.dir={run}").code == 0
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    line = one_line(cli("hardneg-train", f"resume={run}", "data.datamodule.tokenizer.min_count=20"))
+    assert "vocabulary" in line
+    whole = ("config.yaml", "overrides.yaml", "metrics.json", "predictions/test.jsonl", "checkpoints/last.ckpt")
+    for path in map(run.joinpath, whole):
+        assert path.read_bytes() == before[path], path
+
+
+def test_evaluate_without_a_run_and_with_a_broken_checkpoint(cli, tiny, tmp_path):
+    assert "config.yaml" in one_line(cli("hardneg-evaluate", f"run={tmp_path}/nowhere"))
+    assert "run" in one_line(cli("hardneg-evaluate"))
+    run = tmp_path / "run"
+    assert cli("hardneg-train", *tiny, f"hydra.run.dir={run}").code == 0
+    (tmp_path / "broken.ckpt").write_bytes((run / "checkpoints/last.ckpt").read_bytes()[:1000])
+    assert "broken.ckpt" in one_line(cli("hardneg-evaluate", f"run={run}", f"checkpoint={tmp_path}/broken.ckpt"))
+    torch.save({"weights": torch.ones(1)}, tmp_path / "foreign.ckpt")
+    assert "foreign.ckpt" in one_line(cli("hardneg-evaluate", f"run={run}", f"checkpoint={tmp_path}/foreign.ckpt"))
+    assert "split" in one_line(cli("hardneg-evaluate", f"run={run}", "split=train"))
+    assert not (run / "evaluations").exists()

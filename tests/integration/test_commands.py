@@ -1,0 +1,149 @@
+"""The commands from end to end on tiny settings: what they write, and that a run can be scored again and resumed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def weights(run, name="last"):
+    return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+
+
+def test_train_leaves_a_whole_run_folder_and_evaluate_gives_the_same_scores(cli, tiny, tmp_path, read_json):
+    run = tmp_path / "run"
+    arguments = [argument for argument in tiny if argument not in ("baselines=false", "metrics.caption.meteor=false")]
+    result = cli("hardneg-train", *arguments, f"hydra.run.dir={run}", "trainer.max_epochs=2")
+    assert result.code == 0, result.err
+    written = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    assert {
+        "config.yaml",
+        "overrides.yaml",
+        "metrics.json",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "predictions/val.jsonl",
+        "predictions/test.jsonl",
+        "logs/csv/metrics.csv",
+    } <= written
+    assert any(name.startswith("logs/tensorboard/events") for name in written)
+    metrics = read_json(run / "metrics.json")
+    for split in ("val", "test"):
+        assert {"BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr", "findings_F1", "R@1", "unique_share", "report_loss"} <= metrics[
+            split
+        ].keys()
+    assert {"cut/BLEU-4", "cut/CIDEr"} <= metrics["test"].keys()
+    assert set(metrics["baselines"]) == {"most frequent report", "report of the most similar image"}
+    assert metrics["training"]["epochs"] == 2
+    assert metrics["parameters"]["training_only"] == 16 * (16 + 32) + 1  # two heads and the logit scale
+    records = [json.loads(line) for line in (run / "predictions/test.jsonl").read_text().splitlines()]
+    assert [record["id"] for record in records] == [f"phantom-test-{i:06d}" for i in range(6)]
+    assert all({"id", "reference", "generated", "scores"} == record.keys() for record in records)
+    assert "Test split" in result.out
+    assert "most frequent" in result.out
+    assert str(run) in result.out
+
+    again = cli("hardneg-evaluate", f"run={run}")
+    assert again.code == 0, again.err
+    (folder,) = (run / "evaluations").iterdir()
+    assert read_json(folder / "metrics.json")["test"] == pytest.approx(metrics["test"])
+    assert (folder / "predictions/test.jsonl").read_text() == (run / "predictions/test.jsonl").read_text()
+    greedy = cli("hardneg-evaluate", f"run={run}", "split=val", "checkpoint=last", "decoding.beam_size=1")
+    assert greedy.code == 0, greedy.err
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model=host"],
+        ["hardening=ascent", "negatives.k=2", "negatives.pool=4"],
+        ["hardening=none", "alignment=triplet", "separation=none"],
+        ["experiment=ithn_released"],
+        ["model.report_feature=text_only", "hardening=segment", "schedule=cosine"],
+        ["model.hard_negatives.width=null", "backbone.width=16", "hardening=projection", "schedule=constant"],
+        ["metrics.caption=null", "callbacks.checkpoint.monitor=val/report_loss", "callbacks.checkpoint.mode=min"],
+        ["lr_schedule=constant", "backbone.max_patches=null", "model.visual_lr=1e-4", "trainer.precision=bf16-mixed"],
+    ],
+    ids=lambda overrides: " ".join(overrides),
+)
+def test_every_variant_trains(cli, tiny, tmp_path, read_json, overrides):
+    smoke = [argument for argument in tiny if not argument.startswith("trainer.max_epochs")]
+    if "metrics.caption=null" in overrides:
+        smoke.remove("metrics.caption.meteor=false")
+    if "model=host" in overrides:
+        smoke.remove("model.hard_negatives.width=16")
+    result = cli("hardneg-train", *smoke, f"hydra.run.dir={tmp_path}/run", "trainer=smoke", *overrides)
+    assert result.code == 0, result.err
+    metrics = read_json(tmp_path / "run" / "metrics.json")
+    assert metrics["test"]["report_loss"] > 0
+    assert (metrics["parameters"]["training_only"] == 0) == ("model=host" in overrides)
+    assert ("BLEU-4" in metrics["test"]) == ("metrics.caption=null" not in overrides)
+
+
+def test_a_run_killed_in_mid_epoch_resumes_to_the_numbers_of_an_unbroken_one(cli, tiny, tmp_path, read_json):
+    # enough steps per epoch that the kill lands inside one; two loader processes, as in real use
+    arguments = [
+        *tiny,
+        "trainer.max_epochs=4",
+        "data.datamodule.source.train=96",
+        "data.batch_size=4",
+        "data.datamodule.num_workers=1",
+    ]
+    whole = cli("hardneg-train", *arguments, f"hydra.run.dir={tmp_path}/whole")
+    assert whole.code == 0, whole.err
+
+    broken = tmp_path / "broken"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hardneg_plugin.apps.train", *arguments, f"hydra.run.dir={broken}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        cwd=tmp_path,
+    )
+    deadline = time.monotonic() + 240
+    while not (broken / "checkpoints" / "last.ckpt").is_file():
+        assert process.poll() is None, "training ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (broken / "metrics.json").exists()
+    reached = torch.load(broken / "checkpoints" / "last.ckpt", weights_only=True)["epoch"]
+    assert reached < 3
+
+    resumed = cli("hardneg-train", f"resume={broken}")
+    assert resumed.code == 0, resumed.err
+    expected, got = weights(tmp_path / "whole"), weights(broken)
+    assert all(torch.equal(value, got[name]) for name, value in expected.items())
+    for split in ("val", "test"):
+        assert read_json(broken / "metrics.json")[split] == read_json(tmp_path / "whole" / "metrics.json")[split]
+    predictions = "predictions/test.jsonl"
+    assert (broken / predictions).read_text() == (tmp_path / "whole" / predictions).read_text()
+    # the run goes on under its own settings and may be given more of them
+    longer = cli("hardneg-train", f"resume={broken}", "trainer.max_epochs=5")
+    assert longer.code == 0, longer.err
+    assert read_json(broken / "metrics.json")["training"]["epochs"] == 5
+
+
+def test_the_same_command_twice_gives_the_same_numbers(cli, tiny, tmp_path, read_json):
+    for name in ("first", "second"):
+        assert cli("hardneg-train", *tiny, f"hydra.run.dir={tmp_path}/{name}").code == 0
+    first, second = (read_json(tmp_path / name / "metrics.json") for name in ("first", "second"))
+    assert first["test"] == second["test"]
+    other = cli("hardneg-train", *tiny, f"hydra.run.dir={tmp_path}/other", "seed=2")
+    assert other.code == 0
+    assert read_json(tmp_path / "other" / "metrics.json")["test"] != first["test"]
+
+
+def test_multirun_runs_each_job_in_its_own_folder(cli, tiny, tmp_path):
+    result = cli("hardneg-train", "--multirun", *tiny, f"hydra.sweep.dir={tmp_path}/sweep", "seed=1,2")
+    assert result.code == 0, result.err
+    assert sorted(path.parent.name for path in (tmp_path / "sweep").glob("*/metrics.json")) == ["0", "1"]

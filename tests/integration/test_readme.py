@@ -1,0 +1,82 @@
+"""Every command and every example that the README shows is run, as a stranger would, in a folder of its own."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.strip().splitlines()]
+# What a test cannot run as it stands, and what it runs in its place.
+INSTEAD = {
+    # the whole demo takes minutes: the same target, on a few batches
+    "make demo": "make demo OVERRIDES='trainer=smoke data.datamodule.source.train=64 data.datamodule.source.val=16 "
+    "data.datamodule.source.test=16 metrics.caption.meteor=false'",
+    # this test is part of it
+    "make test": "make --dry-run test",
+}
+# Less data for the commands that train on the built-in studies.
+SMALL = "data.datamodule.source.train=64 data.datamodule.source.val=16 data.datamodule.source.test=16 metrics.caption.meteor=false"
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of the checkout whose .venv is the environment of this test."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("conf", "examples", "src"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Makefile", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / name)
+    (folder / ".venv").mkdir()
+    (folder / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    (folder / ".venv" / ".ready").touch()
+    return folder
+
+
+def test_the_readme_shows_the_commands_this_test_knows_of():
+    assert set(INSTEAD) <= set(COMMANDS)
+    assert len(COMMANDS) >= 10
+
+
+def test_every_command_in_order(checkout):
+    for command in COMMANDS:
+        run = INSTEAD.get(command, command)
+        if "hardneg-train trainer=smoke" in run:
+            run = f"{run} {SMALL}"
+        result = subprocess.run(
+            run,
+            shell=True,
+            cwd=checkout,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert result.returncode == 0, f"{command}\n{result.stdout[-2000:]}\n{result.stderr[-3000:]}"
+    for name in ("config.yaml", "overrides.yaml", "metrics.json", "checkpoints/best.ckpt", "predictions/test.jsonl"):
+        assert (checkout / "outputs" / "mine" / name).is_file()
+
+
+def test_the_example_shows_that_alignment_improves(checkout):
+    printed = subprocess.run(
+        [sys.executable, "examples/wrap_your_module.py"],
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=240,
+    ).stdout
+    gaps = [float(gap) for gap in re.findall(r"hard negative by ([+-][\d.]+)", printed)]
+    assert len(gaps) >= 5
+    assert gaps[-1] > gaps[0] + 0.02
+
+
+def test_groups_in_the_readme_are_the_groups_there_are():
+    for group, choices in re.findall(r"^\| `(\w+)` \| (.*?) \|$", README, re.M):
+        named = set(re.findall(r"`(\w+)`", re.sub(r"\(.*?\)", "", choices)))
+        assert named == {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}, group

@@ -1,0 +1,66 @@
+"""The package as it is installed: what importing it costs, and that its configs come along."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(*command, **options):
+    return subprocess.run(command, capture_output=True, text=True, check=True, **options).stdout
+
+
+def test_the_plug_in_imports_nothing_of_the_trainer():
+    heavy = "hydra,omegaconf,torchvision,transformers,timm,pycocoevalcap,PIL,tokenizers"
+    code = f"import sys, hardneg_plugin; print([name for name in '{heavy}'.split(',') if name in sys.modules])"
+    imported = run(sys.executable, "-c", code).strip()
+    # pytorch-lightning itself looks for some of these; what it imports is not ours to avoid
+    lightning = run(sys.executable, "-c", code.replace("hardneg_plugin;", "pytorch_lightning, torch;")).strip()
+    assert imported == lightning
+
+
+def test_the_training_path_needs_no_pycocoevalcap():
+    code = (
+        "import sys; sys.modules['pycocoevalcap'] = None\n"
+        "import hardneg_plugin.generator, hardneg_plugin.apps.train, hardneg_plugin.apps.evaluate"
+    )
+    run(sys.executable, "-c", code)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    hatchling = pytest.importorskip("hatchling.builders.wheel", reason="hatchling is not installed here")
+    folder = tmp_path_factory.mktemp("wheel")
+    (path,) = hatchling.WheelBuilder(str(ROOT)).build(directory=str(folder), versions=["standard"])
+    return Path(path)
+
+
+def test_the_wheel_holds_code_configs_and_licence(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    configs = {f"hardneg_plugin/conf/{path.relative_to(ROOT / 'conf')}" for path in (ROOT / "conf").rglob("*.yaml")}
+    code = {str(path.relative_to(ROOT / "src")) for path in (ROOT / "src").rglob("*.py")}
+    assert configs | code <= names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_the_command_composes_its_config_from_the_wheel_alone(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    code = (
+        "import sys; sys.argv = ['hardneg-train', '--cfg', 'job']; from hardneg_plugin.apps.train import main; main()"
+    )
+    printed = run(
+        sys.executable, "-c", code, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin"}
+    )
+    assert "_target_: hardneg_plugin.functional.hardening.Arc" in printed
+    where = run(
+        sys.executable,
+        "-c",
+        "from hardneg_plugin.config import conf_dir; print(conf_dir())",
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path / "site")},
+    )
+    assert Path(where.strip()) == tmp_path / "site" / "hardneg_plugin" / "conf"

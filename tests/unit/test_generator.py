@@ -1,0 +1,115 @@
+"""The generator's own pieces: loss, parameter groups, features for the alignment, vocabulary in checkpoints."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from hardneg_plugin import HardNegativeObjective
+from hardneg_plugin.backbones.transformer import TransformerDecoder
+from hardneg_plugin.backbones.visual import VisualExtractor
+from hardneg_plugin.data.collate import StudyCollator
+from hardneg_plugin.data.phantom import PhantomStudies
+from hardneg_plugin.data.tokenizer import WordTokenizer
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.generator import (
+    HardNegativeReportGenerator,
+    ReportGenerator,
+    check_vocabulary,
+    report_loss,
+)
+from hardneg_plugin.schedule import Progress
+
+STUDIES = PhantomStudies(train=12, val=1, test=1, size=32).split("train")
+TOKENIZER = WordTokenizer.from_reports(STUDIES.reports, min_count=1)
+
+
+def arguments(**more):
+    return {
+        "visual": VisualExtractor("resnet10t", options={"channels": [8, 8, 16, 16], "stem_width": 8}),
+        "backbone": partial(TransformerDecoder, width=32, heads=2, layers=1),
+        "tokenizer": TOKENIZER,
+        "optimizer": partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.1),
+        "max_length": 8,
+        **more,
+    }
+
+
+def plugged(**more):
+    return HardNegativeReportGenerator(**arguments(hard_negatives=partial(HardNegativeObjective, width=8), **more))
+
+
+@pytest.fixture
+def batch():
+    return StudyCollator(TOKENIZER, 40)([STUDIES[i] for i in range(4)])
+
+
+def test_report_loss_is_the_mean_over_words_and_end_without_padding():
+    tokens = torch.tensor([[0, 3, 1, 0, 0], [0, 2, 0, 0, 0]])
+    mask = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0]]).bool()
+    log_probs = torch.randn(2, 4, 5).log_softmax(-1)
+    picked = [log_probs[0, 0, 3], log_probs[0, 1, 1], log_probs[0, 2, 0], log_probs[1, 0, 2], log_probs[1, 1, 0]]
+    torch.testing.assert_close(report_loss(log_probs, tokens, mask), -sum(picked) / 5)
+
+
+def test_every_parameter_gets_a_gradient(batch):
+    torch.manual_seed(0)
+    for feature in ("decoder_states", "text_only"):
+        model = plugged(report_feature=feature)
+        outputs = model._teacher_forced(batch)
+        terms = model.hard_negatives(model.embed(batch, outputs), Progress(fraction=0.9, epoch=9, step=90))
+        (outputs["loss"] + terms.alignment_loss + terms.separation_loss).backward()
+        assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_text_only_features_do_not_see_the_image_and_decoder_states_do(batch):
+    other = {**batch, "images": 255 - batch["images"]}
+    for feature, sees_the_image in (("decoder_states", True), ("text_only", False)):
+        model = plugged(report_feature=feature).eval()
+        reports = [model.embed(b, model._teacher_forced(b)).reports for b in (batch, other)]
+        assert torch.equal(*reports) == (not sees_the_image)
+
+
+def test_match_keys_reach_the_objective(batch):
+    model = plugged().eval()
+    assert torch.equal(model.embed(batch, model._teacher_forced(batch)).match_keys, batch["match_keys"])
+
+
+def test_writes_a_report_per_study(batch):
+    model = ReportGenerator(**arguments()).eval()
+    reports = model(batch["images"], batch["view_mask"])
+    assert len(reports) == 4
+    assert all(len(report.split()) <= 8 and set(report.split()) <= set(TOKENIZER.vocabulary) for report in reports)
+
+
+def test_parameter_groups_cover_everything_once_and_spare_vectors_from_decay():
+    model = plugged(visual_lr=1e-4)
+    optimizer = model.configure_optimizers()
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert len(held) == len(set(map(id, held))) == len(list(model.parameters()))
+    visual = {id(p) for p in model.visual.parameters()}
+    for group in optimizer.param_groups:
+        assert {p.ndim > 1 for p in group["params"]} == {group["weight_decay"] > 0}
+        assert {id(p) in visual for p in group["params"]} == {group["lr"] == 1e-4}
+
+
+def test_vocabulary_is_checked():
+    other = WordTokenizer.from_reports(STUDIES.reports, min_count=3)
+    check_vocabulary({"tokenizer": TOKENIZER.state()}, TOKENIZER)
+    with pytest.raises(UserError, match="another vocabulary"):
+        check_vocabulary({"tokenizer": other.state()}, TOKENIZER)
+    with pytest.raises(UserError, match="holds no vocabulary"):
+        check_vocabulary({}, TOKENIZER)
+
+
+def test_options_are_checked():
+    with pytest.raises(UserError, match=r"report_feature.*both"):
+        plugged(report_feature="both")
+    with pytest.raises(UserError, match="beam_size"):
+        ReportGenerator(**arguments(beam_size=0))
+
+
+def test_the_bare_host_loads_what_the_plugged_in_model_learned():
+    model = plugged()
+    bare = {name: value for name, value in model.state_dict().items() if not name.startswith("hard_negatives.")}
+    ReportGenerator(**arguments()).load_state_dict(bare)

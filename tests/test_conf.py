@@ -22,12 +22,12 @@ STRATEGIES = {
         "none": None,
     },
     "alignment": {"info_nce": InfoNCE(), "triplet": Triplet(), "released": ReleasedAlignment()},
-    "separation": {"hinge": Hinge(), "absolute": Absolute(), "none": None},
+    "separation": {"hinge": Hinge(margin=0.5), "absolute": Absolute(), "none": None},
     "schedule": {
-        "linear": Linear(warmup=0.1),
-        "cosine": Cosine(warmup=0.1),
+        "linear": Linear(warmup=0.05),
+        "cosine": Cosine(warmup=0.05),
         "exponential": Exponential(),
-        "constant": Constant(warmup=0.1),
+        "constant": Constant(warmup=0.05),
     },
     "negatives": {"in_batch": InBatch()},
 }

@@ -8,10 +8,8 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 TINY_MODEL = [
-    "visual.name=resnet10t",
-    "visual.out_index=-1",
     "visual.options.channels=[8,8,16,16]",
-    "+visual.options.stem_width=8",
+    "visual.options.stem_width=8",
     "backbone.width=32",
     "backbone.heads=2",
     "backbone.layers=1",

@@ -32,7 +32,7 @@ def test_train_leaves_a_whole_run_folder_and_evaluate_gives_the_same_scores(cli,
         "checkpoints/last.ckpt",
         "predictions/val.jsonl",
         "predictions/test.jsonl",
-        "logs/csv/metrics.csv",
+        "logs/csv/version_0/metrics.csv",
     } <= written
     assert any(name.startswith("logs/tensorboard/events") for name in written)
     metrics = read_json(run / "metrics.json")
@@ -127,6 +127,7 @@ def test_a_run_killed_in_mid_epoch_resumes_to_the_numbers_of_an_unbroken_one(cli
         assert read_json(broken / "metrics.json")[split] == read_json(tmp_path / "whole" / "metrics.json")[split]
     predictions = "predictions/test.jsonl"
     assert (broken / predictions).read_text() == (tmp_path / "whole" / predictions).read_text()
+    assert {path.name for path in (broken / "logs/csv").iterdir()} == {"version_0", "version_1"}
     # the run goes on under its own settings and may be given more of them
     longer = cli("hardneg-train", f"resume={broken}", "trainer.max_epochs=5")
     assert longer.code == 0, longer.err

@@ -176,7 +176,7 @@ def print_files(run: RunFolder) -> None:
     print(f"  scores      {run.metrics.relative_to(shown)}")
     print(f"  reports     {run.predictions('test').relative_to(shown)}, {run.predictions('val').relative_to(shown)}")
     print("  checkpoints checkpoints/best.ckpt, checkpoints/last.ckpt")
-    print("  curves      logs/ (tensorboard --logdir), logs/csv/metrics.csv")
+    print("  curves      logs/ (tensorboard --logdir), logs/csv/")
     print(f"Score it again: hardneg-evaluate run={shown}")
 
 

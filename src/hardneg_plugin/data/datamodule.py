@@ -145,5 +145,8 @@ class StudyDataModule(pl.LightningDataModule):
             collate_fn=StudyCollator(self.tokenizer, self._max_length),
             num_workers=self._num_workers,
             persistent_workers=self._num_workers > 0,
+            # Its own, for the workers' seeds: a draw from the global one would fall before the seeding of an epoch or
+            # after it, depending on whether the run was resumed there, and shift every dropout mask of the epoch.
+            generator=torch.Generator(),
             pin_memory=torch.cuda.is_available() if self._pin_memory is None else self._pin_memory,
         )

@@ -1,5 +1,6 @@
 """Report generators as LightningModules: from images to words, and the same with hard negatives."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, cast
 
@@ -141,7 +142,13 @@ class ReportGenerator(pl.LightningModule):
             return optimizer
         arguments = {}
         if self._lr_interval == "step":
-            arguments["total_steps"] = int(self.trainer.estimated_stepping_batches)
+            total_steps = self.trainer.estimated_stepping_batches
+            if math.isinf(total_steps):
+                raise UserError(
+                    "The learning-rate schedule counts all steps, but training has no end: set trainer.max_epochs or "
+                    "trainer.max_steps, or lr_schedule=constant."
+                )
+            arguments["total_steps"] = int(total_steps)
         schedule = self._make_lr_schedule(optimizer, **arguments)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self._lr_interval}}
 

@@ -71,6 +71,7 @@ def one_line(result):
     lines = [line for line in result.err.splitlines() if line.startswith("hardneg-")]
     assert len(lines) == 1, result.err
     assert "Traceback" not in result.err + result.out
+    assert "Error executing job" not in result.err
     return lines[0]
 
 

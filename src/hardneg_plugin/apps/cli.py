@@ -14,7 +14,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.errors import UserError
@@ -34,18 +34,21 @@ def run_command(config_name: str, task: Callable[[DictConfig], None]) -> None:
 
     def in_run_folder(config: DictConfig) -> None:
         try:
+            for key, value in _flat(OmegaConf.to_container(config)):
+                if value == "???":  # not OmegaConf.missing_keys, which stops at an interpolation to a missing key
+                    raise UserError(_must_be_given(key))
             task(config)
-        except BaseException:
+        except BaseException as error:
             _remove_if_empty(run_directory())
+            # Here and not only below: Hydra would print a line of its own on the way.
+            _fail_if_explained(error, config_name)
             raise
 
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(in_run_folder)()
     except Exception as error:
-        message = _explain(error, config_name)
-        if message is None:
-            raise
-        fail(message)
+        _fail_if_explained(error, config_name)
+        raise
 
 
 def fail(message: str) -> NoReturn:
@@ -61,18 +64,25 @@ def run_directory() -> Path:
 
 def _remove_if_empty(folder: Path) -> None:
     # children first: logs/, checkpoints/ and the like may have been made before the error
-    for path in sorted(folder.rglob("*"), reverse=True):
+    for path in (*sorted(folder.rglob("*"), reverse=True), folder, folder.parent):
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
 
 
-def _explain(error: Exception, config_name: str) -> str | None:
+def _fail_if_explained(error: BaseException, config_name: str) -> None:
+    message = _explain(error, config_name)
+    if message is not None:
+        fail(message)
+
+
+def _explain(error: BaseException, config_name: str) -> str | None:
     """An error that a user can cause, in words; None for any other."""
     for cause in _chain(error):
         if isinstance(cause, UserError):
             return str(cause)
+        if isinstance(cause, MissingMandatoryValue | InterpolationToMissingValueError):
+            named = re.search(r"Missing mandatory value: ([\w.]+)", str(cause.msg))
+            return _must_be_given(named.group(1) if named else str(cause.full_key))
     if isinstance(error, InstantiationException):
         return _explain_instantiation(error)
     if isinstance(error, HydraException):
@@ -82,6 +92,10 @@ def _explain(error: Exception, config_name: str) -> str | None:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}. The run folder must be a folder that can be written."
     return None
+
+
+def _must_be_given(key: str) -> str:
+    return f"{key} must be given: add {key}=... to the command line."
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -122,11 +136,11 @@ def _known_keys(config_name: str) -> Iterator[str]:
     """Every key of the composed config and every config group."""
     yield from (path.name for path in conf_dir().iterdir() if path.is_dir())
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        yield from _flat(OmegaConf.to_container(hydra.compose(config_name)))
+        yield from (key for key, _ in _flat(OmegaConf.to_container(hydra.compose(config_name))))
 
 
-def _flat(node: Any, prefix: str = "") -> Iterator[str]:
+def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(node, dict):
         for key, value in node.items():
-            yield f"{prefix}{key}"
+            yield f"{prefix}{key}", value
             yield from _flat(value, f"{prefix}{key}.")

@@ -1,13 +1,12 @@
 """hardneg-evaluate: score a trained run on a split, with other decoding or on other data if wanted."""
 
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from hardneg_plugin.apps.checkpoint import load_weights, read_checkpoint
 from hardneg_plugin.apps.cli import run_command, run_directory
 from hardneg_plugin.apps.run_folder import RunFolder, write_json, write_jsonl
 from hardneg_plugin.apps.table import print_scores
@@ -67,33 +66,6 @@ def checkpoint_of(run: RunFolder, name: str) -> Path:
     if not path.is_file():
         raise UserError(f"checkpoint: expected best, last or a .ckpt file, but {path} is no file.")
     return path
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of hardneg-train, of tensors and plain values only.
-
-    Raises:
-        UserError: it cannot be read, or is none of ours.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged or foreign file makes the reader raise
-        raise UserError(f"checkpoint {path} cannot be read: {error}") from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "tokenizer"} <= checkpoint.keys():
-        raise UserError(f"checkpoint {path} was not written by hardneg-train: it holds no state_dict or no tokenizer.")
-    return checkpoint
-
-
-def load_weights(model: ReportGenerator, checkpoint: dict[str, Any], path: Path) -> None:
-    """Load all weights.
-
-    Raises:
-        UserError: they do not fit the model.
-    """
-    try:
-        model.load_state_dict(checkpoint["state_dict"])
-    except RuntimeError as error:
-        raise UserError(f"checkpoint {path} does not fit the run's model: {error}") from error
 
 
 if __name__ == "__main__":

@@ -12,13 +12,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from hardneg_plugin.apps.checkpoint import load_weights, read_checkpoint
 from hardneg_plugin.apps.cli import fail, run_command, run_directory
 from hardneg_plugin.apps.run_folder import RunFolder, write_json, write_jsonl
 from hardneg_plugin.apps.table import print_scores
 from hardneg_plugin.baselines import embed_studies, most_frequent_report, nearest_image_reports
 from hardneg_plugin.data.datamodule import StudyDataModule
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.generator import ReportGenerator
+from hardneg_plugin.generator import ReportGenerator, check_vocabulary
 from hardneg_plugin.scoring import ReportScores
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def resumed(argv: list[str]) -> list[str]:
 def train(config: DictConfig) -> None:
     """Train under a composed config in the run folder that Hydra made."""
     run = RunFolder(run_directory())
-    check_monitor(config)
+    check_settings(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data: StudyDataModule = instantiate(config.data.datamodule)
     # as a call of our own: instantiate would take a tokenizer that is a dataclass for a config
@@ -58,11 +59,12 @@ def train(config: DictConfig) -> None:
         logger=list(instantiate(config.logger).values()),
     )
     baselines = score_baselines(config, data, model) if config.baselines else {}
+    checkpoint = checkpoint_to_resume(config, run, model)
     run.write_config(config, [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")])
     log_settings(trainer, config)
 
     started = time.monotonic()
-    trainer.fit(model, data, ckpt_path=checkpoint_to_resume(config, run))
+    trainer.fit(model, data, ckpt_path=None if checkpoint is None else str(checkpoint))
     seconds = time.monotonic() - started
     if trainer.interrupted:
         raise KeyboardInterrupt
@@ -100,24 +102,40 @@ def train(config: DictConfig) -> None:
         print_files(run)
 
 
-def check_monitor(config: DictConfig) -> None:
-    """Raise a UserError where the best checkpoint is to be chosen by a score that is switched off."""
+def check_settings(config: DictConfig) -> None:
+    """Raise a UserError where settings contradict one another, before anything is loaded or written."""
     monitor = config.callbacks.checkpoint.monitor
     if config.metrics.caption is None and monitor.removeprefix("val/").startswith(("BLEU", "METEOR", "ROUGE", "CIDEr")):
         raise UserError(
             f"metrics.caption is null, but callbacks.checkpoint.monitor is {monitor}: choose by another, say "
             "callbacks.checkpoint.monitor=val/report_loss callbacks.checkpoint.mode=min."
         )
+    has_end = config.trainer.max_epochs not in (None, -1) or config.trainer.max_steps not in (None, -1)
+    counts_to_the_end = config.lr_schedule.interval == "step" or (
+        config.model.get("hard_negatives") is not None and config.schedule.unit == "fraction"
+    )
+    if counts_to_the_end and not has_end:
+        raise UserError(
+            "trainer.max_epochs and trainer.max_steps give training no end, but the schedules count up to it: set one of "
+            "them, or lr_schedule=constant with schedule.unit=epoch."
+        )
 
 
-def checkpoint_to_resume(config: DictConfig, run: RunFolder) -> str | None:
-    """The last checkpoint of a run to resume; None to start from the beginning."""
+def checkpoint_to_resume(config: DictConfig, run: RunFolder, model: ReportGenerator) -> Path | None:
+    """The last checkpoint of a run to resume, known to fit the model; None to start from the beginning.
+
+    Raises:
+        UserError: it does not fit, before anything of the run is written over.
+    """
     if config.resume is None:
         return None
     if not run.last.is_file():
         log.warning("%s has no last checkpoint yet: it starts from the beginning.", run.path)
         return None
-    return str(run.last)
+    checkpoint = read_checkpoint(run.last)
+    check_vocabulary(checkpoint, model.tokenizer)
+    load_weights(model, checkpoint, run.last)
+    return run.last
 
 
 def score(

@@ -20,7 +20,7 @@ demo: .venv/.ready
 	$(BIN)/hardneg-train $(OVERRIDES)
 
 test: .venv/.ready
-	$(BIN)/python -m pytest -n 2 -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

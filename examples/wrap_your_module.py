@@ -30,6 +30,7 @@ class Captioner(pl.LightningModule):
             nn.AdaptiveAvgPool2d(4),
             nn.Flatten(),
             nn.Linear(1024, 64),
+            nn.BatchNorm1d(64),
         )
         self.words = nn.Embedding(vocab_size + 1, 32)
         self.lstm = nn.LSTM(32 + 64, 64, batch_first=True)
@@ -48,7 +49,7 @@ class Captioner(pl.LightningModule):
         return {"loss": loss, "pooled": pooled, "words": reports}
 
     def configure_optimizers(self):
-        return torch.optim.Adam(self.parameters(), lr=1e-3)
+        return torch.optim.Adam(self.parameters(), lr=3e-3)
 
 
 class HardNegativeCaptioner(HardNegativeMixin, Captioner):
@@ -79,14 +80,14 @@ class Watch(pl.Callback):
 def main() -> None:
     pl.seed_everything(1, verbose=False)
     data = StudyDataModule(
-        PhantomStudies(train=600, val=1, test=1, size=64), WordTokenizer.from_reports, batch_size=32, max_length=64
+        PhantomStudies(train=1000, val=1, test=1, size=64), WordTokenizer.from_reports, batch_size=32, max_length=64
     )
     model = HardNegativeCaptioner(
         vocab_size=data.tokenizer.vocab_size,
         hard_negatives=HardNegativeObjective(image_width=64, report_width=32, width=16, weights=Weights(alignment=1.0)),
     )
     trainer = pl.Trainer(
-        max_epochs=8,
+        max_epochs=10,
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,

@@ -63,6 +63,7 @@ def test_strategies_are_what_the_configs_say(group):
         ),
         *(f"experiment={choice}" for choice in choices("experiment")),
         "data=phantom",
+        "tokenizer=huggingface tokenizer.name_or_path=x",
         *(f"data={name} data.root=x" for name in ("annotations", "iu_xray", "mimic_cxr")),
     ],
 )
@@ -91,5 +92,6 @@ def test_released_data_settings():
     iu, mimic = compose("data=iu_xray", "data.root=x").data, compose("data=mimic_cxr", "data.root=x").data
     assert (iu.max_length, mimic.max_length) == (60, 100)
     assert (iu.datamodule.tokenizer.min_count, mimic.datamodule.tokenizer.min_count) == (3, 10)
+    assert (iu.datamodule.source.check, mimic.datamodule.source.check) == ("decode", "stat")
     assert (iu.datamodule.source.resize, iu.datamodule.source.crop) == (256, 224)
     assert mimic.datamodule.tokenizer.cleaning == "mimic_cxr"

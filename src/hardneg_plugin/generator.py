@@ -25,6 +25,9 @@ from hardneg_plugin.scoring import ReportScores
 Features = dict[str, Tensor]
 Evaluated = Literal["val", "test"]
 
+PROGRESS_BAR = ("BLEU-4", "CIDEr", "findings_F1", "R@5")
+"""Scores that the progress bar shows beside the loss."""
+
 
 def report_loss(log_probs: Tensor, tokens: Tensor, token_mask: Tensor) -> Tensor:
     """Mean negative log-probability of the words to come: `-Σ logprob(target) mask / Σ mask`, a scalar.
@@ -102,7 +105,9 @@ class ReportGenerator(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The report loss, and the features that an objective may align."""
         outputs = self._teacher_forced(batch)
-        self.log("train/report_loss", outputs["loss"].detach(), batch_size=len(batch["ids"]))
+        size = len(batch["ids"])
+        self.log("train/report_loss", outputs["loss"].detach(), batch_size=size)
+        self.log("loss", outputs["loss"].detach(), prog_bar=True, logger=False, batch_size=size)
         return outputs
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Mapping[str, Tensor]:
@@ -191,7 +196,8 @@ class ReportGenerator(pl.LightningModule):
 
     def _log_scores(self, split: Evaluated) -> None:
         # the same numbers on every rank already: nothing to synchronise
-        self.log_dict({f"{split}/{name}": value for name, value in self._compute(split).items()})
+        for name, value in self._compute(split).items():
+            self.log(f"{split}/{name}", value, prog_bar=name in PROGRESS_BAR)
         self.scores_of(split).warn_of_collapse()
 
     def _compute(self, split: Evaluated) -> dict[str, float]:

@@ -125,6 +125,10 @@ def test_good_data_with_a_further_list_trains_and_notes_it(cli, tiny_model, tmp_
         (["data.batch_size=0"], ["batch_size", "0"]),
         (["data=annotations", "data.root=nowhere"], ["nowhere"]),
         (["data=annotations"], ["data.root"]),
+        (["logger=wandb"], ["wandb", "pip install"]),
+        (["logger=mlflow"], ["mlflow", "pip install"]),
+        (["tokenizer=huggingface"], ["tokenizer.name_or_path"]),
+        (["data.min_count=0"], ["min_count", "0"]),
         (["metrics.caption=null"], ["metrics.caption", "val/report_loss"]),
         (["model.report_feature=both"], ["report_feature", "both"]),
         (["trainer.max_epochs=-1"], ["max_epochs"]),
@@ -152,7 +156,7 @@ def test_checkpoint_of_another_vocabulary(cli, tiny, tmp_path):
     run = tmp_path / "run"
     assert cli("hardneg-train", *tiny, f"hydra.run.dir={run}").code == 0
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    line = one_line(cli("hardneg-train", f"resume={run}", "data.datamodule.tokenizer.min_count=20"))
+    line = one_line(cli("hardneg-train", f"resume={run}", "data.min_count=20"))
     assert "vocabulary" in line
     whole = ("config.yaml", "overrides.yaml", "metrics.json", "predictions/test.jsonl", "checkpoints/last.ckpt")
     for path in map(run.joinpath, whole):

@@ -58,6 +58,10 @@ def test_train_leaves_a_whole_run_folder_and_evaluate_gives_the_same_scores(cli,
     assert (folder / "predictions/test.jsonl").read_text() == (run / "predictions/test.jsonl").read_text()
     greedy = cli("hardneg-evaluate", f"run={run}", "split=val", "checkpoint=last", "decoding.beam_size=1")
     assert greedy.code == 0, greedy.err
+    elsewhere = [argument for argument in tiny if argument.startswith("data.datamodule.source")]
+    other = cli("hardneg-evaluate", f"run={run}", "data=phantom", *elsewhere, "data.datamodule.source.seed=7")
+    assert other.code == 0, other.err
+    assert len(list((run / "evaluations").glob("*/predictions/*.jsonl"))) == 3
 
 
 @pytest.mark.parametrize(

@@ -105,11 +105,14 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _explain_instantiation(error: InstantiationException) -> str | None:
-    """Only for arguments that do not fit a constructor: an error inside one is ours, and keeps its traceback."""
+    """For arguments that do not fit a constructor and packages not installed; any other error inside one is ours."""
     cause = error.__cause__
-    if isinstance(cause, TypeError) and ("argument" in str(cause)):
-        key = re.search(r"full_key: (\S+)", str(error))
-        return f"{key.group(1) if key else 'config'}: {cause}"
+    named = re.search(r"full_key: (\S+)", str(error))
+    key = named.group(1) if named else "config"
+    if isinstance(cause, TypeError) and "argument" in str(cause):
+        return f"{key}: {cause}"
+    if isinstance(cause, ImportError):
+        return f"{key} needs a package that is not installed ({cause}): pip install 'hardneg-plugin[{key}]'."
     return None
 
 

@@ -43,14 +43,13 @@ def evaluate(config: DictConfig) -> None:
     records = model.scores_of(config.split).records()
     if trainer.is_global_zero:
         output = RunFolder(run_directory())
-        write_json(
-            output.metrics,
-            {
-                config.split: scores,
-                "checkpoint": str(checkpoint_path),
-                "settings": OmegaConf.to_container(config, resolve=True),
-            },
-        )
+        settings = {
+            "run": str(run.path),
+            "checkpoint": str(checkpoint_path),
+            "decoding": dict(config.decoding),
+            "data": OmegaConf.to_container(config.data, resolve=True) if "data" in config else "the run's own",
+        }
+        write_json(output.metrics, {config.split: scores, **settings})
         write_jsonl(output.predictions(config.split), records)
         print_scores(f"{config.split} split of {run.path}", {str(config.checkpoint): scores})
         print(f"\nscores   {output.metrics}\nreports  {output.predictions(config.split)}")

@@ -64,10 +64,13 @@ def train(config: DictConfig) -> None:
     log_settings(trainer, config)
 
     started = time.monotonic()
-    trainer.fit(model, data, ckpt_path=None if checkpoint is None else str(checkpoint))
+    try:
+        trainer.fit(model, data, ckpt_path=None if checkpoint is None else str(checkpoint))
+    except SystemExit:  # how Lightning ends on Ctrl-C
+        if trainer.interrupted:
+            print(f"Interrupted. Go on with: hardneg-train resume={run.path}", file=sys.stderr)
+        raise
     seconds = time.monotonic() - started
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     best = str(run.best) if run.best.is_file() else None
     scores = {
         "val": score(trainer, model, data, "val", best, run),

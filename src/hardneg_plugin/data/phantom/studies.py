@@ -13,9 +13,8 @@ from hardneg_plugin.data.phantom.findings import Finding, canonical, draw_findin
 from hardneg_plugin.data.phantom.grammar import write_report
 from hardneg_plugin.data.phantom.reading import read_findings
 from hardneg_plugin.data.phantom.render import VIEWS, Mark, Stream, find_marks, render
+from hardneg_plugin.data.studies import SPLITS, Sample, Split
 from hardneg_plugin.errors import UserError
-
-from ..studies import SPLITS, Sample, Split
 
 SMALLEST = 32
 """The least size in pixels at which a chest is still one."""

@@ -93,15 +93,17 @@ def main() -> None:
     batch = made_batch(**size)
     variants = {
         "host": ["model=host"],
-        "decoder_states": ["model=hard_negatives"],
+        "decoder_states": ["model=hard_negatives", "model.report_feature=decoder_states"],
         "text_only": ["model=hard_negatives", "model.report_feature=text_only"],
     }
     models = {name: build([*overrides, *more], size["vocabulary"]).train() for name, more in variants.items()}
     optimizers = {name: torch.optim.AdamW(model.parameters(), lr=1e-5) for name, model in models.items()}
     seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(arguments.pairs + 2):
-        for name, model in models.items():
-            seconds[name].append(seconds_of(model, batch, optimizers[name]))
+    names = list(models)
+    for turn in range(arguments.pairs + 2):
+        # each in turn first: what ran before leaves caches and memory as it likes
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            seconds[name].append(seconds_of(models[name], batch, optimizers[name]))
     seconds = {name: values[2:] for name, values in seconds.items()}
     ratios = {
         name: [a / b for a, b in zip(values, seconds["host"], strict=True)]

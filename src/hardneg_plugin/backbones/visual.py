@@ -39,8 +39,6 @@ class VisualExtractor(nn.Module):
             head in it is ignored.
         out_index: Which of the model's feature maps; -1 is the last. What comes after it is cut off.
         options: More arguments of `timm.create_model`, such as `img_size` or a ResNet's `channels`.
-        centred: Put a batch normalisation behind the network. Features of a network trained from scratch share a large
-            common part, under which a decoder is slow to find what differs between images.
 
     Raises:
         UserError: If timm does not know or cannot build the model, or weights are absent or do not fit.
@@ -57,7 +55,6 @@ class VisualExtractor(nn.Module):
         weights: str | None = None,
         out_index: int = -1,
         options: Mapping[str, Any] = {},
-        centred: bool = False,
     ) -> None:
         super().__init__()
         if pretrained and weights is not None:
@@ -72,7 +69,6 @@ class VisualExtractor(nn.Module):
         network = _build(name, pretrained, None if weights is None else Path(weights), out_index, options)
         self.network = network
         self.width: int = network.feature_info.channels()[-1]
-        self.centre = nn.BatchNorm1d(self.width) if centred else None
         mean, std = (torch.tensor(network.pretrained_cfg[key]) for key in ("mean", "std"))
         if options["in_chans"] == 1:
             mean, std = mean.mean(0, keepdim=True), std.mean(0, keepdim=True)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,6 +137,17 @@ def test_a_run_killed_in_mid_epoch_resumes_to_the_numbers_of_an_unbroken_one(cli
     longer = cli("hardneg-train", f"resume={broken}", "trainer.max_epochs=5")
     assert longer.code == 0, longer.err
     assert read_json(broken / "metrics.json")["training"]["epochs"] == 5
+
+
+def test_a_run_that_started_from_a_file_of_weights_is_scored_without_that_file(cli, tiny, tmp_path, read_json):
+    network = timm.create_model("resnet10t", channels=[8, 8, 16, 16], stem_width=8, in_chans=3)
+    torch.save(network.state_dict(), tmp_path / "start.pth")
+    result = cli("hardneg-train", *tiny, f"hydra.run.dir={tmp_path}/run", f"visual.weights={tmp_path}/start.pth")
+    assert result.code == 0, result.err
+    (tmp_path / "start.pth").unlink()
+    assert cli("hardneg-evaluate", f"run={tmp_path}/run").code == 0
+    (scores,) = (tmp_path / "run" / "evaluations").glob("*/metrics.json")
+    assert read_json(scores)["test"] == pytest.approx(read_json(tmp_path / "run" / "metrics.json")["test"])
 
 
 def test_the_same_command_twice_gives_the_same_numbers(cli, tiny, tmp_path, read_json):

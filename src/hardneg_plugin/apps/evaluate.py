@@ -32,7 +32,7 @@ def evaluate(config: DictConfig) -> None:
     data: StudyDataModule = instantiate((config.data if "data" in config else trained.data).datamodule)
     data.tokenizer = tokenizer_from_state(checkpoint["tokenizer"])
     decoding = {key: value for key, value in config.decoding.items() if value is not None}
-    model: ReportGenerator = instantiate(trained.model, _partial_=True)(
+    model: ReportGenerator = instantiate(without_starting_weights(trained.model), _partial_=True)(
         tokenizer=data.tokenizer, read_findings=data.source.read_findings, **decoding
     )
     load_weights(model, checkpoint, checkpoint_path)
@@ -53,6 +53,18 @@ def evaluate(config: DictConfig) -> None:
         write_jsonl(output.predictions(config.split), records)
         print_scores(f"{config.split} split of {run.path}", {str(config.checkpoint): scores})
         print(f"\nscores   {output.metrics}\nreports  {output.predictions(config.split)}")
+
+
+def without_starting_weights(model: DictConfig) -> DictConfig:
+    """The same model built without the weights that training started from: a checkpoint's follow, and files may be gone."""
+    visual = model.visual
+    if not (visual.get("pretrained") or visual.get("weights")):
+        return model
+    # started from trained weights, the extractor was built for three channels
+    options = {"in_chans": 3, **(visual.get("options") or {})}
+    merged = OmegaConf.merge(model, {"visual": {"pretrained": False, "weights": None, "options": options}})
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
 def checkpoint_of(run: RunFolder, name: str) -> Path:

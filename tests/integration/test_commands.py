@@ -75,6 +75,8 @@ def test_train_leaves_a_whole_run_folder_and_evaluate_gives_the_same_scores(cli,
         ["model.report_feature=text_only", "hardening=segment", "schedule=cosine"],
         ["model.hard_negatives.width=null", "backbone.width=16", "hardening=projection", "schedule=constant"],
         ["metrics.caption=null", "callbacks.checkpoint.monitor=val/report_loss", "callbacks.checkpoint.mode=min"],
+        # all of trainer=gpu but the GPU
+        ["trainer.precision=bf16-mixed", "optimizer.fused=true", "model.channels_last=true"],
         ["lr_schedule=constant", "backbone.max_patches=null", "model.visual_lr=1e-4", "trainer.precision=bf16-mixed"],
     ],
     ids=lambda overrides: " ".join(overrides),

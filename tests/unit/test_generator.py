@@ -3,7 +3,9 @@
 from functools import partial
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from torch.utils.data import DataLoader
 
 from hardneg_plugin import HardNegativeObjective
 from hardneg_plugin.backbones.transformer import TransformerDecoder
@@ -113,3 +115,29 @@ def test_the_bare_host_loads_what_the_plugged_in_model_learned():
     model = plugged()
     bare = {name: value for name, value in model.state_dict().items() if not name.startswith("hard_negatives.")}
     ReportGenerator(**arguments()).load_state_dict(bare)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped_to_the_norm_asked_for_whatever_the_precision(precision):
+    model = ReportGenerator(**arguments(optimizer=partial(torch.optim.AdamW, lr=1e-3, fused=precision != "32-true")))
+    seen = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):  # the gradients of the step just made
+            gradients = [p.grad.flatten() for p in pl_module.parameters() if p.grad is not None]
+            seen.append(torch.cat(gradients).norm().item())
+
+    studies = [STUDIES[i] for i in range(8)]
+    trainer = pl.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        precision=precision,
+        gradient_clip_val=1e-2,
+        callbacks=[Watch()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(model, DataLoader(studies, batch_size=4, collate_fn=StudyCollator(TOKENIZER, 40)))
+    assert seen == pytest.approx([1e-2, 1e-2], rel=1e-2)

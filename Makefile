@@ -20,7 +20,7 @@ demo: .venv/.ready
 	$(BIN)/hardneg-train $(OVERRIDES)
 
 test: .venv/.ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

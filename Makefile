@@ -30,6 +30,7 @@ lint: .venv/.ready
 bench: .venv/.ready
 	$(BIN)/python benchmarks/step.py
 
+# Runs in outputs/ are nobody's to remove but yours.
 clean:
-	rm -rf .venv outputs multirun .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

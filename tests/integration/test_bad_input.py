@@ -146,6 +146,12 @@ def test_bad_settings(cli, tiny, tmp_path, overrides, mentioned):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_folder_that_was_there_keeps_what_is_in_it_even_if_empty(cli, tiny, tmp_path):
+    (tmp_path / "mine" / "empty").mkdir(parents=True)
+    one_line(cli("hardneg-train", *tiny, f"hydra.run.dir={tmp_path}/mine", "hardening.margin=-1"))
+    assert (tmp_path / "mine" / "empty").is_dir()
+
+
 def test_unwritable_run_folder(cli, tiny, tmp_path):
     (tmp_path / "file").write_text("")
     assert str(tmp_path / "file") in one_line(cli("hardneg-train", *tiny, f"hydra.run.dir={tmp_path}/file/run"))
@@ -173,4 +179,4 @@ def test_evaluate_without_a_run_and_with_a_broken_checkpoint(cli, tiny, tmp_path
     torch.save({"weights": torch.ones(1)}, tmp_path / "foreign.ckpt")
     assert "foreign.ckpt" in one_line(cli("hardneg-evaluate", f"run={run}", f"checkpoint={tmp_path}/foreign.ckpt"))
     assert "split" in one_line(cli("hardneg-evaluate", f"run={run}", "split=train"))
-    assert not (run / "evaluations").exists()
+    assert not list(run.glob("evaluation*"))

@@ -54,7 +54,7 @@ def test_train_leaves_a_whole_run_folder_and_evaluate_gives_the_same_scores(cli,
 
     again = cli("hardneg-evaluate", f"run={run}")
     assert again.code == 0, again.err
-    (folder,) = (run / "evaluations").iterdir()
+    (folder,) = run.glob("evaluation_*")
     assert read_json(folder / "metrics.json")["test"] == pytest.approx(metrics["test"])
     assert (folder / "predictions/test.jsonl").read_text() == (run / "predictions/test.jsonl").read_text()
     greedy = cli("hardneg-evaluate", f"run={run}", "split=val", "checkpoint=last", "decoding.beam_size=1")
@@ -62,7 +62,7 @@ def test_train_leaves_a_whole_run_folder_and_evaluate_gives_the_same_scores(cli,
     elsewhere = [argument for argument in tiny if argument.startswith("data.datamodule.source")]
     other = cli("hardneg-evaluate", f"run={run}", "data=phantom", *elsewhere, "data.datamodule.source.seed=7")
     assert other.code == 0, other.err
-    assert len(list((run / "evaluations").glob("*/predictions/*.jsonl"))) == 3
+    assert len(list(run.glob("evaluation_*/predictions/*.jsonl"))) == 3
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_run_that_started_from_a_file_of_weights_is_scored_without_that_file(c
     assert result.code == 0, result.err
     (tmp_path / "start.pth").unlink()
     assert cli("hardneg-evaluate", f"run={tmp_path}/run").code == 0
-    (scores,) = (tmp_path / "run" / "evaluations").glob("*/metrics.json")
+    (scores,) = (tmp_path / "run").glob("evaluation_*/metrics.json")
     assert read_json(scores)["test"] == pytest.approx(read_json(tmp_path / "run" / "metrics.json")["test"])
 
 

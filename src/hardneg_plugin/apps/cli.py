@@ -1,5 +1,6 @@
 """What the commands share: Hydra around a task, and one line instead of a traceback for what a user can cause."""
 
+import contextlib
 import difflib
 import logging
 import os
@@ -63,10 +64,9 @@ def run_directory() -> Path:
 
 
 def _remove_if_empty(folder: Path) -> None:
-    # children first: logs/, checkpoints/ and the like may have been made before the error
-    for path in (*sorted(folder.rglob("*"), reverse=True), folder, folder.parent):
-        if path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
+    # rmdir takes nothing but an empty folder: one that was there before with anything in it stays as it was
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _fail_if_explained(error: BaseException, config_name: str) -> None:
@@ -89,8 +89,8 @@ def _explain(error: BaseException, config_name: str) -> str | None:
         return _explain_override(str(error), config_name)
     if isinstance(error, OmegaConfBaseException):
         return f"config: {error.msg or error} (key {error.full_key})"
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}. The run folder must be a folder that can be written."
+    if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}. Runs are written below it; hydra.run.dir=... names another folder."
     return None
 
 

@@ -5,9 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
-from hardneg_plugin.functional.keys import match_key
+from hardneg_plugin.metrics.gathering import StudyMetric
 
 Findings = frozenset[tuple[str, Hashable]]
 """A report's findings, each `(name, attributes)`."""
@@ -41,28 +40,24 @@ def precision_recall_f1(tp: Tensor, fp: Tensor, fn: Tensor) -> tuple[Tensor, Ten
     )
 
 
-class FindingsScores(Metric):
+class FindingsScores(StudyMetric[None]):
     """Micro precision, recall and F1 of findings read out of generated and reference reports.
 
-    `findings_*` compares names only, `findings_attributes_*` names with all attributes (side, size, ...). A study that
-    comes twice, as when a distributed sampler fills up its last batch, counts once. Where nothing is stated, precision
-    is 0; where there is nothing to state, recall is 0.
+    `compute()` gives `findings_*`, which compares names only, and `findings_attributes_*`, names with all attributes (side,
+    size, ...), six scores in [0, 1]. Where nothing is stated, precision is 0; where there is nothing to state, recall is 0.
 
     Args:
         reader: from a text to its findings; must read any text without raising.
     """
 
-    full_state_update = False
     higher_is_better = True
-    rows: list[Tensor]
 
-    def __init__(self, reader: Callable[[str], Findings], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, reader: Callable[[str], Findings]) -> None:
+        super().__init__()
         self.reader = reader
-        self.add_state("rows", default=[], dist_reduce_fx="cat")
 
     def update(self, generated: Sequence[str], references: Sequence[str], ids: Sequence[str]) -> None:
-        """Count the findings of generated reports against their references.
+        """Count the findings of B generated reports against their references.
 
         Raises:
             ValueError: the three differ in length.
@@ -73,30 +68,17 @@ class FindingsScores(Metric):
                 f"{len(generated)}, {len(references)} and {len(ids)}."
             )
         counted = [
-            (match_key(study), *findings_counts(self.reader(text), self.reader(reference)))
-            for text, reference, study in zip(generated, references, ids, strict=True)
+            findings_counts(self.reader(text), self.reader(reference))
+            for text, reference in zip(generated, references, strict=True)
         ]
-        self.rows.append(self._rows(counted))
+        self.remember(ids, torch.tensor(counted, dtype=torch.int64).view(-1, 6))
 
-    def compute(self) -> dict[str, Tensor]:
-        """Six scores in [0, 1], each a 0-dim tensor."""
-        rows = self.rows if isinstance(self.rows, Tensor) else torch.cat([self._rows([]), *self.rows])
-        rows = rows[rows[:, 0].argsort(stable=True)]
-        first = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
-        first[1:] = rows[1:, 0] != rows[:-1, 0]
-        sums = rows[first, 1:].sum(0)
+    def score(self, ids: list[str], *columns: Any) -> tuple[dict[str, float], None]:
+        """The six scores, from counts `(N, 6)`."""
+        (counts,) = columns
+        sums = counts.sum(0)
         return {
-            f"{prefix}_{score}": value
-            for prefix, counts in (("findings", sums[:3]), ("findings_attributes", sums[3:]))
-            for score, value in zip(("precision", "recall", "F1"), precision_recall_f1(*counts), strict=True)
-        }
-
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Gather over ranks; a rank that saw no study takes part with no rows of the right shape and type."""
-        if not self._is_synced and not self.rows:
-            self.rows = [self._rows([])]
-        super().sync(*args, **kwargs)
-
-    def _rows(self, counted: Sequence[tuple[int, ...]]) -> Tensor:
-        """`(N, 7)` int64: key of the study, then its six counts."""
-        return torch.tensor(counted, dtype=torch.int64, device=self.device).view(-1, 7)
+            f"{prefix}_{score}": value.item()
+            for prefix, counted in (("findings", sums[:3]), ("findings_attributes", sums[3:]))
+            for score, value in zip(("precision", "recall", "F1"), precision_recall_f1(*counted), strict=True)
+        }, None

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.hardening import Arc, Ascent, Projection, Released, Segment
 from hardneg_plugin.functional.mining import match_mask
-from hardneg_plugin.objectives.alignment import Alignment, Hinge, InfoNCE, Separation
+from hardneg_plugin.objectives.alignment import Alignment, InfoNCE
 from hardneg_plugin.objectives.pairs import PairEmbeddings
+from hardneg_plugin.objectives.separation import Hinge, Separation
 from hardneg_plugin.objectives.sources import HardNegatives, InBatch, NegativeSource
 from hardneg_plugin.schedule import Linear, Progress, Schedule
 

@@ -86,7 +86,6 @@ def test_equal_texts_of_two_studies_count_twice():
 @pytest.mark.parametrize(
     ("studies", "expected"),
     [
-        ([], [0] * 6),
         ([("", "", "1")], [0] * 6),
         ([("a:x", "", "1")], [0] * 6),
         ([("", "a:x", "1")], [0] * 6),
@@ -94,9 +93,13 @@ def test_equal_texts_of_two_studies_count_twice():
         ([("a:x", "a:y", "1")], [1, 1, 1, 0, 0, 0]),
     ],
 )
-@pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_edges(studies, expected):
     assert [float(value) for value in scores_of(studies).values()] == expected
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_without_a_study_there_is_no_score():
+    assert scores_of([]) == {}
 
 
 def test_reset_forgets():
@@ -119,7 +122,7 @@ def rank_scores(rank, folder, shares):
     for study in shares[rank]:
         metric.update(*([value] for value in study))
     synced = metric.compute()
-    local_rows = sum(len(rows) for rows in metric.rows)
+    local_rows = sum(len(batch[0]) for batch in metric._batches)
     torch.save((synced, local_rows), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 

@@ -69,8 +69,7 @@ def test_without_a_negative_the_loss_is_zero_with_a_zero_gradient(batch, alignme
     terms = loss(batch, LATE)
     total = terms.alignment_loss + terms.separation_loss
     total.backward()
-    expected = 0.0
-    assert total.item() == pytest.approx(expected, abs=1e-7)
+    assert total.item() == pytest.approx(0.0, abs=1e-7)
     for parameter in loss.parameters():
         assert parameter.grad is not None
         assert parameter.grad.abs().max() < 1e-7

@@ -1,0 +1,41 @@
+"""How images of a study and of its hard negative are kept apart: strategies of `HardNegativeObjective`."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.functional.contrast import absolute_separation, separation
+
+
+class Separation(Protocol):
+    """What `HardNegativeObjective(separation=...)` accepts."""
+
+    def __call__(self, images: Tensor, negative_images: Tensor, valid: Tensor) -> Tensor:
+        """Loss per study `(B,)` from `(B, D)`, `(B, K, D)` and `(B, K)`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Hinge:
+    """Images of a study and of its hard negative no more similar than `margin` (a cosine in [-1, 1))."""
+
+    margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.margin < 1:
+            raise UserError(f"separation.margin: expected a cosine from -1 to below 1, but got {self.margin}.")
+
+    def __call__(self, images: Tensor, negative_images: Tensor, valid: Tensor) -> Tensor:
+        """max(0, z·z' - margin), `(B,)`."""
+        return separation(images, negative_images, margin=self.margin, valid=valid)
+
+
+@dataclass(frozen=True)
+class Absolute:
+    """|z·z'|, as in the released ITHN code: it pulls negative cosines up, too."""
+
+    def __call__(self, images: Tensor, negative_images: Tensor, valid: Tensor) -> Tensor:
+        """|z·z'|, `(B,)`."""
+        return absolute_separation(images, negative_images, valid=valid)

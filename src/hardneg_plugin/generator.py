@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from hardneg_plugin.backbones.decoder import ReportDecoder
+from hardneg_plugin.backbones.decoding import Decoding
 from hardneg_plugin.backbones.visual import VisualExtractor
 from hardneg_plugin.data.studies import Batch, FindingsReader
 from hardneg_plugin.data.tokenizer import Tokenizer
@@ -54,7 +55,7 @@ class ReportGenerator(pl.LightningModule):
         lr_schedule: makes the learning-rate schedule out of the optimizer; None keeps the rate. With
             `lr_interval="step"` it is called with `total_steps` too and stepped every optimizer step, else every epoch.
         visual_lr: learning rate of the visual extractor; None: that of the optimizer.
-        beam_size, max_length: of decoding, in words with the end counted.
+        decoding: how reports are written; None: a beam search of 3 up to 60 words.
         caption: caption scores for validation and test; None leaves them out (then nothing needs pycocoevalcap).
         read_findings: reads findings out of a text, where the data set knows how.
         channels_last: keep the visual extractor's weights channels last, which convolutions on a GPU prefer.
@@ -71,22 +72,19 @@ class ReportGenerator(pl.LightningModule):
         lr_schedule: Callable[..., LRScheduler] | None = None,
         lr_interval: Literal["step", "epoch"] = "step",
         visual_lr: float | None = None,
-        beam_size: int = 3,
-        max_length: int = 60,
+        decoding: Decoding | None = None,
         caption: CaptionScores | None = None,
         read_findings: FindingsReader | None = None,
         channels_last: bool = False,
         compile: bool = False,
     ) -> None:
         super().__init__()
-        if beam_size < 1 or max_length < 1:
-            raise UserError(f"Expected beam_size and max_length of at least 1, but got {beam_size} and {max_length}.")
         self.visual = visual.to(memory_format=torch.channels_last) if channels_last else visual  # type: ignore[call-overload]
         self.decoder = backbone(vocab_size=tokenizer.vocab_size, patch_width=visual.width)
         self.tokenizer = tokenizer
         self._make_optimizer, self._make_lr_schedule = optimizer, lr_schedule
         self._lr_interval, self._visual_lr = lr_interval, visual_lr
-        self._beam_size, self._max_length = beam_size, max_length
+        self._decoding = decoding or Decoding()
         self.scores = nn.ModuleDict(
             {
                 "val": ReportScores(caption=caption, read_findings=read_findings),
@@ -196,9 +194,7 @@ class ReportGenerator(pl.LightningModule):
         }
 
     def _write(self, patches: Tensor, patch_mask: Tensor) -> list[str]:
-        words = self.decoder.generate(
-            patches, beam_size=self._beam_size, max_length=self._max_length, patch_mask=patch_mask
-        )
+        words = self.decoder.decode(patches, self._decoding, patch_mask=patch_mask).tokens[:, 0]
         return [self.tokenizer.decode(row) for row in words.tolist()]
 
     def _evaluate(self, batch: Batch, split: Evaluated) -> Features:

@@ -31,9 +31,10 @@ def evaluate(config: DictConfig) -> None:
     checkpoint = read_checkpoint(checkpoint_path)
     data: StudyDataModule = instantiate((config.data if "data" in config else trained.data).datamodule)
     data.tokenizer = tokenizer_from_state(checkpoint["tokenizer"])
-    decoding = {key: value for key, value in config.decoding.items() if value is not None}
+    chosen = {key: value for key, value in config.decoding.items() if value is not None}
+    decoding = OmegaConf.merge(trained.decoding, chosen)
     model: ReportGenerator = instantiate(without_starting_weights(trained.model), _partial_=True)(
-        tokenizer=data.tokenizer, read_findings=data.source.read_findings, **decoding
+        tokenizer=data.tokenizer, read_findings=data.source.read_findings, decoding=instantiate(decoding)
     )
     load_weights(model, checkpoint, checkpoint_path)
     trainer: pl.Trainer = instantiate(config.trainer, logger=False, enable_checkpointing=False)
@@ -46,7 +47,7 @@ def evaluate(config: DictConfig) -> None:
         settings = {
             "run": str(run.path),
             "checkpoint": str(checkpoint_path),
-            "decoding": dict(config.decoding),
+            "decoding": OmegaConf.to_container(decoding),
             "data": OmegaConf.to_container(config.data, resolve=True) if "data" in config else "the run's own",
         }
         write_json(output.metrics, {config.split: scores, **settings})

@@ -96,7 +96,7 @@ def train(config: DictConfig) -> None:
                 "scored_against": {
                     "references": "full reports as the tokenizer cleans them; cut/ those cut to max_length words",
                     "max_length": config.data.max_length,
-                    "beam_size": config.decoding.beam_size,
+                    "decoding": OmegaConf.to_container(config.decoding, resolve=True),
                 },
                 "versions": {name: importlib.metadata.version(name) for name in ("torch", "pytorch-lightning", "timm")},
             },

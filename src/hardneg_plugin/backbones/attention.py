@@ -1,9 +1,12 @@
 """Multi-head attention whose keys and values can be kept: the image's per study, the words' per beam."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hardneg_plugin.backbones.linear import Linear
 from hardneg_plugin.errors import UserError
 
 KeysValues = tuple[Tensor, Tensor]
@@ -28,10 +31,10 @@ class Attention(nn.Module):
             raise UserError(f"Expected `width` to be a multiple of `heads`, but got width {width} and heads {heads}.")
         self.heads = heads
         self.dropout = dropout
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
-        self.value = nn.Linear(width, width)
-        self.output = nn.Linear(width, width)
+        self.query = Linear(width, width)
+        self.key = Linear(width, width)
+        self.value = Linear(width, width)
+        self.output = Linear(width, width)
 
     def keys_values(self, x: Tensor) -> KeysValues:
         """Project `(B, L, width)` to what `forward` attends to."""
@@ -49,6 +52,13 @@ class Attention(nn.Module):
         mixed = F.scaled_dot_product_attention(self._split(self.query(x)), *attended, attn_mask=mask, dropout_p=dropout)
         out: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return out
+
+    def weights(self, x: Tensor, keys: Tensor, mask: Tensor | None = None) -> Tensor:
+        """How much each of `(B, Q, width)` attends to each key: `(B, heads, Q, L)`, rows sum to 1; no dropout."""
+        scores = self._split(self.query(x)) @ keys.mT / math.sqrt(keys.shape[-1])
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        return scores.softmax(-1, dtype=torch.float32)
 
     def _split(self, x: Tensor) -> Tensor:
         chunks: Tensor = x.unflatten(-1, (self.heads, -1))

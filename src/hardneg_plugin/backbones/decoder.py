@@ -5,19 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from hardneg_plugin.backbones.decoding import beam_search, greedy
-
-
-class DecoderState(ABC):
-    """What a decoder remembers of the words so far, for k beams of each of B studies; `step` advances it in place."""
-
-    @abstractmethod
-    def select(self, parents: Tensor) -> None:
-        """Let each beam go on from another beam of its study.
-
-        Args:
-            parents: `(B, k)` int64 in [0, k): beam `i` of study `b` takes over what beam `parents[b, i]` remembers.
-        """
+from hardneg_plugin.backbones.decoding import Decoded, Decoding, decode
 
 
 class ReportDecoder(nn.Module, ABC):
@@ -54,6 +42,77 @@ class ReportDecoder(nn.Module, ABC):
         """From states `(..., width)` to log-probabilities `(..., V + 1)`, in float32 under autocast too."""
 
     @abstractmethod
+    def attention_maps(self, patches: Tensor, tokens: Tensor, *, patch_mask: Tensor | None = None) -> Tensor:
+        """How much each word attends to each patch, teacher-forced.
+
+        Args:
+            patches, tokens, patch_mask: As in `states`.
+
+        Returns:
+            `(B, layers, heads, T - 1, P)`, each row over P of sum 1: at `t` the attention with which `tokens[:, t + 1]`
+            was predicted. Patches lie view by view, and row by row within a view.
+        """
+
+    @abstractmethod
+    def search(self, patches: Tensor, decoding: Decoding, *, patch_mask: Tensor | None = None) -> Decoded:
+        """`decode` without its frame: called in evaluation mode and without gradient."""
+
+    def log_probs(self, patches: Tensor, tokens: Tensor, *, patch_mask: Tensor | None = None) -> Tensor:
+        """Teacher-forced log-probabilities `(B, T - 1, V + 1)` of `tokens[:, 1:]`; arguments as in `states`."""
+        return self.classify(self.states(patches, tokens, patch_mask=patch_mask))
+
+    def decode(
+        self, patches: Tensor, decoding: Decoding, *, patch_mask: Tensor | None = None, attention: bool = False
+    ) -> Decoded:
+        """Write reports, in evaluation mode and without gradient; the mode of every submodule is restored.
+
+        Args:
+            patches: `(B, P, D_v)` image features.
+            decoding: How to search, or sample.
+            patch_mask: `(B, P)` bool, True where there is a patch; None if there are all.
+            attention: Return what each word attended to.
+        """
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        try:
+            with torch.no_grad():
+                decoded = self.search(patches, decoding, patch_mask=patch_mask)
+                if attention:
+                    maps = [self._maps_of(patches, tokens, patch_mask) for tokens in decoded.tokens.unbind(1)]
+                    decoded = decoded._replace(attention=torch.stack(maps, dim=1))
+                return decoded
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
+    def generate(
+        self, patches: Tensor, *, beam_size: int = 3, max_length: int = 60, patch_mask: Tensor | None = None
+    ) -> Tensor:
+        """The best report of a beam search, `(B, max_length)` int64; 0 ends and pads. Short for `decode`."""
+        decoding = Decoding(beam_size=beam_size, max_length=max_length)
+        return self.decode(patches, decoding, patch_mask=patch_mask).tokens[:, 0]
+
+    def _maps_of(self, patches: Tensor, tokens: Tensor, patch_mask: Tensor | None) -> Tensor:
+        rows = torch.cat([tokens.new_zeros(len(tokens), 1), tokens], dim=1)
+        return self.attention_maps(patches, rows, patch_mask=patch_mask)
+
+
+class DecoderState(ABC):
+    """What a decoder remembers of the words so far, for k beams of each of B studies; `step` advances it in place."""
+
+    @abstractmethod
+    def select(self, parents: Tensor) -> None:
+        """Let each beam go on from another beam of its study.
+
+        Args:
+            parents: `(B, k)` int64 in [0, k): beam `i` of study `b` takes over what beam `parents[b, i]` remembers.
+        """
+
+
+class IncrementalDecoder(ReportDecoder):
+    """A report decoder that reads one word at a time, which is all that `decoding.py` needs to search and sample."""
+
+    @abstractmethod
     def start(
         self, patches: Tensor, *, max_length: int, beams: int = 1, patch_mask: Tensor | None = None
     ) -> DecoderState:
@@ -71,31 +130,6 @@ class ReportDecoder(nn.Module, ABC):
             Log-probabilities `(B, k, V + 1)`.
         """
 
-    def log_probs(self, patches: Tensor, tokens: Tensor, *, patch_mask: Tensor | None = None) -> Tensor:
-        """Teacher-forced log-probabilities `(B, T - 1, V + 1)` of `tokens[:, 1:]`; arguments as in `states`."""
-        return self.classify(self.states(patches, tokens, patch_mask=patch_mask))
-
-    def generate(
-        self, patches: Tensor, *, beam_size: int = 3, max_length: int = 60, patch_mask: Tensor | None = None
-    ) -> Tensor:
-        """Write reports, in evaluation mode and without gradient; the mode of every submodule is restored.
-
-        Args:
-            patches: `(B, P, D_v)` image features.
-            beam_size: Beams per study, at least 1; 1 is greedy decoding.
-            max_length: Most words per report, at least 1; the end takes one.
-            patch_mask: `(B, P)` bool, True where there is a patch; None if there are all.
-
-        Returns:
-            `(B, max_length)` int64; 0 ends and pads.
-        """
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
-        try:
-            with torch.no_grad():
-                if beam_size == 1:
-                    return greedy(self, patches, max_length=max_length, patch_mask=patch_mask)
-                return beam_search(self, patches, beam_size=beam_size, max_length=max_length, patch_mask=patch_mask)
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+    def search(self, patches: Tensor, decoding: Decoding, *, patch_mask: Tensor | None = None) -> Decoded:
+        """Beam search, greedy decoding or sampling, whichever is asked for."""
+        return decode(self, patches, decoding, patch_mask=patch_mask)

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hardneg_plugin.backbones.decoder import DecoderState, ReportDecoder
-from hardneg_plugin.backbones.decoding import beam_search, greedy
+from hardneg_plugin.backbones.decoder import DecoderState, IncrementalDecoder
 from hardneg_plugin.backbones.transformer import TransformerDecoder
 
 NextWord = Callable[[list[int]], Tensor]
@@ -39,7 +38,7 @@ def plain_beam_search(next_word: NextWord, beam_size: int, max_length: int) -> l
     return words + [0] * (max_length - len(words))
 
 
-class Recurrent(ReportDecoder):
+class Recurrent(IncrementalDecoder):
     """A decoder whose only state is a recurrent memory; what comes next depends on every earlier word and the image."""
 
     def __init__(self, vocab_size: int, *, end: float, sharpness: float) -> None:
@@ -67,6 +66,9 @@ class Recurrent(ReportDecoder):
         raise NotImplementedError
 
     def text_states(self, tokens):
+        raise NotImplementedError
+
+    def attention_maps(self, patches, tokens, *, patch_mask=None):
         raise NotImplementedError
 
 
@@ -107,13 +109,13 @@ def test_many_random_decoders_decode_as_the_plain_search(beam_size: int, end: fl
         torch.manual_seed(seed)
         decoder = Recurrent(vocab_size, end=end, sharpness=2.0)
         patches = torch.randn(3, 2, 6)
-        found = beam_search(decoder, patches, beam_size=beam_size, max_length=max_length)
+        found = decoder.generate(patches, beam_size=beam_size, max_length=max_length)
         expected = [plain_beam_search(recurrent_next_word(decoder, study), beam_size, max_length) for study in patches]
         assert found.tolist() == expected, (seed, vocab_size, max_length)
         assert found.dtype == torch.long
         lengths.update((found > 0).sum(1).tolist())
         if beam_size == 1:
-            assert torch.equal(greedy(decoder, patches, max_length=max_length), found)
+            assert torch.equal(decoder.generate(patches, beam_size=1, max_length=max_length), found)
     assert {9.0: lengths == {0}, -50.0: lengths == {1, 2, 3, 5, 7}, 0.5: len(lengths) > 2}[end]
 
 
@@ -124,7 +126,7 @@ def test_ended_beams_come_back_where_open_ones_fall_by_more_than_1000(beam_size:
         torch.manual_seed(seed)
         decoder = Recurrent(4, end=0.0, sharpness=900.0)
         patches = torch.randn(3, 2, 6)
-        found = beam_search(decoder, patches, beam_size=beam_size, max_length=5)
+        found = decoder.generate(patches, beam_size=beam_size, max_length=5)
         expected = [plain_beam_search(recurrent_next_word(decoder, study), beam_size, 5) for study in patches]
         assert found.tolist() == expected, seed
 
@@ -186,19 +188,19 @@ class Scripted(Recurrent):
 def test_of_equal_sums_the_first_recorded_wins_whatever_the_batch_mates() -> None:
     tied = [[-1.0, -1.0], [-9.0, 0.0], [0.0, -9.0]]  # -1 for the end at once, and for two words
     longer = [[-9.0, -0.5], [-9.0, -0.5], [0.0, -9.0]]
-    found = beam_search(Scripted(tied, longer), torch.zeros(2, 1, 6), beam_size=2, max_length=3)
+    found = Scripted(tied, longer).generate(torch.zeros(2, 1, 6), beam_size=2, max_length=3)
     assert found.tolist() == [[0, 0, 0], [1, 1, 0]]
 
 
 def test_search_stops_when_nothing_better_can_come() -> None:
     decoder = Scripted([[-0.1, -5.0, -6.0]] * 9)
-    beam_search(decoder, torch.zeros(2, 1, 6), beam_size=3, max_length=9)
+    decoder.generate(torch.zeros(2, 1, 6), beam_size=3, max_length=9)
     assert decoder.steps == 1
     decoder = Scripted([[-5.0, -0.1, -6.0]] * 9)
-    beam_search(decoder, torch.zeros(2, 1, 6), beam_size=3, max_length=9)
+    decoder.generate(torch.zeros(2, 1, 6), beam_size=3, max_length=9)
     assert decoder.steps == 9
     decoder = Scripted([[-5.0, -0.1, -6.0], [-0.1, -5.0, -6.0]] * 4)
-    greedy(decoder, torch.zeros(2, 1, 6), max_length=8)
+    decoder.generate(torch.zeros(2, 1, 6), beam_size=1, max_length=8)
     assert decoder.steps == 2
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hardneg_plugin.backbones.transformer import TransformerDecoder, sinusoids
+from hardneg_plugin.backbones.layers import sinusoids
+from hardneg_plugin.backbones.transformer import TransformerDecoder
 from hardneg_plugin.errors import UserError
 
 TOKENS = torch.tensor([[0, 3, 1, 6, 2, 0, 0], [0, 5, 0, 0, 0, 0, 0], [0, 1, 1, 4, 3, 6, 0]])
@@ -22,11 +23,11 @@ def split_projections(attention: nn.MultiheadAttention) -> dict[str, Tensor]:
     return named | {f"output.{name}": value for name, value in attention.out_proj.state_dict().items()}
 
 
-def copy_layer(ours: nn.Module, oracle: nn.Module, attentions: dict[str, str], norms: list[str]) -> None:
+def copy_layer(ours: nn.Module, oracle: nn.Module, attentions: dict[str, str], norms: list[nn.Module]) -> None:
     for mine, theirs in attentions.items():
         getattr(ours, mine).load_state_dict(split_projections(getattr(oracle, theirs)))
     for index, norm in enumerate(norms, start=1):
-        getattr(ours, norm).load_state_dict(getattr(oracle, f"norm{index}").state_dict())
+        norm.load_state_dict(getattr(oracle, f"norm{index}").state_dict())
     ours.feedforward[0].load_state_dict(oracle.linear1.state_dict())
     ours.feedforward[3].load_state_dict(oracle.linear2.state_dict())
 
@@ -41,10 +42,9 @@ def test_it_is_torchs_pre_norm_transformer() -> None:
         for parameter in (parameter for layer in layers for parameter in layer.parameters()):
             parameter.copy_(torch.randn_like(parameter) * 0.3)
     for ours, oracle in zip(decoder.encoder, encoder_layers, strict=True):
-        copy_layer(ours, oracle, {"self_attention": "self_attn"}, ["self_norm", "feedforward_norm"])
-    for ours, oracle in zip(decoder.decoder, decoder_layers, strict=True):
-        attentions = {"self_attention": "self_attn", "image_attention": "multihead_attn"}
-        copy_layer(ours, oracle, attentions, ["self_norm", "image_norm", "feedforward_norm"])
+        copy_layer(ours, oracle, {"self_attention": "self_attn"}, [ours.self_norm, ours.feedforward_norm])
+    for ours, norms, oracle in zip(decoder.decoder, decoder.norms, decoder_layers, strict=True):
+        copy_layer(ours, oracle, {"self_attention": "self_attn", "image_attention": "multihead_attn"}, list(norms))
 
     patches, patch_mask = torch.randn(3, 4, 5), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]]).bool()
     words = TOKENS[:, :-1]

@@ -1,0 +1,137 @@
+"""R2GenCMN: a transformer whose patches and words consult one learned matrix, the cross-modal memory."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hardneg_plugin.backbones.attention import KeysValues
+from hardneg_plugin.backbones.encoder_decoder import DecoderInput, EncoderDecoder, EncoderDecoderState
+from hardneg_plugin.backbones.layers import Norm, SampleNorm, decoder_norms, sinusoids, xavier_matrices
+from hardneg_plugin.backbones.linear import Linear
+from hardneg_plugin.errors import UserError
+
+
+class R2GenCMN(EncoderDecoder):
+    """The cross-modal memory network (Chen et al., Cross-modal Memory Networks for Radiology Report Generation, ACL 2021).
+
+    The same numbers as the released model, teacher-forced and decoding; weights under other names (`official.py`).
+
+    Args:
+        vocab_size: Number of words V.
+        patch_width: Width `D_v` of the patch features.
+        width: Width of the transformer and of the memory, a multiple of `heads`.
+        heads: Attention heads, of the memory too.
+        layers: Layers of the encoder, and as many of the decoder.
+        feedforward_width: Hidden width of the feed-forward sublayers.
+        memory_size: Rows of the memory matrix.
+        topk: Rows that answer a query, at most `memory_size`.
+        dropout: Of attention weights, sublayer outputs, feed-forward hidden units, embedded words and positioned patches.
+        patch_dropout: Of the projected patches.
+
+    Raises:
+        UserError: If `heads` does not divide `width`, or `topk` is not in 1 to `memory_size`.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        patch_width: int,
+        *,
+        width: int = 512,
+        heads: int = 8,
+        layers: int = 3,
+        feedforward_width: int = 512,
+        memory_size: int = 2048,
+        topk: int = 32,
+        dropout: float = 0.1,
+        patch_dropout: float = 0.5,
+    ) -> None:
+        super().__init__(
+            vocab_size,
+            patch_width,
+            width=width,
+            heads=heads,
+            layers=layers,
+            feedforward_width=feedforward_width,
+            dropout=dropout,
+            patch_dropout=patch_dropout,
+            norm=SampleNorm,
+        )
+        self.norms = decoder_norms(layers, width, SampleNorm)
+        self.memory = CrossModalMemory(width, heads, memory_size, topk, dropout)
+        xavier_matrices(self.encoder, self.decoder, self.embedding)
+
+    def _shared(self) -> KeysValues:
+        return self.memory.keys_values()
+
+    def _patch_input(self, patches: Tensor, shared: Any) -> Tensor:
+        x = self.project(patches)
+        x = x + self.memory(x, shared)
+        positions = torch.arange(patches.shape[1], device=patches.device)
+        out: Tensor = self.embedding_dropout(x + sinusoids(positions, self.width).to(x.dtype))
+        return out
+
+    def _word_input(self, words: Tensor, shared: Any) -> DecoderInput:
+        return self._consult(self.embedding_dropout(self._embed(words)), shared)
+
+    def _next_word_input(self, words: Tensor, state: EncoderDecoderState) -> DecoderInput:
+        return self._consult(self._embed_next(words, state), state.shared)
+
+    def _consult(self, x: Tensor, shared: KeysValues) -> DecoderInput:
+        return x + self.memory(x, shared), cast(Sequence[Sequence[Norm]], self.norms)
+
+
+class CrossModalMemory(nn.Module):
+    """Attention to the few best rows of a learned matrix.
+
+    Args:
+        width: Width of queries, rows and responses, a multiple of `heads`.
+        heads: Attention heads; each has its own best rows.
+        size: Rows M of the matrix.
+        topk: Best rows that answer a query.
+        dropout: Of the weights of those rows.
+
+    Raises:
+        UserError: If `heads` does not divide `width`, or `topk` is not in 1 to `size`.
+    """
+
+    def __init__(self, width: int, heads: int, size: int, topk: int, dropout: float) -> None:
+        super().__init__()
+        if width % heads:
+            raise UserError(f"Expected `width` to be a multiple of `heads`, but got width {width} and heads {heads}.")
+        if not 1 <= topk <= size:
+            raise UserError(f"Expected `topk` in 1 to {size} (the rows of the memory), but got {topk}.")
+        self.heads, self.topk, self.dropout = heads, topk, dropout
+        self.matrix = nn.Parameter(torch.randn(size, width) / width)
+        self.query, self.key, self.value, self.output = (Linear(width, width) for _ in range(4))
+        xavier_matrices(self.query, self.key, self.value, self.output)
+
+    def keys_values(self) -> KeysValues:
+        """Keys and values of the rows, each `(heads, M, width / heads)`: the same for every study."""
+        return self._split(self.key(self.matrix)), self._split(self.value(self.matrix))
+
+    def forward(self, x: Tensor, keys_values: KeysValues) -> Tensor:
+        """The response to each of `(B, L, width)`, of the same shape."""
+        keys, values = keys_values
+        heads, size, chunk = values.shape
+        queries = self._split(self.query(x).flatten(0, 1)) * chunk**-0.5
+        best, rows = (queries @ keys.mT).topk(self.topk, dim=-1, sorted=False)
+        weights = F.dropout(best.softmax(-1), self.dropout, self.training)
+        # The few rows are fetched and summed without a copy of them; heads lie one after the other in one table.
+        rows = rows + size * torch.arange(heads, device=rows.device)[:, None, None]
+        response = F.embedding_bag(
+            rows.flatten(0, 1),
+            values.flatten(0, 1),
+            per_sample_weights=weights.flatten(0, 1).to(values.dtype),
+            mode="sum",
+        )
+        merged = response.unflatten(0, (heads, -1)).transpose(0, 1).flatten(1)
+        out: Tensor = self.output(merged).view(x.shape)
+        return out
+
+    def _split(self, x: Tensor) -> Tensor:
+        chunks: Tensor = x.unflatten(-1, (self.heads, -1)).transpose(0, 1)
+        return chunks

@@ -33,7 +33,7 @@ def arguments(**more):
         "backbone": partial(TransformerDecoder, width=32, heads=2, layers=1),
         "tokenizer": TOKENIZER,
         "optimizer": partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.1),
-        "max_length": 8,
+        "decoding": Decoding(max_length=8),
         **more,
     }
 

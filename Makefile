@@ -29,6 +29,8 @@ lint: .venv/.ready
 
 bench: .venv/.ready
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/decode.py
+	$(BIN)/python benchmarks/train_step.py
 
 # Runs in outputs/ are nobody's to remove but yours.
 clean:

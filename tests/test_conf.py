@@ -4,11 +4,18 @@ from pathlib import Path
 
 import hydra
 import pytest
+import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from hardneg_plugin.backbones.official import load_official
+from hardneg_plugin.backbones.r2gen import R2Gen
+from hardneg_plugin.backbones.r2gencmn import R2GenCMN
 from hardneg_plugin.config import conf_dir
+from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.functional.hardening import Arc, Ascent, Projection, Released, Segment
+from hardneg_plugin.generator import ReportGenerator
 from hardneg_plugin.objectives import Absolute, Hinge, InBatch, InfoNCE, ReleasedAlignment, Triplet
 from hardneg_plugin.schedule import Constant, Cosine, Exponential, Linear
 
@@ -61,19 +68,23 @@ def test_strategies_are_what_the_configs_say(group):
             for group in ("visual", "backbone", "model", "trainer", "lr_schedule")
             for choice in choices(group)
         ),
-        *(f"experiment={choice}" for choice in choices("experiment")),
+        *(f"experiment={choice} data.root=x" for choice in choices("experiment") if choice != "ithn_released"),
+        "experiment=ithn_released",
+        *(f"{group}={choice}" for group in ("optimizer", "callbacks") for choice in choices(group)),
         "data=phantom",
         "tokenizer=huggingface tokenizer.name_or_path=x",
         *(f"data={name} data.root=x" for name in ("annotations", "iu_xray", "mimic_cxr")),
     ],
 )
-def test_every_choice_composes_and_resolves(override):
+def test_every_choice_composes_and_resolves(override, monkeypatch):
     config = compose(*override.split())
     OmegaConf.set_readonly(config.hydra, False)
     config.hydra.runtime.output_dir = "outputs/x"
     config.hydra.job.num = 0
-    with_values = OmegaConf.to_container(OmegaConf.masked_copy(config, [k for k in config if k != "hydra"]))
-    assert with_values["seed"] == 1
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", config)  # what ${hydra:...} reads
+    keys = [key for key in config if key != "hydra"]
+    with_values = OmegaConf.to_container(OmegaConf.masked_copy(config, keys), resolve=True)
+    assert with_values["model"]["visual"] == with_values["visual"]
 
 
 def test_the_released_recipe_is_the_released_one():
@@ -81,6 +92,56 @@ def test_the_released_recipe_is_the_released_one():
     assert dict(config.weights) == {"report": 0.7, "alignment": 0.1, "separation": 0.2}
     assert instantiate(config.schedule) == Exponential(rate=0.01, unit="epoch")
     assert (instantiate(config.hardening), instantiate(config.alignment)) == (Released(), ReleasedAlignment())
+
+
+# From the scripts and defaults of the two repositories.
+RELEASED_RECIPES = {
+    "r2gen_iu_xray": (100, 9223, 5e-5, 1e-4, (0.9, 0.999), 1e-8, 50, 0.1, 60, 3),
+    "r2gen_mimic_cxr": (30, 456789, 5e-5, 1e-4, (0.9, 0.999), 1e-8, 1, 0.8, 100, 10),
+    "r2gencmn_iu_xray": (100, 7580, 1e-4, 5e-4, (0.9, 0.98), 1e-9, 10, 0.8, 60, 3),
+    "r2gencmn_mimic_cxr": (30, 9153, 1e-4, 5e-4, (0.9, 0.98), 1e-9, 3, 0.8, 100, 10),
+}
+
+
+@pytest.mark.parametrize("name", RELEASED_RECIPES)
+def test_the_recipes_of_the_released_models(name):
+    config = compose(f"experiment={name}", "data.root=x", "visual.pretrained=false")
+    epochs, seed, visual_lr, lr, betas, eps, step_size, gamma, max_length, min_count = RELEASED_RECIPES[name]
+    trainer = config.trainer
+    assert (trainer.max_epochs, config.seed, config.data.batch_size) == (epochs, seed, 16)
+    assert (trainer.gradient_clip_val, trainer.gradient_clip_algorithm) == (0.1, "value")
+    assert (config.data.max_length, config.data.min_count, config.decoding.beam_size) == (max_length, min_count, 3)
+    assert config.callbacks.early_stopping.patience == 50
+
+    parameters = [torch.nn.Parameter(torch.zeros(2, 2)), torch.nn.Parameter(torch.zeros(2))]
+    model = instantiate(config.model, _partial_=True)(tokenizer=WordTokenizer(("<unk>", "heart")))
+    assert type(model) is ReportGenerator
+    groups = model.configure_optimizers()["optimizer"].param_groups
+    assert {group["lr"] for group in groups} == {visual_lr, lr}
+    assert {group["weight_decay"] for group in groups} == {5e-5}  # on vectors too
+    assert all(group["amsgrad"] and tuple(group["betas"]) == betas and group["eps"] == eps for group in groups)
+    assert type(model.configure_optimizers()["optimizer"]) is torch.optim.Adam
+    schedule = instantiate(config.lr_schedule.schedule)(torch.optim.Adam(parameters))
+    assert (schedule.step_size, schedule.gamma) == (step_size, gamma)
+    assert type(model.decoder) is {"r2gen": R2Gen, "r2gencmn": R2GenCMN}[name.split("_")[0]]
+
+
+def test_the_released_ithn_recipe_goes_on_top_of_another():
+    config = compose("experiment=[r2gen_iu_xray,ithn_released]", "data.root=x")
+    assert config.model._target_ == "hardneg_plugin.generator.HardNegativeReportGenerator"
+    assert (config.model.report_feature, config.seed, config.weights.report) == ("decoder_states", 9223, 0.7)
+    assert config.backbone._target_ == "hardneg_plugin.backbones.official.r2gen"
+
+
+def test_released_decoders_are_those_of_the_released_options():
+    for name, architecture in (("r2gen", R2Gen), ("r2gencmn", R2GenCMN)):
+        decoder = instantiate(compose(f"backbone={name}").backbone)(vocab_size=7, patch_width=2048)
+        released = load_official(name, None, {"vocab_size": 7})
+        assert type(decoder) is architecture
+        assert {n: p.shape for n, p in decoder.named_parameters()} == {
+            n: p.shape for n, p in released.named_parameters()
+        }
+        assert repr(decoder) == repr(released)  # dropout among it
 
 
 def test_the_gpu_recipe():

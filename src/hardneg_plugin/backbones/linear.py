@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-FEW_ROWS = 128
-"""Up to so many rows the weight stands on the left: measured 1.3 to 1.9 times faster on CPUs at 16 to 96 rows."""
+FEW_ROWS = range(8, 65)
+"""So many rows are multiplied with the weight on the left: measured 1.2 to 2 times faster on CPUs."""
 
 
 class Linear(nn.Linear):
@@ -12,11 +12,11 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(..., in_features)` to `(..., out_features)`."""
-        rows = x.numel() // self.in_features
-        if rows > FEW_ROWS or x.device.type != "cpu" or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        is_few = x.numel() // self.in_features in FEW_ROWS
+        if not is_few or x.device.type != "cpu" or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
             return super().forward(x)
-        out: Tensor = self.transposed(x).t().unflatten(0, x.shape[:-1])
-        return out
+        # What follows reads rows: everything else is slow on columns.
+        return self.transposed(x).t().contiguous().view(*x.shape[:-1], -1)
 
     def transposed(self, x: Tensor) -> Tensor:
         """The same as a matrix `(out_features, rows)`."""

@@ -127,6 +127,7 @@ class RelationalMemory(nn.Module):
         identity = torch.eye(self.slots, self.width, device=self.word_gates.weight.device)
         return identity.expand(rows, -1, -1)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch.compile would unroll the loop over words, and compile for minutes
     def forward(self, words: Tensor) -> Tensor:
         """The memory after each word: `(B, T, width)` to `(B, T, S * width)`."""
         memory = self.initial(len(words))
@@ -187,7 +188,7 @@ class ConditionalNorms(nn.Module):
             out = torch.baddbmm(bias[:, None], hidden, self.second_weight.mT)
         else:
             hidden = self.first.transposed(memory).relu_().view(2 * self.count, self.width, -1)
-            out = torch.baddbmm(bias[:, :, None], self.second_weight, hidden).mT
+            out = torch.baddbmm(bias[:, :, None], self.second_weight, hidden).mT.contiguous()
         gains_shifts = out.unflatten(1, rows)
         return [
             partial(_normalise, gain=gain, shift=shift)

@@ -78,7 +78,10 @@ class R2GenCMN(EncoderDecoder):
         return self._consult(self.embedding_dropout(self._embed(words)), shared)
 
     def _next_word_input(self, words: Tensor, state: EncoderDecoderState) -> DecoderInput:
-        return self._consult(self._embed_next(words, state), state.shared)
+        # What the memory answers depends on the word and its position alone, and beams share most of their words.
+        distinct, places = words.unique(return_inverse=True)
+        x, norms = self._consult(self._embed_next(distinct[None], state), state.shared)
+        return x[0][places], norms
 
     def _consult(self, x: Tensor, shared: KeysValues) -> DecoderInput:
         return x + self.memory(x, shared), cast(Sequence[Sequence[Norm]], self.norms)

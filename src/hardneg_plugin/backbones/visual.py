@@ -10,6 +10,7 @@ import torch
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
+from hardneg_plugin.backbones.released import EXTRACTOR, read_released, resnet_names
 from hardneg_plugin.errors import UserError
 
 
@@ -35,8 +36,8 @@ class VisualExtractor(nn.Module):
     Args:
         name: A timm model, with or without a weights tag: `resnet101.a1_in1k`.
         pretrained: Download timm's weights.
-        weights: Instead, a local `.safetensors` or `.pth` file with weights under timm's names for the whole model; a
-            head in it is ignored.
+        weights: Instead of a download, a local `.safetensors` or `.pth` file: weights under timm's names for the whole
+            model, where a head is ignored, or a released R2Gen or R2GenCMN with its ResNet.
         out_index: Which of the model's feature maps; -1 is the last. What comes after it is cut off.
         options: More arguments of `timm.create_model`, such as `img_size` or a ResNet's `channels`.
 
@@ -57,16 +58,14 @@ class VisualExtractor(nn.Module):
         options: Mapping[str, Any] = {},
     ) -> None:
         super().__init__()
-        if pretrained and weights is not None:
-            raise UserError(
-                f"Expected `pretrained` or `weights`, but got both (`weights={weights}`): drop one of them."
-            )
         if ":" not in name and not timm.is_model(name.partition(".")[0]):
             near = ", ".join(get_close_matches(name.partition(".")[0], timm.list_models(), n=5, cutoff=0.4))
             raise UserError(f"Expected the name of a timm model, but got `{name}`. Nearest: {near or 'none'}.")
         is_trained = pretrained or weights is not None
         options = {"in_chans": 3 if is_trained else 1, **options}
-        network = _build(name, pretrained, None if weights is None else Path(weights), out_index, options)
+        file = None if weights is None else Path(weights)
+        released = None if file is None else _released_weights(file)
+        network = _build(name, pretrained and file is None, file if released is None else None, out_index, options)
         self.network = network
         self.width: int = network.feature_info.channels()[-1]
         mean, std = (torch.tensor(network.pretrained_cfg[key]) for key in ("mean", "std"))
@@ -75,6 +74,12 @@ class VisualExtractor(nn.Module):
         # In the scale of the pixels, so that one subtraction and one division do it all.
         self.register_buffer("mean", 255 * mean[:, None, None], persistent=False)
         self.register_buffer("std", 255 * std[:, None, None], persistent=False)
+        if released is not None:
+            names = {key.released: key.ours for key in resnet_names(network, self.mean, self.std)}
+            try:
+                network.load_state_dict({names.get(key, key): value for key, value in released.items()})
+            except RuntimeError as error:
+                raise UserError(f"The visual extractor in {file} does not fit `{name}`: {_one_line(error)}") from error
 
     def forward(self, images: Tensor, view_mask: Tensor | None = None) -> VisualFeatures:
         """Extract features.
@@ -110,6 +115,18 @@ class VisualExtractor(nn.Module):
         patch_mask = view_mask.repeat_interleave(features.shape[1], dim=1)
         count = patch_mask.sum(1, keepdim=True).clamp(min=1)
         return VisualFeatures(patches, patch_mask, patches.sum(1) / count)
+
+
+def _released_weights(path: Path) -> dict[str, Tensor] | None:
+    """What a released file has below `visual_extractor`; None for a file that is none."""
+    if path.suffix == ".safetensors" or not path.is_file():
+        return None
+    try:
+        read = read_released(path)
+    except UserError:
+        return None  # timm reads more kinds of files, and explains what it cannot read
+    state = {key.removeprefix("module."): value for key, value in read.items()}
+    return {key.removeprefix(EXTRACTOR): value for key, value in state.items() if key.startswith(EXTRACTOR)} or None
 
 
 def _build(name: str, pretrained: bool, weights: Path | None, out_index: int, options: Mapping[str, Any]) -> Any:

@@ -2,13 +2,19 @@
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from hardneg_plugin.backbones.decoder import DecoderState, IncrementalDecoder
+from hardneg_plugin.backbones.decoding import Decoding
+from hardneg_plugin.backbones.encoder_decoder import EncoderDecoder
+from hardneg_plugin.backbones.r2gen import R2Gen
+from hardneg_plugin.backbones.r2gencmn import R2GenCMN
 from hardneg_plugin.backbones.transformer import TransformerDecoder
+from hardneg_plugin.errors import UserError
 
 NextWord = Callable[[list[int]], Tensor]
 """From the words so far to the log-probabilities (V + 1,) of the next."""
@@ -90,7 +96,7 @@ def recurrent_next_word(decoder: Recurrent, patches: Tensor) -> NextWord:
     return next_word
 
 
-def transformer_next_word(decoder: TransformerDecoder, patches: Tensor) -> NextWord:
+def next_word_of(decoder: EncoderDecoder, patches: Tensor) -> NextWord:
     def next_word(words: list[int]) -> Tensor:
         return decoder.log_probs(patches[None], torch.tensor([[0, *words, 0]]))[0, -1]
 
@@ -131,33 +137,51 @@ def test_ended_beams_come_back_where_open_ones_fall_by_more_than_1000(beam_size:
         assert found.tolist() == expected, seed
 
 
-def small_transformer(seed: int, vocab_size: int, *, end: float = 0.0, **options) -> TransformerDecoder:
+KINDS = {
+    "transformer": TransformerDecoder,
+    "r2gen": partial(R2Gen, memory_slots=2, memory_heads=2),
+    "r2gencmn": partial(R2GenCMN, memory_size=7, topk=3),
+}
+
+
+def small(kind: str, seed: int, vocab_size: int, *, end: float = 0.0, **options) -> EncoderDecoder:
     torch.manual_seed(seed)
     options = {"width": 8, "heads": 2, "layers": 2, "feedforward_width": 8, **options}
-    decoder = TransformerDecoder(vocab_size, 5, **options).eval()
+    decoder = KINDS[kind](vocab_size, 5, **options).eval()
     with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
         decoder.output.weight.mul_(3.0)
         decoder.output.bias[0] += end
     return decoder
 
 
-@pytest.mark.parametrize("beam_size", [1, 2, 3, 5])
+def small_transformer(seed: int, vocab_size: int, **options) -> EncoderDecoder:
+    return small("transformer", seed, vocab_size, **options)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("beam_size", [1, 2, 3, 4, 5])
 @torch.no_grad()
-def test_the_cached_transformer_decodes_as_the_plain_search(beam_size: int) -> None:
-    ended = 0
-    for seed, (vocab_size, end) in enumerate(itertools.product([2, 3, 7, 12], [9.0, 0.0, 1.0, -50.0])):
-        decoder = small_transformer(seed, vocab_size, end=end)
-        patches = torch.randn(4, 3, 5)
-        found = decoder.generate(patches, beam_size=beam_size, max_length=6)
-        expected = [plain_beam_search(transformer_next_word(decoder, study), beam_size, 6) for study in patches]
-        assert found.tolist() == expected, (seed, vocab_size, end)
-        assert torch.cat([decoder.generate(p[None], beam_size=beam_size, max_length=6) for p in patches]).equal(found)
-        ended += (found[:, 0] > 0).logical_and(found[:, -1] == 0).sum().item()
-    assert ended > 3  # reports that end by themselves, in the middle
+def test_cached_decoders_decode_as_the_plain_search(kind: str, beam_size: int) -> None:
+    """Uncached and teacher-forced on the other side; 36 random models for each of the 15 cases."""
+    ended = []
+    for seed, (vocab_size, end, max_length) in enumerate(
+        itertools.product([3, 6, 11], [30.0, 2.0, 4.0, -50.0], [1, 2, 6])
+    ):
+        decoder = small(kind, seed, vocab_size, end=end)
+        patches = torch.randn(2, 3, 5)
+        found = decoder.generate(patches, beam_size=beam_size, max_length=max_length)
+        expected = [plain_beam_search(next_word_of(decoder, study), beam_size, max_length) for study in patches]
+        assert found.tolist() == expected, (seed, vocab_size, end, max_length)
+        alone = [decoder.generate(study[None], beam_size=beam_size, max_length=max_length) for study in patches]
+        assert torch.cat(alone).equal(found)
+        ended.append((found[:, 0] > 0).logical_and(found[:, -1] == 0).sum().item())
+    assert sum(ended) >= 2  # reports that end by themselves, in the middle
 
 
 def test_a_wider_beam_finds_a_likelier_report() -> None:
-    def log_prob(decoder: TransformerDecoder, patches: Tensor, tokens: Tensor) -> float:
+    def log_prob(decoder: EncoderDecoder, patches: Tensor, tokens: Tensor) -> float:
         rows = torch.cat([tokens.new_zeros(1, 1), tokens], dim=1)
         log_probs = decoder.log_probs(patches, rows)[0]
         last = int((tokens[0] > 0).sum()) + 1  # the end counts
@@ -204,22 +228,150 @@ def test_search_stops_when_nothing_better_can_come() -> None:
     assert decoder.steps == 2
 
 
-@pytest.mark.parametrize("beam_size", [1, 3])
-def test_masked_patches_are_as_absent(beam_size: int) -> None:
+def every_report(decoder: Recurrent, patches: Tensor, max_length: int) -> list[tuple[float, list[int]]]:
+    """All reports up to a length with their summed log-probabilities, one word at a time."""
+    next_word, whole, open_reports = recurrent_next_word(decoder, patches), [], [(0.0, [])]
+    for position in range(max_length):
+        longer = [
+            (total + log_prob.item(), [*words, word])
+            for total, words in open_reports
+            for word, log_prob in enumerate(next_word(words))
+        ]
+        is_last = position == max_length - 1
+        whole += [report for report in longer if report[1][-1] == 0 or is_last]
+        open_reports = [report for report in longer if report[1][-1] != 0]
+    return whole
+
+
+def padded(words: list[int], length: int) -> list[int]:
+    return words + [0] * (length - len(words))
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0, -1.0])
+@torch.no_grad()
+def test_a_beam_wide_enough_returns_the_best_of_all_reports_in_order(penalty: float) -> None:
+    winners = set()
+    for seed in range(6):
+        torch.manual_seed(seed)
+        decoder, patches = Recurrent(2, end=0.5, sharpness=3.0), torch.randn(2, 2, 6)
+        decoding = Decoding(beam_size=20, num_return=4, max_length=4, length_penalty=penalty)
+        found = decoder.decode(patches, decoding)
+        for study in range(2):
+            reports = every_report(decoder, patches[study], 4)
+            reports.sort(key=lambda report: -report[0] / len(report[1]) ** penalty)
+            assert found.tokens[study].tolist() == [padded(words, 4) for _, words in reports[:4]]
+            assert found.log_probs[study].tolist() == pytest.approx([total for total, _ in reports[:4]], abs=1e-5)
+            winners.add(len(reports[0][1]))
+    assert len(winners) > 1
+
+
+@torch.no_grad()
+def test_where_there_are_fewer_reports_than_asked_for_the_rest_is_empty() -> None:
+    decoder = Scripted([[-0.5, -1.0]])
+    found = decoder.decode(torch.zeros(1, 1, 6), Decoding(beam_size=4, num_return=3, max_length=1))
+    assert found.tokens.tolist() == [[[0], [1], [0]]]
+    assert found.log_probs.tolist() == [[-0.5, -1.0, -torch.inf]]
+
+
+@pytest.mark.parametrize("options", [{}, {"beam_size": 1}, {"sample": True, "num_return": 3}], ids=str)
+@pytest.mark.parametrize("size", [1, 2, 3])
+@torch.no_grad()
+def test_no_sequence_of_words_comes_twice(size: int, options: dict) -> None:
+    repeats_without = 0
     for seed in range(8):
-        decoder = small_transformer(seed, 6)
-        patches = torch.randn(3, 4, 5)
-        padded = torch.cat([patches, 9 * torch.randn(3, 2, 5)], dim=1)
-        mask = torch.tensor([True] * 4 + [False] * 2).expand(3, -1)
-        expected = decoder.generate(patches, beam_size=beam_size, max_length=6)
-        found = decoder.generate(padded, beam_size=beam_size, max_length=6, patch_mask=mask)
-        assert found.equal(expected)
+        decoder, patches = small("transformer", seed, 3, end=-50.0), torch.randn(3, 2, 5)
+        for no_repeat in (0, size):
+            decoding = Decoding(max_length=12, no_repeat_ngram_size=no_repeat, **options)
+            for words in decoder.decode(patches, decoding).tokens.flatten(0, 1).tolist():
+                words = words[: words.index(0)] if 0 in words else words
+                sequences = [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
+                if no_repeat:
+                    assert len(set(sequences)) == len(sequences), words
+                repeats_without += not no_repeat and len(set(sequences)) < len(sequences)
+    assert repeats_without > 10
 
 
-@pytest.mark.parametrize(("beam_size", "max_length"), [(0, 5), (-1, 5), (1, 0), (3, 0)])
-def test_sizes_below_one_are_refused(beam_size: int, max_length: int) -> None:
-    with pytest.raises(ValueError, match="at least 1, but got"):
-        small_transformer(0, 4).generate(torch.randn(1, 2, 5), beam_size=beam_size, max_length=max_length)
+@torch.no_grad()
+def test_without_repeats_the_search_is_that_over_what_is_left() -> None:
+    for seed in range(10):
+        torch.manual_seed(seed)
+        decoder, patches = Recurrent(3, end=0.0, sharpness=2.0), torch.randn(2, 2, 6)
+        found = decoder.decode(patches, Decoding(beam_size=2, max_length=6, no_repeat_ngram_size=2))
+        for study in range(2):
+            next_word = recurrent_next_word(decoder, patches[study])
+
+            def left(words: list[int], next_word: NextWord = next_word) -> Tensor:
+                log_probs = next_word(words).clone()
+                seen = set(itertools.pairwise(words))
+                for word in range(1, 4):
+                    if words and (words[-1], word) in seen:
+                        log_probs[word] = -torch.inf
+                return log_probs
+
+            assert found.tokens[study, 0].tolist() == plain_beam_search(left, 2, 6)
+
+
+@torch.no_grad()
+def test_words_are_drawn_as_often_as_they_are_likely() -> None:
+    torch.manual_seed(0)
+    script = [[-2.0, -1.0, -0.7, -3.0]]
+    for options, kept in (
+        ({}, [0, 1, 2, 3]),
+        ({"temperature": 0.5}, [0, 1, 2, 3]),
+        ({"top_k": 2}, [1, 2]),
+        ({"top_p": 0.85}, [0, 1, 2]),  # .46 + .34 are less than .85, and one more is needed
+        ({"top_p": 1e-6}, [2]),
+        ({"top_p": 1.0}, [0, 1, 2, 3]),
+        ({"top_k": 3, "top_p": 0.5}, [1, 2]),
+        ({"top_k": 9}, [0, 1, 2, 3]),
+    ):
+        decoding = Decoding(sample=True, num_return=20000, max_length=1, **options)
+        found = Scripted(script).decode(torch.zeros(1, 1, 6), decoding)
+        weights = torch.zeros(4)
+        weights[kept] = (torch.tensor(script[0])[kept] / options.get("temperature", 1.0)).exp()
+        shares = torch.bincount(found.tokens.flatten(), minlength=4) / 20000
+        torch.testing.assert_close(shares, weights / weights.sum(), atol=0.015, rtol=0)
+        assert (shares > 0).tolist() == (weights > 0).tolist()
+        # what is returned is the model's own log-probability, whatever was drawn from
+        assert found.log_probs[0, 0].item() == pytest.approx(script[0][found.tokens[0, 0, 0]])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_sampled_reports_are_the_models_own(kind: str) -> None:
+    decoder, patches = small(kind, 0, 6, end=3.0), torch.randn(3, 3, 5)
+    torch.manual_seed(1)
+    found = decoder.decode(patches, Decoding(sample=True, num_return=4, max_length=7))
+    torch.manual_seed(1)
+    assert found.tokens.equal(decoder.decode(patches, Decoding(sample=True, num_return=4, max_length=7)).tokens)
+    lengths = (found.tokens > 0).sum(-1)
+    assert lengths.unique().numel() > 1
+    for study, report in itertools.product(range(3), range(4)):
+        words = found.tokens[study, report]
+        log_probs = decoder.log_probs(patches[study][None], torch.cat([words.new_zeros(1), words])[None])[0]
+        total = log_probs[range(7), words][: lengths[study, report] + 1].sum()
+        assert found.log_probs[study, report].item() == pytest.approx(total.item(), abs=1e-4)
+    certain = decoder.decode(patches, Decoding(sample=True, top_k=1, max_length=7)).tokens[:, 0]
+    assert certain.equal(decoder.generate(patches, beam_size=1, max_length=7))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beam_size": 0}, "decoding.beam_size: expected at least 1, but got 0"),
+        ({"max_length": 0}, "decoding.max_length: expected at least 1, but got 0"),
+        ({"num_return": 0}, "decoding.num_return: expected at least 1, but got 0"),
+        ({"no_repeat_ngram_size": -1}, "decoding.no_repeat_ngram_size: expected at least 0"),
+        ({"sample": True, "temperature": 0.0}, "decoding.temperature: expected above 0"),
+        ({"sample": True, "top_k": 0}, "decoding.top_k: expected at least 1, or none"),
+        ({"sample": True, "top_p": 1.5}, "decoding.top_p: expected above 0 and at most 1, or none"),
+        ({"num_return": 4}, r"beam_size=3 has not 4 reports"),
+        ({"top_k": 5}, "need decoding.sample=true"),
+    ],
+)
+def test_settings_out_of_range_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Decoding(**options)
 
 
 def test_generate_leaves_no_trace() -> None:
@@ -231,7 +383,7 @@ def test_generate_leaves_no_trace() -> None:
     assert first.equal(second)  # no dropout
     assert [module.training for module in decoder.modules()] == modes
     assert set(modes) == {True, False}
-    with pytest.raises(ValueError, match="max_length"):
-        decoder.generate(patches, max_length=0)
+    with pytest.raises(RuntimeError, match="shape"):
+        decoder.generate(patches[..., :2], max_length=9)
     assert [module.training for module in decoder.modules()] == modes
     assert torch.is_grad_enabled()

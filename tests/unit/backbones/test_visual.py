@@ -5,6 +5,7 @@ import timm
 import torch
 from torch import Tensor
 
+from hardneg_plugin.backbones.released import resnet_names
 from hardneg_plugin.backbones.visual import VisualExtractor
 from hardneg_plugin.errors import UserError
 
@@ -183,8 +184,34 @@ def test_pretrained_without_a_network_says_what_to_do(monkeypatch, tmp_path) -> 
     with pytest.raises(UserError, match=r"Could not get .* of `resnet18`; .* `weights=<file>`") as caught:
         VisualExtractor("resnet18", pretrained=True)
     assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="both"):
-        VisualExtractor("resnet18", pretrained=True, weights="resnet18.pth")
+
+
+def test_a_file_of_weights_takes_the_place_of_a_download(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    torch.manual_seed(0)
+    extractor = VisualExtractor("resnet18", options={"in_chans": 3})
+    state = {f"visual_extractor.{name.released}": value for name, value in released_names_and_values(extractor)}
+    torch.save({"state_dict": state | {"encoder_decoder.logit.bias": torch.zeros(3)}}, tmp_path / "released.pth")
+    torch.save(extractor.network.state_dict(), tmp_path / "timm.pth")
+    for file in ("released.pth", "timm.pth"):
+        loaded = VisualExtractor("resnet18", pretrained=True, weights=str(tmp_path / file))
+        for name, value in extractor.network.state_dict().items():
+            assert loaded.network.state_dict()[name].equal(value), name
+
+    del state["visual_extractor.model.1.bias"]
+    torch.save(state, tmp_path / "lacking.pth")
+    with pytest.raises(UserError, match=r"lacking.pth does not fit `resnet18`: .*bn1.bias"):
+        VisualExtractor("resnet18", weights=str(tmp_path / "lacking.pth"))
+    with pytest.raises(UserError, match=r"does not fit `resnet34`"):
+        VisualExtractor("resnet34", weights=str(tmp_path / "released.pth"))
+    with pytest.raises(UserError, match=r"Expected the visual extractor to be a ResNet as torchvision has it"):
+        VisualExtractor("resnet10t", weights=str(tmp_path / "released.pth"))
+
+
+def released_names_and_values(extractor: VisualExtractor):
+    state = extractor.network.state_dict()
+    for name in resnet_names(extractor.network, extractor.mean, extractor.std):
+        yield name, state[name.ours]
 
 
 def test_names_and_options_that_timm_does_not_know() -> None:

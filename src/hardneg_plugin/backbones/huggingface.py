@@ -1,0 +1,381 @@
+"""Any causal language model of Hugging Face transformers that can cross-attend, as a report decoder."""
+
+import copy
+import inspect
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hardneg_plugin.backbones.decoder import ReportDecoder
+from hardneg_plugin.backbones.decoding import Decoded, Decoding
+from hardneg_plugin.backbones.layers import attention_mask
+from hardneg_plugin.errors import UserError
+
+# transformers takes seconds to import: functions import what they need of it.
+
+_INSTEAD = "Take a GPT-2, BERT, RoBERTa or BART."
+
+
+class HuggingFaceDecoder(ReportDecoder):
+    """GPT-2, BERT, RoBERTa, BART, ...: a model of `AutoModelForCausalLM` whose words attend to the projected patches.
+
+    Word `i` is row `i - 1` of the model's vocabulary, as `HuggingFaceTokenizer` has it, and word 0 (begin, end and padding)
+    is row V, the last: pretrained rows keep their meaning, and the model's own begin, end and padding tokens are words like
+    any other. Row V starts as the mean of the pretrained rows. Searches are those of the model's own `generate`, in which
+    a beam that ends leaves its place to the next best.
+
+    Args:
+        vocab_size: Number of words V. For pretrained weights as many as the model has rows, or fewer where its rows are
+            padded to a multiple of a power of two; the rows left over are dropped.
+        patch_width: Width `D_v` of the patch features.
+        name_or_path: A name on the hub, or a folder with a `config.json` and weights. Its attention to the image starts
+            random, unless it was saved with one.
+        config: Where there is no `name_or_path`: the `model_type` and the values of its config that differ from the
+            defaults, for a decoder of random weights.
+        pretrained: Start from the weights of `name_or_path`; False reads its config only.
+        max_patches: Learn one position per patch index, for so many patches; None adds no positions.
+
+    Raises:
+        UserError: If the model cannot be built or loaded, does not cross-attend, or is of another vocabulary; if an image
+            has more than `max_patches` patches, or a report more words than the model has positions.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        patch_width: int,
+        *,
+        name_or_path: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        pretrained: bool = True,
+        max_patches: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+        with _quietly():
+            settings = _config_from_values(config) if name_or_path is None else _config_of(name_or_path)
+            settings.is_decoder, settings.add_cross_attention = True, True
+            if name_or_path is not None and pretrained:
+                self.model = _load(name_or_path, settings, vocab_size)
+            else:
+                settings.vocab_size = vocab_size + 1
+                self.model = _build(settings)
+        _make_word_0_begin_and_end(self.model, vocab_size)
+        self.width: int = self.model.config.hidden_size
+        image_width = getattr(self.model.config, "cross_attention_hidden_size", None) or self.width
+        self.project = nn.Linear(patch_width, image_width)
+        self.patch_positions = None if max_patches is None else nn.Embedding(max_patches, image_width)
+        self._takes_positions = "position_ids" in inspect.signature(self.model.forward).parameters
+        self._first_position = _first_position(self.model)
+        self.eval()
+        self._check_parts()
+        self.train()  # transformers loads models in evaluation mode
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Plain values that `config` takes: they build a decoder of this shape without any file."""
+        values: dict[str, Any] = self.model.config.to_dict()
+        return values
+
+    def states(self, patches: Tensor, tokens: Tensor, *, patch_mask: Tensor | None = None) -> Tensor:
+        """Last hidden states `(B, T - 1, width)`, teacher-forced."""
+        return self._read(tokens, **self._image(patches, patch_mask))
+
+    def text_states(self, tokens: Tensor) -> Tensor:
+        """The same with every attention to the image left out."""
+        return self._read(tokens)
+
+    def classify(self, states: Tensor) -> Tensor:
+        """Log-probabilities `(..., V + 1)` in float32."""
+        # The head is whatever follows the base model: one layer in GPT-2, a layer within a block in BERT.
+        for name, part in self.model.named_children():
+            if name != self.model.base_model_prefix:
+                states = part(states)
+        return F.log_softmax(states.roll(1, dims=-1), dim=-1, dtype=torch.float32)
+
+    def attention_maps(self, patches: Tensor, tokens: Tensor, *, patch_mask: Tensor | None = None) -> Tensor:
+        """How much each word attended to each patch: `(B, layers, heads, T - 1, P)`, teacher-forced, no dropout."""
+        # A twin of the same weights: what makes it give its attention away stays with it, and so does evaluation mode.
+        tensors = {id(tensor): tensor for tensor in chain(self.model.parameters(), self.model.buffers())}
+        twin = copy.deepcopy(self.model, tensors).eval()
+        twin.set_attn_implementation("eager")
+        inputs = self._inputs(tokens) | self._image(patches, patch_mask)
+        maps = twin.base_model(**inputs, output_attentions=True).cross_attentions
+        return torch.stack(maps, dim=1)
+
+    def search(self, patches: Tensor, decoding: Decoding, *, patch_mask: Tensor | None = None) -> Decoded:
+        """Beam search, greedy decoding or sampling by the model's own `generate`."""
+        self._check_length(decoding.max_length)
+        begin = torch.full((len(patches), 1), self.vocab_size, device=patches.device)
+        inputs = {
+            "attention_mask": torch.ones_like(begin),
+            **self._positions(begin),
+            **self._image(patches, patch_mask),
+        }
+        with _quietly():
+            ids = self.model.generate(begin, **inputs, **_generation_arguments(decoding, self.vocab_size))
+        words = (ids[:, 1:] + 1) % (self.vocab_size + 1)
+        tokens = F.pad(words, (0, decoding.max_length - words.shape[1])).unflatten(0, (len(patches), -1))
+        sums = [self._log_prob(patches, report, patch_mask) for report in tokens.unbind(1)]
+        decoded = Decoded(tokens, torch.stack(sums, dim=1))
+        return decoded if decoding.sample else _best_first(decoded, decoding.length_penalty)
+
+    def _read(self, tokens: Tensor, **image: Tensor | None) -> Tensor:
+        states: Tensor = self.model.base_model(**self._inputs(tokens), **image).last_hidden_state
+        return states
+
+    def _inputs(self, tokens: Tensor) -> dict[str, Any]:
+        words = tokens[:, :-1]
+        self._check_length(words.shape[1])
+        is_kept = words > 0
+        is_kept[:, 0] = True  # the begin word; later zeros pad
+        ids = (words - 1) % (self.vocab_size + 1)
+        return {"input_ids": ids, "attention_mask": is_kept.long(), "use_cache": False, **self._positions(ids)}
+
+    def _positions(self, ids: Tensor) -> dict[str, Tensor]:
+        # Given, as some models take them from where their own padding token stands, and otherwise when they generate.
+        if not self._takes_positions:
+            return {}
+        positions = torch.arange(ids.shape[1], device=ids.device) + self._first_position
+        return {"position_ids": positions.expand_as(ids)}
+
+    def _image(self, patches: Tensor, patch_mask: Tensor | None) -> dict[str, Tensor | None]:
+        x = self.project(patches)
+        if self.patch_positions is not None:
+            count, most = patches.shape[1], self.patch_positions.num_embeddings
+            if count > most:
+                raise UserError(
+                    f"Expected at most {most} patches per study (`max_patches`), but got {count}: raise it."
+                )
+            x = x + self.patch_positions.weight[:count]
+        mask = attention_mask(patch_mask)
+        return {"encoder_hidden_states": x, "encoder_attention_mask": None if mask is None else mask[:, 0, 0].long()}
+
+    def _log_prob(self, patches: Tensor, tokens: Tensor, patch_mask: Tensor | None) -> Tensor:
+        """Of reports `(B, T)` without their begin word, the end counted: `(B,)`."""
+        rows = F.pad(tokens, (1, 0))
+        log_probs = self.log_probs(patches, rows, patch_mask=patch_mask).gather(2, tokens[..., None])[..., 0]
+        is_counted = rows[:, :-1] > 0  # what follows a word is a word or the end
+        is_counted[:, 0] = True
+        return (log_probs * is_counted).sum(1)
+
+    def _check_length(self, words: int) -> None:
+        most = getattr(self.model.config, "max_position_embeddings", None)
+        if most is not None and words > most - self._first_position:
+            raise UserError(
+                f"{type(self.model).__name__} has positions for {most - self._first_position} words, but got {words}: "
+                "shorten the reports (data.max_length, decoding.max_length), or take a model of more positions."
+            )
+
+    @torch.no_grad()
+    def _check_parts(self) -> None:
+        """The model must attend to the image, and nothing but the head may follow its base model."""
+        name = type(self.model).__name__
+        count = 3 if self.patch_positions is None else min(3, self.patch_positions.num_embeddings)
+        patches, tokens = torch.ones(1, count, self.project.in_features), torch.zeros(1, 2, dtype=torch.long)
+        patch_mask = torch.ones(1, count, dtype=torch.bool)
+        try:
+            states, text_states = self.states(patches, tokens, patch_mask=patch_mask), self.text_states(tokens)
+            found = self.classify(states)
+            logits = self.model(**self._inputs(tokens), **self._image(patches, patch_mask)).logits
+            self.search(patches, Decoding(beam_size=1, max_length=2), patch_mask=patch_mask)
+        except Exception as error:  # attention to an image is a path that some models offer and cannot go
+            raise UserError(f"{name} cannot attend to an image: {_first_line(error)}. {_INSTEAD}") from error
+        if torch.equal(states, text_states):
+            raise UserError(f"Expected a decoder that attends to an image, but {name} passes it over. {_INSTEAD}")
+        expected = logits.roll(1, dims=-1).log_softmax(-1)
+        if found.shape[-1] != self.vocab_size + 1 or not torch.allclose(found, expected, atol=1e-3):
+            raise UserError(
+                f"Expected a model of one vocabulary, whose head alone follows its last hidden states, but {name} is "
+                f"built otherwise. {_INSTEAD}"
+            )
+
+
+def _config_of(name_or_path: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(name_or_path)
+    except Exception as error:  # the hub and the readers of its files raise errors of many kinds
+        raise UserError(_cannot_load(name_or_path, error)) from error
+
+
+def _config_from_values(values: Mapping[str, Any] | None) -> Any:
+    from transformers import AutoConfig
+
+    values = dict(values or {})
+    model_type = values.pop("model_type", None)
+    if model_type is None:
+        raise UserError(
+            "Expected `name_or_path` or a `config` with a `model_type`, but got neither: give a model's name or folder, "
+            "or for example config={model_type: gpt2, n_layer: 2}."
+        )
+    try:
+        defaults = AutoConfig.for_model(model_type)
+    except ValueError as error:
+        raise UserError(
+            f"Expected `config.model_type` of transformers, such as gpt2, but got {model_type!r}."
+        ) from error
+    # transformers would take them as attributes that nothing reads.
+    unknown = [
+        name for name in values if not hasattr(defaults, name) and name not in ("is_decoder", "add_cross_attention")
+    ]
+    if unknown:
+        raise UserError(f"config: {type(defaults).__name__} has no {', '.join(unknown)}; see its documentation.")
+    try:
+        return AutoConfig.for_model(model_type, **values)
+    except Exception as error:  # values are checked by each config in its own way
+        raise UserError(f"config: a {model_type} cannot have the values {values}: {_first_line(error)}.") from error
+
+
+def _build(config: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except Exception as error:  # values are checked by each model in its own way
+        raise UserError(
+            f"config: a {config.model_type} cannot be built as a decoder that cross-attends: {_first_line(error)}. "
+            "Correct its values, or take a gpt2, bert, roberta or bart."
+        ) from error
+    _check_signature(model)
+    return model
+
+
+def _load(name_or_path: str, config: Any, vocab_size: int) -> Any:
+    """Pretrained weights, with one more row for word 0."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            name_or_path, config=config, dtype=torch.float32, output_loading_info=True
+        )
+    except Exception as error:  # the hub and the readers of its files raise errors of many kinds
+        raise UserError(_cannot_load(name_or_path, error)) from error
+    _check_signature(model)
+    # What the file lacks would stay random without a word: the attention to the image may, and a head.
+    missing = [
+        name
+        for name in report["missing_keys"]
+        if name.startswith(f"{model.base_model_prefix}.") and "cross" not in name and "encoder_attn" not in name
+    ]
+    if missing:
+        raise UserError(
+            f"The weights of {name_or_path!r} lack {len(missing)} tensors of its config, {missing[0]} first."
+        )
+    rows = model.get_input_embeddings().num_embeddings
+    # rows & -rows: the largest power of two that divides them
+    if not 0 <= rows - vocab_size < rows & -rows:
+        raise UserError(
+            f"Expected the vocabulary of {name_or_path!r}, {rows} words, but the tokenizer has {vocab_size}: take the "
+            "model's own tokenizer (tokenizer=huggingface tokenizer.name_or_path=...), or set pretrained=false."
+        )
+    model.resize_token_embeddings(vocab_size, mean_resizing=False)
+    model.resize_token_embeddings(vocab_size + 1, mean_resizing=False)
+    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
+    with torch.no_grad():
+        for values in (embeddings.weight, head.weight, head.bias):
+            if values is not None:
+                # A random row would be off the scale of the others, and be written always or never.
+                values[-1] = values[:-1].mean(0)
+    return model
+
+
+def _make_word_0_begin_and_end(model: Any, row: int) -> None:
+    from transformers import GenerationConfig
+
+    # No settings that came with the model: `generate` would fill in from them what a search leaves open.
+    model.generation_config = GenerationConfig(bos_token_id=row, eos_token_id=row, pad_token_id=row)
+    # The model's padding token is a word like any other, and has a gradient.
+    model.get_input_embeddings().padding_idx = None
+
+
+def _first_position(model: Any) -> int:
+    """RoBERTa and its kin count positions from behind their padding index, everything else from 0."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return cast(int, module.padding_idx) + 1
+    return 0
+
+
+def _check_signature(model: Any) -> None:
+    if "encoder_hidden_states" not in inspect.signature(model.forward).parameters:
+        name = type(model).__name__
+        raise UserError(
+            f"Expected a decoder that can attend to an image, but {name} has no cross-attention. {_INSTEAD}"
+        )
+
+
+def _generation_arguments(decoding: Decoding, end: int) -> dict[str, Any]:
+    """The arguments of `generate` that do what `decoding` says."""
+    from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, NoRepeatNGramLogitsProcessor
+
+    options: dict[str, Any] = {"num_beams": 1 if decoding.sample else decoding.beam_size, "do_sample": decoding.sample}
+    if decoding.sample:
+        options |= {"temperature": decoding.temperature, "top_k": decoding.top_k or 0, "top_p": decoding.top_p or 1.0}
+    elif decoding.beam_size > 1:
+        # Only "never" goes on until nothing better can come.
+        options |= {"length_penalty": decoding.length_penalty, "early_stopping": "never"}
+    processors = []
+    if decoding.no_repeat_ngram_size:
+        forbid = NoRepeatNGramLogitsProcessor(decoding.no_repeat_ngram_size)
+        # Without the begin word, which is the end word too: that one may come once more.
+        processors.append(lambda ids, scores: forbid(ids[:, 1:], scores))
+    return {
+        "generation_config": GenerationConfig(
+            max_new_tokens=decoding.max_length,
+            num_return_sequences=decoding.num_return,
+            bos_token_id=end,
+            eos_token_id=end,
+            pad_token_id=end,
+            **options,
+        ),
+        "logits_processor": processors,
+        # `generate` makes the one for the image for encoder-decoder models only.
+        "past_key_values": EncoderDecoderCache(DynamicCache(), DynamicCache()),
+    }
+
+
+def _best_first(decoded: Decoded, length_penalty: float) -> Decoded:
+    """Sort reports by their score; those that a beam search repeats, having found too few, are taken out."""
+    tokens, sums = decoded.tokens, decoded.log_probs
+    is_same = (tokens[:, :, None] == tokens[:, None]).all(-1)
+    sums = sums.masked_fill(is_same.tril(-1).any(-1), -torch.inf)
+    lengths = ((tokens > 0).sum(-1) + 1).clamp(max=tokens.shape[-1])
+    order = (sums / lengths**length_penalty).sort(dim=1, descending=True, stable=True).indices
+    sums = sums.gather(1, order)
+    tokens = tokens.gather(1, order[..., None].expand_as(tokens))
+    return Decoded(tokens.masked_fill(sums[..., None] == -math.inf, 0), sums)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the progress bars and reports of transformers: what matters in them is checked here."""
+    from transformers.utils import logging
+
+    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bars:
+            logging.enable_progress_bar()
+
+
+def _cannot_load(name_or_path: str, error: Exception) -> str:
+    return (
+        f"Expected a Hugging Face model under {name_or_path!r}, but it could not be loaded ({_first_line(error)}). "
+        "Give a folder that holds a config.json and weights, or a name that is on the hub or in its local cache."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")

@@ -173,8 +173,9 @@ class ReportGenerator(pl.LightningModule):
             clip([parameter for group in optimizer.param_groups for parameter in group["params"]], gradient_clip_val)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the vocabulary with the weights that it indexes."""
+        """Keep the vocabulary with the weights that it indexes, and what builds the decoder without other files."""
         checkpoint["tokenizer"] = self.tokenizer.state()
+        checkpoint["backbone"] = self.decoder.settings
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse weights that index another vocabulary."""

@@ -34,9 +34,9 @@ TINY = [
 @pytest.fixture
 def cli(monkeypatch, capsys, tmp_path):
     """Call a command as from a shell in an empty folder; gives exit code, output and error output."""
-    from hardneg_plugin.apps import evaluate, train
+    from hardneg_plugin.apps import evaluate, export, train
 
-    mains = {"hardneg-train": train.main, "hardneg-evaluate": evaluate.main}
+    mains = {"hardneg-train": train.main, "hardneg-evaluate": evaluate.main, "hardneg-export": export.main}
     monkeypatch.chdir(tmp_path)
 
     def call(command, *arguments):

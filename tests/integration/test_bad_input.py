@@ -122,6 +122,13 @@ def test_good_data_with_a_further_list_trains_and_notes_it(cli, tiny_model, tmp_
         (["schedule.unit=week"], ["schedule.unit", "week"]),
         (["visual.name=resnet_18"], ["resnet_18", "resnet18"]),
         (["backbone.heads=5"], ["heads"]),
+        (["backbone=r2gen", "backbone.memory_heads=5"], ["heads 5"]),
+        (["backbone=r2gencmn", "backbone.topk=9999"], ["topk", "9999"]),
+        (["backbone=r2gen", "backbone.checkpoint=nowhere.pth"], ["nowhere.pth"]),
+        (["backbone=huggingface", "backbone.name_or_path=nowhere"], ["nowhere"]),
+        (["decoding.num_return=4"], ["decoding.num_return"]),
+        (["decoding.beam_size=0"], ["decoding.beam_size", "0"]),
+        (["decoding.top_k=5"], ["decoding.sample=true"]),
         (["data.batch_size=0"], ["batch_size", "0"]),
         (["data=annotations", "data.root=nowhere"], ["nowhere"]),
         (["data=annotations"], ["data.root"]),
@@ -138,6 +145,8 @@ def test_good_data_with_a_further_list_trains_and_notes_it(cli, tiny_model, tmp_
 )
 def test_bad_settings(cli, tiny, tmp_path, overrides, mentioned):
     settings = [argument for argument in tiny if "caption" not in argument or "metrics.caption=null" not in overrides]
+    if "backbone=huggingface" in overrides:
+        settings = [argument for argument in settings if not argument.startswith("backbone.")]
     if any(o.startswith("data=") for o in overrides):
         settings = [argument for argument in settings if "source" not in argument]
     line = one_line(cli("hardneg-train", *settings, f"hydra.run.dir={tmp_path}/run", *overrides))
@@ -180,3 +189,35 @@ def test_evaluate_without_a_run_and_with_a_broken_checkpoint(cli, tiny, tmp_path
     assert "foreign.ckpt" in one_line(cli("hardneg-evaluate", f"run={run}", f"checkpoint={tmp_path}/foreign.ckpt"))
     assert "split" in one_line(cli("hardneg-evaluate", f"run={run}", "split=train"))
     assert not list(run.glob("evaluation*"))
+
+
+def test_released_files_that_do_not_fit(cli, tiny, tmp_path):
+    run, file = tmp_path / "run", tmp_path / "released.pth"
+    resnet = ["visual=resnet18", "+visual.options.in_chans=3"]
+    small = [argument for argument in tiny if not argument.startswith("visual.")]
+    assert cli("hardneg-train", *small, "backbone=r2gen", *resnet, f"hydra.run.dir={run}").code == 0
+    assert cli("hardneg-export", f"run={run}", f"output={file}").code == 0
+    before = file.read_bytes()
+
+    def refused(*overrides):
+        settings = [*small, "visual=resnet18", f"backbone.checkpoint={file}", f"hydra.run.dir={tmp_path}/other"]
+        line = one_line(cli("hardneg-train", *settings, *overrides))
+        assert not (tmp_path / "other").exists()
+        return line
+
+    line = refused("backbone=r2gen", "data.min_count=20")
+    assert "logit.weight" in line
+    assert "the vocabulary must be the one of the weights" in line
+    assert "These are weights of R2Gen: choose it" in refused("backbone=r2gencmn", "backbone.topk=3")
+    assert "missing: encoder_decoder.model.encoder.layers.1" in refused("backbone=r2gen", "backbone.layers=2")
+    assert "does not fit `resnet34`" in refused("backbone=r2gen", "visual.name=resnet34")
+    file.write_bytes(before[:5000])
+    assert "released.pth" in refused("backbone=r2gen")
+    assert "released.pth" in one_line(cli("hardneg-evaluate", f"run={run}", f"checkpoint={file}"))
+
+    plain = tmp_path / "plain"
+    assert cli("hardneg-train", *tiny, f"hydra.run.dir={plain}").code == 0
+    assert "TransformerDecoder" in one_line(cli("hardneg-export", f"run={plain}", f"output={tmp_path}/x.pth"))
+    assert "output" in one_line(cli("hardneg-export", f"run={run}"))
+    assert "nowhere" in one_line(cli("hardneg-export", f"run={tmp_path}/nowhere", f"output={tmp_path}/x.pth"))
+    assert not (tmp_path / "x.pth").exists()

@@ -65,6 +65,70 @@ def test_train_leaves_a_whole_run_folder_and_evaluate_gives_the_same_scores(cli,
     assert len(list(run.glob("evaluation_*/predictions/*.jsonl"))) == 3
 
 
+@pytest.mark.parametrize("model", ["host", "hard_negatives"])
+@pytest.mark.parametrize("backbone", ["transformer", "r2gen", "r2gencmn", "huggingface"])
+def test_every_backbone_trains_bare_and_with_hard_negatives_and_is_scored_again(
+    cli, tiny, tmp_path, read_json, backbone, model
+):
+    sizes = {
+        "transformer": ["backbone.max_patches=null"],
+        "r2gen": ["backbone.memory_heads=2"],
+        "r2gencmn": ["backbone.memory_size=32", "backbone.topk=4"],
+        "huggingface": ["backbone.config.n_embd=32", "backbone.config.n_head=2", "backbone.config.n_layer=1"],
+    }[backbone]
+    settings = [
+        argument
+        for argument in tiny
+        if not (backbone == "huggingface" and argument.startswith("backbone."))
+        and not (model == "host" and argument.startswith("model."))
+    ]
+    run = tmp_path / "run"
+    result = cli("hardneg-train", *settings, f"backbone={backbone}", *sizes, f"model={model}", f"hydra.run.dir={run}")
+    assert result.code == 0, result.err
+    scores = read_json(run / "metrics.json")["test"]
+    assert ("R@1" in scores) == (model == "hard_negatives")
+    again = cli("hardneg-evaluate", f"run={run}")
+    assert again.code == 0, again.err
+    (folder,) = run.glob("evaluation_*")
+    assert read_json(folder / "metrics.json")["test"] == pytest.approx(scores)
+
+
+@pytest.mark.parametrize("architecture", ["r2gen", "r2gencmn"])
+def test_released_weights_out_and_in_again(cli, tiny, tmp_path, read_json, architecture):
+    memory = {"r2gen": ["backbone.memory_heads=2"], "r2gencmn": ["backbone.memory_size=32", "backbone.topk=4"]}
+    settings = [argument for argument in tiny if not argument.startswith("visual.")]
+    settings += [f"backbone={architecture}", *memory[architecture], "visual=resnet18"]
+    run, file, started = tmp_path / "run", tmp_path / "out" / "released.pth", tmp_path / "started"
+    result = cli("hardneg-train", *settings, "+visual.options.in_chans=3", f"hydra.run.dir={run}")
+    assert result.code == 0, result.err
+    trained = read_json(run / "metrics.json")["test"]["report_loss"]
+
+    exported = cli("hardneg-export", f"run={run}", f"output={file}")
+    assert exported.code == 0, exported.err
+    assert str(file) in exported.out
+    assert not list(tmp_path.glob("*.yaml"))  # it leaves the file and nothing else
+
+    zero = cli(
+        "hardneg-train",
+        *settings,
+        "visual.pretrained=true",  # nothing is downloaded where there is a checkpoint
+        f"backbone.checkpoint={file}",
+        "trainer.max_epochs=0",
+        f"hydra.run.dir={started}",
+    )
+    assert zero.code == 0, zero.err
+    assert "checkpoint=last" in zero.out
+    assert read_json(started / "metrics.json")["test"]["report_loss"] == pytest.approx(trained, rel=1e-5)
+
+    both = [f"checkpoint={file}", f"checkpoint={started}/checkpoints/last.ckpt"]
+    for checkpoint in both:
+        assert cli("hardneg-evaluate", f"run={run}", checkpoint).code == 0
+    file.unlink()  # what training started from is not needed any more
+    assert cli("hardneg-evaluate", f"run={started}", "checkpoint=last").code == 0
+    for folder in [*run.glob("evaluation_*"), *started.glob("evaluation_*")]:
+        assert read_json(folder / "metrics.json")["test"]["report_loss"] == pytest.approx(trained, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -71,6 +71,8 @@ def train(config: DictConfig) -> None:
             print(f"Interrupted. Go on with: hardneg-train resume={run.path}", file=sys.stderr)
         raise
     seconds = time.monotonic() - started
+    if not run.last.is_file():  # trainer.max_epochs=0: the model as it started
+        trainer.save_checkpoint(run.last)
     best = str(run.best) if run.best.is_file() else None
     scores = {
         "val": score(trainer, model, data, "val", best, run),
@@ -196,9 +198,10 @@ def print_files(run: RunFolder) -> None:
     print(f"\nRun folder    {shown}")
     print(f"  scores      {run.metrics.relative_to(shown)}")
     print(f"  reports     {run.predictions('test').relative_to(shown)}, {run.predictions('val').relative_to(shown)}")
-    print("  checkpoints checkpoints/best.ckpt, checkpoints/last.ckpt")
+    checkpoints = [path for path in (run.best, run.last) if path.is_file()]
+    print(f"  checkpoints {', '.join(str(path.relative_to(shown)) for path in checkpoints)}")
     print("  curves      logs/ (tensorboard --logdir), logs/csv/")
-    print(f"Score it again: hardneg-evaluate run={shown}")
+    print(f"Score it again: hardneg-evaluate run={shown}{'' if run.best in checkpoints else ' checkpoint=last'}")
 
 
 if __name__ == "__main__":

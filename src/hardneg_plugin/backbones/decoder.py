@@ -1,6 +1,7 @@
 """What every report decoder offers: teacher-forced states and log-probabilities, and decoding word by word."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,14 @@ class ReportDecoder(nn.Module, ABC):
     """Number of words V; there are V + 1 outputs."""
     width: int
     """Width of the hidden states."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Arguments, in plain values, that build a decoder of the same shape again even if files it was built from are gone.
+
+        Only those that differ from the arguments it was built with: none for most decoders.
+        """
+        return {}
 
     @abstractmethod
     def states(self, patches: Tensor, tokens: Tensor, *, patch_mask: Tensor | None = None) -> Tensor:

@@ -78,10 +78,9 @@ class HuggingFaceDecoder(ReportDecoder):
         self.train()  # transformers loads models in evaluation mode
 
     @property
-    def config(self) -> dict[str, Any]:
-        """Plain values that `config` takes: they build a decoder of this shape without any file."""
-        values: dict[str, Any] = self.model.config.to_dict()
-        return values
+    def settings(self) -> dict[str, Any]:
+        """`config` in full, in place of a name or a folder."""
+        return {"name_or_path": None, "config": self.model.config.to_dict()}
 
     def states(self, patches: Tensor, tokens: Tensor, *, patch_mask: Tensor | None = None) -> Tensor:
         """Last hidden states `(B, T - 1, width)`, teacher-forced."""

@@ -84,7 +84,7 @@ def test_pretrained_rows_keep_their_meaning(kind: str, tied: bool, tmp_path: Pat
     assert set(kept) - set(same) <= {name for name in kept if kept[name].shape[0] == 8}
     assert all(module.training for module in decoder.modules())
     untrained = make(kind, config=None, name_or_path=str(tmp_path), pretrained=False, vocab_size=30)
-    assert untrained.config["vocab_size"] == 31
+    assert untrained.settings["config"]["vocab_size"] == 31
 
 
 @every_kind
@@ -233,10 +233,10 @@ def test_a_checkpoint_needs_no_folder(kind: str, tmp_path: Path) -> None:
     decoder = make(kind, config=None, name_or_path=str(save(tmp_path / "model", kind)))
     (tmp_path / "model").rename(tmp_path / "gone")
     state, patches = io.BytesIO(), torch.randn(3, 4, 5)
-    torch.save({"weights": decoder.state_dict(), "config": decoder.config}, state)
+    torch.save({"weights": decoder.state_dict(), "settings": decoder.settings}, state)
     state.seek(0)
     saved = torch.load(state, weights_only=True)
-    rebuilt = make(kind, seed=1, config=saved["config"])
+    rebuilt = make(kind, seed=1, **saved["settings"])
     rebuilt.load_state_dict(saved["weights"])
     expected = decoder.eval().log_probs(patches, TOKENS)
     for same in (rebuilt.eval(), copy.deepcopy(decoder)):

@@ -1,0 +1,29 @@
+"""hardneg-export: write a trained R2Gen or R2GenCMN as a file that the released code loads."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from hardneg_plugin.apps.checkpoint import checkpoint_of, trained_model
+from hardneg_plugin.apps.cli import run_command
+from hardneg_plugin.apps.run_folder import RunFolder
+from hardneg_plugin.backbones.official import save_released
+
+
+def main() -> None:
+    """Entry point of hardneg-export."""
+    run_command("export", export)
+
+
+def export(config: DictConfig) -> None:
+    """Write decoder and visual extractor by their released names; what exists in training only is left out."""
+    run = RunFolder.existing(config.run)
+    path, output = checkpoint_of(run, config.checkpoint), Path(config.output)
+    model = trained_model(run.read_config().model, path)
+    save_released(output, model.decoder, model.visual)  # type: ignore[arg-type]  # which it checks
+    words = model.decoder.vocab_size
+    print(f"{output}: {path} by released names, {words} words. Its vocabulary is not part of such a file.")
+
+
+if __name__ == "__main__":
+    main()

@@ -23,6 +23,8 @@ class VisualFeatures(NamedTuple):
     """`(B, V * P)` bool, False where a view is missing."""
     pooled: Tensor
     """`(B, width)`: mean over the patches of the views that exist; zero for a study without views."""
+    grid: tuple[int, int]
+    """Rows and columns of the P patches of a view, which lie row by row."""
 
 
 class VisualExtractor(nn.Module):
@@ -114,7 +116,7 @@ class VisualExtractor(nn.Module):
         patches = patches.unflatten(0, (studies, views)).flatten(1, 2)
         patch_mask = view_mask.repeat_interleave(features.shape[1], dim=1)
         count = patch_mask.sum(1, keepdim=True).clamp(min=1)
-        return VisualFeatures(patches, patch_mask, patches.sum(1) / count)
+        return VisualFeatures(patches, patch_mask, patches.sum(1) / count, (feature_map.shape[1], feature_map.shape[2]))
 
 
 def _released_weights(path: Path) -> dict[str, Tensor] | None:

@@ -123,13 +123,12 @@ class CrossModalMemory(nn.Module):
         queries = self._split(self.query(x).flatten(0, 1)) * chunk**-0.5
         best, rows = (queries @ keys.mT).topk(self.topk, dim=-1, sorted=False)
         weights = F.dropout(best.softmax(-1), self.dropout, self.training)
-        # The few rows are fetched and summed without a copy of them; heads lie one after the other in one table.
+        # The few rows are fetched and summed without a copy of them; heads lie one after the other in one table. In float32
+        # at least, as the gradients of a row's many uses add up.
         rows = rows + size * torch.arange(heads, device=rows.device)[:, None, None]
+        table = values.flatten(0, 1).to(torch.promote_types(values.dtype, torch.float32))
         response = F.embedding_bag(
-            rows.flatten(0, 1),
-            values.flatten(0, 1),
-            per_sample_weights=weights.flatten(0, 1).to(values.dtype),
-            mode="sum",
+            rows.flatten(0, 1), table, per_sample_weights=weights.flatten(0, 1).to(table.dtype), mode="sum"
         )
         merged = response.unflatten(0, (heads, -1)).transpose(0, 1).flatten(1)
         out: Tensor = self.output(merged).view(x.shape)

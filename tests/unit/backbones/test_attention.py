@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from hardneg_plugin.backbones.attention import Attention, BeamCache
+from hardneg_plugin.backbones.attention import FEW_QUERIES, Attention, BeamCache, for_steps
 from hardneg_plugin.errors import UserError
 
 
@@ -18,6 +18,23 @@ def test_attention_is_that_of_torch() -> None:
     mask[:, 0] = True
     expected, _ = oracle(x, attended, attended, key_padding_mask=~mask)
     torch.testing.assert_close(ours(x, ours.keys_values(attended), mask[:, None, None]), expected)
+
+
+@pytest.mark.parametrize("queries", [1, FEW_QUERIES, FEW_QUERIES + 1])
+def test_steps_attend_as_whole_sequences_do(queries: int) -> None:
+    torch.manual_seed(0)
+    attention, x = Attention(12, 3, 0.1).eval(), torch.randn(2, queries, 12)
+    attended = attention.keys_values(torch.randn(2, 5, 12))
+    mask = torch.rand(2, 1, queries, 5) > 0.4
+    mask[..., 0] = True
+    expected = attention(x, attended, mask)  # with gradient: the fused attention
+    with torch.no_grad():
+        torch.testing.assert_close(attention(x, attended, mask), expected, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(attention(x, for_steps(attended), mask), expected, atol=1e-6, rtol=1e-5)
+        keys, values = for_steps(attended)
+        assert keys.equal(attended[0])
+        assert keys.mT.is_contiguous()
+        assert values.equal(attended[1])
 
 
 def test_attention_weights_are_dropped_in_training_only() -> None:

@@ -221,3 +221,10 @@ def test_released_files_that_do_not_fit(cli, tiny, tmp_path):
     assert "output" in one_line(cli("hardneg-export", f"run={run}"))
     assert "nowhere" in one_line(cli("hardneg-export", f"run={tmp_path}/nowhere", f"output={tmp_path}/x.pth"))
     assert not (tmp_path / "x.pth").exists()
+
+
+def test_export_leaves_the_folder_it_is_called_in(cli, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    one_line(cli("hardneg-export", "run=nowhere", "output=x.pth"))
+    assert (tmp_path / "here").is_dir()

@@ -64,6 +64,8 @@ def run_directory() -> Path:
 
 
 def _remove_if_empty(folder: Path) -> None:
+    if folder == Path.cwd():  # what a command has that makes no folder of its own
+        return
     # rmdir takes nothing but an empty folder: one that was there before with anything in it stays as it was
     with contextlib.suppress(OSError):
         folder.rmdir()

@@ -10,12 +10,10 @@ holds until the next step.
 """
 
 import argparse
-import itertools
 import json
-import statistics
 
 import torch
-from released_sizes import DECODERS, STUDIES, THREADS, WORDS, make, matmul_rate, operations, read_rate, seconds_of
+from released_sizes import DECODERS, HEADER, STUDIES, THREADS, WORDS, against_floor, make, read_rate, row
 
 from hardneg_plugin.backbones.encoder_decoder import EncoderDecoder
 
@@ -41,44 +39,23 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(THREADS)
     print(f"{STUDIES} studies, beam 3, {WORDS} words, {THREADS} threads; medians of {arguments.repeats}")
-    print(
-        f"{'':12} {'seconds':>8} {'GFLOP':>7} {'GFLOP/s at best':>16} {'floor s':>8} {'over floor':>11} {'released over':>14}"
-        f" {'GB read':>8} {'reading s':>10}"
-    )
+    print(f"{HEADER} {'GB read':>8} {'reading s':>10}")
     results = {}
     for name in arguments.decoders:
         decoder, patches = make(name)
         with torch.no_grad():
             decoder.output.bias[0] = -1e4  # no report ends
 
-        def decode(decoder=decoder, patches=patches) -> torch.Tensor:
-            return decoder.generate(patches, beam_size=3, max_length=WORDS)
+        def decode(decoder=decoder, patches=patches) -> None:
+            assert (decoder.generate(patches, beam_size=3, max_length=WORDS) > 0).all()
 
-        assert (decode() > 0).all()
-        work = operations(decode)
         read = bytes_read(decoder, patches)
-        rates, seconds = [matmul_rate()], []
-        for _ in range(arguments.repeats):
-            seconds.append(seconds_of(decode))
-            rates.append(matmul_rate())
-        floors = [2 * work / (before + after) for before, after in itertools.pairwise(rates)]
-        median = statistics.median(seconds)
-        results[name] = {
-            "seconds": median,
-            "gflop": work / 1e9,
-            "gflop_per_second": statistics.median(rates) / 1e9,
-            "floor_seconds": statistics.median(floors),
-            "over_floor": statistics.median(s / floor for s, floor in zip(seconds, floors, strict=True)),
-            "released_over_this": RELEASED_SECONDS[name] / median if name in RELEASED_SECONDS else None,
+        results[name] = r = {
+            **against_floor(decode, arguments.repeats, RELEASED_SECONDS.get(name)),
             "gigabytes_read": read / 1e9,
             "reading_seconds": read / read_rate(),
         }
-        r = results[name]
-        times = f"{r['released_over_this']:.0f}x" if r["released_over_this"] else ""
-        print(
-            f"{name:12} {median:8.2f} {r['gflop']:7.0f} {r['gflop_per_second']:16.0f} {r['floor_seconds']:8.2f} "
-            f"{r['over_floor']:10.2f}x {times:>14} {r['gigabytes_read']:8.1f} {r['reading_seconds']:10.2f}"
-        )
+        print(f"{row(name, r)} {r['gigabytes_read']:8.1f} {r['reading_seconds']:10.2f}")
     print(json.dumps({"benchmark": "decode", **results}))
 
 

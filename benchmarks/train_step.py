@@ -7,16 +7,14 @@ for each decoder: what the first step adds at its peak to a process that holds t
 """
 
 import argparse
-import itertools
 import json
 import re
-import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
-from released_sizes import DECODERS, STUDIES, THREADS, VOCABULARY, WORDS, make, matmul_rate, operations, seconds_of
+from released_sizes import DECODERS, HEADER, STUDIES, THREADS, VOCABULARY, WORDS, against_floor, make, row
 from torch import Tensor
 
 from hardneg_plugin.generator import report_loss
@@ -79,27 +77,6 @@ def _peak_bytes() -> int:
     return int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) * 1024
 
 
-def measure(name: str, repeats: int) -> dict[str, float | None]:
-    torch.set_num_threads(THREADS)
-    step = Step(name)
-    step()
-    work = operations(step)
-    rates, seconds = [matmul_rate()], []
-    for _ in range(repeats):
-        seconds.append(seconds_of(step))
-        rates.append(matmul_rate())
-    floors = [2 * work / (before + after) for before, after in itertools.pairwise(rates)]
-    median = statistics.median(seconds)
-    return {
-        "seconds": median,
-        "gflop": work / 1e9,
-        "gflop_per_second": statistics.median(rates) / 1e9,
-        "floor_seconds": statistics.median(floors),
-        "over_floor": statistics.median(s / floor for s, floor in zip(seconds, floors, strict=True)),
-        "released_over_this": RELEASED_SECONDS[name] / median if name in RELEASED_SECONDS else None,
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
@@ -110,17 +87,12 @@ def main() -> None:
         print(json.dumps(memory_of(arguments.memory_of)))
         return
     print(f"{STUDIES} studies, {WORDS} words, {THREADS} threads; medians of {arguments.repeats}")
-    print(
-        f"{'':12} {'seconds':>8} {'GFLOP':>7} {'GFLOP/s at best':>16} {'floor s':>8} {'over floor':>11} {'released over':>14}"
-    )
+    print(HEADER)
+    torch.set_num_threads(THREADS)
     results = {}
     for name in arguments.decoders:
-        results[name] = r = measure(name, arguments.repeats)
-        times = f"{r['released_over_this']:.1f}x" if r["released_over_this"] else ""
-        print(
-            f"{name:12} {r['seconds']:8.2f} {r['gflop']:7.0f} {r['gflop_per_second']:16.0f} {r['floor_seconds']:8.2f} "
-            f"{r['over_floor']:10.2f}x {times:>14}"
-        )
+        results[name] = r = against_floor(Step(name), arguments.repeats, RELEASED_SECONDS.get(name))
+        print(row(name, r))
     print(f"\n{'MiB':12} {'parameters':>11} {'kept for backward':>18} {'largest kept':>13} {'peak of a step':>15}")
     for name in arguments.decoders:
         command = [sys.executable, __file__, "--memory-of", name]

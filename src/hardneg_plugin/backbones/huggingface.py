@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from hardneg_plugin.backbones.decoder import ReportDecoder
 from hardneg_plugin.backbones.decoding import Decoded, Decoding
-from hardneg_plugin.backbones.layers import attention_mask
+from hardneg_plugin.backbones.layers import PatchPositions, attention_mask
 from hardneg_plugin.errors import UserError
 
 # transformers takes seconds to import: functions import what they need of it.
@@ -70,7 +70,7 @@ class HuggingFaceDecoder(ReportDecoder):
         self.width: int = self.model.config.hidden_size
         image_width = getattr(self.model.config, "cross_attention_hidden_size", None) or self.width
         self.project = nn.Linear(patch_width, image_width)
-        self.patch_positions = None if max_patches is None else nn.Embedding(max_patches, image_width)
+        self.patch_positions = None if max_patches is None else PatchPositions(max_patches, image_width)
         self._takes_positions = "position_ids" in inspect.signature(self.model.forward).parameters
         self._first_position = _first_position(self.model)
         self.eval()
@@ -147,12 +147,7 @@ class HuggingFaceDecoder(ReportDecoder):
     def _image(self, patches: Tensor, patch_mask: Tensor | None) -> dict[str, Tensor | None]:
         x = self.project(patches)
         if self.patch_positions is not None:
-            count, most = patches.shape[1], self.patch_positions.num_embeddings
-            if count > most:
-                raise UserError(
-                    f"Expected at most {most} patches per study (`max_patches`), but got {count}: raise it."
-                )
-            x = x + self.patch_positions.weight[:count]
+            x = self.patch_positions(x)
         mask = attention_mask(patch_mask)
         return {"encoder_hidden_states": x, "encoder_attention_mask": None if mask is None else mask[:, 0, 0].long()}
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from hardneg_plugin.backbones.attention import Attention, KeysValues
 from hardneg_plugin.backbones.linear import Linear
+from hardneg_plugin.errors import UserError
 
 Norm = Callable[[Tensor], Tensor]
 """Normalises `(B, T, width)`."""
@@ -84,6 +85,17 @@ class DecoderLayer(nn.Module):
             x = x + self.dropout(self.image_attention(image_norm(x), image, patch_mask))
         out: Tensor = x + self.dropout(self.feedforward(feedforward_norm(x)))
         return out
+
+
+class PatchPositions(nn.Embedding):
+    """Learned positions, one per patch index: without them no attention tells left from right."""
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Add them to `(B, P, width)`; a UserError if there are more patches than positions."""
+        count, most = patches.shape[1], self.num_embeddings
+        if count > most:
+            raise UserError(f"Expected at most {most} patches per study (`max_patches`), but got {count}: raise it.")
+        return patches + self.weight[:count]
 
 
 class SampleNorm(nn.Module):

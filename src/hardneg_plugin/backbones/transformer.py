@@ -6,8 +6,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from hardneg_plugin.backbones.encoder_decoder import DecoderInput, EncoderDecoder, EncoderDecoderState
-from hardneg_plugin.backbones.layers import Norm, decoder_norms, xavier_matrices
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.backbones.layers import Norm, PatchPositions, decoder_norms, xavier_matrices
 
 
 class TransformerDecoder(EncoderDecoder):
@@ -52,20 +51,13 @@ class TransformerDecoder(EncoderDecoder):
             patch_dropout=patch_dropout,
             norm=nn.LayerNorm,
         )
-        self.patch_positions = None if max_patches is None else nn.Embedding(max_patches, width)
+        self.patch_positions = None if max_patches is None else PatchPositions(max_patches, width)
         self.norms = decoder_norms(layers, width, nn.LayerNorm)
         xavier_matrices(self)
 
     def _patch_input(self, patches: Tensor, shared: Any) -> Tensor:
         x: Tensor = self.project(patches)
-        if self.patch_positions is not None:
-            count, most = patches.shape[1], self.patch_positions.num_embeddings
-            if count > most:
-                raise UserError(
-                    f"Expected at most {most} patches per study (`max_patches`), but got {count}: raise it."
-                )
-            x = x + self.patch_positions.weight[:count]
-        return x
+        return x if self.patch_positions is None else self.patch_positions(x)
 
     def _word_input(self, words: Tensor, shared: Any) -> DecoderInput:
         return self.embedding_dropout(self._embed(words)), cast(Sequence[Sequence[Norm]], self.norms)

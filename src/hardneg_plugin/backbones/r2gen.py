@@ -127,7 +127,8 @@ class RelationalMemory(nn.Module):
         identity = torch.eye(self.slots, self.width, device=self.word_gates.weight.device)
         return identity.expand(rows, -1, -1)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch.compile would unroll the loop over words, and compile for minutes
+    # torch.compile would unroll the loop over words, and compile for minutes.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, words: Tensor) -> Tensor:
         """The memory after each word: `(B, T, width)` to `(B, T, S * width)`."""
         memory = self.initial(len(words))

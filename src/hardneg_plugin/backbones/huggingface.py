@@ -3,10 +3,9 @@
 import copy
 import inspect
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from itertools import chain
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +13,21 @@ from torch.nn import functional as F
 
 from hardneg_plugin.backbones.decoder import ReportDecoder
 from hardneg_plugin.backbones.decoding import Decoded, Decoding
+from hardneg_plugin.backbones.huggingface_models import (
+    INSTEAD,
+    build,
+    config_from_values,
+    config_of,
+    first_line,
+    first_position,
+    load,
+    make_word_0_begin_and_end,
+    quietly,
+)
 from hardneg_plugin.backbones.layers import PatchPositions, attention_mask
 from hardneg_plugin.errors import UserError
 
 # transformers takes seconds to import: functions import what they need of it.
-
-_INSTEAD = "Take a GPT-2, BERT, RoBERTa or BART."
 
 
 class HuggingFaceDecoder(ReportDecoder):
@@ -58,21 +66,21 @@ class HuggingFaceDecoder(ReportDecoder):
     ) -> None:
         super().__init__()
         self.vocab_size = vocab_size
-        with _quietly():
-            settings = _config_from_values(config) if name_or_path is None else _config_of(name_or_path)
+        with quietly():
+            settings = config_from_values(config) if name_or_path is None else config_of(name_or_path)
             settings.is_decoder, settings.add_cross_attention = True, True
             if name_or_path is not None and pretrained:
-                self.model = _load(name_or_path, settings, vocab_size)
+                self.model = load(name_or_path, settings, vocab_size)
             else:
                 settings.vocab_size = vocab_size + 1
-                self.model = _build(settings)
-        _make_word_0_begin_and_end(self.model, vocab_size)
+                self.model = build(settings)
+        make_word_0_begin_and_end(self.model, vocab_size)
         self.width: int = self.model.config.hidden_size
         image_width = getattr(self.model.config, "cross_attention_hidden_size", None) or self.width
         self.project = nn.Linear(patch_width, image_width)
         self.patch_positions = None if max_patches is None else PatchPositions(max_patches, image_width)
         self._takes_positions = "position_ids" in inspect.signature(self.model.forward).parameters
-        self._first_position = _first_position(self.model)
+        self._first_position = first_position(self.model)
         self.eval()
         self._check_parts()
         self.train()  # transformers loads models in evaluation mode
@@ -117,7 +125,7 @@ class HuggingFaceDecoder(ReportDecoder):
             **self._positions(begin),
             **self._image(patches, patch_mask),
         }
-        with _quietly():
+        with quietly():
             ids = self.model.generate(begin, **inputs, **_generation_arguments(decoding, self.vocab_size))
         words = (ids[:, 1:] + 1) % (self.vocab_size + 1)
         tokens = F.pad(words, (0, decoding.max_length - words.shape[1])).unflatten(0, (len(patches), -1))
@@ -180,130 +188,15 @@ class HuggingFaceDecoder(ReportDecoder):
             logits = self.model(**self._inputs(tokens), **self._image(patches, patch_mask)).logits
             self.search(patches, Decoding(beam_size=1, max_length=2), patch_mask=patch_mask)
         except Exception as error:  # attention to an image is a path that some models offer and cannot go
-            raise UserError(f"{name} cannot attend to an image: {_first_line(error)}. {_INSTEAD}") from error
+            raise UserError(f"{name} cannot attend to an image: {first_line(error)}. {INSTEAD}") from error
         if torch.equal(states, text_states):
-            raise UserError(f"Expected a decoder that attends to an image, but {name} passes it over. {_INSTEAD}")
+            raise UserError(f"Expected a decoder that attends to an image, but {name} passes it over. {INSTEAD}")
         expected = logits.roll(1, dims=-1).log_softmax(-1)
         if found.shape[-1] != self.vocab_size + 1 or not torch.allclose(found, expected, atol=1e-3):
             raise UserError(
                 f"Expected a model of one vocabulary, whose head alone follows its last hidden states, but {name} is "
-                f"built otherwise. {_INSTEAD}"
+                f"built otherwise. {INSTEAD}"
             )
-
-
-def _config_of(name_or_path: str) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(name_or_path)
-    except Exception as error:  # the hub and the readers of its files raise errors of many kinds
-        raise UserError(_cannot_load(name_or_path, error)) from error
-
-
-def _config_from_values(values: Mapping[str, Any] | None) -> Any:
-    from transformers import AutoConfig
-
-    values = dict(values or {})
-    model_type = values.pop("model_type", None)
-    if model_type is None:
-        raise UserError(
-            "Expected `name_or_path` or a `config` with a `model_type`, but got neither: give a model's name or folder, "
-            "or for example config={model_type: gpt2, n_layer: 2}."
-        )
-    try:
-        defaults = AutoConfig.for_model(model_type)
-    except ValueError as error:
-        raise UserError(
-            f"Expected `config.model_type` of transformers, such as gpt2, but got {model_type!r}."
-        ) from error
-    # transformers would take them as attributes that nothing reads.
-    unknown = [
-        name for name in values if not hasattr(defaults, name) and name not in ("is_decoder", "add_cross_attention")
-    ]
-    if unknown:
-        raise UserError(f"config: {type(defaults).__name__} has no {', '.join(unknown)}; see its documentation.")
-    try:
-        return AutoConfig.for_model(model_type, **values)
-    except Exception as error:  # values are checked by each config in its own way
-        raise UserError(f"config: a {model_type} cannot have the values {values}: {_first_line(error)}.") from error
-
-
-def _build(config: Any) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    try:
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    except Exception as error:  # values are checked by each model in its own way
-        raise UserError(
-            f"config: a {config.model_type} cannot be built as a decoder that cross-attends: {_first_line(error)}. "
-            "Correct its values, or take a gpt2, bert, roberta or bart."
-        ) from error
-    _check_signature(model)
-    return model
-
-
-def _load(name_or_path: str, config: Any, vocab_size: int) -> Any:
-    """Pretrained weights, with one more row for word 0."""
-    from transformers import AutoModelForCausalLM
-
-    try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            name_or_path, config=config, dtype=torch.float32, output_loading_info=True
-        )
-    except Exception as error:  # the hub and the readers of its files raise errors of many kinds
-        raise UserError(_cannot_load(name_or_path, error)) from error
-    _check_signature(model)
-    # What the file lacks would stay random without a word: the attention to the image may, and a head.
-    missing = [
-        name
-        for name in report["missing_keys"]
-        if name.startswith(f"{model.base_model_prefix}.") and "cross" not in name and "encoder_attn" not in name
-    ]
-    if missing:
-        raise UserError(
-            f"The weights of {name_or_path!r} lack {len(missing)} tensors of its config, {missing[0]} first."
-        )
-    rows = model.get_input_embeddings().num_embeddings
-    # rows & -rows: the largest power of two that divides them
-    if not 0 <= rows - vocab_size < rows & -rows:
-        raise UserError(
-            f"Expected the vocabulary of {name_or_path!r}, {rows} words, but the tokenizer has {vocab_size}: take the "
-            "model's own tokenizer (tokenizer=huggingface tokenizer.name_or_path=...), or set pretrained=false."
-        )
-    model.resize_token_embeddings(vocab_size, mean_resizing=False)
-    model.resize_token_embeddings(vocab_size + 1, mean_resizing=False)
-    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
-    with torch.no_grad():
-        for values in (embeddings.weight, head.weight, head.bias):
-            if values is not None:
-                # A random row would be off the scale of the others, and be written always or never.
-                values[-1] = values[:-1].mean(0)
-    return model
-
-
-def _make_word_0_begin_and_end(model: Any, row: int) -> None:
-    from transformers import GenerationConfig
-
-    # No settings that came with the model: `generate` would fill in from them what a search leaves open.
-    model.generation_config = GenerationConfig(bos_token_id=row, eos_token_id=row, pad_token_id=row)
-    # The model's padding token is a word like any other, and has a gradient.
-    model.get_input_embeddings().padding_idx = None
-
-
-def _first_position(model: Any) -> int:
-    """RoBERTa and its kin count positions from behind their padding index, everything else from 0."""
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
-            return cast(int, module.padding_idx) + 1
-    return 0
-
-
-def _check_signature(model: Any) -> None:
-    if "encoder_hidden_states" not in inspect.signature(model.forward).parameters:
-        name = type(model).__name__
-        raise UserError(
-            f"Expected a decoder that can attend to an image, but {name} has no cross-attention. {_INSTEAD}"
-        )
 
 
 def _generation_arguments(decoding: Decoding, end: int) -> dict[str, Any]:
@@ -346,30 +239,3 @@ def _best_first(decoded: Decoded, length_penalty: float) -> Decoded:
     sums = sums.gather(1, order)
     tokens = tokens.gather(1, order[..., None].expand_as(tokens))
     return Decoded(tokens.masked_fill(sums[..., None] == -math.inf, 0), sums)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without the progress bars and reports of transformers: what matters in them is checked here."""
-    from transformers.utils import logging
-
-    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if has_bars:
-            logging.enable_progress_bar()
-
-
-def _cannot_load(name_or_path: str, error: Exception) -> str:
-    return (
-        f"Expected a Hugging Face model under {name_or_path!r}, but it could not be loaded ({_first_line(error)}). "
-        "Give a folder that holds a config.json and weights, or a name that is on the hub or in its local cache."
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")

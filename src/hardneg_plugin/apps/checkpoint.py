@@ -70,12 +70,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UserError: it cannot be read, or is none of ours.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged or foreign file makes the reader raise
         raise UserError(f"checkpoint {path} cannot be read: {error}") from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "tokenizer", "backbone"} <= checkpoint.keys():
-        raise UserError(f"checkpoint {path} was not written by hardneg-train: it holds no state_dict or no tokenizer.")
-    return checkpoint
+    wanted = ("state_dict", "tokenizer", "backbone")
+    missing = [key for key in wanted if not isinstance(checkpoint, dict) or key not in checkpoint]
+    if missing:
+        raise UserError(f"checkpoint {path} was not written by this hardneg-train: it holds no {', '.join(missing)}.")
+    read: dict[str, Any] = checkpoint
+    return read
 
 
 def load_weights(model: ReportGenerator, checkpoint: dict[str, Any], path: Path) -> None:

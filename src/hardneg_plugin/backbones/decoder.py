@@ -1,12 +1,26 @@
 """What every report decoder offers: teacher-forced states and log-probabilities, and decoding word by word."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hardneg_plugin.backbones.decoding import Decoded, Decoding, decode
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; afterwards every submodule is in the mode it was in, a frozen one too."""
+    modes = {submodule: submodule.training for submodule in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for submodule, mode in modes.items():
+            submodule.training = mode
 
 
 class ReportDecoder(nn.Module, ABC):
@@ -52,7 +66,7 @@ class ReportDecoder(nn.Module, ABC):
 
     @abstractmethod
     def attention_maps(self, patches: Tensor, tokens: Tensor, *, patch_mask: Tensor | None = None) -> Tensor:
-        """How much each word attends to each patch, teacher-forced.
+        """How much each word attends to each patch, teacher-forced, in evaluation mode whatever the decoder's.
 
         Args:
             patches, tokens, patch_mask: As in `states`.
@@ -81,18 +95,12 @@ class ReportDecoder(nn.Module, ABC):
             patch_mask: `(B, P)` bool, True where there is a patch; None if there are all.
             attention: Return what each word attended to.
         """
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
-        try:
-            with torch.no_grad():
-                decoded = self.search(patches, decoding, patch_mask=patch_mask)
-                if attention:
-                    maps = [self._maps_of(patches, tokens, patch_mask) for tokens in decoded.tokens.unbind(1)]
-                    decoded = decoded._replace(attention=torch.stack(maps, dim=1))
-                return decoded
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+        with evaluating(self), torch.no_grad():
+            decoded = self.search(patches, decoding, patch_mask=patch_mask)
+            if attention:
+                maps = [self._maps_of(patches, tokens, patch_mask) for tokens in decoded.tokens.unbind(1)]
+                decoded = decoded._replace(attention=torch.stack(maps, dim=1))
+            return decoded
 
     def generate(
         self, patches: Tensor, *, beam_size: int = 3, max_length: int = 60, patch_mask: Tensor | None = None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hardneg_plugin.backbones.attention import BeamCache, KeysValues, for_steps
-from hardneg_plugin.backbones.decoder import DecoderState, IncrementalDecoder
+from hardneg_plugin.backbones.decoder import DecoderState, IncrementalDecoder, evaluating
 from hardneg_plugin.backbones.layers import (
     DecoderLayer,
     EncoderLayer,
@@ -134,7 +134,7 @@ class EncoderDecoder(IncrementalDecoder):
         return self.classify(self.decoder_norm(x))
 
     def attention_maps(self, patches: Tensor, tokens: Tensor, *, patch_mask: Tensor | None = None) -> Tensor:
-        """How much each word attended to each patch: `(B, layers, heads, T - 1, P)`, teacher-forced, no dropout."""
+        """How much each word attended to each patch: `(B, layers, heads, T - 1, P)`, teacher-forced, without dropout."""
         weights: list[Tensor] = []
         hooks = [
             cast(DecoderLayer, layer).image_attention.register_forward_pre_hook(
@@ -145,7 +145,8 @@ class EncoderDecoder(IncrementalDecoder):
             for layer in self.decoder
         ]
         try:
-            self.states(patches, tokens, patch_mask=patch_mask)
+            with evaluating(self):
+                self.states(patches, tokens, patch_mask=patch_mask)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -175,8 +176,10 @@ class EncoderDecoder(IncrementalDecoder):
 
     def _embed_next(self, words: Tensor, state: EncoderDecoderState) -> Tensor:
         """The same for beams `(B, k)`, which all stand at the position that the cache is at."""
-        return self._at(words, torch.full_like(words[0], state.cache.length - 1))
+        length = state.cache.length
+        return self._at(words, torch.arange(length - 1, length, device=words.device))
 
     def _at(self, words: Tensor, positions: Tensor) -> Tensor:
+        """`(B, T)` words at `(T,)` positions, or all of them at one `(1,)`."""
         embedded: Tensor = self.embedding(words) * math.sqrt(self.width)
         return embedded + sinusoids(positions, self.width).to(embedded.dtype)

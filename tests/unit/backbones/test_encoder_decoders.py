@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hardneg_plugin.backbones.decoding import Decoding
 from hardneg_plugin.backbones.encoder_decoder import EncoderDecoder
 from hardneg_plugin.backbones.layers import attention_mask, word_mask
 from hardneg_plugin.backbones.r2gen import R2Gen
@@ -165,6 +166,9 @@ def test_attention_maps(decoder: EncoderDecoder) -> None:
     maps = decoder.attention_maps(patches, TOKENS, patch_mask=patch_mask)
     assert maps.shape == (3, 2, 4, 6, 4)  # studies, layers, heads, words, patches
     torch.testing.assert_close(maps, plain_attention_maps(decoder, patches, patch_mask), atol=1e-6, rtol=0)
+    assert decoder.train().attention_maps(patches, TOKENS, patch_mask=patch_mask).equal(maps)  # without dropout
+    assert decoder.training
+    decoder.eval()
     assert (maps[~patch_mask[:, None, None, None].expand_as(maps)] == 0).all()
     # they are what the attention itself weighs with: the values, so weighted, are its output
     attention, image = decoder.decoder[0].image_attention, torch.randn(3, 4, 16)
@@ -175,8 +179,6 @@ def test_attention_maps(decoder: EncoderDecoder) -> None:
 
 @torch.no_grad()
 def test_decoding_returns_the_attention_that_each_word_was_written_with(decoder: EncoderDecoder) -> None:
-    from hardneg_plugin.backbones.decoding import Decoding
-
     patches = torch.randn(2, 4, 5)
     decoded = decoder.train().decode(patches, Decoding(beam_size=3, num_return=2, max_length=5), attention=True)
     assert decoder.training

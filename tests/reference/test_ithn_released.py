@@ -9,7 +9,7 @@ from safetensors import safe_open
 from hardneg_plugin import HardNegativeObjective, PairEmbeddings
 from hardneg_plugin.functional.contrast import absolute_separation, released_alignment
 from hardneg_plugin.functional.hardening import Released, harden_released
-from hardneg_plugin.objectives import Absolute, HardNegatives, ReleasedAlignment, Weights
+from hardneg_plugin.objectives import Absolute, Paired, ReleasedAlignment, Weights
 from hardneg_plugin.schedule import Exponential, Progress
 
 RECORDED = Path(__file__).parent / "ithn_released.safetensors"
@@ -51,24 +51,20 @@ def test_whole_objective(recorded):
     """hardening=released alignment=released separation=absolute schedule=exponential, in epoch 30 of the released recipe."""
     tensors, numbers = recorded
 
-    def mined(images, reports, is_match):
-        return HardNegatives(
-            reports=tensors["in/negatives"][:, None],
-            images=tensors["in/negative_images"][:, None],
-            valid=torch.ones(len(images), 1, dtype=torch.bool),
-        )
-
     objective = HardNegativeObjective(
         alignment=ReleasedAlignment(),
         hardening=Released(),
-        negatives=mined,
+        negatives=Paired(),
         schedule=Exponential(rate=0.01, unit="epoch"),
         separation=Absolute(),
         weights=Weights(report=0.7, alignment=0.1, separation=0.2),
     )
     with torch.no_grad():
         objective.log_scales.copy_(torch.tensor([numbers["logit_scale_1"], numbers["logit_scale_3"]]).log())
-    pairs = PairEmbeddings(images=tensors["in/images"], reports=tensors["in/reports"], study_ids=range(6))
+    mined = PairEmbeddings(images=tensors["in/negative_images"], reports=tensors["in/negatives"])
+    pairs = PairEmbeddings(
+        images=tensors["in/images"], reports=tensors["in/reports"], study_ids=range(6), negatives=mined
+    )
     terms = objective(pairs, Progress(epoch=29))
     assert terms.logs["hardness"].item() == pytest.approx(numbers["hardness"], rel=1e-6)
     torch.testing.assert_close(terms.alignment_loss, tensors["out/alignment_loss"][0], rtol=1e-5, atol=0)

@@ -13,18 +13,21 @@ def info_nce(
     candidates: Tensor,
     *,
     logit_scale: Tensor | float,
+    first: int = 0,
     is_match: Tensor | None = None,
     hard: Tensor | None = None,
     hard_weight: Tensor | None = None,
 ) -> Tensor:
     """InfoNCE with false negatives left out and weighted extra negatives per anchor: `(B,)`.
 
-    `-log( e^{s a_i·c_i} / ( Σ_j keep_ij e^{s a_i·c_j} + Σ_k w_ik e^{s a_i·h_ik} ) )`, where candidate i is anchor i's own.
+    `-log( e^{s a_i·c_p} / ( Σ_j keep_ij e^{s a_i·c_j} + Σ_k w_ik e^{s a_i·h_ik} ) )`, where candidate p = first + i is anchor
+    i's own.
 
     Args:
         anchors: `(B, D)`.
-        candidates: `(N, D)`, N >= B; row i < B is the positive of anchor i.
+        candidates: `(N, D)`, N >= first + B.
         logit_scale: s, the inverse temperature.
+        first: the candidate that is the first anchor's own; the others' follow it.
         is_match: `(B, N)` bool, pairs that must not count as negatives; the own pair always stays.
         hard: `(B, K, D)` negatives of each anchor alone.
         hard_weight: `(B, K)` >= 0, w; 0 leaves a column out. None: all 1.
@@ -35,11 +38,12 @@ def info_nce(
     >>> info_nce(one, one, logit_scale=10.0, hard=one[:, None])  # a negative equal to the positive: log 2
     tensor([0.6931])
     """
-    own = torch.arange(len(anchors), device=anchors.device)
+    rows = torch.arange(len(anchors), device=anchors.device)
+    own = first + rows
     logits = logit_scale * (anchors @ candidates.T)
     if is_match is not None:
         drop = is_match.clone()
-        drop[own, own] = False
+        drop[rows, own] = False
         logits = logits.masked_fill(drop, -torch.inf)
     if hard is not None:
         columns = logit_scale * torch.einsum("bd,bkd->bk", anchors, hard)

@@ -108,6 +108,18 @@ def harden_ascent(
 
 
 @torch.no_grad()
+def turn_back(images: Tensor, reports: Tensor, negatives: Tensor, *, margin: float = 0.0) -> Tensor:
+    """Negatives that are better aligned with the image than the guard z·x = z·u - margin allows, turned back to it.
+
+    Along the great circle away from the image; the others are unchanged. Unit length out.
+    """
+    z, u, n, _ = _rows(images, reports, negatives, 0.0)
+    allowed = (_dot(z, u) - margin).clamp(-1, 1)
+    turned = _turn(z.expand_as(n), n, torch.arccos(allowed).expand(*n.shape[:2], 1))
+    return _like(negatives, torch.where(_dot(z, n) > allowed, turned, n))
+
+
+@torch.no_grad()
 def harden_released(images: Tensor, reports: Tensor, negatives: Tensor, *, hardness: float | Tensor) -> Tensor:
     """The released ITHN code's formula, for comparison with it: its projection mixes the studies of the batch.
 

@@ -36,3 +36,16 @@ def token_keys(tokens: Tensor) -> Tensor:
     mixed = (mixed ^ (mixed >> 30)) * -4658895280553007687
     mixed = (mixed ^ (mixed >> 27)) | 1
     return (tokens * mixed).sum(dim=1) & 0x7FFF_FFFF_FFFF_FFFF
+
+
+def find_keys(ordered: Tensor, keys: Tensor) -> Tensor:
+    """Where keys of any shape stand in an ascending `(S,)` row of different keys; -1 where not, and for `UNKNOWN`.
+
+    >>> find_keys(torch.tensor([3, 5, 9]), torch.tensor([[9, 4], [3, -1]]))
+    tensor([[ 2, -1],
+            [ 0, -1]])
+    """
+    if not len(ordered):
+        return torch.full_like(keys, -1)
+    position = torch.searchsorted(ordered, keys.contiguous()).clamp_max(len(ordered) - 1)
+    return torch.where((ordered[position] == keys) & (keys != UNKNOWN), position, torch.full_like(position, -1))

@@ -29,24 +29,24 @@ def match_mask(keys: Tensor, candidate_keys: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def nearest_reports(
-    reports: Tensor,
-    candidates: Tensor,
+def most_similar(
+    similarity: Tensor,
     is_match: Tensor,
     *,
     k: int = 1,
     pool: int | None = None,
     ceiling: float = 1.0,
+    generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """For every study the k candidate reports most similar to its own that are not matches: its hard negatives.
+    """For every study the k candidates most similar to it that are not matches: its hard negatives.
 
     Args:
-        reports: own report embeddings `(B, D)`, unit length.
-        candidates: report embeddings to choose from `(N, D)`, unit length.
+        similarity: cosine of each study's own report with each candidate report, `(B, N)`.
         is_match: `(B, N)` bool; a match is never chosen.
         k: how many to choose, at least 1.
-        pool: draw the k at random from this many nearest ones (None: take the k nearest).
+        pool: draw the k at random from this many most similar ones (None: take the k most similar).
         ceiling: candidates whose cosine with the own report is above this count as matches too.
+        generator: of the draws, on the similarities' device; None is the global one.
 
     Returns:
         `index (B, k)` int64 into the candidates, and `valid (B, k)` bool: False, with index 0, where there are fewer than k
@@ -55,23 +55,59 @@ def nearest_reports(
     Raises:
         ValueError: shapes that do not fit, or a pool smaller than k.
     """
-    if is_match.shape != (len(reports), len(candidates)):
-        raise ValueError(
-            f"Expected `is_match` of shape {(len(reports), len(candidates))}, but got {tuple(is_match.shape)}."
-        )
+    if is_match.shape != similarity.shape:
+        raise ValueError(f"Expected `is_match` of shape {tuple(similarity.shape)}, but got {tuple(is_match.shape)}.")
     pool = k if pool is None else pool
     if not 1 <= k <= pool:
         raise ValueError(f"Expected 1 <= k <= pool, but got k = {k} and pool = {pool}.")
-    similarity = reports.float() @ candidates.float().T
     # a rounding error above 1 must not fall to the default ceiling
     similarity = similarity.masked_fill(is_match | (similarity > ceiling + 1e-6), -torch.inf)
-    found, index = similarity.topk(min(pool, len(candidates)), dim=1)
+    found, index = similarity.topk(min(pool, similarity.shape[1]), dim=1)
     if pool > k:
-        lot = torch.rand_like(found).masked_fill(found == -torch.inf, -1)
-        chosen = lot.topk(min(k, lot.shape[1]), dim=1).indices
+        lot = torch.rand(found.shape, generator=generator, device=found.device)
+        chosen = lot.masked_fill(found == -torch.inf, -1).topk(min(k, lot.shape[1]), dim=1).indices
         found, index = found.gather(1, chosen), index.gather(1, chosen)
     valid = found > -torch.inf
     missing = k - valid.shape[1]
     valid = torch.nn.functional.pad(valid, (0, missing))
     index = torch.nn.functional.pad(index, (0, missing))
     return index.masked_fill(~valid, 0), valid
+
+
+def nearest_reports(
+    reports: Tensor,
+    candidates: Tensor,
+    is_match: Tensor,
+    *,
+    k: int = 1,
+    pool: int | None = None,
+    ceiling: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`most_similar` of unit-length report embeddings: own ones `(B, D)`, candidates to choose from `(N, D)`."""
+    with torch.no_grad():
+        similarity = reports.float() @ candidates.float().T
+    return most_similar(similarity, is_match, k=k, pool=pool, ceiling=ceiling, generator=generator)
+
+
+def mine(reports: Tensor, keys: Tensor, *, k: int, ceiling: float = 1.0, chunk: int = 1024) -> tuple[Tensor, Tensor]:
+    """For every one of S studies its k nearest reports among the others that are no matches.
+
+    Args:
+        reports: `(S, D)`, unit length.
+        keys: match keys `(S, M)` int64.
+        k: at least 1.
+        ceiling: as in `most_similar`.
+        chunk: studies at a time: memory is `chunk * S * 5` bytes, not `S * S`.
+
+    Returns:
+        `index (S, k)` and `valid (S, k)` as of `most_similar`, nearest first.
+    """
+    found = []
+    for start in range(0, len(reports), chunk):
+        rows = slice(start, start + chunk)
+        is_match = match_mask(keys[rows], keys)
+        is_match.diagonal(start).fill_(True)  # itself, though its keys be unknown
+        found.append(nearest_reports(reports[rows], reports, is_match, k=k, ceiling=ceiling))
+    index, valid = zip(*found, strict=True)
+    return torch.cat(index), torch.cat(valid)

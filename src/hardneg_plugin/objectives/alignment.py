@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.contrast import info_nce, released_alignment, triplet
-from hardneg_plugin.objectives.sources import HardNegatives
+from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
 
 
 class Alignment(Protocol):
@@ -26,15 +26,9 @@ class Alignment(Protocol):
         ...
 
     def __call__(
-        self,
-        images: Tensor,
-        reports: Tensor,
-        negatives: HardNegatives,
-        hardened: Tensor | None,
-        is_match: Tensor,
-        logit_scales: Tensor,
+        self, batch: EmbeddedBatch, negatives: HardNegatives, hardened: Tensor | None, logit_scales: Tensor
     ) -> Tensor:
-        """Loss per study `(B,)` from unit embeddings `(B, D)`; `hardened (B, K, D)` or None where nothing is hardened."""
+        """Loss per own study `(B,)`; `hardened (B, K, D)` or None where nothing is hardened."""
         ...
 
 
@@ -45,7 +39,7 @@ def _check_temperature(temperature: float) -> None:
 
 @dataclass(frozen=True)
 class InfoNCE:
-    """In-batch contrast both ways, with hard and hardened negatives as extra columns of image-to-report.
+    """Contrast within the batch of all ranks both ways, with hard and hardened negatives as extra columns of image-to-report.
 
     Args:
         temperature: where the one logit scale, 1 / temperature, starts; it is learned, within [1, 100].
@@ -79,34 +73,30 @@ class InfoNCE:
         return 0.0, math.log(100)
 
     def __call__(
-        self,
-        images: Tensor,
-        reports: Tensor,
-        negatives: HardNegatives,
-        hardened: Tensor | None,
-        is_match: Tensor,
-        logit_scales: Tensor,
+        self, batch: EmbeddedBatch, negatives: HardNegatives, hardened: Tensor | None, logit_scales: Tensor
     ) -> Tensor:
         """Mean of image-to-report and report-to-image InfoNCE, `(B,)`."""
         (scale,) = logit_scales
-        valid = negatives.valid.to(images.dtype)
+        valid = negatives.valid.to(batch.images.dtype)
         columns, weights = [negatives.reports], [self.negative_weight * valid]
         if hardened is not None:
             columns.append(hardened)
             weights.append(self.hardened_weight * valid)
         to_report = info_nce(
-            images,
-            reports,
+            batch.images,
+            batch.all_reports,
             logit_scale=scale,
-            is_match=is_match,
+            first=batch.shards.own.start,
+            is_match=batch.is_match,
             hard=torch.cat(columns, dim=1),
             hard_weight=torch.cat(weights, dim=1),
         )
         to_image = info_nce(
-            reports,
-            images,
+            batch.reports,
+            batch.all_images,
             logit_scale=scale,
-            is_match=is_match.T,
+            first=batch.shards.own.start,
+            is_match=batch.is_match,
             hard=negatives.images,
             hard_weight=self.negative_weight * valid,
         )
@@ -139,24 +129,19 @@ class Triplet:
         return -math.inf, math.inf
 
     def __call__(
-        self,
-        images: Tensor,
-        reports: Tensor,
-        negatives: HardNegatives,
-        hardened: Tensor | None,
-        is_match: Tensor,
-        logit_scales: Tensor,
+        self, batch: EmbeddedBatch, negatives: HardNegatives, hardened: Tensor | None, logit_scales: Tensor
     ) -> Tensor:
         """Triplet loss, `(B,)`."""
         hard = negatives.reports if hardened is None else hardened
-        return triplet(images, reports, hard, margin=self.margin, valid=negatives.valid)
+        return triplet(batch.images, batch.reports, hard, margin=self.margin, valid=negatives.valid)
 
 
 @dataclass(frozen=True)
 class ReleasedAlignment:
     """The released ITHN code's contrastive loss with its two free scales, for comparison with it.
 
-    Knows one hard negative per study, whose image the source must know; matches are not masked.
+    Knows one hard negative per study, whose image the source must know; matches are not masked, and under DDP each rank
+    contrasts its own batch.
     """
 
     temperature: float = 0.07
@@ -175,13 +160,7 @@ class ReleasedAlignment:
         return -math.inf, math.inf
 
     def __call__(
-        self,
-        images: Tensor,
-        reports: Tensor,
-        negatives: HardNegatives,
-        hardened: Tensor | None,
-        is_match: Tensor,
-        logit_scales: Tensor,
+        self, batch: EmbeddedBatch, negatives: HardNegatives, hardened: Tensor | None, logit_scales: Tensor
     ) -> Tensor:
         """The released loss, `(B,)`."""
         if negatives.images is None or negatives.reports.shape[1] != 1 or hardened is None:
@@ -192,8 +171,8 @@ class ReleasedAlignment:
             )
         pair_scale, hardened_scale = logit_scales
         return released_alignment(
-            images,
-            reports,
+            batch.images,
+            batch.reports,
             negatives.images[:, 0],
             negatives.reports[:, 0],
             hardened[:, 0],

@@ -6,16 +6,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hardneg_plugin.distributed import Shards
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.hardening import Arc, Ascent, Projection, Released, Segment
-from hardneg_plugin.functional.mining import match_mask
+from hardneg_plugin.functional.keys import UNKNOWN
 from hardneg_plugin.objectives.alignment import Alignment, InfoNCE
+from hardneg_plugin.objectives.alternating import Alternating
+from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
 from hardneg_plugin.objectives.pairs import PairEmbeddings
 from hardneg_plugin.objectives.separation import Hinge, Separation
-from hardneg_plugin.objectives.sources import HardNegatives, InBatch, NegativeSource
+from hardneg_plugin.objectives.sources import InBatch, NegativeSource
 from hardneg_plugin.schedule import Linear, Progress, Schedule
 
-Hardening = Arc | Segment | Projection | Ascent | Released
+Hardening = Arc | Segment | Projection | Ascent | Released | Alternating
 
 # defaults that None cannot stand for: it switches the term off
 _ARC, _HINGE = Arc(), Hinge()
@@ -49,8 +52,9 @@ class HardNegativeObjective(nn.Module):
 
     Args:
         alignment: the loss (`InfoNCE`, `Triplet`, `ReleasedAlignment`).
-        hardening: the inner maximisation (`Arc`, `Segment`, `Projection`, `Ascent`, `Released`); None: negatives as mined.
-        negatives: where hard negatives come from (`InBatch`).
+        hardening: the inner maximisation (`Arc`, `Segment`, `Projection`, `Ascent`, `Released`, `Alternating`); None: negatives
+            as mined.
+        negatives: where hard negatives come from (`InBatch`, `Queue`, `Bank`, `Paired`).
         schedule: hardness over training (`Linear`, `Cosine`, `Exponential`, `Constant`).
         separation: the term between images of peers (`Hinge`, `Absolute`); None: no such term.
         weights: of report loss, alignment loss and separation loss in the total.
@@ -59,6 +63,11 @@ class HardNegativeObjective(nn.Module):
 
     Heads and scale exist in training only: nothing is added at inference. Works in float32 whatever the precision of training.
     Every parameter gets a gradient in every step, a zero one during the warm-up, with one study, or where every pair is a match.
+
+    Under DDP the contrast is over the batches of all ranks, which may differ in size, and the gradient, once DDP has averaged
+    it, is that of one process with all studies in one batch (`Released` and `ReleasedAlignment` stay within their rank's batch,
+    as the released code would). Each step costs one collective for the sizes, one for the embeddings, one for the match keys,
+    and one for the embeddings' gradient. Gradient accumulation does not widen the contrast: a queue does.
 
     Raises:
         UserError: `width` without `image_width` and `report_width`.
@@ -106,25 +115,52 @@ class HardNegativeObjective(nn.Module):
 
         During the schedule's warm-up both losses are zero, with a zero gradient.
         """
-        images, reports = self.project(pairs)
-        keys = pairs.match_keys
-        is_match = match_mask(keys, keys)
-        with torch.autocast(images.device.type, enabled=False):
-            negatives = self.negatives(images, reports, is_match)
+        batch = self._embed(pairs, progress)
+        with torch.autocast(batch.images.device.type, enabled=False):
+            negatives = self.negatives(batch)
             hardness = self.schedule(progress)
-            hardened = None
-            if self.hardening is not None:
-                hardened = self.hardening(images.detach(), reports.detach(), negatives.reports.detach(), hardness)
-            alignment = self.alignment(images, reports, negatives, hardened, is_match, self._scales_of_this_step())
-            separation = images.new_zeros(len(images))
+            hardened = self._harden(batch, negatives, hardness)
+            alignment = self.alignment(batch, negatives, hardened, self._scales_of_this_step())
+            separation = batch.images.new_zeros(len(batch.images))
             if self.separation is not None and negatives.images is not None:
-                separation = self.separation(images, negatives.images, negatives.valid)
+                separation = self.separation(batch.images, negatives.images, negatives.valid)
             is_on = float(self.schedule.is_active(progress))
             return ObjectiveOutput(
-                alignment_loss=is_on * alignment.mean(),
-                separation_loss=is_on * separation.mean(),
-                logs=self._logs(images, reports, negatives, hardened, is_match, hardness),
+                alignment_loss=is_on * batch.shards.mean(alignment),
+                separation_loss=is_on * batch.shards.mean(separation),
+                logs=self._logs(batch, negatives, hardened, hardness),
             )
+
+    def _embed(self, pairs: PairEmbeddings, progress: Progress) -> EmbeddedBatch:
+        images, reports = self.project(pairs)
+        keys = pairs.match_keys
+        shards = Shards.of(len(images), images.device)
+        width = images.shape[1]
+        both = shards.gather(torch.cat([images, reports], dim=1))
+        return EmbeddedBatch(
+            all_images=both[:, :width],
+            all_reports=both[:, width:],
+            all_keys=shards.gather(keys),
+            shards=shards,
+            progress=progress,
+            has_study_ids=pairs.study_ids is not None,
+            mined=None if pairs.negatives is None else self._mined(pairs.negatives, keys),
+        )
+
+    def _mined(self, pairs: PairEmbeddings, own_keys: Tensor) -> HardNegatives:
+        images, reports = self.project(pairs)
+        keys = pairs.match_keys.reshape(len(own_keys), -1, own_keys.shape[1])
+        is_match = ((keys == own_keys[:, None]) & (keys != UNKNOWN)).any(dim=-1)
+        shape = (*is_match.shape, -1)
+        return HardNegatives(reports=reports.reshape(shape), images=images.reshape(shape), valid=~is_match)
+
+    def _harden(self, batch: EmbeddedBatch, negatives: HardNegatives, hardness: float) -> Tensor | None:
+        if self.hardening is None:
+            return None
+        if isinstance(self.hardening, Alternating):
+            hardened: Tensor = self.hardening(batch, negatives, hardness)
+            return hardened
+        return self.hardening(batch.images.detach(), batch.reports.detach(), negatives.reports.detach(), hardness)
 
     def _scales_of_this_step(self) -> Tensor:
         # The parameter itself is kept within its range: a clamp in the graph alone would leave a scale beyond the end without
@@ -138,15 +174,14 @@ class HardNegativeObjective(nn.Module):
     @torch.no_grad()
     def _logs(
         self,
-        images: Tensor,
-        reports: Tensor,
+        batch: EmbeddedBatch,
         negatives: HardNegatives,
         hardened: Tensor | None,
-        is_match: Tensor,
         hardness: float,
     ) -> dict[str, Tensor]:
         valid = negatives.valid
         count = valid.sum().clamp_min(1)
+        images, is_match = batch.images, batch.is_match
 
         def similarity(others: Tensor) -> Tensor:
             return (torch.einsum("bd,bkd->bk", images, others) * valid).sum() / count
@@ -154,9 +189,10 @@ class HardNegativeObjective(nn.Module):
         others = is_match.numel() - len(is_match)
         logs = {
             "hardness": torch.tensor(hardness, device=images.device),
-            "positive_similarity": (images * reports).sum(-1).mean(),
+            "positive_similarity": (images * batch.reports).sum(-1).mean(),
             "negative_similarity": similarity(negatives.reports),
-            "false_negative_share": is_match.clone().fill_diagonal_(False).sum() / max(others, 1),
+            "negatives_found": valid.float().mean(),
+            "false_negative_share": (is_match.sum() - len(is_match)) / max(others, 1),
         }
         if hardened is not None:
             logs["hardened_similarity"] = similarity(hardened)
@@ -185,4 +221,6 @@ def _heads(image_width: int | None, report_width: int | None, width: int | None)
             f"HardNegativeObjective: heads to width={width} need image_width and report_width, "
             f"but got image_width={image_width}, report_width={report_width}."
         )
-    return nn.Linear(image_width, width, bias=False), nn.Linear(report_width, width, bias=False)
+    # The global generator stays where it was: a host draws the dropout that it draws without the plug-in.
+    with torch.random.fork_rng(devices=[]):
+        return nn.Linear(image_width, width, bias=False), nn.Linear(report_width, width, bias=False)

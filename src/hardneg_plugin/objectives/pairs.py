@@ -22,12 +22,15 @@ class PairEmbeddings:
         patient_ids: the same for patients, where known. Two studies of one patient are no negatives for each other.
         texts: the report texts, or `(B, T)` report token ids: studies with equal reports are no negatives for each other.
         labels: label sets in a canonical form, likewise.
+        negatives: mined hard negatives that the batch carries: `B * K` studies, of which row `i * K + j` is the j-th of
+            study i. Only `Paired` takes them.
 
     Missing fields are unknown and match nothing, and so are None in a sequence and -1 in an integer tensor. One field must be
     given in one way throughout training: a string and an integer tensor have different keys.
 
     Raises:
-        ValueError: when the number of studies differs between fields, or features are not `(B, D)`.
+        ValueError: when the number of studies differs between fields, features are not `(B, D)`, or there are not K negatives
+            for each study.
     """
 
     images: Tensor
@@ -36,6 +39,7 @@ class PairEmbeddings:
     patient_ids: Identity | None = None
     texts: Identity | None = None
     labels: Identity | None = None
+    negatives: "PairEmbeddings | None" = None
 
     def __post_init__(self) -> None:
         if self.images.ndim != 2 or self.reports.ndim != 2 or len(self.images) != len(self.reports):
@@ -47,6 +51,11 @@ class PairEmbeddings:
             field = getattr(self, name)
             if field is not None and len(field) != len(self.images):
                 raise ValueError(f"Expected `{name}` for {len(self.images)} studies, but got {len(field)}.")
+        if self.negatives is not None and (not len(self.images) or len(self.negatives.images) % len(self.images)):
+            raise ValueError(
+                f"Expected `negatives` with K rows for each of {len(self.images)} studies, "
+                f"but got {len(self.negatives.images)} rows."
+            )
 
     @property
     def match_keys(self) -> Tensor:

@@ -266,12 +266,28 @@ class HardNegativeReportGenerator(HardNegativeMixin, ReportGenerator):
         self.retrieval = nn.ModuleDict({"val": ReportRetrieval(), "test": ReportRetrieval()})
 
     def embed(self, batch: Batch, outputs: Features) -> PairEmbeddings:
-        """The pooled patches, and the mean state over the words of each report."""
-        if self._report_feature == "text_only":
-            return self._pairs(batch, outputs["pooled"], self.decoder.text_states(batch["tokens"]))
-        return self._pairs(batch, outputs["pooled"], outputs["states"])
+        """The pooled patches, and the mean state over the words of each report.
 
-    def _pairs(self, batch: Batch, pooled: Tensor, states: Tensor) -> PairEmbeddings:
+        Where the batch carries mined studies, theirs too, with a gradient of their own: for K per study that is K further
+        passes of the batch's size through visual extractor and decoder, forward and backward, with K times its activations
+        in memory. They count in the batch statistics of a visual extractor that keeps such.
+        """
+        text_only = self._report_feature == "text_only"
+        states = self.decoder.text_states(batch["tokens"]) if text_only else outputs["states"]
+        negatives = self._embed_mined(batch["negatives"]) if "negatives" in batch else None
+        return self._pairs(batch, outputs["pooled"], states, negatives)
+
+    def _embed_mined(self, mined: Batch) -> PairEmbeddings:
+        visual = self.visual(mined["images"], mined["view_mask"])
+        if self._report_feature == "text_only":
+            states = self.decoder.text_states(mined["tokens"])
+        else:
+            states = self.decoder.states(visual.patches, mined["tokens"], patch_mask=visual.patch_mask)
+        return self._pairs(mined, visual.pooled, states)
+
+    def _pairs(
+        self, batch: Batch, pooled: Tensor, states: Tensor, negatives: PairEmbeddings | None = None
+    ) -> PairEmbeddings:
         study_ids, patient_ids, texts, labels = batch["match_keys"].unbind(1)
         return PairEmbeddings(
             images=pooled,
@@ -280,6 +296,7 @@ class HardNegativeReportGenerator(HardNegativeMixin, ReportGenerator):
             patient_ids=patient_ids,
             texts=texts,
             labels=labels,
+            negatives=negatives,
         )
 
     def _evaluate(self, batch: Batch, split: Evaluated) -> Features:

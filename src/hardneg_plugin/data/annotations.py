@@ -1,6 +1,5 @@
 """Real data in the R2Gen layout: `annotation.json` with one list of studies per split, and a folder of images."""
 
-import json
 import logging
 import os
 import reprlib
@@ -16,6 +15,7 @@ from hardneg_plugin.data.images import read_grayscale
 from hardneg_plugin.data.studies import SPLITS, FindingsReader, Sample, Split
 from hardneg_plugin.data.transforms import random_crop, whole
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.json_file import json_kind, read_json
 
 _log = logging.getLogger(__name__)
 
@@ -155,27 +155,16 @@ class AnnotatedSplit:
 
 def _read_lists(file: Path) -> dict[Split, list[Any]]:
     """The three lists of the file, not empty."""
-    try:
-        content = json.loads(file.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"Expected the annotation file {file}, but it cannot be read ({error.strerror}).") from error
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"Expected {file} in UTF-8, but byte {error.start} is {error.object[error.start]:#04x}. Save it as UTF-8."
-        ) from error
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"Expected JSON in {file}, but line {error.lineno}, column {error.colno}: {error.msg}. Make the file again."
-        ) from error
+    content = read_json(file, "annotation")
     if not isinstance(content, dict):
         raise UserError(
-            f'Expected {{"train": [...], "val": [...], "test": [...]}} in {file}, but got {_kind(content)}.'
+            f'Expected {{"train": [...], "val": [...], "test": [...]}} in {file}, but got {json_kind(content)}.'
         )
     for name in SPLITS:
         if not isinstance(content.get(name), list) or not content[name]:
             got = f"only {sorted(content)}"
             if name in content:
-                got = "an empty one" if content[name] == [] else _kind(content[name])
+                got = "an empty one" if content[name] == [] else json_kind(content[name])
             raise UserError(f'Expected a list "{name}" with at least one study in {file}, but got {got}.')
     if others := sorted(content.keys() - set(SPLITS)):
         _log.warning("%s: only train, val and test are used; left out: %s.", file, others)
@@ -209,7 +198,7 @@ def _parse_lists(lists: Mapping[Split, list[Any]], file: Path, folder: Path) -> 
 
 def _parse_entry(entry: Any) -> _Study:
     if not isinstance(entry, dict):
-        raise _Flaw("entry", f"expected an object with id, report and image_path, but got {_kind(entry)}")
+        raise _Flaw("entry", f"expected an object with id, report and image_path, but got {json_kind(entry)}")
     images = entry.get("image_path")
     if not isinstance(images, list) or not images:
         raise _flaw_of(entry, "image_path", "a list of at least one path")
@@ -279,8 +268,3 @@ def _raise_first(flaws: Sequence[_Flaw]) -> None:
     if flaws:
         more = sum(flaw.kind == flaws[0].kind for flaw in flaws) - 1
         raise UserError(f"{flaws[0]}" + (f" ({more} more like it.)" if more else ""))
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a text", int: "a number", float: "a number", type(None): "null"}
-    return names.get(type(value), repr(value))

@@ -38,7 +38,7 @@ class StudyCollator:
         """Batch B samples.
 
         `references` are the cleaned reports with single blanks. `cut_references` are the kept tokens decoded, which is
-        what published systems score against: rare words read `<unk>` there.
+        what published systems score against: rare words read `<unk>` there. Where samples have `negatives`, so has the batch.
 
         Raises:
             ValueError: if images differ in height or width.
@@ -50,7 +50,7 @@ class StudyCollator:
             [match_key(sample["id"]), match_key(sample["patient"]), match_key(text), match_key(sample["labels"])]
             for sample, text in zip(samples, references, strict=True)
         ]
-        return Batch(
+        batch = Batch(
             ids=[sample["id"] for sample in samples],
             images=pad_sequence([sample["images"] for sample in samples], batch_first=True),
             view_mask=_mask([len(sample["images"]) for sample in samples]),
@@ -60,6 +60,9 @@ class StudyCollator:
             cut_references=[self.tokenizer.decode(row.tolist()) for row in tokens],
             match_keys=torch.tensor(keys),
         )
+        if negatives := [negative for sample in samples for negative in sample.get("negatives", ())]:
+            batch["negatives"] = self(negatives)
+        return batch
 
 
 def _mask(lengths: list[int]) -> torch.Tensor:

@@ -9,6 +9,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hardneg_plugin.data.collate import StudyCollator
+from hardneg_plugin.data.loader import TrainingLoader
+from hardneg_plugin.data.mined import MinedNegatives
 from hardneg_plugin.data.studies import Sample, Split, Studies, StudySource
 from hardneg_plugin.data.tokenizer import Tokenizer
 from hardneg_plugin.errors import UserError
@@ -43,17 +45,6 @@ class SeededShuffle(Sampler[tuple[int, int]]):
         return zip(order.tolist(), seeds.tolist(), strict=True)
 
 
-class _LazyLoader(DataLoader[Sample]):
-    """Takes keys from its sampler when the first batch is wanted, not when the iterator is made.
-
-    Lightning makes the first iterator of a resumed run before it tells the sampler the epoch; with worker processes, a
-    plain loader has by then handed out the keys of epoch 0.
-    """
-
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        yield from super().__iter__()
-
-
 class StudyDataModule(pl.LightningDataModule):
     """Batches of a source of studies: shuffled and augmented for training, in order and whole otherwise.
 
@@ -66,6 +57,7 @@ class StudyDataModule(pl.LightningDataModule):
         seed: of order and augmentation, at least 0.
         eval_batch_size: studies per batch of validation, test and prediction; None is `batch_size`.
         pin_memory: page-locked batches, for faster copies to a GPU; None is whether CUDA is there.
+        mined: the mined hard negatives that training batches carry; None: none.
 
     Raises:
         UserError: if a number is out of its range.
@@ -82,6 +74,7 @@ class StudyDataModule(pl.LightningDataModule):
         seed: int = 0,
         eval_batch_size: int | None = None,
         pin_memory: bool | None = None,
+        mined: MinedNegatives | None = None,
     ) -> None:
         super().__init__()
         eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
@@ -100,6 +93,8 @@ class StudyDataModule(pl.LightningDataModule):
         self._batch_size, self._eval_batch_size = batch_size, eval_batch_size
         self._max_length, self._seed = max_length, seed
         self._num_workers, self._pin_memory = num_workers, pin_memory
+        self._mined = mined
+        self._training_studies: Studies | None = None
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -113,13 +108,28 @@ class StudyDataModule(pl.LightningDataModule):
         self._tokenizer = tokenizer
 
     def setup(self, stage: str) -> None:
-        """Have the tokenizer ready, so that a fault in it shows before anything starts."""
+        """Have the tokenizer and, for training, the mined studies ready, so that a fault shows before anything starts."""
         _ = self.tokenizer
+        if stage == "fit":
+            _ = self.training_studies
+
+    @property
+    def training_studies(self) -> Studies:
+        """What training sees: the training split, with its mined studies where there are such; made when first asked for."""
+        if self._training_studies is None:
+            studies = self.source.split("train")
+            self._training_studies = studies if self._mined is None else self._mined.beside(studies)
+        return self._training_studies
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Training studies under `SeededShuffle`; the last batch may be smaller."""
-        studies = self.source.split("train")
-        return self._loader(studies, self._batch_size, SeededShuffle(len(studies), self._seed))
+        studies = self.training_studies
+        return TrainingLoader(
+            cast(Dataset[Sample], studies),
+            batch_size=self._batch_size,
+            sampler=SeededShuffle(len(studies), self._seed),
+            **self._loading(),
+        )
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Validation studies in order."""
@@ -135,18 +145,16 @@ class StudyDataModule(pl.LightningDataModule):
 
     def in_order(self, split: Split) -> DataLoader[Sample]:
         """All studies of a split in order, without augmentation."""
-        return self._loader(self.source.split(split), self._eval_batch_size)
+        studies = cast(Dataset[Sample], self.source.split(split))
+        return DataLoader(studies, batch_size=self._eval_batch_size, **self._loading())
 
-    def _loader(self, studies: Studies, batch_size: int, sampler: SeededShuffle | None = None) -> DataLoader[Sample]:
-        return _LazyLoader(
-            cast(Dataset[Sample], studies),
-            batch_size=batch_size,
-            sampler=sampler,
-            collate_fn=StudyCollator(self.tokenizer, self._max_length),
-            num_workers=self._num_workers,
-            persistent_workers=self._num_workers > 0,
+    def _loading(self) -> dict[str, Any]:
+        return {
+            "collate_fn": StudyCollator(self.tokenizer, self._max_length),
+            "num_workers": self._num_workers,
+            "persistent_workers": self._num_workers > 0,
             # Its own, for the workers' seeds: a draw from the global one would fall before the seeding of an epoch or
             # after it, depending on whether the run was resumed there, and shift every dropout mask of the epoch.
-            generator=torch.Generator(),
-            pin_memory=torch.cuda.is_available() if self._pin_memory is None else self._pin_memory,
-        )
+            "generator": torch.Generator(),
+            "pin_memory": torch.cuda.is_available() if self._pin_memory is None else self._pin_memory,
+        }

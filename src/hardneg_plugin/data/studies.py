@@ -9,8 +9,8 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
-class Sample(TypedDict):
-    """One study as a data set returns it."""
+class _Study(TypedDict):
+    """What every sample has."""
 
     id: str
     """Unique within the data set."""
@@ -22,6 +22,13 @@ class Sample(TypedDict):
     """Patient identifier, or None where unknown."""
     labels: str | None
     """A canonical text of the study's label set ("" is the set without findings), or None where there are no labels."""
+
+
+class Sample(_Study, total=False):
+    """One study as a data set returns it."""
+
+    negatives: "list[Sample]"
+    """Its K mined hard negatives, as many for every study, where the training split has such."""
 
 
 class Studies(Protocol):
@@ -61,8 +68,8 @@ class StudySource(Protocol):
         ...
 
 
-class Batch(TypedDict):
-    """What a model receives; B studies, V views (padded), T tokens (padded)."""
+class _StudyBatch(TypedDict):
+    """What every batch has."""
 
     ids: list[str]
     images: Tensor
@@ -79,3 +86,11 @@ class Batch(TypedDict):
     """The same cut to the maximum length."""
     match_keys: Tensor
     """`(B, 4)` int64: keys of study, patient, text and label set; -1 where unknown. Equal keys in any column are a match."""
+
+
+class Batch(_StudyBatch, total=False):
+    """What a model receives; B studies, V views (padded), T tokens (padded)."""
+
+    negatives: "Batch"
+    """The K mined hard negatives of each study, B * K rows, of which row `i * K + j` is the j-th of study i. Only training
+    batches have them, and only where they are asked for."""

@@ -65,6 +65,19 @@ def test_match_keys_are_of_study_patient_cleaned_text_and_labels(samples):
     ]
 
 
+def test_mined_studies_are_a_batch_of_their_own_in_the_order_of_their_studies(samples):
+    mined = [[sample(f"{of}{j}", f"Heart {j}.", views=j + 1, size=(6, 6)) for j in range(2)] for of in "abc"]
+    collate = StudyCollator(TOKENIZER, max_length=60)
+    with_mined = collate([{**own, "negatives": own_mined} for own, own_mined in zip(samples, mined, strict=True)])
+    negatives = with_mined.pop("negatives")
+    flat = [*mined[0], *mined[1], *mined[2]]
+    assert negatives["ids"] == ["a0", "a1", "b0", "b1", "c0", "c1"]
+    for batch, alone in ((with_mined, collate(samples)), (negatives, collate(flat))):
+        assert batch.keys() == alone.keys()
+        for key, value in alone.items():
+            assert torch.equal(batch[key], value) if isinstance(value, torch.Tensor) else batch[key] == value
+
+
 def test_images_of_two_sizes_are_refused_by_study(samples):
     odd = sample("odd", "Lungs clear.", size=(6, 8))
     with pytest.raises(ValueError, match=r"\(1, 1, 6, 6\) for study 'a' and \(1, 1, 6, 8\) for study 'odd'"):

@@ -1,3 +1,4 @@
+import json
 from functools import partial
 
 import pytest
@@ -7,6 +8,7 @@ from lightning_fabric.utilities.distributed import DistributedSamplerWrapper
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from hardneg_plugin.data.datamodule import SeededShuffle, StudyDataModule
+from hardneg_plugin.data.mined import MinedNegatives
 from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.errors import UserError
 
@@ -179,6 +181,51 @@ def test_evaluation_is_in_order_and_not_augmented():
 def test_overfitting_sees_the_first_studies_without_augmentation():
     epochs = train(make(), epochs=2, overfit_batches=1)
     assert epochs[0] == epochs[1] == [(["train0", "train1", "train2", "train3"], [0] * 4)]
+
+
+@pytest.fixture
+def mined(tmp_path):
+    names = [f"train{index}" for index in range(SIZES["train"])]
+    table = {name: [*names[i + 1 :], *names[:i]] for i, name in enumerate(names)}
+    (tmp_path / "neighbours.json").write_text(json.dumps(table))
+    return MinedNegatives(tmp_path / "neighbours.json", k=2, pool=5)
+
+
+def test_training_batches_carry_mined_studies_which_follow_from_seed_and_epoch_too(mined):
+    def mined_in_epoch(data, epoch):
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(epoch)
+        return [(batch["ids"], *seen([batch["negatives"]])) for batch in loader]
+
+    torch.manual_seed(0)
+    expected = [mined_in_epoch(make(seed=5, mined=mined), epoch) for epoch in (0, 1)]
+    torch.manual_seed(1)
+    with_workers = make(seed=5, mined=mined, num_workers=2)
+    assert [mined_in_epoch(with_workers, epoch) for epoch in (0, 1)] == expected
+    assert expected[0] != expected[1]
+    for ids, (negatives, pixels) in expected[0]:
+        assert len(negatives) == len(pixels) == 2 * len(ids)
+        assert all(pixels)  # augmented
+        for row, name in enumerate(ids):
+            nearest = [f"train{(int(name[5:]) + step) % SIZES['train']}" for step in range(1, 6)]
+            assert {*negatives[2 * row : 2 * row + 2]} < {*nearest}
+
+
+def test_the_studies_themselves_are_the_same_with_and_without_mined_ones(mined):
+    assert seen_in_epoch(make(seed=5, mined=mined), 3) == seen_in_epoch(make(seed=5), 3)
+
+
+def test_mined_studies_are_for_training_only_and_read_only_for_it(mined):
+    data = make(mined=mined)
+    for loader in (data.val_dataloader(), data.test_dataloader(), data.predict_dataloader(), data.in_order("train")):
+        assert all("negatives" not in batch for batch in loader)
+    assert all("negatives" not in batch for batch in make().train_dataloader())
+    assert data.training_studies is data.training_studies
+    missing = make(mined=MinedNegatives("none.json"))
+    missing.setup("validate")
+    missing.setup("test")
+    with pytest.raises(UserError, match=r"none\.json"):
+        missing.setup("fit")
 
 
 def test_tokenizer_is_made_of_the_training_reports_once_and_can_be_replaced():

@@ -1,0 +1,125 @@
+"""Training studies that come with their mined hard negatives, for `negatives=paired`."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hardneg_plugin.data.studies import Sample, Studies
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.neighbours import read_neighbours
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MinedNegatives:
+    """Which mined studies a training batch carries.
+
+    Args:
+        table: JSON file of each training study's nearest other ones (see `read_neighbours`); read when training starts.
+        k: mined studies per study, at least 1.
+        pool: draw them from this many nearest ones, anew in every epoch (None: take the nearest k).
+
+    Raises:
+        UserError: a number is out of its range.
+    """
+
+    table: str | Path
+    k: int = 1
+    pool: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise UserError(f"data.mined.k: expected at least one mined study per study, but got {self.k}.")
+        if self.pool is not None and self.pool < self.k:
+            raise UserError(f"data.mined.pool: expected at least k = {self.k}, but got {self.pool}.")
+
+    def beside(self, studies: Studies) -> "StudiesWithMined":
+        """The studies of a training split, each with k of its neighbours in that split; warns of what the table lacks.
+
+        Raises:
+            UserError: the table is faulty, or has no neighbours within the split.
+        """
+        table = read_neighbours(self.table)
+        index_of = {study: index for index, study in enumerate(studies.ids)}
+        # Before the pool is cut off: what is in no training split takes no place in it.
+        neighbours = [[index_of[name] for name in table.get(study, ()) if name in index_of] for study in studies.ids]
+        if not any(neighbours):
+            raise UserError(
+                f"Expected neighbours of the training studies, such as {studies.ids[0]!r}, in {self.table}, but got those of "
+                f"{next(iter(table))!r} and {len(table) - 1} others, none with a neighbour in training: it was mined on other "
+                "data. Set data.mined.table to one of this training split."
+            )
+        self._warn(table, index_of, neighbours, studies.ids)
+        pool = self.k if self.pool is None else self.pool
+        return StudiesWithMined(studies, [row[:pool] for row in neighbours], self.k)
+
+    def _warn(
+        self,
+        table: dict[str, list[str]],
+        index_of: dict[str, int],
+        neighbours: Sequence[Sequence[int]],
+        ids: Sequence[str],
+    ) -> None:
+        named = dict.fromkeys(name for study, row in table.items() for name in (study, *row))
+        if unknown := [name for name in named if name not in index_of]:
+            _log.warning(
+                "%s: %d studies are not in the training split and are left out, such as %r.",
+                self.table,
+                len(unknown),
+                unknown[0],
+            )
+        if short := [name for name, row in zip(ids, neighbours, strict=True) if len(row) < self.k]:
+            _log.warning(
+                "%s: %d of %d training studies have fewer than k = %d neighbours there, such as %r.",
+                self.table,
+                len(short),
+                len(ids),
+                self.k,
+                short[0],
+            )
+
+
+class StudiesWithMined:
+    """A `Studies` whose samples have K mined ones under "negatives"; made by `MinedNegatives.beside`.
+
+    A study with fewer neighbours is filled up with itself, which no objective takes for a negative of its own.
+
+    Args:
+        studies: the training split.
+        neighbours: for each study the indices of those its negatives are drawn from, nearest first.
+        k: negatives per study.
+    """
+
+    def __init__(self, studies: Studies, neighbours: Sequence[Sequence[int]], k: int) -> None:
+        self._studies, self._neighbours, self._k = studies, neighbours, k
+        self.ids: Sequence[str] = studies.ids
+        self.reports: Sequence[str] = studies.reports
+
+    def __len__(self) -> int:
+        return len(self._studies)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        """The study at an index and its nearest K; with `(index, seed)`, under what that seed draws.
+
+        The seed draws which of the neighbours they are and, for each, an augmentation other than the study's own: a shift
+        that the two share would tell nothing about them, but tell them from all others.
+        """
+        own = self._studies[key]
+        negatives = [self._studies[mined] for mined in self._draw(key)]
+        negatives += [own] * (self._k - len(negatives))
+        return {**own, "negatives": negatives}
+
+    def _draw(self, key: int | tuple[int, int]) -> list[int] | list[tuple[int, int]]:
+        if not isinstance(key, tuple):
+            return list(self._neighbours[key][: self._k])
+        index, seed = key
+        nearest = self._neighbours[index]
+        # From both numbers: the seed alone is what the study's own augmentation draws from.
+        random = np.random.default_rng((seed, index))
+        chosen = np.sort(random.choice(len(nearest), size=min(self._k, len(nearest)), replace=False))
+        seeds = random.integers(2**63, size=len(chosen))
+        return [(nearest[place], drawn) for place, drawn in zip(chosen.tolist(), seeds.tolist(), strict=True)]

@@ -1,126 +1,221 @@
-"""What the in-batch objective adds to a training step: time of the plugged-in step over the bare host's, pair by pair.
+"""What the plug-in adds to a training step: time and peak memory over the bare host's, by where hard negatives come from.
 
-Both models start from the same weights and see the same batch; their steps alternate in one run, so that a slow spell of the
-machine falls on both. Prints a table and a JSON line.
+All models start from the same weights and see the same batch; their steps take turns in one run, so that a slow spell of the
+machine falls on all of them. Queue and bank are full. Memory is that of a fresh process for each: what building the model and
+three steps add, at their peak. Then the objective alone, forward and backward, over batch and queue sizes. Prints tables and a
+JSON line.
 
-    python benchmarks/step.py                    # a ResNet-101 at 224 px, two views, the released decoder sizes
-    python benchmarks/step.py --size phantom     # what the demo trains
+    python benchmarks/overhead.py                    # a ResNet-101 at 224 px, two views, the released decoder sizes
+    python benchmarks/overhead.py --size phantom     # what the demo trains
 """
 
 import argparse
 import json
+import re
 import statistics
+import subprocess
+import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
+from torch.nn.functional import normalize
 
+from hardneg_plugin import HardNegativeObjective, PairEmbeddings
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.generator import HardNegativeReportGenerator, ReportGenerator
+from hardneg_plugin.objectives import Bank, InBatch, Queue
 from hardneg_plugin.schedule import Progress
 
-SIZES = {
+KEPT = 16_384
+"""Studies in queue and bank."""
+SIZES: dict[str, dict[str, Any]] = {
     "released": {
         "overrides": ["visual=resnet101", "backbone=transformer", "backbone.max_patches=null"],
-        "studies": 16,
-        "views": 2,
-        "pixels": 224,
-        "words": 60,
-        "vocabulary": 760,
+        "batch": {"studies": 16, "views": 2, "pixels": 224, "words": 60, "vocabulary": 760},
     },
-    "phantom": {"overrides": [], "studies": 16, "views": 2, "pixels": 128, "words": 50, "vocabulary": 160},
+    "phantom": {
+        "overrides": [],
+        "batch": {"studies": 16, "views": 2, "pixels": 96, "words": 50, "vocabulary": 160},
+    },
 }
+VARIANTS = {
+    "host": ["model=host"],
+    "in_batch": ["model.report_feature=decoder_states"],
+    "queue": ["model.report_feature=decoder_states", "negatives=queue", f"negatives.size={KEPT}"],
+    "bank": ["model.report_feature=decoder_states", "negatives=bank"],
+    "paired": ["model.report_feature=decoder_states", "negatives=paired", "data.mined.table=unused"],
+    "in_batch, text_only": ["model.report_feature=text_only"],
+}
+BATCHES, QUEUES = (16, 64, 256, 1024), (0, 4_096, 16_384, 65_536)
+MIB = 2**20
 
 
-def made_batch(studies: int, views: int, pixels: int, words: int, vocabulary: int) -> Batch:
+def made_batch(studies: int, views: int, pixels: int, words: int, vocabulary: int, first: int = 0) -> Batch:
     tokens = torch.randint(1, vocabulary + 1, (studies, words))
     tokens[:, 0] = tokens[:, -1] = 0
     return Batch(
-        ids=[str(i) for i in range(studies)],
+        ids=[str(first + i) for i in range(studies)],
         images=torch.randint(256, (studies, views, 1, pixels, pixels), dtype=torch.uint8),
         view_mask=torch.ones(studies, views, dtype=torch.bool),
         tokens=tokens,
         token_mask=torch.ones(studies, words, dtype=torch.bool),
         references=[""] * studies,
         cut_references=[""] * studies,
-        match_keys=torch.arange(4 * studies).reshape(studies, 4),
+        match_keys=keys_of(torch.arange(first, first + studies)),
     )
 
 
-def build(overrides: list[str], vocabulary: int) -> ReportGenerator:
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = compose("train", [*overrides, "metrics.caption=null"])
-    torch.manual_seed(0)
-    words = ("<unk>", *(f"w{i:05d}" for i in range(vocabulary - 1)))
-    return instantiate(config.model, _partial_=True)(tokenizer=WordTokenizer(words))
+def keys_of(studies: Tensor) -> Tensor:
+    """Match keys of which only the study's is known."""
+    return torch.stack([studies, *[torch.full_like(studies, -1)] * 3], dim=1)
 
 
-def step(model: ReportGenerator, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
-    """Forward, backward and update, without the trainer around them, which is the same for both."""
-    outputs = model._teacher_forced(batch)
-    loss: Tensor = outputs["loss"]
-    if isinstance(model, HardNegativeReportGenerator):
-        objective = model.hard_negatives
-        terms = objective(model.embed(batch, outputs), Progress(step=50, epoch=5, fraction=0.5))
-        weights = objective.weights
-        loss = (
-            weights.report * loss
-            + weights.alignment * terms.alignment_loss
-            + weights.separation * terms.separation_loss
-        )
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
+def filled(objective: HardNegativeObjective, width: int) -> None:
+    """Fill a queue or a bank with studies that no batch holds, but for the bank's own."""
+    source = objective.negatives
+    embeddings = [normalize(torch.randn(KEPT, width), dim=-1) for _ in range(2)]
+    if isinstance(source, Queue):
+        source.queue.push(*embeddings, keys_of(torch.arange(1_000, 1_000 + KEPT)))
+    elif isinstance(source, Bank):
+        source.bank.write(keys_of(torch.arange(KEPT)), *embeddings)
 
 
-def seconds_of(model: ReportGenerator, batch: Batch, optimizer: torch.optim.Optimizer) -> float:
+class Step:
+    """Forward, backward and update of one variant, without the trainer around them, which is the same for all."""
+
+    def __init__(self, size: str, variant: str) -> None:
+        torch.manual_seed(0)
+        settings = SIZES[size]
+        vocabulary = settings["batch"]["vocabulary"]
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            config = compose("train", [*settings["overrides"], *VARIANTS[variant], "metrics.caption=null"])
+        words = ("<unk>", *(f"w{i:05d}" for i in range(vocabulary - 1)))
+        self.model: ReportGenerator = instantiate(config.model, _partial_=True)(tokenizer=WordTokenizer(words)).train()
+        if isinstance(self.model, HardNegativeReportGenerator):
+            filled(self.model.hard_negatives, config.model.hard_negatives.width)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5)
+        self.batch = made_batch(**settings["batch"])
+        if variant == "paired":
+            self.batch["negatives"] = made_batch(**settings["batch"], first=500)
+        self.done = 0
+
+    def __call__(self) -> None:
+        self.done += 1
+        outputs = self.model._teacher_forced(self.batch)
+        loss: Tensor = outputs["loss"]
+        if isinstance(self.model, HardNegativeReportGenerator):
+            objective = self.model.hard_negatives
+            # the bank looks for neighbours once, at its second step, which is not counted
+            progress = Progress(step=self.done, epoch=min(self.done - 1, 1), fraction=0.5)
+            terms = objective(self.model.embed(self.batch, outputs), progress)
+            weights = objective.weights
+            loss = (
+                weights.report * loss
+                + weights.alignment * terms.alignment_loss
+                + weights.separation * terms.separation_loss
+            )
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+
+def seconds_of(call: Callable[[], None]) -> float:
     start = time.perf_counter()
-    step(model, batch, optimizer)
+    call()
     return time.perf_counter() - start
+
+
+def peak_bytes() -> int:
+    # not resource.getrusage, whose peak a new process inherits from the one that started it
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) * 1024
+
+
+def memory_of(size: str, variant: str) -> float:
+    """MiB that the model and three of its steps add to the process at their peak."""
+    before = peak_bytes()
+    step = Step(size, variant)
+    for _ in range(3):
+        step()
+    return (peak_bytes() - before) / MIB
+
+
+def objective_seconds(studies: int, queue: int, repeats: int = 5, width: int = 256) -> float:
+    """Median seconds of the objective alone, forward and backward, with heads from 2,048 and 512 to `width`."""
+    torch.manual_seed(0)
+    objective = HardNegativeObjective(
+        negatives=Queue(size=queue) if queue else InBatch(), image_width=2048, report_width=512, width=width
+    )
+    if queue:
+        embeddings = [normalize(torch.randn(queue, width), dim=-1) for _ in range(2)]
+        objective.negatives.queue.push(*embeddings, keys_of(torch.arange(10_000, 10_000 + queue)))
+    images = torch.randn(studies, 2048, requires_grad=True)
+    reports = torch.randn(studies, 512, requires_grad=True)
+
+    def call() -> None:
+        terms = objective(PairEmbeddings(images, reports, study_ids=torch.arange(studies)), Progress(fraction=0.5))
+        (terms.alignment_loss + terms.separation_loss).backward()
+
+    call()
+    return statistics.median(seconds_of(call) for _ in range(repeats))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="released")
-    parser.add_argument("--pairs", type=int, default=7, help="measured pairs of steps, after two that are not counted")
+    parser.add_argument("--turns", type=int, default=7, help="measured steps of each, after two that are not counted")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--memory-of", choices=VARIANTS, help=argparse.SUPPRESS)  # in a process of its own
     arguments = parser.parse_args()
-    size = dict(SIZES[arguments.size])
-    overrides = size.pop("overrides")
-    batch = made_batch(**size)
-    variants = {
-        "host": ["model=host"],
-        "decoder_states": ["model=hard_negatives", "model.report_feature=decoder_states"],
-        "text_only": ["model=hard_negatives", "model.report_feature=text_only"],
-    }
-    models = {name: build([*overrides, *more], size["vocabulary"]).train() for name, more in variants.items()}
-    optimizers = {name: torch.optim.AdamW(model.parameters(), lr=1e-5) for name, model in models.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    names = list(models)
-    for turn in range(arguments.pairs + 2):
+    if arguments.memory_of:
+        print(memory_of(arguments.size, arguments.memory_of))
+        return
+    names = ["host", *(name for name in arguments.variants if name != "host")]
+    steps = {name: Step(arguments.size, name) for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(arguments.turns + 2):
         # each in turn first: what ran before leaves caches and memory as it likes
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            seconds[name].append(seconds_of(models[name], batch, optimizers[name]))
+            seconds[name].append(seconds_of(steps[name]))
+    del steps
     seconds = {name: values[2:] for name, values in seconds.items()}
-    ratios = {
-        name: [a / b for a, b in zip(values, seconds["host"], strict=True)]
-        for name, values in seconds.items()
-        if name != "host"
-    }
-    print(f"{arguments.size} size, {torch.get_num_threads()} threads, {arguments.pairs} pairs; medians (min - max)")
-    print(f"{'':16} {'seconds per step':>26} {'over the host':>26}")
+    ratios = {name: [a / b for a, b in zip(values, seconds["host"], strict=True)] for name, values in seconds.items()}
+    memory = {}
+    for name in names:
+        command = [sys.executable, __file__, "--size", arguments.size, "--memory-of", name]
+        memory[name] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    print(f"{arguments.size} size, {torch.get_num_threads()} threads, {arguments.turns} turns; medians (min - max)")
+    print(f"{'':20} {'seconds per step':>26} {'over the host':>26} {'peak MiB':>9} {'over the host':>14}")
     for name, values in seconds.items():
-        cells = [_cell(values), _cell(ratios[name]) if name in ratios else ""]
-        print(f"{name:16} {cells[0]:>26} {cells[1]:>26}")
+        over = memory[name] / memory["host"]
+        print(f"{name:20} {_cell(values):>26} {_cell(ratios[name]):>26} {memory[name]:9.0f} {over:14.3f}")
+
+    alone = {queue: {studies: objective_seconds(studies, queue) for studies in BATCHES} for queue in QUEUES}
+    print(
+        "\nThe objective alone, forward and backward, width 256: milliseconds by studies in the batch and in the queue"
+    )
+    print(f"{'queue':>8}" + "".join(f"{studies:>10}" for studies in BATCHES))
+    for queue, row in alone.items():
+        print(f"{queue:8}" + "".join(f"{1000 * value:10.1f}" for value in row.values()))
     print(
         json.dumps(
             {
+                "benchmark": "overhead",
                 "size": arguments.size,
                 "seconds": {name: statistics.median(values) for name, values in seconds.items()},
-                "ratio": {name: statistics.median(values) for name, values in ratios.items()},
+                "time_ratio": {name: statistics.median(values) for name, values in ratios.items()},
+                "peak_mib": memory,
+                "memory_ratio": {name: value / memory["host"] for name, value in memory.items()},
+                "objective_seconds": alone,
             }
         )
     )

@@ -16,7 +16,18 @@ from hardneg_plugin.config import conf_dir
 from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.functional.hardening import Arc, Ascent, Projection, Released, Segment
 from hardneg_plugin.generator import ReportGenerator
-from hardneg_plugin.objectives import Absolute, Hinge, InBatch, InfoNCE, ReleasedAlignment, Triplet
+from hardneg_plugin.objectives import (
+    Absolute,
+    Alternating,
+    Bank,
+    Hinge,
+    InBatch,
+    InfoNCE,
+    Paired,
+    Queue,
+    ReleasedAlignment,
+    Triplet,
+)
 from hardneg_plugin.schedule import Constant, Cosine, Exponential, Linear
 
 STRATEGIES = {
@@ -26,6 +37,7 @@ STRATEGIES = {
         "projection": Projection(),
         "ascent": Ascent(margin=0.02),
         "released": Released(),
+        "alternating": Alternating(margin=0.02),
         "none": None,
     },
     "alignment": {"info_nce": InfoNCE(), "triplet": Triplet(), "released": ReleasedAlignment()},
@@ -36,8 +48,17 @@ STRATEGIES = {
         "exponential": Exponential(),
         "constant": Constant(warmup=0.05),
     },
-    "negatives": {"in_batch": InBatch()},
+    "negatives": {"in_batch": InBatch(), "queue": Queue(), "bank": Bank(), "paired": Paired()},
 }
+
+
+def settings(strategy):
+    """What a strategy was made with: dataclasses compare by it, modules do not."""
+    if not isinstance(strategy, torch.nn.Module):
+        return strategy
+    return type(strategy), {
+        name: value for name, value in vars(strategy).items() if isinstance(value, int | float | None)
+    }
 
 
 def compose(*overrides, name="train"):
@@ -57,7 +78,8 @@ def test_conf_dir_is_the_checkout_here():
 def test_strategies_are_what_the_configs_say(group):
     assert choices(group) == sorted(STRATEGIES[group])
     for choice, expected in STRATEGIES[group].items():
-        assert instantiate(compose(f"{group}={choice}")[group]) == expected
+        config = compose(f"{group}={choice}", *(["data.mined.table=x"] if choice == "paired" else []))
+        assert settings(instantiate(config[group])) == settings(expected)
 
 
 @pytest.mark.parametrize(

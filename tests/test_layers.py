@@ -11,9 +11,10 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "hardneg_plugin"
 # one another.
 LAYERS = [
     [["errors"]],
-    [["functional"], ["schedule"]],
+    [["functional"], ["schedule"], ["distributed"], ["json_file", "neighbours"]],
+    [["bank"]],
     [["objectives"]],
-    [["mixin"]],
+    [["mixin", "wrap"]],
     [["backbones"], ["data"], ["metrics"], ["lr"], ["callbacks"]],
     [["scoring", "generator", "baselines"]],
     [["config"]],

@@ -1,5 +1,7 @@
 """The mixin around a LightningModule that knows nothing of it."""
 
+import inspect
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -131,6 +133,103 @@ def test_hyperparameters_hold_the_host_arguments_and_not_the_objective():
     assert dict(model.hparams) == {"width": 16, "returns": "mapping", "manual": False, "all_parameters": True}
 
 
+def test_hyperparameters_hold_the_arguments_of_a_subclass_and_what_the_host_made_of_its_own():
+    class Doubles(Host):
+        def __init__(self, width=8):
+            width = 2 * width
+            super().__init__(width=width)
+
+    class Extra(HardNegativeMixin, Doubles):
+        embed = Plugged.embed
+
+        def __init__(self, extra, **arguments):
+            super().__init__(**arguments)
+            self.extra = extra
+
+    class ExtraBelow(HardNegativeMixin, Doubles):
+        embed = Plugged.embed
+
+    class ExtraAbove(ExtraBelow):
+        def __init__(self, extra, **arguments):
+            super().__init__(**arguments)
+            self.extra = extra
+
+    class NoExtra(HardNegativeMixin, Doubles):
+        embed = Plugged.embed
+
+    assert NoExtra(width=8).hparams == Doubles(width=8).hparams
+    assert NoExtra(8, hard_negatives=objective()).hparams["width"] == 16
+    for kind in (Extra, ExtraAbove):
+        model = kind(extra=5, hard_negatives=objective())
+        assert model.hparams["extra"] == 5
+        assert "hard_negatives" not in model.hparams
+
+
+def test_lightning_sees_the_signatures_of_the_host():
+    class OnlyBatch(Host):
+        def training_step(self, studies):
+            return super().training_step(studies, 0)
+
+    class Plugged(HardNegativeMixin, OnlyBatch):
+        pass
+
+    class Own(HardNegativeMixin, Host):
+        def training_step(self, batch, batch_idx, dataloader_idx=0):
+            return super().training_step(batch, batch_idx)
+
+    def names(function):
+        return [*inspect.signature(function).parameters], inspect.getfullargspec(function).args
+
+    assert names(Plugged.training_step) == (["self", "studies"], ["self", "studies"])
+    assert names(Own.training_step) == (["self", "batch", "batch_idx", "dataloader_idx"],) * 2
+    assert [*inspect.signature(Plugged.__init__).parameters] == [
+        *inspect.signature(Host.__init__).parameters,
+        "hard_negatives",
+    ]
+    # those of the host and of the mixin stay as they were
+    assert names(OnlyBatch.training_step)[0] == ["self", "studies"]
+    assert names(HardNegativeMixin.training_step)[0] == ["self", "args", "kwargs"]
+
+
+def test_a_step_that_takes_only_the_batch(tmp_path):
+    class OnlyBatch(Host):
+        def training_step(self, batch):
+            return super().training_step(batch, 0)
+
+    class Plugs(HardNegativeMixin, OnlyBatch):
+        embed = Plugged.embed
+
+    model, other = Plugs(hard_negatives=objective()), Plugged(hard_negatives=objective())
+    other.load_state_dict(model.state_dict())
+    for one in (model, other):
+        trainer(tmp_path).fit(one, loader())
+    assert torch.equal(torch.stack(model.seen), torch.stack(other.seen))
+
+
+def test_what_is_logged_is_averaged_over_ranks_in_one_call(tmp_path, monkeypatch):
+    calls = []
+
+    def double(values):
+        calls.append(values)
+        return 2 * values
+
+    monkeypatch.setattr("hardneg_plugin.mixin.mean_over_ranks", double)
+    model = Plugged(hard_negatives=objective())
+    fit = trainer(tmp_path, max_steps=3)
+    fit.fit(model, loader())
+    assert len(calls) == 3
+    assert not any(values.requires_grad for values in calls)
+    assert fit.callback_metrics["train/report_loss"] == 2 * model.seen[-1]
+    assert fit.callback_metrics["train/hardness"] == 2 * 0.5
+    assert len([name for name in fit.callback_metrics if name.startswith("train/")]) == len(calls[-1])
+
+
+def test_without_an_objective_there_is_a_default_one():
+    model = Plugged()
+    assert isinstance(model.hard_negatives, HardNegativeObjective)
+    assert model.hard_negatives is not Plugged().hard_negatives
+
+
 def test_checkpoint_round_trip_and_back_to_the_bare_host(tmp_path):
     model = Plugged(width=16, hard_negatives=objective(image_width=16, report_width=16, width=4))
     fit = trainer(tmp_path, max_epochs=1)
@@ -141,8 +240,8 @@ def test_checkpoint_round_trip_and_back_to_the_bare_host(tmp_path):
     )
     for name, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], value)
-    bare = {name: value for name, value in model.state_dict().items() if not name.startswith("hard_negatives.")}
-    Host(width=16).load_state_dict(bare)
+    bare = Host.load_from_checkpoint(tmp_path / "model.ckpt")
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in bare.state_dict().items())
 
 
 @pytest.mark.parametrize(

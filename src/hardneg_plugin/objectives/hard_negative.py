@@ -1,5 +1,6 @@
 """The hard-negative objective: find each study's closest peers, make them harder, tell them from its own report."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -131,6 +132,16 @@ class HardNegativeObjective(nn.Module):
                 logs=self._logs(batch, negatives, hardened, hardness),
             )
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "HardNegativeObjective":
+        # Moves to other devices, but stays float32 where a host is cast as a whole (Lightning's bf16-true, 64-true): a logit
+        # scale of 8 bits would never learn.
+        def moved(tensor: Tensor) -> Tensor:
+            other = fn(tensor)
+            return other if other.dtype == tensor.dtype else tensor.to(other.device)
+
+        super()._apply(moved, recurse)
+        return self
+
     def _embed(self, pairs: PairEmbeddings, progress: Progress) -> EmbeddedBatch:
         images, reports = self.project(pairs)
         keys = pairs.match_keys
@@ -188,7 +199,7 @@ class HardNegativeObjective(nn.Module):
 
         others = is_match.numel() - len(is_match)
         logs = {
-            "hardness": torch.tensor(hardness, device=images.device),
+            "hardness": torch.tensor(hardness, dtype=torch.float32, device=images.device),
             "positive_similarity": (images * batch.reports).sum(-1).mean(),
             "negative_similarity": similarity(negatives.reports),
             "negatives_found": valid.float().mean(),

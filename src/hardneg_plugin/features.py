@@ -1,0 +1,262 @@
+"""Where the features of a foreign module come from: paths and callables into its batch, outputs and submodules."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor, nn
+
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.functional.pooling import masked_mean
+from hardneg_plugin.objectives import PairEmbeddings
+
+Where = str | Callable[[Any, Any], Any]
+Calls = dict[str, list[Any]]
+"""What the module at each path returned in one step, call by call."""
+
+_ROOTS = ("batch", "outputs")
+
+
+@dataclass(frozen=True)
+class Features:
+    """Where the fields of `PairEmbeddings` are in a host: each a path or a callable `(batch, outputs) -> value`.
+
+    A path starts with "batch", "outputs" (what the host's step returned) or the name of a submodule (what it returned when it
+    was called in the step); keys, indices or attributes follow. `plug_in` says more.
+
+    Raises:
+        UserError: where a field is neither path nor callable.
+    """
+
+    images: Where
+    reports: Where
+    image_mask: Where | None = None
+    report_mask: Where | None = None
+    study_ids: Where | None = None
+    patient_ids: Where | None = None
+    texts: Where | None = None
+    labels: Where | None = None
+
+    def __post_init__(self) -> None:
+        for name in (field.name for field in fields(self)):
+            where = getattr(self, name)
+            if where is None and name not in ("images", "reports"):
+                continue
+            if not callable(where) and (not isinstance(where, str) or "" in where.split(".")):
+                raise UserError(
+                    f"{name}: expected a path such as 'encoder.1', 'batch.mask' or 'outputs.pooled', "
+                    f"or a callable (batch, outputs) -> value, but got {where!r}."
+                )
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def modules(self, host: nn.Module) -> dict[str, nn.Module]:
+        """The submodule of the host that each path starts with.
+
+        Raises:
+            UserError: where the host has no such submodule.
+        """
+        places = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            where: find_module(host, where, name)[0]
+            for name, where in places.items()
+            if isinstance(where, str) and where.split(".")[0] not in _ROOTS
+        }
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def pairs(self, host: nn.Module, batch: Any, outputs: Any, calls: Calls) -> PairEmbeddings:
+        """Read and pool the features of one step.
+
+        Raises:
+            UserError: where a path leads nowhere, a module was not called exactly once, or features cannot be pooled.
+        """
+
+        def read(name: str) -> Any:
+            where = getattr(self, name)
+            if where is None:
+                return None
+            return self._read(name, where, host, batch, outputs, calls)
+
+        return PairEmbeddings(
+            images=pool(read("images"), read("image_mask"), "image"),
+            reports=pool(read("reports"), read("report_mask"), "report"),
+            study_ids=read("study_ids"),
+            patient_ids=read("patient_ids"),
+            texts=read("texts"),
+            labels=read("labels"),
+        )
+
+    def _read(self, name: str, where: Where, host: nn.Module, batch: Any, outputs: Any, calls: Calls) -> Any:
+        if not isinstance(where, str):
+            return where(batch, outputs)
+        root, *keys = where.split(".")
+        if root in _ROOTS:
+            return pick(batch if root == "batch" else outputs, keys, f"{name}={where!r}: {root}")
+        module, keys = find_module(host, where, name)
+        path = where.removesuffix("." + ".".join(keys))
+        if len(calls[where]) != 1:
+            raise UserError(
+                f"{name}={where!r}: expected {path!r} to be called once in training_step, but it was called "
+                f"{len(calls[where])} times. Return the features from training_step and give 'outputs.KEY', or a callable "
+                "(batch, outputs) -> features. Only module(x) counts as a call, not module.forward(x) or other methods; where "
+                "an unplugged model was compiled before in this process, call torch.compiler.reset() first."
+            )
+        value = pick(
+            calls[where][0], keys, f"{name}={where!r}: the output of {path!r}", hint=_nearest_modules(host, where)
+        )
+        is_feature = name in ("images", "reports") and isinstance(value, Tensor)
+        if is_feature and not value.requires_grad and any(p.requires_grad for p in module.parameters()):
+            rank_zero_warn(
+                f"{name}={where!r}: these features carry no gradient, although {path!r} is trained: it runs under "
+                "no_grad, or with activation checkpointing that has use_reentrant=True (set it to False)."
+            )
+        return value
+
+
+@contextmanager
+def recorded(modules: Mapping[str, nn.Module]) -> Iterator[Calls]:
+    """Keep what each module returns, by its path, while the context lasts."""
+    calls: Calls = {path: [] for path in modules}
+    # hooks of one step: evaluation, copies and checkpoints of the host meet none
+    handles = [module.register_forward_hook(_Keep(calls[path])) for path, module in modules.items()]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Keep:
+    """A forward hook; an object, since torch.compile takes a new one for the last step's and compiles once."""
+
+    def __init__(self, outputs: list[Any]) -> None:
+        self.outputs = outputs
+
+    def __call__(self, module: nn.Module, arguments: Any, output: Any) -> None:
+        self.outputs.append(output)
+
+
+def find_module(host: nn.Module, path: str, name: str) -> tuple[nn.Module, list[str]]:
+    """The submodule at the longest prefix of a dotted path, and the keys after it: "encoder.1" is a layer or an output.
+
+    Raises:
+        UserError: where not even the path's first name is a submodule.
+    """
+    module, keys = host, path.split(".")
+    while keys and (child := _child(module, keys[0])) is not None:
+        module, keys = child, keys[1:]
+    if module is host:
+        raise UserError(
+            f"{name}={path!r}: {type(host).__name__} has no module {keys[0]!r}.{_nearest_modules(host, path)} "
+            f"Its modules are {_listed(key for key, _ in host.named_children())}; 'batch' and 'outputs' start other paths."
+        )
+    return module, keys
+
+
+def _child(module: nn.Module, name: str) -> nn.Module | None:
+    child = module._modules.get(name)
+    if child is None and (compiled := module._modules.get("_orig_mod")) is not None:  # torch.compile(module)
+        child = compiled._modules.get(name)
+    return child
+
+
+def pick(value: Any, keys: Sequence[str], place: str, hint: str = "") -> Any:
+    """Follow keys, indices and attributes into a value.
+
+    >>> pick({"states": (1, 2)}, ["states", "1"], "outputs")
+    2
+
+    Raises:
+        UserError: which names the place, and what there is.
+    """
+    for key in keys:
+        try:
+            value = _pick(value, key)
+        except LookupError as error:
+            raise UserError(f"{place} has no {key!r}: it is {_described(value, key)}{hint}") from error
+        place = f"{place}.{key}"
+    return value
+
+
+def _pick(value: Any, key: str) -> Any:
+    if isinstance(value, Tensor):  # an index would pick a study, not a feature
+        raise LookupError(key)
+    if isinstance(value, Mapping) and key in value:
+        return value[key]
+    if key.lstrip("-").isdigit() and hasattr(value, "__getitem__"):
+        return value[int(key)]
+    if isinstance(value, Mapping) or not hasattr(value, key):
+        raise LookupError(key)
+    return getattr(value, key)
+
+
+def _described(value: Any, key: str) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}."
+    if isinstance(value, Mapping):
+        names, kind = [str(name) for name in value], "keys"
+    elif isinstance(value, Sequence) and not hasattr(value, "_fields"):
+        return f"a {type(value).__name__} of {len(value)}."
+    else:
+        own: Any = getattr(value, "_fields", None) or getattr(value, "__dict__", ())
+        names, kind = [name for name in own if not name.startswith("_")], "attributes"
+    return f"a {type(value).__name__} with the {kind} {_listed(names)}.{_nearest(key, names)}"
+
+
+def _nearest_modules(host: nn.Module, path: str) -> str:
+    return _nearest(path, [name for name, _ in host.named_modules() if name not in ("", path)])
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    nearest = get_close_matches(name, names, n=3)
+    return f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def pool(features: Any, mask: Any, kind: str) -> Tensor:
+    """One vector per study `(B, D)`: from `(B, D)` as is, `(B, T, D)` by its mean over positions, `(B, C, H, W)` over space.
+
+    Args:
+        features: of one of these shapes, floating point.
+        mask: `(B, T)` bool or 0/1, True where a position of `(B, T, D)` counts; None: all do.
+        kind: "image" or "report", for messages.
+
+    Raises:
+        UserError: for other shapes and masks that do not fit.
+    """
+    remedy = f"{kind}s=lambda batch, outputs: ..."
+    if not isinstance(features, Tensor) or not features.is_floating_point():
+        raise UserError(
+            f"Expected {kind} features as a tensor of floats, but got {_kind(features)}: pick out of it by a key "
+            f"or an index after the path, or give a callable, {remedy}."
+        )
+    shape = tuple(features.shape)
+    if len(shape) not in (2, 3, 4):
+        raise UserError(
+            f"Expected {kind} features (B, D), (B, T, D) or (B, C, H, W), but got {shape}: give a callable that makes "
+            f"(B, D) of them, {remedy}."
+        )
+    if mask is None:
+        return features if len(shape) == 2 else features.mean(dim=1 if len(shape) == 3 else (2, 3))
+    if len(shape) != 3:
+        raise UserError(f"{kind}_mask goes with features (B, T, D), but they are {shape}: leave it out.")
+    if not isinstance(mask, Tensor) or mask.ndim != 2 or len(mask) != shape[0]:
+        raise UserError(f"Expected {kind}_mask ({shape[0]}, {shape[1]}) for features {shape}, but got {_kind(mask)}.")
+    if mask.shape[1] != shape[1]:
+        raise UserError(
+            f"{kind}_mask has {mask.shape[1]} positions, but the features {shape} have {shape[1]}. Where a decoder has no "
+            f'state for the first token: {kind}_mask=lambda batch, outputs: batch["mask"][:, 1:].'
+        )
+    return masked_mean(features, mask)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
+    return f"a {type(value).__name__}"

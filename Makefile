@@ -28,7 +28,8 @@ lint: .venv/.ready
 	$(BIN)/mypy
 
 bench: .venv/.ready
-	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/gather.py
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/train_step.py
 

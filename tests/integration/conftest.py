@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -32,8 +33,8 @@ TINY = [
 
 
 @pytest.fixture
-def cli(monkeypatch, capsys, tmp_path):
-    """Call a command as from a shell in an empty folder; gives exit code, output and error output."""
+def cli(monkeypatch, capfd, tmp_path):
+    """Call a command as from a shell in an empty folder; gives exit code, output and error output, of its processes too."""
     from hardneg_plugin.apps import evaluate, export, train
 
     mains = {"hardneg-train": train.main, "hardneg-evaluate": evaluate.main, "hardneg-export": export.main}
@@ -47,7 +48,7 @@ def cli(monkeypatch, capsys, tmp_path):
             mains[command]()
         except SystemExit as stop:
             code = stop.code
-        printed = capsys.readouterr()
+        printed = capfd.readouterr()
         return SimpleNamespace(code=code, out=printed.out, err=printed.err)
 
     return call
@@ -56,6 +57,20 @@ def cli(monkeypatch, capsys, tmp_path):
 @pytest.fixture
 def read_json():
     return lambda path: json.loads(path.read_text())
+
+
+@pytest.fixture
+def two_processes():
+    """Settings under which a run takes two processes of this machine, without a GPU."""
+    return ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
+
+
+@pytest.fixture
+def fault(monkeypatch):
+    """The override that lets something happen to one process: kind, rank and step as in `faults.Fault`."""
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    return "+callbacks.fault={{_target_: faults.Fault, kind: {}, rank: {}, step: {}}}".format
 
 
 @pytest.fixture

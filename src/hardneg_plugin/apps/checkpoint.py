@@ -87,6 +87,8 @@ def load_weights(model: ReportGenerator, checkpoint: dict[str, Any], path: Path)
     Raises:
         UserError: they do not fit the model.
     """
+    # which may put weights back that training keeps apart, and refuses another vocabulary
+    model.on_load_checkpoint(checkpoint)
     try:
         model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+import torch.distributed as dist
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
+from pytorch_lightning.utilities import rank_zero_only
 
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.errors import UserError
@@ -29,18 +31,16 @@ def run_command(config_name: str, task: Callable[[DictConfig], None]) -> None:
     """
     # Errors then reach us as they are, instead of being printed by Hydra.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    # Lightning's notes on devices and restored checkpoints; its warnings stay.
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning and torch about each other
 
     def in_run_folder(config: DictConfig) -> None:
+        hush_libraries()  # here, since a launcher of Hydra's may have brought only this function to another machine
         try:
             for key, value in _flat(OmegaConf.to_container(config)):
                 if value == "???":  # not OmegaConf.missing_keys, which stops at an interpolation to a missing key
                     raise UserError(_must_be_given(key))
             task(config)
         except BaseException as error:
-            _remove_if_empty(run_directory())
+            remove_if_empty(run_directory())
             # Here and not only below: Hydra would print a line of its own on the way.
             _fail_if_explained(error, config_name)
             raise
@@ -54,8 +54,25 @@ def run_command(config_name: str, task: Callable[[DictConfig], None]) -> None:
 
 def fail(message: str) -> NoReturn:
     """Print one line and exit with code 2."""
-    print(f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}", file=sys.stderr)
+    # Until processes that srun or torchrun started have met, all of them fail for the same reason, and rank 0 says it.
+    if is_first() or dist.is_initialized():
+        print(f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
+
+
+def is_first() -> bool:
+    """Whether this is rank 0, by what the environment says before the processes have met."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def hush_libraries() -> None:
+    """Leave out what Lightning and torch say about things that are as they should be."""
+    # notes on devices and restored checkpoints; warnings stay
+    for library in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning and torch about each other
+    # Scores over several processes are the same numbers on all of them, and count no study twice.
+    warnings.filterwarnings("ignore", message=".*(sync_dist=True|DistributedSampler).*")
 
 
 def run_directory() -> Path:
@@ -63,7 +80,8 @@ def run_directory() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
-def _remove_if_empty(folder: Path) -> None:
+def remove_if_empty(folder: Path) -> None:
+    """Remove a run folder that nothing has been written into."""
     if folder == Path.cwd():  # what a command has that makes no folder of its own
         return
     # rmdir takes nothing but an empty folder: one that was there before with anything in it stays as it was
@@ -72,12 +90,12 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def _fail_if_explained(error: BaseException, config_name: str) -> None:
-    message = _explain(error, config_name)
+    message = explain(error, config_name)
     if message is not None:
         fail(message)
 
 
-def _explain(error: BaseException, config_name: str) -> str | None:
+def explain(error: BaseException, config_name: str) -> str | None:
     """An error that a user can cause, in words; None for any other."""
     for cause in _chain(error):
         if isinstance(cause, UserError):

@@ -21,6 +21,11 @@ def evaluate(config: DictConfig) -> None:
     """Score a run's checkpoint; writes metrics.json and the predictions into a folder of their own below the run."""
     if config.split not in ("val", "test"):
         raise UserError(f"split: expected val or test, but got {config.split!r}.")
+    if config.trainer.devices not in (1, "1") or config.trainer.get("num_nodes", 1) != 1:
+        raise UserError(
+            f"trainer.devices: hardneg-evaluate runs in one process, but got {config.trainer.devices}. Set "
+            "trainer.devices=1; trainer=gpu scores on a GPU."
+        )
     run = RunFolder.existing(config.run)
     trained = run.read_config()
     checkpoint_path = checkpoint_of(run, config.checkpoint)

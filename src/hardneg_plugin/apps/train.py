@@ -2,18 +2,24 @@
 
 import importlib.metadata
 import logging
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torchmetrics import Metric
 
 from hardneg_plugin.apps.checkpoint import load_weights, read_checkpoint
-from hardneg_plugin.apps.cli import fail, run_command, run_directory
+from hardneg_plugin.apps.cli import fail, is_first, remove_if_empty, run_command
+from hardneg_plugin.apps.job import Job
+from hardneg_plugin.apps.launch import how_to_go_on, launch, to_launch
+from hardneg_plugin.apps.ranks import agreed, make_trainer, meet
 from hardneg_plugin.apps.run_folder import RunFolder, write_json, write_jsonl
 from hardneg_plugin.apps.table import print_scores
 from hardneg_plugin.baselines import embed_studies, most_frequent_report, nearest_image_reports
@@ -31,7 +37,7 @@ def main() -> None:
         sys.argv = resumed(sys.argv)
     except UserError as error:
         fail(str(error))
-    run_command("train", train)
+    run_command("train", start)
 
 
 def resumed(argv: list[str]) -> list[str]:
@@ -43,9 +49,70 @@ def resumed(argv: list[str]) -> list[str]:
     return [argv[0], *run.read_overrides(), *argv[1:], f"hydra.run.dir='{run.path.resolve()}'"]
 
 
-def train(config: DictConfig) -> None:
-    """Train under a composed config in the run folder that Hydra made."""
-    run = RunFolder(run_directory())
+def start(config: DictConfig) -> None:
+    """Do the job that Hydra composed: in this process, or in as many as `trainer.devices` asks for."""
+    job = Job.of_command_line(config)
+    processes = to_launch(job.settings["trainer"])
+    try:
+        if processes:
+            launch(job, processes)
+        else:
+            train(job)
+    except KeyboardInterrupt:
+        if is_first():
+            print(f"Interrupted. {how_to_go_on(job)}", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+
+
+def train(job: Job) -> None:
+    """Train, score and write the run folder: in each of the processes of a run alike, which all do the job of rank 0.
+
+    Raises:
+        UserError: for whatever a user can cause.
+        KeyboardInterrupt: if interrupted.
+    """
+    strategy = meet(job.config)
+    own_folder = Path(job.folder)
+    job = strategy.broadcast(job)  # clocks differ, and with them the names of run folders
+    if own_folder != Path(job.folder):
+        remove_if_empty(own_folder)
+    config, run = job.config, RunFolder(job.folder)
+    data, model = agreed(lambda: build(config))
+    trainer = agreed(
+        lambda: make_trainer(
+            config,
+            callbacks=list(instantiate(config.callbacks).values()),
+            logger=list(instantiate(config.logger).values()),
+        )
+    )
+    first = trainer.is_global_zero
+    baselines = agreed(lambda: score_baselines(config, data, model) if config.baselines and first else {})
+    checkpoint = strategy.broadcast(agreed(lambda: checkpoint_to_resume(config, run, model) if first else None))
+    if first:
+        run.write_config(config, job.overrides)
+    log_settings(trainer, config)
+
+    started = time.monotonic()
+    with interruptible(trainer):
+        trainer.fit(model, data, ckpt_path=None if checkpoint is None else str(checkpoint))
+        seconds = time.monotonic() - started
+        has_last, has_best = strategy.broadcast((run.last.is_file(), run.best.is_file()))
+        if not has_last:  # trainer.max_epochs=0: the model as it started
+            trainer.save_checkpoint(run.last)
+        best = str(run.best) if has_best else None
+        scores = {split: score(trainer, model, data, split, best, run) for split in ("val", "test")}
+    if first:
+        write_json(run.metrics, {**scores, "baselines": baselines, **facts(trainer, model, config, seconds, has_best)})
+        print_scores("Test split", {"this model": scores["test"], **baselines})
+        print_files(run)
+
+
+def build(config: DictConfig) -> tuple[StudyDataModule, ReportGenerator]:
+    """The data and the model of a config, whose settings do not contradict one another.
+
+    Raises:
+        UserError: for whatever is wrong with either.
+    """
     check_settings(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data: StudyDataModule = instantiate(config.data.datamodule)
@@ -53,58 +120,41 @@ def train(config: DictConfig) -> None:
     model: ReportGenerator = instantiate(config.model, _partial_=True)(
         tokenizer=data.tokenizer, read_findings=data.source.read_findings
     )
-    trainer: pl.Trainer = instantiate(
-        config.trainer,
-        callbacks=list(instantiate(config.callbacks).values()),
-        logger=list(instantiate(config.logger).values()),
-    )
-    baselines = score_baselines(config, data, model) if config.baselines else {}
-    checkpoint = checkpoint_to_resume(config, run, model)
-    run.write_config(config, [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")])
-    log_settings(trainer, config)
+    return data, model
 
-    started = time.monotonic()
+
+@contextmanager
+def interruptible(trainer: pl.Trainer) -> Iterator[None]:
+    """An interrupt, as which Lightning ends the process with code 1, as what it is."""
     try:
-        trainer.fit(model, data, ckpt_path=None if checkpoint is None else str(checkpoint))
-    except SystemExit:  # how Lightning ends on Ctrl-C
+        yield
+    except SystemExit:
         if trainer.interrupted:
-            print(f"Interrupted. Go on with: hardneg-train resume={run.path}", file=sys.stderr)
+            raise KeyboardInterrupt from None
         raise
-    seconds = time.monotonic() - started
-    if not run.last.is_file():  # trainer.max_epochs=0: the model as it started
-        trainer.save_checkpoint(run.last)
-    best = str(run.best) if run.best.is_file() else None
-    scores = {
-        "val": score(trainer, model, data, "val", best, run),
-        "test": score(trainer, model, data, "test", best, run),
+
+
+def facts(
+    trainer: pl.Trainer, model: ReportGenerator, config: DictConfig, seconds: float, has_best: bool
+) -> dict[str, Any]:
+    """What metrics.json says beside the scores: how they came about."""
+    return {
+        "checkpoint": "checkpoints/best.ckpt" if has_best else None,
+        "selected_by": {"monitor": config.callbacks.checkpoint.monitor, "mode": config.callbacks.checkpoint.mode},
+        "training": {
+            "seconds": round(seconds, 1),
+            "epochs": trainer.current_epoch,
+            "steps": trainer.global_step,
+            "processes": trainer.world_size,
+        },
+        "parameters": count_parameters(model),
+        "scored_against": {
+            "references": "full reports as the tokenizer cleans them; cut/ those cut to max_length words",
+            "max_length": config.data.max_length,
+            "decoding": OmegaConf.to_container(config.decoding, resolve=True),
+        },
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "pytorch-lightning", "timm")},
     }
-    if trainer.is_global_zero:
-        write_json(
-            run.metrics,
-            {
-                **scores,
-                "baselines": baselines,
-                "checkpoint": "checkpoints/best.ckpt" if best else None,
-                "selected_by": {
-                    "monitor": config.callbacks.checkpoint.monitor,
-                    "mode": config.callbacks.checkpoint.mode,
-                },
-                "training": {
-                    "seconds": round(seconds, 1),
-                    "epochs": trainer.current_epoch,
-                    "steps": trainer.global_step,
-                },
-                "parameters": count_parameters(model),
-                "scored_against": {
-                    "references": "full reports as the tokenizer cleans them; cut/ those cut to max_length words",
-                    "max_length": config.data.max_length,
-                    "decoding": OmegaConf.to_container(config.decoding, resolve=True),
-                },
-                "versions": {name: importlib.metadata.version(name) for name in ("torch", "pytorch-lightning", "timm")},
-            },
-        )
-        print_scores("Test split", {"this model": scores["test"], **baselines})
-        print_files(run)
 
 
 def check_settings(config: DictConfig) -> None:
@@ -161,7 +211,7 @@ def score(
 
 
 def score_baselines(config: DictConfig, data: StudyDataModule, model: ReportGenerator) -> dict[str, dict[str, float]]:
-    """What two ways to write a report without having learned anything score on the test split."""
+    """What two ways to write a report without having learned anything score on the test split; in one process."""
     train = embed_studies(model.visual, data.in_order("train"))
     test = embed_studies(model.visual, data.in_order("test"))
     texts = {
@@ -169,6 +219,9 @@ def score_baselines(config: DictConfig, data: StudyDataModule, model: ReportGene
         "report of the most similar image": nearest_image_reports(test, train),
     }
     scores = ReportScores(caption=instantiate(config.metrics.caption), read_findings=data.source.read_findings)
+    for metric in scores.modules():
+        if isinstance(metric, Metric):  # rank 0 has seen all studies, and the others do not compute
+            metric.distributed_available_fn = lambda: False
     computed = {}
     for name, generated in texts.items():
         scores.reset()

@@ -90,7 +90,9 @@ def nearest_reports(
     return most_similar(similarity, is_match, k=k, pool=pool, ceiling=ceiling, generator=generator)
 
 
-def mine(reports: Tensor, keys: Tensor, *, k: int, ceiling: float = 1.0, chunk: int = 1024) -> tuple[Tensor, Tensor]:
+def mine(
+    reports: Tensor, keys: Tensor, *, k: int, ceiling: float = 1.0, chunk: int | None = None
+) -> tuple[Tensor, Tensor]:
     """For every one of S studies its k nearest reports among the others that are no matches.
 
     Args:
@@ -98,16 +100,20 @@ def mine(reports: Tensor, keys: Tensor, *, k: int, ceiling: float = 1.0, chunk: 
         keys: match keys `(S, M)` int64.
         k: at least 1.
         ceiling: as in `most_similar`.
-        chunk: studies at a time: memory is `chunk * S * 5` bytes, not `S * S`.
+        chunk: studies at a time; memory grows with `chunk * S`, some 25 bytes each. None: as many as take about 100 MB, but
+            64 at least.
 
     Returns:
         `index (S, k)` and `valid (S, k)` as of `most_similar`, nearest first.
     """
-    found = []
+    chunk = max(64, 2**22 // max(len(reports), 1)) if chunk is None else chunk
+    keys = keys[:, (keys != UNKNOWN).any(dim=0)]  # what nobody knows needs no comparison
+    # before the loop: results that are kept between its large temporaries would hold these apart in memory
+    index = torch.empty(len(reports), k, dtype=torch.int64, device=reports.device)
+    valid = torch.empty(len(reports), k, dtype=torch.bool, device=reports.device)
     for start in range(0, len(reports), chunk):
         rows = slice(start, start + chunk)
         is_match = match_mask(keys[rows], keys)
         is_match.diagonal(start).fill_(True)  # itself, though its keys be unknown
-        found.append(nearest_reports(reports[rows], reports, is_match, k=k, ceiling=ceiling))
-    index, valid = zip(*found, strict=True)
-    return torch.cat(index), torch.cat(valid)
+        index[rows], valid[rows] = nearest_reports(reports[rows], reports, is_match, k=k, ceiling=ceiling)
+    return index, valid

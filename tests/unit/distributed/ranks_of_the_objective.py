@@ -34,8 +34,9 @@ HARDENINGS = {
     "none": lambda: None,
 }
 CASES = [
-    *itertools.product(SOURCES, ["info_nce"], HARDENINGS),
-    *itertools.product(SOURCES, ["triplet"], ["arc", "alternating"]),
+    *itertools.product(SOURCES, ["info_nce"], ["arc", "alternating"]),
+    *itertools.product(["in_batch"], ["info_nce"], ["segment", "projection", "ascent", "none"]),
+    *itertools.product(["in_batch", "bank"], ["triplet"], ["arc"]),
 ]
 SIZES = [(5, 3), (4, 4), (2, 6), (5, 3), (1, 4), (3, 3)]
 """Studies of each rank, step by step."""

@@ -70,7 +70,7 @@ def test_queue_bank_and_auxiliary_negatives_agree_on_every_rank_bit_for_bit(rank
         columns = state.get("columns", [])
         for ours, theirs in zip(columns, one_process[case][-1]["kept"][name].get("columns", []), strict=True):
             torch.testing.assert_close(ours, theirs)
-            assert len(ours) >= 15
+            assert len(ours) >= 5
 
 
 def test_accumulated_gradients_are_those_of_two_whole_batches(ranks):

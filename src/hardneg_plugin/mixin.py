@@ -41,7 +41,8 @@ class HardNegativeMixin(_Host):
     scalar or a mapping with "loss"; whatever else it returns reaches `embed`, still attached to the graph. The total is
     `weights.report * loss + weights.alignment * alignment_loss + weights.separation * separation_loss`. Logged under `train/`,
     as means over all ranks: report_loss, alignment_loss, separation_loss, and what the objective measures (hardness,
-    positive_similarity, negative_similarity of the mined, hardened_similarity, false_negative_share).
+    positive_similarity, negative_similarity of the mined, hardened_similarity, the share negatives_found of those wanted, and
+    the false_negative_share of all pairs).
 
     In a checkpoint, `state_dict` is the host's own and loads into the bare host class; the objective's is beside it, under
     `hard_negatives`. Where a checkpoint has none, the objective starts afresh, with a warning.

@@ -71,6 +71,8 @@ def hush_libraries() -> None:
     for library in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning and torch about each other
+    # A run that goes on finds its own.
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     # Scores over several processes are the same numbers on all of them, and count no study twice.
     warnings.filterwarnings("ignore", message=".*(sync_dist=True|DistributedSampler).*")
 

@@ -1,0 +1,58 @@
+"""Hard negatives around a model whose code you leave alone: `plug_in` and the names of two of its layers.
+
+`Captioner` is the module of wrap_your_module.py. Its class stays as it was, and so do its checkpoints: at the end one is read by
+`Captioner` itself, which has never heard of hard negatives (half a minute on a CPU).
+"""
+
+import tempfile
+from pathlib import Path
+
+import pytorch_lightning as pl
+from wrap_your_module import Captioner, built_in_studies, train
+
+from hardneg_plugin import HardNegativeObjective, plug_in
+from hardneg_plugin.objectives import Weights
+
+
+def main() -> None:
+    pl.seed_everything(1, verbose=False)
+    loader, tokenizer = built_in_studies()
+    before = dict(vars(Captioner))
+    model = Captioner(vocab_size=tokenizer.vocab_size)
+
+    plug_in(
+        model,
+        HardNegativeObjective(image_width=64, report_width=32, width=16, weights=Weights(alignment=1.0)),
+        images="cnn",  # what model.cnn returns, (B, 64)
+        reports="words",  # what model.words returns, (B, T - 1, 32): the mean over the words that the mask counts
+        report_mask=lambda batch, outputs: batch["token_mask"][:, 1:],
+        study_ids="batch.ids",
+        texts="batch.references",
+    )
+
+    trainer = train(model, loader, epochs=8)
+    print(f"Captioner is as it was: {dict(vars(Captioner)) == before}")
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.ckpt"
+        trainer.save_checkpoint(path)
+        bare = Captioner.load_from_checkpoint(path)  # strict: no key too many, none missing
+        plugged = type(model).load_from_checkpoint(path)
+    print(f"{type(bare).__name__} reads the checkpoint: {same(bare, model)}, without the objective's weights")
+    print(
+        f"{type(plugged).__name__} reads it: {same(plugged, model)}, with {count(plugged) - count(bare)} weights more"
+    )
+
+
+def same(model, trained) -> bool:
+    """Whether every weight that a model has is the trained one."""
+    weights = trained.state_dict()
+    return all(value.equal(weights[name]) for name, value in model.state_dict().items())
+
+
+def count(model) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Every example runs as its reader would run it, and shows what it says."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import hydra
+import pytest
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+from hardneg_plugin.config import register_configs
+from hardneg_plugin.data.annotations import AnnotatedStudies
+from hardneg_plugin.functional.hardening import Ascent
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+# How much closer to its own report an image has to be in the last epoch than it was in the first, a cosine: about half of what
+# the example reaches.
+LEAST_GAIN = {
+    "own_hydra_app": 0.06,
+    "wrap_huggingface": 0.025,
+    "wrap_without_touching": 0.06,
+    "wrap_your_module": 0.08,
+}
+
+
+def run(name, *arguments, folder):
+    """Run an example in an empty folder; gives exit code, output and error output."""
+    return subprocess.run(
+        [sys.executable, EXAMPLES / f"{name}.py", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def gaps(printed):
+    return [float(gap) for gap in re.findall(r"^epoch \d+: .* hard negative by ([+-][\d.]+)", printed, re.M)]
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory):
+    """What each training example printed, run once."""
+    outputs = {}
+
+    def output_of(name):
+        if name not in outputs:
+            folder = tmp_path_factory.mktemp(name)
+            result = run(name, folder=folder)
+            assert result.returncode == 0, result.stderr[-3000:]
+            assert not list(folder.iterdir()), "an example leaves no files"
+            outputs[name] = result.stdout
+        return outputs[name]
+
+    return output_of
+
+
+def test_the_examples_are_those_this_test_knows_of():
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*LEAST_GAIN, "own_data"}
+
+
+@pytest.mark.parametrize("name", LEAST_GAIN)
+def test_alignment_improves(name, printed):
+    first, *_, last = gaps(printed(name))
+    assert last > first + LEAST_GAIN[name]
+
+
+def test_the_host_class_reads_a_plugged_in_checkpoint(printed):
+    output = printed("wrap_without_touching")
+    assert "Captioner is as it was: True" in output
+    assert "\nCaptioner reads the checkpoint: True" in output
+    # two heads without bias, and the logit scale
+    assert f"HardNegativeCaptioner reads it: True, with {64 * 16 + 32 * 16 + 1} weights more" in output
+
+
+def test_the_hydra_app_takes_overrides_of_our_groups(tmp_path, monkeypatch):
+    overrides = ["hardening=ascent", "negatives=queue", "negatives.size=256"]
+    result = run("own_hydra_app", *overrides, "studies=96", "epochs=2", folder=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert len(gaps(result.stdout)) == 2
+
+    monkeypatch.setattr(ConfigStore.instance(), "repo", dict(ConfigStore.instance().repo))
+    plugins = Plugins.instance().plugin_type_to_subclass_list
+    monkeypatch.setitem(plugins, SearchPathPlugin, list(plugins[SearchPathPlugin]))
+    register_configs()
+    with hydra.initialize_config_dir(str(EXAMPLES), version_base="1.3"):
+        objective = hydra.utils.instantiate(hydra.compose("own_hydra_app", overrides).hard_negatives)
+    assert objective.hardening == Ascent(margin=0.02)
+    assert objective.negatives.queue.size == 256
+
+
+def test_a_bad_override_gets_the_message_of_hydra(tmp_path):
+    result = run("own_hydra_app", "hardening=arcs", folder=tmp_path)
+    assert result.returncode == 1
+    assert "Available options in 'hardening':\n\talternating\n\tarc\n\tascent" in result.stderr
+
+
+def test_own_data_are_in_the_layout_that_is_read(tmp_path):
+    result = run("own_data", "my_studies", folder=tmp_path)
+    assert (result.returncode, result.stdout) == (0, "40 studies in my_studies/\n")
+    studies = AnnotatedStudies(root=tmp_path / "my_studies", resize=64, crop=64)
+    assert [len(studies.split(split)) for split in ("train", "val", "test")] == [24, 8, 8]

@@ -63,7 +63,7 @@ def main() -> None:
         study_ids="batch.ids",  # the queue tells a study from its own earlier self by them
         texts="batch.references",
     )
-    train(model, loader, epochs=12)
+    train(model, loader, epochs=10)
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def main() -> None:
         vocab_size=tokenizer.vocab_size,
         hard_negatives=HardNegativeObjective(image_width=64, report_width=32, width=16, weights=Weights(alignment=1.0)),
     )
-    train(model, loader, epochs=10)
+    train(model, loader, epochs=8)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
 from torch.nn.functional import normalize
+from tqdm import tqdm
 
 from hardneg_plugin import HardNegativeObjective, PairEmbeddings
 from hardneg_plugin.config import conf_dir
@@ -181,7 +182,7 @@ def main() -> None:
     names = ["host", *(name for name in arguments.variants if name != "host")]
     steps = {name: Step(arguments.size, name) for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(arguments.turns + 2):
+    for turn in tqdm(range(arguments.turns + 2), desc="turns"):
         # each in turn first: what ran before leaves caches and memory as it likes
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             seconds[name].append(seconds_of(steps[name]))
@@ -189,7 +190,7 @@ def main() -> None:
     seconds = {name: values[2:] for name, values in seconds.items()}
     ratios = {name: [a / b for a, b in zip(values, seconds["host"], strict=True)] for name, values in seconds.items()}
     memory = {}
-    for name in names:
+    for name in tqdm(names, desc="memory"):
         command = [sys.executable, __file__, "--size", arguments.size, "--memory-of", name]
         memory[name] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 

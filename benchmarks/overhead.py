@@ -1,7 +1,7 @@
 """What the plug-in adds to a training step: time and peak memory over the bare host's, by where hard negatives come from.
 
 All models start from the same weights and see the same batch; their steps take turns in one run, so that a slow spell of the
-machine falls on all of them. Queue and bank are full. Memory is that of a fresh process for each: what building the model and
+machine falls on all of them (all six models take some 20 GiB; `--variants` chooses). Queue and bank are full. Memory is that of a fresh process for each: what building the model and
 three steps add, at their peak. Then the objective alone, forward and backward, over batch and queue sizes. Prints tables and a
 JSON line.
 
@@ -180,6 +180,11 @@ def main() -> None:
         print(memory_of(arguments.size, arguments.memory_of))
         return
     names = ["host", *(name for name in arguments.variants if name != "host")]
+    memory = {}
+    for name in tqdm(names, desc="memory"):  # first, while this process is small itself
+        command = [sys.executable, __file__, "--size", arguments.size, "--memory-of", name]
+        memory[name] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
     steps = {name: Step(arguments.size, name) for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in tqdm(range(arguments.turns + 2), desc="turns"):
@@ -189,16 +194,12 @@ def main() -> None:
     del steps
     seconds = {name: values[2:] for name, values in seconds.items()}
     ratios = {name: [a / b for a, b in zip(values, seconds["host"], strict=True)] for name, values in seconds.items()}
-    memory = {}
-    for name in tqdm(names, desc="memory"):
-        command = [sys.executable, __file__, "--size", arguments.size, "--memory-of", name]
-        memory[name] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
     print(f"{arguments.size} size, {torch.get_num_threads()} threads, {arguments.turns} turns; medians (min - max)")
     print(f"{'':20} {'seconds per step':>26} {'over the host':>26} {'peak MiB':>9} {'over the host':>14}")
     for name, values in seconds.items():
         over = memory[name] / memory["host"]
-        print(f"{name:20} {_cell(values):>26} {_cell(ratios[name]):>26} {memory[name]:9.0f} {over:14.3f}")
+        cells = f"{_cell(values):>26} {_cell(ratios[name]):>26}"
+        print(f"{name:20} {cells} {memory[name]:9.0f} {over:14.3f}", flush=True)
 
     alone = {queue: {studies: objective_seconds(studies, queue) for studies in BATCHES} for queue in QUEUES}
     print(

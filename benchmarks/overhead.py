@@ -1,9 +1,9 @@
 """What the plug-in adds to a training step: time and peak memory over the bare host's, by where hard negatives come from.
 
 All models start from the same weights and see the same batch; their steps take turns in one run, so that a slow spell of the
-machine falls on all of them (all six models take some 20 GiB; `--variants` chooses). Queue and bank are full. Memory is that of a fresh process for each: what building the model and
-three steps add, at their peak. Then the objective alone, forward and backward, over batch and queue sizes. Prints tables and a
-JSON line.
+machine falls on all of them (all six models take some 20 GiB; `--variants` chooses). Queue and bank are full. Memory is that of
+a fresh process for each: what building the model and three steps add, at their peak. Then the objective alone, forward and
+backward, over batch and queue sizes. Prints tables and a JSON line.
 
     python benchmarks/overhead.py                    # a ResNet-101 at 224 px, two views, the released decoder sizes
     python benchmarks/overhead.py --size phantom     # what the demo trains

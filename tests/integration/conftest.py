@@ -1,6 +1,7 @@
 """The commands run in this process: a fresh one would spend ten seconds on imports each time."""
 
 import json
+import logging
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,10 +45,13 @@ def cli(monkeypatch, capfd, tmp_path):
         GlobalHydra.instance().clear()
         monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
         code = 0
+        handlers = list(logging.getLogger().handlers)
         try:
             mains[command]()
         except SystemExit as stop:
             code = stop.code
+        finally:  # those of the command write to where this test's output goes, which is closed after it
+            logging.getLogger().handlers[:] = handlers
         printed = capfd.readouterr()
         return SimpleNamespace(code=code, out=printed.out, err=printed.err)
 

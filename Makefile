@@ -1,10 +1,10 @@
-# make demo, make test, make lint, make bench, make clean: each sets up .venv first, once, and works offline after that.
+# make demo, make test, make soak, make lint, make bench, make clean: each sets up .venv first, once, and works offline after that.
 PYTHON ?= python3
 BIN := .venv/bin
 # More settings for the demo: make demo OVERRIDES="trainer.max_epochs=2"
 OVERRIDES ?=
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test soak lint bench clean
 
 setup: .venv/.ready
 
@@ -21,6 +21,10 @@ demo: .venv/.ready
 
 test: .venv/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
+
+# 2,000 steps of two processes with a queue, and with a bank: is memory flat, do ranks agree?
+soak: .venv/.ready
+	SOAK_STEPS=2000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/integration/test_soak.py
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

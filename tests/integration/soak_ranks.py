@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader
 from hardneg_plugin import HardNegativeObjective, plug_in
 from hardneg_plugin.objectives import Alternating, Bank, Queue, Weights
 
-STEPS = 2000
-LOOK_EVERY = 250
+STEPS = int(os.environ.get("SOAK_STEPS", "600"))
+"""Of each training; `make soak` takes more."""
+LOOK_EVERY = STEPS // 8
 OBJECTIVES = {
     "queue": lambda: HardNegativeObjective(
         negatives=Queue(size=100, k=2, pool=5), image_width=8, report_width=6, width=4, weights=Weights(alignment=1.0)

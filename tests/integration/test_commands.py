@@ -1,11 +1,6 @@
 """The commands from end to end on tiny settings: what they write, and that a run can be scored again and resumed."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,10 +8,6 @@ import timm
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def weights(run, name="last"):
-    return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
 
 
 def test_train_leaves_a_whole_run_folder_and_evaluate_gives_the_same_scores(cli, tiny, tmp_path, read_json):
@@ -157,52 +148,6 @@ def test_every_variant_trains(cli, tiny, tmp_path, read_json, overrides):
     assert metrics["test"]["report_loss"] > 0
     assert (metrics["parameters"]["training_only"] == 0) == ("model=host" in overrides)
     assert ("BLEU-4" in metrics["test"]) == ("metrics.caption=null" not in overrides)
-
-
-def test_a_run_killed_in_mid_epoch_resumes_to_the_numbers_of_an_unbroken_one(cli, tiny, tmp_path, read_json):
-    # enough steps per epoch that the kill lands inside one; two loader processes, as in real use
-    arguments = [
-        *tiny,
-        "trainer.max_epochs=4",
-        "data.datamodule.source.train=96",
-        "data.batch_size=4",
-        "data.datamodule.num_workers=1",
-    ]
-    whole = cli("hardneg-train", *arguments, f"hydra.run.dir={tmp_path}/whole")
-    assert whole.code == 0, whole.err
-
-    broken = tmp_path / "broken"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hardneg_plugin.apps.train", *arguments, f"hydra.run.dir={broken}"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        cwd=tmp_path,
-    )
-    deadline = time.monotonic() + 240
-    while not (broken / "checkpoints" / "last.ckpt").is_file():
-        assert process.poll() is None, "training ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (broken / "metrics.json").exists()
-    reached = torch.load(broken / "checkpoints" / "last.ckpt", weights_only=True)["epoch"]
-    assert reached < 3
-
-    resumed = cli("hardneg-train", f"resume={broken}")
-    assert resumed.code == 0, resumed.err
-    expected, got = weights(tmp_path / "whole"), weights(broken)
-    assert all(torch.equal(value, got[name]) for name, value in expected.items())
-    for split in ("val", "test"):
-        assert read_json(broken / "metrics.json")[split] == read_json(tmp_path / "whole" / "metrics.json")[split]
-    predictions = "predictions/test.jsonl"
-    assert (broken / predictions).read_text() == (tmp_path / "whole" / predictions).read_text()
-    assert {path.name for path in (broken / "logs/csv").iterdir()} == {"version_0", "version_1"}
-    # the run goes on under its own settings and may be given more of them
-    longer = cli("hardneg-train", f"resume={broken}", "trainer.max_epochs=5")
-    assert longer.code == 0, longer.err
-    assert read_json(broken / "metrics.json")["training"]["epochs"] == 5
 
 
 def test_a_run_that_started_from_a_file_of_weights_is_scored_without_that_file(cli, tiny, tmp_path, read_json):

@@ -67,3 +67,9 @@ def test_a_run_killed_in_mid_epoch_resumes_exactly(
     for split in ("val", "test"):
         predictions = f"predictions/{split}.jsonl"
         assert (broken / predictions).read_text() == (whole / predictions).read_text()
+    if processes == 1:
+        assert {path.name for path in (broken / "logs/csv").iterdir()} == {"version_0", "version_1"}
+        # the run goes on under its own settings and may be given more of them
+        longer = cli("hardneg-train", f"resume={broken}", "callbacks.fault.kind=none", "trainer.max_epochs=3")
+        assert longer.code == 0, longer.err
+        assert read_json(broken / "metrics.json")["training"]["steps"] == 21

@@ -62,6 +62,8 @@ def launch(job: Job, processes: int) -> None:
     for logger in ("torch.distributed.elastic", "torchelastic-events-null"):
         logging.getLogger(logger).propagate = False
         logging.getLogger(logger).addHandler(logging.NullHandler())
+    # and the ranks' libraries', where one of them is gone
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     with tempfile.TemporaryDirectory(prefix="hardneg-train-") as directory, _signals_restored():
         job_file = Path(directory) / "job.json"
         job.write(job_file)

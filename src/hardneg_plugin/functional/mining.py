@@ -28,6 +28,16 @@ def match_mask(keys: Tensor, candidate_keys: Tensor) -> Tensor:
     return is_match
 
 
+def are_matches(keys: Tensor, candidate_keys: Tensor) -> Tensor:
+    """Which of each study's own candidates match it: keys `(B, M)`, candidate keys `(B, K, M)`, out `(B, K)` bool.
+
+    >>> are_matches(torch.tensor([[7, -1]]), torch.tensor([[[7, 2], [8, -1]]]))
+    tensor([[ True, False]])
+    """
+    own = keys[:, None]
+    return ((candidate_keys == own) & (own != UNKNOWN)).any(dim=-1)
+
+
 @torch.no_grad()
 def most_similar(
     similarity: Tensor,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hardneg_plugin.distributed import Shards
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.hardening import Arc, Ascent, Projection, Released, Segment
-from hardneg_plugin.functional.keys import UNKNOWN
+from hardneg_plugin.functional.mining import are_matches
 from hardneg_plugin.objectives.alignment import Alignment, InfoNCE
 from hardneg_plugin.objectives.alternating import Alternating
 from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
@@ -161,7 +161,7 @@ class HardNegativeObjective(nn.Module):
     def _mined(self, pairs: PairEmbeddings, own_keys: Tensor) -> HardNegatives:
         images, reports = self.project(pairs)
         keys = pairs.match_keys.reshape(len(own_keys), -1, own_keys.shape[1])
-        is_match = ((keys == own_keys[:, None]) & (keys != UNKNOWN)).any(dim=-1)
+        is_match = are_matches(own_keys, keys)
         shape = (*is_match.shape, -1)
         return HardNegatives(reports=reports.reshape(shape), images=images.reshape(shape), valid=~is_match)
 

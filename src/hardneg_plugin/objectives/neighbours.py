@@ -12,7 +12,7 @@ from hardneg_plugin.bank import StudyBank
 from hardneg_plugin.distributed import from_first_rank
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.keys import UNKNOWN, find_keys, match_key
-from hardneg_plugin.functional.mining import mine, most_similar
+from hardneg_plugin.functional.mining import are_matches, mine, most_similar
 from hardneg_plugin.neighbours import read_neighbours
 from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
 from hardneg_plugin.objectives.sources import InBatch, check_choice
@@ -94,10 +94,8 @@ class Bank(nn.Module):
         neighbours = self._neighbours[row].masked_fill(row[:, None] < 0, UNKNOWN)  # (B, P)
         slots = self.bank.slots_of(neighbours)
         keys, images, reports = self.bank.read(slots)
-        own = batch.keys[:, None]
-        is_match = ((keys == own) & (own != UNKNOWN)).any(dim=-1)
         similarity = torch.einsum("bd,bpd->bp", batch.reports, reports)
-        unwanted = (slots < 0) | is_match | (similarity > self.ceiling + 1e-6)
+        unwanted = (slots < 0) | are_matches(batch.keys, keys) | (similarity > self.ceiling + 1e-6)
         # the order of the table, not of the day
         order = -torch.arange(slots.shape[1], dtype=torch.float32, device=device).expand(slots.shape)
         index, valid = most_similar(order, unwanted, k=self.k, pool=self.pool, generator=batch.generator())

@@ -40,6 +40,7 @@ class Features:
     patient_ids: Where | None = None
     texts: Where | None = None
     labels: Where | None = None
+    negatives: Where | None = None
 
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(self)):
@@ -87,6 +88,7 @@ class Features:
             patient_ids=read("patient_ids"),
             texts=read("texts"),
             labels=read("labels"),
+            negatives=_mined(read("negatives")),
         )
 
     def _read(self, name: str, where: Where, host: nn.Module, batch: Any, outputs: Any, calls: Calls) -> Any:
@@ -137,6 +139,15 @@ class _Keep:
 
     def __call__(self, module: nn.Module, arguments: Any, output: Any) -> None:
         self.outputs.append(output)
+
+
+def _mined(value: Any) -> PairEmbeddings | None:
+    if value is None or isinstance(value, PairEmbeddings):
+        return value
+    raise UserError(
+        f"negatives: expected the mined studies as PairEmbeddings(images, reports, ...), but got {_kind(value)}: give a callable "
+        "(batch, outputs) -> PairEmbeddings."
+    )
 
 
 def find_module(host: nn.Module, path: str, name: str) -> tuple[nn.Module, list[str]]:

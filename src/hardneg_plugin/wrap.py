@@ -33,6 +33,7 @@ def plug_in(
     patient_ids: Where | None = None,
     texts: Where | None = None,
     labels: Where | None = None,
+    negatives: Where | None = None,
 ) -> Host:
     """Add increasingly hard negatives to the training of any report generator, without a change to its code.
 
@@ -63,13 +64,14 @@ def plug_in(
         patient_ids: of the studies.
         texts: report texts, or `(B, T)` token ids.
         labels: label sets.
+        negatives: mined studies that the batch carries, encoded and pooled, as `PairEmbeddings`; for the source `Paired`.
 
     Raises:
         UserError: for a path that leads nowhere (now, or at the start of training where the host makes its modules in
             `configure_model` or `setup`), a host that is no LightningModule or has a plug-in, and for what `HardNegativeMixin`
             cannot train.
     """
-    features = Features(images, reports, image_mask, report_mask, study_ids, patient_ids, texts, labels)
+    features = Features(images, reports, image_mask, report_mask, study_ids, patient_ids, texts, labels, negatives)
     objective = HardNegativeObjective() if hard_negatives is None else hard_negatives
     if isinstance(host, type):
         _check_host(host)

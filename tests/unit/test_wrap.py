@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hardneg_plugin import HardNegativeObjective, PairEmbeddings, plug_in
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.objectives import Weights
+from hardneg_plugin.objectives import InBatch, Paired, Weights
 from hardneg_plugin.schedule import Constant, Progress
 
 sys.path.append(str(Path(__file__).parent))
@@ -58,11 +58,22 @@ def reference(tmp_path_factory):
     return fit(tmp_path_factory.mktemp("reference"))[0]
 
 
-def test_features_are_those_of_the_step_pooled_and_attached(tmp_path):
+@pytest.mark.parametrize("source", [InBatch(), Paired()], ids=["in_batch", "paired"])
+def test_features_are_those_of_the_step_pooled_and_attached(tmp_path, source):
     """The first step's gradient is that of a loss written out by hand."""
     model, plugged = Captioner(dropout=0.0), Captioner(dropout=0.0)
     plugged.load_state_dict(model.state_dict())
-    plug_in(plugged, objective(weights=Weights(0.7, 0.2, 0.1)), **PLACES)
+
+    def mined(host, batch):
+        """As if each study's mined one were the next of the batch."""
+        if isinstance(source, InBatch):
+            return None
+        images, tokens = (batch[name].roll(-1, 0) for name in ("images", "tokens"))
+        return PairEmbeddings(host.encoder(images).mean(1), host.decoder["norm"](host.decoder["words"](tokens)).mean(1))
+
+    weights = Weights(0.7, 0.2, 0.1)
+    places = {**PLACES, "negatives": lambda batch, outputs: mined(plugged, batch)}
+    plug_in(plugged, objective(negatives=source, weights=weights), **places)
     batch = next(iter(loader()))
 
     class Keep(pl.Callback):
@@ -78,8 +89,9 @@ def test_features_are_those_of_the_step_pooled_and_attached(tmp_path):
         reports=(states * mask).sum(1) / mask.sum(1),
         study_ids=batch["id"],
         texts=batch["tokens"],
+        negatives=mined(model, batch),
     )
-    terms = objective()(pairs, Progress(step=0, epoch=0, fraction=0.0))
+    terms = objective(negatives=source)(pairs, Progress(step=0, epoch=0, fraction=0.0))
     (0.7 * model.loss(batch) + 0.2 * terms.alignment_loss + 0.1 * terms.separation_loss).backward()
     for name, parameter in model.named_parameters():
         assert torch.allclose(keep.gradients[name], parameter.grad, atol=1e-6), name
@@ -332,6 +344,7 @@ def test_modules_that_are_made_late(tmp_path, reference, host):
         ({"report_mask": lambda b, o: b["mask"][:, 1:]}, r"has 5 positions, but the features \(4, 6, 8\) have 6"),
         ({"images": "idle"}, r"expected 'idle' to be called once in training_step, but it was called 0 times.*outputs\.KEY"),
         ({"images": "twice"}, r"expected 'twice' to be called once in training_step, but it was called 2 times"),
+        ({"negatives": "encoder"}, r"negatives: expected the mined studies as PairEmbeddings.*got a tensor \(4, 5, 8\)"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_step_is_told(tmp_path, places, message):

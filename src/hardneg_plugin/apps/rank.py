@@ -23,6 +23,9 @@ from hardneg_plugin.apps.train import train
 REPORT = "rank_{rank}.json"
 GRACE = 10.0
 """Seconds that an interrupted rank has to close its loggers; some wait for a rank that is gone."""
+PATIENCE = 1.0
+"""Seconds that a rank with an error of its own or another's lingers: a killed process closes its connections before it counts
+as dead."""
 
 
 def main() -> None:
@@ -46,6 +49,8 @@ def main() -> None:
         text = message or traceback.format_exc()
         report = {"time": time.time(), "explained": message is not None, "text": text}
         (job_file.parent / REPORT.format(rank=os.environ["RANK"])).write_text(json.dumps(report), encoding="utf-8")
+        if message is None:  # a lost connection, perhaps: the launcher is to see the death behind it before ours
+            time.sleep(PATIENCE)
         _end(1)
 
 

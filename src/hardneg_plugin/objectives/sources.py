@@ -75,7 +75,7 @@ class Queue(nn.Module):
         k, pool, ceiling: as of `InBatch`.
     """
 
-    def __init__(self, size: int = 4096, k: int = 1, pool: int | None = None, ceiling: float = 1.0) -> None:
+    def __init__(self, size: int = 1024, k: int = 1, pool: int | None = None, ceiling: float = 1.0) -> None:
         super().__init__()
         if not 1 <= size <= QUEUE_LIMIT:
             raise UserError(f"negatives.size: expected 1 to {QUEUE_LIMIT} studies in the queue, but got {size}.")

@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+from torch.nn.utils.rnn import pad_sequence
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from hardneg_plugin.backbones.decoder import ReportDecoder
+from hardneg_plugin.backbones.decoder import ReportDecoder, evaluating
 from hardneg_plugin.backbones.decoding import Decoding
 from hardneg_plugin.backbones.visual import VisualExtractor
 from hardneg_plugin.data.studies import Batch, FindingsReader
@@ -23,6 +26,7 @@ from hardneg_plugin.metrics.retrieval import ReportRetrieval
 from hardneg_plugin.mixin import HardNegativeMixin
 from hardneg_plugin.objectives import HardNegativeObjective, PairEmbeddings
 from hardneg_plugin.scoring import ReportScores
+from hardneg_plugin.writing import Images, WrittenReport, read_views, report_of, studies_of
 
 Features = dict[str, Tensor]
 Evaluated = Literal["val", "test"]
@@ -64,6 +68,9 @@ class ReportGenerator(pl.LightningModule):
         compile: run visual extractor and teacher-forced decoder through torch.compile.
     """
 
+    image_size: int | None = None
+    """Height and width in pixels that `generate` gives images; of a run, those of its training. None: not known."""
+
     def __init__(
         self,
         *,
@@ -97,6 +104,86 @@ class ReportGenerator(pl.LightningModule):
         if compile:
             self.visual.network.compile()
             self.decoder.states = torch.compile(self.decoder.states)  # type: ignore[method-assign]
+
+    @classmethod
+    def from_run(
+        cls,
+        path: str | Path,
+        checkpoint: str | Path = "best",
+        device: str | torch.device | None = None,
+        trust: bool = False,
+        *,
+        image_size: int | None = None,
+    ) -> "ReportGenerator":
+        """A trained generator, ready to write: `ReportGenerator.from_run("outputs/mine").generate("chest.png")[0].text`.
+
+        It is in evaluation mode, without what exists in training and scoring only: hard negatives and caption scores. No file
+        that training read is needed.
+
+        Args:
+            path: the run folder, or a .ckpt file in its `checkpoints/`.
+            checkpoint: "best", or the last where training kept no best; "last"; or the path of a .ckpt file.
+            device: where to run; None: a GPU where there is one.
+            trust: build whatever the run's config names. Otherwise only what our own configs name is built, so that the run
+                folder of someone else runs no code of theirs.
+            image_size: pixels; needed for a run whose config does not tell.
+
+        Raises:
+            UserError: there is no such run or checkpoint, it cannot be read, or it is not to be trusted.
+        """
+        from hardneg_plugin.runs.trained import model_to_write  # Hydra is imported there, and only needed for this
+
+        model, size = model_to_write(Path(path), str(checkpoint), trust=trust, image_size=image_size)
+        if not isinstance(model, cls):
+            raise UserError(
+                f"{path}: expected the run of a {cls.__name__}, but it is that of a {type(model).__name__}."
+            )
+        model.image_size = size
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            return model.to(device).eval()
+        except (RuntimeError, AssertionError) as error:  # as torch says that there is no such device
+            raise UserError(f"device={device}: {str(error).splitlines()[0]}") from error
+
+    def generate(
+        self,
+        images: Images,
+        *,
+        beam_size: int | None = None,
+        max_length: int | None = None,
+        batch_size: int = 16,
+        attention: bool = False,
+    ) -> list[WrittenReport]:
+        """Write a report for each study, in evaluation mode and without gradient; the mode is restored.
+
+        Args:
+            images: one image, a list of images (a study each), or a list of lists (the views of a study each). An image is a
+                path, a Pillow image, or gray values of 0 to 255 `(H, W)` or `(1, H, W)` uint8, of any size.
+            beam_size, max_length: of the search; None: as in training.
+            batch_size: studies at a time.
+            attention: keep what each word attended to.
+
+        Raises:
+            UserError: an image cannot be read, or a number is out of its range.
+        """
+        if self.image_size is None:
+            raise UserError("Expected to know the size of the images: set image_size to what the model was trained on.")
+        if batch_size < 1:
+            raise UserError(f"Expected `batch_size` of at least 1, but got {batch_size}.")
+        own = self._decoding
+        decoding = replace(
+            own,
+            num_return=1,
+            beam_size=own.beam_size if beam_size is None else beam_size,
+            max_length=own.max_length if max_length is None else max_length,
+        )
+        studies = studies_of(images)
+        written: list[WrittenReport] = []
+        with evaluating(self), torch.no_grad():
+            for start in range(0, len(studies), batch_size):
+                views = [read_views(study, self.image_size) for study in studies[start : start + batch_size]]
+                written += self._reports_of(views, decoding, attention)
+        return written
 
     def forward(self, images: Tensor, view_mask: Tensor | None = None) -> list[str]:
         """Write a report per study: images `(B, V, 1, H, W)` uint8, `view_mask (B, V)` bool or None."""
@@ -200,6 +287,22 @@ class ReportGenerator(pl.LightningModule):
     def _write(self, patches: Tensor, patch_mask: Tensor) -> list[str]:
         words = self.decoder.decode(patches, self._decoding, patch_mask=patch_mask).tokens[:, 0]
         return [self.tokenizer.decode(row) for row in words.tolist()]
+
+    def _reports_of(self, studies: list[Tensor], decoding: Decoding, attention: bool) -> list[WrittenReport]:
+        """A report for each of B studies, `(V, 1, H, W)` uint8 each."""
+        counts = torch.tensor([len(views) for views in studies])
+        view_mask = torch.arange(int(counts.max())) < counts[:, None]
+        images = pad_sequence(studies, batch_first=True).to(self.device)
+        features = self.visual(images, view_mask.to(self.device))
+        decoded = self.decoder.decode(features.patches, decoding, patch_mask=features.patch_mask, attention=attention)
+        tokens = decoded.tokens[:, 0].tolist()
+        if decoded.attention is None:
+            return [report_of(self.tokenizer, row) for row in tokens]
+        maps = decoded.attention[:, 0].mean((1, 2)).unflatten(-1, (-1, *features.grid)).float().cpu()
+        return [
+            report_of(self.tokenizer, row, of_study[:, :count])
+            for row, of_study, count in zip(tokens, maps, counts.tolist(), strict=True)
+        ]
 
     def _evaluate(self, batch: Batch, split: Evaluated) -> Features:
         outputs = self._teacher_forced(batch)

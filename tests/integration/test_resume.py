@@ -54,7 +54,7 @@ def test_a_run_killed_in_mid_epoch_resumes_exactly(
     left = torch.load(broken / "checkpoints/last.ckpt", weights_only=True)
     assert (left["epoch"], left["global_step"]) == (1, 10)  # of 7 steps per epoch
 
-    resumed = cli("hardneg-train", f"resume={broken}", "callbacks.fault.kind=none")
+    resumed = cli("hardneg-train", f"resume={broken}", "trust=true", "callbacks.fault.kind=none")
     assert resumed.code == 0, resumed.err
     for name in ("last", "best"):
         expected, got = (torch.load(r / f"checkpoints/{name}.ckpt", weights_only=True) for r in (whole, broken))
@@ -70,6 +70,8 @@ def test_a_run_killed_in_mid_epoch_resumes_exactly(
     if processes == 1:
         assert {path.name for path in (broken / "logs/csv").iterdir()} == {"version_0", "version_1"}
         # the run goes on under its own settings and may be given more of them
-        longer = cli("hardneg-train", f"resume={broken}", "callbacks.fault.kind=none", "trainer.max_epochs=3")
+        longer = cli(
+            "hardneg-train", f"resume={broken}", "trust=true", "callbacks.fault.kind=none", "trainer.max_epochs=3"
+        )
         assert longer.code == 0, longer.err
         assert read_json(broken / "metrics.json")["training"]["steps"] == 21

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import hydra
 import torch.distributed as dist
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 from pytorch_lightning.utilities import rank_zero_only
@@ -160,7 +160,10 @@ def _nearest(name: str, known: list[str]) -> str:
 def _known_keys(config_name: str) -> Iterator[str]:
     """Every key of the composed config and every config group."""
     yield from (path.name for path in conf_dir().iterdir() if path.is_dir())
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with (
+        contextlib.suppress(ConfigCompositionException),  # of a config where a group is still to be chosen
+        hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"),
+    ):
         yield from (key for key, _ in _flat(OmegaConf.to_container(hydra.compose(config_name))))
 
 

@@ -4,12 +4,13 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from hardneg_plugin.apps.checkpoint import checkpoint_of, released_model, trained_model
 from hardneg_plugin.apps.cli import run_command, run_directory
-from hardneg_plugin.apps.run_folder import RunFolder, write_json, write_jsonl
 from hardneg_plugin.apps.table import print_scores
 from hardneg_plugin.data.datamodule import StudyDataModule
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.generator import ReportGenerator
+from hardneg_plugin.runs.checkpoint import checkpoint_of, released_model, trained_model
+from hardneg_plugin.runs.run_folder import RunFolder, write_json, write_jsonl
 
 
 def main() -> None:
@@ -27,16 +28,16 @@ def evaluate(config: DictConfig) -> None:
             "trainer.devices=1; trainer=gpu scores on a GPU."
         )
     run = RunFolder.existing(config.run)
-    trained = run.read_config()
+    trained = run.read_config(trust=config.trust)
     checkpoint_path = checkpoint_of(run, config.checkpoint)
     data: StudyDataModule = instantiate((config.data if "data" in config else trained.data).datamodule)
     chosen = {key: value for key, value in config.decoding.items() if value is not None}
     decoding = OmegaConf.merge(trained.decoding, chosen)
     arguments = {"read_findings": data.source.read_findings, "decoding": instantiate(decoding)}
     if checkpoint_path.suffix == ".pth":
-        model = released_model(trained.model, checkpoint_path, data.tokenizer, **arguments)
+        model: ReportGenerator = released_model(trained.model, checkpoint_path, data.tokenizer, **arguments)
     else:
-        model = trained_model(trained.model, checkpoint_path, **arguments)
+        model = trained_model(trained.model, checkpoint_path, trust=config.trust, **arguments)
         data.tokenizer = model.tokenizer
     trainer: pl.Trainer = instantiate(config.trainer, logger=False, enable_checkpointing=False)
     run_split = trainer.validate if config.split == "val" else trainer.test

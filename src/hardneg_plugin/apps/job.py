@@ -18,7 +18,7 @@ class Job:
     Args:
         settings: the composed config without interpolations.
         folder: the run folder, absolute.
-        overrides: the arguments of the command line that led to it, but for `resume`.
+        overrides: the arguments of the command line that led to it, but for `resume` and `trust`.
         logging: how the process that logs is to do it, as `logging.config.dictConfig` takes it.
     """
 
@@ -32,7 +32,7 @@ class Job:
         """The job that Hydra is running."""
         settings: Any = OmegaConf.to_container(config, resolve=True)
         hydra = HydraConfig.get()
-        overrides = [o for o in hydra.overrides.task if not o.startswith("resume=")]
+        overrides = [o for o in hydra.overrides.task if not o.startswith(("resume=", "trust="))]
         logging: Any = OmegaConf.to_container(hydra.job_logging, resolve=True)
         return cls(settings, str(run_directory()), overrides, logging)
 

@@ -24,8 +24,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from hardneg_plugin.apps.job import Job
-from hardneg_plugin.apps.run_folder import RunFolder
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.runs.run_folder import RunFolder
 
 # An interrupt before it can be handled ends a rank without a traceback.
 RANK = "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); from hardneg_plugin.apps.rank import main; main()"

@@ -15,17 +15,19 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torchmetrics import Metric
 
-from hardneg_plugin.apps.checkpoint import load_weights, read_checkpoint
 from hardneg_plugin.apps.cli import fail, is_first, remove_if_empty, run_command
 from hardneg_plugin.apps.job import Job
 from hardneg_plugin.apps.launch import how_to_go_on, launch, to_launch
 from hardneg_plugin.apps.ranks import agreed, make_trainer, meet
-from hardneg_plugin.apps.run_folder import RunFolder, write_json, write_jsonl
 from hardneg_plugin.apps.table import print_scores
 from hardneg_plugin.baselines import embed_studies, most_frequent_report, nearest_image_reports
 from hardneg_plugin.data.datamodule import StudyDataModule
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.generator import ReportGenerator, check_vocabulary
+from hardneg_plugin.runs.checkpoint import load_weights, read_checkpoint
+from hardneg_plugin.runs.overrides import check_overrides
+from hardneg_plugin.runs.run_folder import RunFolder, write_json, write_jsonl
+from hardneg_plugin.runs.trusted import check_trusted
 from hardneg_plugin.scoring import ReportScores
 
 log = logging.getLogger(__name__)
@@ -41,17 +43,28 @@ def main() -> None:
 
 
 def resumed(argv: list[str]) -> list[str]:
-    """With `resume=<run>` among the arguments: that run's own overrides first, and its folder as the run folder."""
+    """With `resume=<run>` among the arguments: that run's own overrides first, and its folder as the run folder.
+
+    Raises:
+        UserError: there is no such run, or, without `trust=true`, its overrides do more than choose among our own configs.
+    """
     folders = [argument.partition("=")[2] for argument in argv[1:] if argument.startswith("resume=")]
     if not folders or folders[-1] in ("", "null"):
         return argv
     run = RunFolder.existing(folders[-1].strip("'\""))
-    return [argv[0], *run.read_overrides(), *argv[1:], f"hydra.run.dir='{run.path.resolve()}'"]
+    overrides = run.read_overrides()
+    trust = [argument.partition("=")[2] for argument in argv[1:] if argument.startswith("trust=")]
+    if not trust or trust[-1].lower() != "true":
+        check_overrides(overrides, str(run.overrides))
+    return [argv[0], *overrides, *argv[1:], f"hydra.run.dir='{run.path.resolve()}'"]
 
 
 def start(config: DictConfig) -> None:
     """Do the job that Hydra composed: in this process, or in as many as `trainer.devices` asks for."""
     job = Job.of_command_line(config)
+    if config.resume is not None and config.trust is not True:
+        # what the run's overrides led to, before anything of it is built
+        check_trusted(job.settings, f"resume={config.resume}")
     processes = to_launch(job.settings["trainer"])
     try:
         if processes:

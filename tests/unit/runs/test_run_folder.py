@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hardneg_plugin.apps.run_folder import replacing, write_json, write_jsonl
+from hardneg_plugin.runs.run_folder import replacing, write_json, write_jsonl
 
 
 def test_a_file_is_replaced_only_when_it_is_whole(tmp_path):

@@ -3,16 +3,20 @@
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from hardneg_plugin.apps.run_folder import RunFolder
 from hardneg_plugin.backbones.official import load_released
 from hardneg_plugin.backbones.released import read_released
 from hardneg_plugin.data.tokenizer import Tokenizer, tokenizer_from_state
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.generator import ReportGenerator
+from hardneg_plugin.runs.run_folder import RunFolder
+from hardneg_plugin.runs.trusted import check_trusted
+
+HOST = "hardneg_plugin.generator.ReportGenerator"
+PLUGGED = "hardneg_plugin.generator.HardNegativeReportGenerator"
 
 
 def checkpoint_of(run: RunFolder, name: str) -> Path:
@@ -27,27 +31,35 @@ def checkpoint_of(run: RunFolder, name: str) -> Path:
     return path
 
 
-def trained_model(model: DictConfig, path: Path, **arguments: Any) -> ReportGenerator:
-    """The model of a run with the weights and the vocabulary of a checkpoint of hardneg-train.
+def trained_model(
+    model: DictConfig, path: Path, *, trust: bool = False, hard_negatives: bool = True, **arguments: Any
+) -> Any:
+    """The `ReportGenerator` of a run with the weights and the vocabulary of a checkpoint of hardneg-train.
 
     Args:
         model: the model's config, with what training started from.
         path: the checkpoint.
+        trust: let the checkpoint, which says how its decoder is built, name whatever it likes.
+        hard_negatives: False builds the bare host, which is all that writing takes: the objective may want files of its own.
         arguments: more arguments of the model.
 
     Raises:
-        UserError: the file cannot be read, or does not fit.
+        UserError: the file cannot be read, does not fit, or names what is not known to be harmless.
     """
     checkpoint = read_checkpoint(path)
-    tokenizer = tokenizer_from_state(checkpoint["tokenizer"])
+    if trust is not True:
+        check_trusted(checkpoint["backbone"], str(path))
+    if not hard_negatives and model.get("_target_") == PLUGGED:
+        model, checkpoint = _bare_host(model, checkpoint)
+    tokenizer = _tokenizer_of(checkpoint, path)
     config = _without_starting_weights(model, checkpoint["backbone"])
-    built: ReportGenerator = instantiate(config, _partial_=True)(tokenizer=tokenizer, **arguments)
+    built = instantiate(config, _partial_=True)(tokenizer=tokenizer, **arguments)
     load_weights(built, checkpoint, path)
     return built
 
 
-def released_model(model: DictConfig, path: Path, tokenizer: Tokenizer, **arguments: Any) -> ReportGenerator:
-    """The model of a run with the weights of a released `.pth` file of R2Gen or R2GenCMN.
+def released_model(model: DictConfig, path: Path, tokenizer: Tokenizer, **arguments: Any) -> Any:
+    """The `ReportGenerator` of a run with the weights of a released `.pth` file of R2Gen or R2GenCMN.
 
     Args:
         model, path, arguments: as in `trained_model`.
@@ -57,9 +69,9 @@ def released_model(model: DictConfig, path: Path, tokenizer: Tokenizer, **argume
         UserError: the file cannot be read, or does not fit.
     """
     config = _without_starting_weights(model, {})
-    built: ReportGenerator = instantiate(config, _partial_=True)(tokenizer=tokenizer, **arguments)
+    built = instantiate(config, _partial_=True)(tokenizer=tokenizer, **arguments)
     # which itself checks what it gets
-    load_released(read_released(path), built.decoder, built.visual, source=str(path))  # type: ignore[arg-type]
+    load_released(read_released(path), built.decoder, built.visual, source=str(path))
     return built
 
 
@@ -74,14 +86,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # whatever a damaged or foreign file makes the reader raise
         raise UserError(f"checkpoint {path} cannot be read: {error}") from error
     wanted = ("state_dict", "tokenizer", "backbone")
-    missing = [key for key in wanted if not isinstance(checkpoint, dict) or key not in checkpoint]
+    missing = [key for key in wanted if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(key), dict)]
     if missing:
         raise UserError(f"checkpoint {path} was not written by this hardneg-train: it holds no {', '.join(missing)}.")
     read: dict[str, Any] = checkpoint
     return read
 
 
-def load_weights(model: ReportGenerator, checkpoint: dict[str, Any], path: Path) -> None:
+def load_weights(model: pl.LightningModule, checkpoint: dict[str, Any], path: Path) -> None:
     """Load all weights.
 
     Raises:
@@ -95,13 +107,37 @@ def load_weights(model: ReportGenerator, checkpoint: dict[str, Any], path: Path)
         raise UserError(f"checkpoint {path} does not fit the run's model: {error}") from error
 
 
+def _bare_host(model: DictConfig, checkpoint: dict[str, Any]) -> tuple[DictConfig, dict[str, Any]]:
+    """The same without the plug-in, which leaves its host as it was."""
+    host = {key: value for key, value in model.items() if key not in ("hard_negatives", "report_feature")}
+    weights = {
+        name: value for name, value in checkpoint["state_dict"].items() if not name.startswith("hard_negatives.")
+    }
+    return OmegaConf.create({**host, "_target_": HOST}), {**checkpoint, "state_dict": weights}
+
+
+def _tokenizer_of(checkpoint: dict[str, Any], path: Path) -> Tokenizer:
+    try:
+        return tokenizer_from_state(checkpoint["tokenizer"])
+    except UserError:
+        raise
+    except Exception as error:  # whatever a state that is none makes the tokenizers raise
+        raise UserError(f"checkpoint {path} holds no vocabulary that can be read: {error!r}") from error
+
+
 def _without_starting_weights(model: DictConfig, backbone: dict[str, Any]) -> DictConfig:
     """The same model built without the weights that training started from: a checkpoint's follow, and files may be gone.
 
     Args:
         model: the model's config.
         backbone: what the decoder's config must say instead, from the checkpoint.
+
+    Raises:
+        UserError: the model has no such parts.
     """
+    for part in ("visual", "backbone"):
+        if not isinstance(model.get(part), DictConfig):
+            raise UserError(f"Expected the config of a report generator, but that of the run has no model.{part}.")
     visual = dict(model.visual)
     if visual.get("pretrained") or visual.get("weights"):
         # started from trained weights, the extractor was built for three channels

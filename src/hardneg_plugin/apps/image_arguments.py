@@ -1,0 +1,93 @@
+"""What the images on a command line mean: files, folders and tables as studies of one or several views."""
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hardneg_plugin.errors import UserError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom", "")
+"""Of the files in a folder that count as images; DICOM files often have none."""
+
+
+@dataclass(frozen=True)
+class StudyFiles:
+    """One study to write a report for: what it is called, and a file per view."""
+
+    id: str
+    files: tuple[Path, ...]
+
+
+def studies_of_arguments(images: Sequence[Any]) -> list[StudyFiles]:
+    """The studies that arguments name, in their order.
+
+    Args:
+        images: of each kind any number: an image, a study by that name; a list of images, the views of one study; a folder, in
+            which every image is a study, and every folder below it one with all images in it as its views; a .csv table with
+            the columns id and images, in which "|" separates the views, and paths start from the table's folder.
+
+    Raises:
+        UserError: there is none, something is not there, or two have one name.
+    """
+    studies = [study for argument in images for study in _studies(argument)]
+    if not studies:
+        raise UserError("images: expected at least one, but got none: hardneg-predict RUN IMAGE..., or images=...")
+    ((name, times),) = Counter(study.id for study in studies).most_common(1)
+    if times > 1:
+        raise UserError(f"images: expected every study once, but {name} comes {times} times.")
+    return studies
+
+
+def _studies(argument: Any) -> list[StudyFiles]:
+    if isinstance(argument, list):
+        if not argument or not all(isinstance(view, str) for view in argument):
+            raise UserError(f"images: expected the paths of the views of a study, but got {argument}.")
+        return [StudyFiles(" + ".join(argument), tuple(map(Path, argument)))]
+    if not isinstance(argument, str) or not argument:
+        raise UserError(f"images: expected a path, but got {argument!r}.")
+    path = Path(argument)
+    if path.is_dir():
+        return _studies_of_folder(path)
+    if path.suffix.lower() == ".csv":
+        return list(_studies_of_table(path))
+    return [StudyFiles(argument, (path,))]
+
+
+def _studies_of_folder(top: Path) -> list[StudyFiles]:
+    studies = []
+    for folder, below, names in os.walk(top):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        files = [Path(folder, name) for name in sorted(names) if _is_image(name)]
+        if Path(folder) == top:
+            studies += [StudyFiles(file.name, (file,)) for file in files]
+        elif files:
+            studies.append(StudyFiles(Path(folder).relative_to(top).as_posix(), tuple(files)))
+    if not studies:
+        raise UserError(f"Expected images in {top} (PNG, JPEG or DICOM), but there are none in it or below it.")
+    return studies
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+
+
+def _studies_of_table(table: Path) -> Iterator[StudyFiles]:
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            missing = [name for name in ("id", "images") if name not in (reader.fieldnames or ())]
+            if missing:
+                found = ", ".join(map(str, reader.fieldnames or ())) or "nothing"
+                raise UserError(f"Expected a table with the columns id and images, but {table} has {found}.")
+            for row in reader:
+                name = (row["id"] or "").strip()
+                files = [part.strip() for part in (row["images"] or "").split("|") if part.strip()]
+                if not name or not files:
+                    raise UserError(f"Expected an id and at least one image in {table}, line {reader.line_num}.")
+                yield StudyFiles(name, tuple(table.parent / part for part in files))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"Expected a table (CSV, UTF-8), but {table} cannot be read: {error}.") from error

@@ -1,0 +1,234 @@
+"""hardneg-predict: write reports for images with a trained run."""
+
+import csv
+import json
+import os
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from hardneg_plugin.apps.cli import fail, run_command
+from hardneg_plugin.apps.image_arguments import StudyFiles, studies_of_arguments
+from hardneg_plugin.config import conf_dir
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.generator import ReportGenerator
+from hardneg_plugin.runs.run_folder import replacing
+from hardneg_plugin.writing import WrittenReport, read_views
+
+WIDEST = 100
+"""Characters of a line on the screen, at most: longer ones are hard to read."""
+
+# Options of Hydra's that are followed by a value of their own.
+WITH_VALUE = {"-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir"}
+
+Record = dict[str, Any]
+
+
+def main() -> None:
+    """Entry point of hardneg-predict: `RUN image...`, `run=RUN images=...`, or both ways mixed."""
+    try:
+        arguments, paths = split_arguments(sys.argv[1:])
+    except UserError as error:
+        fail(str(error))
+    # paths never pass through Hydra, which would find lists and lookups in them
+    sys.argv = [sys.argv[0], *arguments]
+    run_command("predict", lambda config: predict(config, paths))
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Tell Hydra's arguments from paths.
+
+    Whatever comes after `--` is a path. Before it, what begins with `-` is an option, and what begins with a setting of
+    predict.yaml and `=` is that setting; all else is a path, unless there is no such file and it looks like a setting.
+    """
+    names = {str(name) for name in OmegaConf.load(conf_dir() / "predict.yaml")} - {"defaults"}
+    settings: list[str] = []
+    paths: list[str] = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        key, equals, _ = argument.partition("=")
+        name = key.lstrip("+~").replace("/", ".").replace("@", ".").split(".")[0]
+        if argument == "--":
+            paths += remaining
+        elif argument.startswith("-"):
+            settings.append(argument)
+            if argument in WITH_VALUE:
+                settings += [value for value in [next(remaining, None)] if value is not None]
+        elif (equals and name in names) or (equals and not Path(argument).exists()):
+            settings.append(argument)
+        else:
+            paths.append(argument)
+    if any(setting.startswith("run=") for setting in settings) or not paths:
+        return settings, ["", *paths]
+    return settings, paths
+
+
+def predict(config: DictConfig, paths: Sequence[str] = ("",)) -> None:
+    """Write a report for each study; on the screen, and into a file if wanted.
+
+    A study with an image that cannot be read is told in one line and left out, and the exit code is 1 then.
+
+    Args:
+        config: of predict.yaml.
+        paths: the run (empty: that of the config), and images.
+
+    Raises:
+        UserError: for what is wrong with the settings or the run, or if not one study could be read.
+        SystemExit: with code 1 where some could not be read.
+    """
+    run = paths[0] or config.run
+    if run is None:
+        raise UserError("run must be given: hardneg-predict RUN image..., where RUN is the folder of a training run.")
+    _check(config)
+    output = _output(config)
+    studies = studies_of_arguments([*paths[1:], *_images(config)])
+    model = ReportGenerator.from_run(
+        str(run), str(config.checkpoint), device=config.device, trust=config.trust, image_size=config.image_size
+    )
+    records, failed = _write(model, studies, config)
+    if not records:
+        raise UserError(f"None of the {len(studies)} studies could be read.")
+    if output is not None:
+        WRITERS[output.suffix](output, records)
+        print(f"{len(records)} reports in {output}")
+    if failed:
+        print(f"{failed} of {len(studies)} studies were left out, as told above.", file=sys.stderr)
+        sys.exit(1)
+
+
+def _check(config: DictConfig) -> None:
+    """Raise a UserError for numbers that are none."""
+    for name in ("batch_size", "beam_size", "max_length", "image_size"):
+        value = config[name]
+        if (value is None and name != "batch_size") or (type(value) is int and value >= 1):
+            continue
+        raise UserError(f"{name}: expected a number of at least 1, but got {value!r}.")
+    if not isinstance(config.attention, bool):
+        raise UserError(f"attention: expected true or false, but got {config.attention!r}.")
+
+
+def _output(config: DictConfig) -> Path | None:
+    """The file to write, known to be writable before hours of work; None: none."""
+    if config.output is None:
+        return None
+    output = Path(str(config.output))
+    if output.suffix not in WRITERS or output.is_dir():
+        raise UserError(f"output: expected a file {' or '.join(WRITERS)}, but got {output}.")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output: {output.parent} cannot be made ({error.strerror}).") from error
+    if not os.access(output.parent, os.W_OK):
+        raise UserError(f"output: {output.parent} is not writable.")
+    return output
+
+
+def _images(config: DictConfig) -> list[Any]:
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    images = settings["images"]
+    return images if isinstance(images, list) else [] if images is None else [images]
+
+
+def _write(model: ReportGenerator, studies: Sequence[StudyFiles], config: DictConfig) -> tuple[list[Record], int]:
+    """The records of the studies that can be read, each shown once written, and the number of the others."""
+    assert model.image_size is not None
+    console, records, failed = Console(highlight=False), [], 0
+    with ExitStack() as stack:
+        progress = None
+        if console.is_terminal and len(studies) > config.batch_size:
+            progress = stack.enter_context(Progress(console=console, transient=True))
+            task = progress.add_task("studies", total=len(studies))
+        for start in range(0, len(studies), config.batch_size):
+            chunk = studies[start : start + config.batch_size]
+            readable: list[tuple[StudyFiles, list[Tensor]]] = []
+            for study in chunk:
+                try:
+                    readable.append((study, list(read_views(study.files, model.image_size))))
+                except UserError as error:
+                    failed += 1
+                    message = " ".join(str(error).split())
+                    print(f"hardneg-predict: {_printable(study.id)} left out: {message}", file=sys.stderr)
+            written = model.generate(
+                [views for _, views in readable],
+                beam_size=config.beam_size,
+                max_length=config.max_length,
+                attention=config.attention,
+            )
+            for (study, _), report in zip(readable, written, strict=True):
+                console.print(_shown(study, report, console.width), markup=False, soft_wrap=True)
+                records.append(_record(study, report))
+            if progress is not None:
+                progress.advance(task, len(chunk))
+    return records, failed
+
+
+def _record(study: StudyFiles, report: WrittenReport) -> Record:
+    record: Record = {
+        "id": _printable(study.id),
+        "images": [_printable(file) for file in study.files],
+        "report": report.text,
+    }
+    if report.attention is not None:
+        record["words"] = [
+            {"word": word, "view": view + 1, "share": round(share, 4)}
+            for word, (view, share) in zip(report.words, report.views(), strict=True)
+        ]
+    return record
+
+
+def _shown(study: StudyFiles, report: WrittenReport, width: int) -> str:
+    """The name, several views numbered below it, and the wrapped report."""
+    lines = [_printable(study.id)]
+    if len(study.files) > 1:
+        lines += [f"  view {number}: {_printable(file)}" for number, file in enumerate(study.files, start=1)]
+    words = report.words
+    if report.attention is not None and len(study.files) > 1:
+        # held together while the lines are broken
+        shares = [f"[view\0{view + 1}\0{share:.0%}]" for view, share in report.views()]
+        words = [f"{word}\0{share}" for word, share in zip(words, shares, strict=True)]
+    wrapped = textwrap.wrap(
+        " ".join(words) or "(an empty report)",
+        width=min(width, WIDEST) - 2,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    lines += [f"  {line}".replace("\0", " ") for line in wrapped]
+    return "\n".join(lines) + "\n"
+
+
+def _printable(name: str | Path) -> str:
+    """A file name may hold bytes that are no text."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def _write_jsonl(path: Path, records: Iterable[Record]) -> None:
+    with replacing(path) as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _write_csv(path: Path, records: Sequence[Record]) -> None:
+    """The same as a table: "|" between views, and after each word its view and share in brackets."""
+    with replacing(path) as file:
+        table = csv.writer(file, lineterminator="\n")
+        has_words = any("words" in record for record in records)
+        table.writerow(["id", "images", "report", *(["words"] if has_words else [])])
+        for record in records:
+            words = [f"{word['word']} [{word['view']} {word['share']}]" for word in record.get("words", ())]
+            row = [record["id"], "|".join(record["images"]), record["report"]]
+            table.writerow([*row, *([" ".join(words)] if has_words else [])])
+
+
+WRITERS: dict[str, Any] = {".jsonl": _write_jsonl, ".csv": _write_csv}
+
+
+if __name__ == "__main__":
+    main()

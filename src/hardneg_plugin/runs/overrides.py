@@ -1,0 +1,64 @@
+"""The overrides of an earlier run, which a resumed one takes again: what of them may stand on a command line."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.runs.trusted import INSTEAD
+
+OWN = ("resume", "trust")
+"""What only the person who types it may say."""
+
+
+def check_overrides(overrides: Sequence[str], where: str) -> None:
+    """Refuse overrides that would make Hydra itself do more than compose our own configs.
+
+    What the composed config then names is another matter: `check_trusted`.
+
+    Args:
+        overrides: of the command line that started the run.
+        where: what they were read from, for the message.
+
+    Raises:
+        UserError: for options of the command line, settings of Hydra, configs from elsewhere, and what looks anything up, such
+            as an environment variable.
+    """
+    for text in overrides:
+        reason = _objection(text)
+        if reason is not None:
+            raise UserError(f"{where}: {text[:200]!r} {reason}. {INSTEAD}")
+
+
+def _objection(text: str) -> str | None:
+    """What is wrong with an override; None: nothing."""
+    if text.startswith("-"):
+        return "is an option of the command line"
+    if re.search(r"\$\{[^}]*:", text):
+        return "looks up a value outside the config"
+    try:
+        (override,) = OverridesParser.create().parse_overrides([text])
+        value = override.value()
+    except (HydraException, ValueError) as error:
+        return f"is no override ({str(error).splitlines()[0]})"
+    name = str(override.key_or_group)
+    if re.split(r"[./]", name)[0] == "hydra" or (override.package or "").split(".")[0] in ("hydra", "_global_"):
+        return "is a setting of Hydra's"
+    if name in OWN:
+        return "is for you to say"
+    if override.is_sweep_override():
+        return "has several values"
+    return _objection_to_choice(override, value)
+
+
+def _objection_to_choice(override: Override, value: Any) -> str | None:
+    """A key without dots may be a config group: then its value names a file, which must be one of ours."""
+    if "." in override.key_or_group:
+        return None
+    choices = value if isinstance(value, list) else [value]
+    strange = [choice for choice in choices if isinstance(choice, str) and not re.fullmatch(r"[\w-]*", choice)]
+    return "names a config that is none of ours" if strange else None

@@ -1,0 +1,232 @@
+"""What the config of a run may name: our own choices, and nothing that could run code of someone else."""
+
+import sys
+
+import pytest
+from hydra.utils import get_object
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from hardneg_plugin.config import conf_dir
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.runs.overrides import check_overrides
+from hardneg_plugin.runs.run_folder import RunFolder
+from hardneg_plugin.runs.trusted import check_trusted, trusted_targets
+
+
+def targets(node):
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node["_target_"]
+        for value in node.values():
+            yield from targets(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from targets(value)
+
+
+def test_everything_our_own_configs_name_is_trusted():
+    named = {
+        target
+        for path in conf_dir().rglob("*.yaml")
+        for target in targets(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
+    }
+    assert {"hardneg_plugin.generator.ReportGenerator", "torch.optim.AdamW"} <= named
+    assert named <= trusted_targets()
+
+
+@pytest.mark.parametrize("name", sorted(trusted_targets()))
+def test_a_trusted_name_is_of_the_package_it_says(name):
+    found = get_object(name)
+    assert found.__module__.split(".")[0] == name.split(".")[0]
+    assert callable(found)
+
+
+UNTRUSTED = [
+    "os.system",
+    "posix.system",
+    "subprocess.run",
+    "builtins.eval",
+    "builtins.exec",
+    "builtins.__import__",
+    "importlib.import_module",
+    "functools.partial",
+    "operator.methodcaller",
+    "pickle.loads",
+    "torch.load",
+    "torch.hub.load",
+    "torch.compile",
+    "torch.utils.cpp_extension.load_inline",
+    "numpy.load",
+    "hydra.utils.get_class",
+    "hydra.utils.get_method",
+    "hydra.utils.call",
+    "hydra.utils.instantiate",
+    "hydra._internal.utils._locate",
+    "pytorch_lightning.callbacks.LambdaCallback",
+    "pytorch_lightning.trainer.trainer.os.system",
+    "torch.optim.lr_scheduler.LambdaLR",
+    "torch.optim.AdamW.__class__",
+    "torch.optim.AdamW.__init__.__globals__",
+    "hardneg_plugin.generator",
+    "hardneg_plugin.generator.pl.Trainer",
+    "hardneg_plugin.generator.ReportGenerator.from_run",
+    "hardneg_plugin.apps.cli.os.system",
+    "hardneg_plugin.apps.launch.launch",
+    "hardneg_plugin.runs.run_folder.write_json",
+    "hardneg_plugin.json_file.read_json",
+    "hardneg_plugin.functional.hardening.Arc.__class__",
+    " os.system",
+    "hardneg_plugin.generator.ReportGenerator ",
+    "HARDNEG_PLUGIN.generator.ReportGenerator",
+    "${oc.env:HOME}",
+    "",
+    None,
+    7,
+    ["os.system"],
+    {"_target_": "os.system"},
+]
+PLACES = {
+    "the model": lambda node: {"model": node},
+    "deep inside": lambda node: {"model": {"visual": {"options": {"a": {"b": node}}}}},
+    "in a list": lambda node: {"trainer": {"plugins": [1, [node]]}},
+    "a partial": lambda node: {"optimizer": {**node, "_partial_": True}},
+    "among arguments": lambda node: {
+        "lr": {"_target_": "torch.optim.AdamW", "_args_": [node], "_recursive_": False},
+    },
+    "where nothing is built": lambda node: {"weights": {"x": node}},
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("target", UNTRUSTED, ids=repr)
+def test_an_untrusted_target_is_refused_wherever_it_stands(target, place):
+    config = PLACES[place]({"_target_": target, "command": "x"})
+    with pytest.raises(UserError, match=r"_target_ is .*trust=true") as refused:
+        check_trusted(OmegaConf.create(config, flags={"allow_objects": True}), "config.yaml")
+    assert "\n" not in str(refused.value)
+    with pytest.raises(UserError):
+        check_trusted(config, "config.yaml")
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text("abc. /"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", min_size=1), inner, max_size=3),
+)
+
+
+@given(plain, st.lists(st.sampled_from(["key", 0]), max_size=6))
+def test_plain_values_are_trusted_until_a_target_is_hidden_among_them(values, path):
+    check_trusted(values, "config.yaml")
+    hidden = {"_target_": "os.system"}
+    for step in path:
+        hidden = [values, hidden] if step == 0 else {"key": hidden, "other": values}
+    with pytest.raises(UserError, match=r"os\.system"):
+        check_trusted(hidden, "config.yaml")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"data": {"root": "${oc.env:HOME}"}},
+        {"data": ["${now:%Y}"]},
+        {"${oc.env:HOME}": 1},
+        {"a": "${oc.create:'{_target_: os.system}'}"},
+        {"model": "${visual}", "visual": {}},
+        {"model": {"visual": {"options": {"checkpoint_path": "weights.npz"}}}},
+    ],
+    ids=str,
+)
+def test_nothing_is_looked_up_or_read_along(values):
+    with pytest.raises(UserError, match="trust=true"):
+        check_trusted(OmegaConf.create(values), "config.yaml")
+
+
+FILES = {
+    "a tag of Python's": "model: !!python/object/apply:pathlib.Path.touch [made]\n",
+    "a tag of a new object": "model: !!python/object/new:pathlib.Path [made]\n",
+    "no YAML": "model: [\n",
+    "bytes": b"\xff\xfe\x00m",
+    "a list": "- 1\n",
+    "nothing": "",
+    "no model": "data: {}\ndecoding: {}\n",
+    "a model that is text": "data: {}\ndecoding: {}\nmodel: os.system\n",
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_config_that_is_none_is_one_line_even_if_trusted(case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content = FILES[case]
+    (tmp_path / "config.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    for trust in (False, True):
+        with pytest.raises(UserError, match=r"config\.yaml"):
+            RunFolder(tmp_path).read_config(trust=trust)
+    assert not (tmp_path / "made").exists()
+
+
+def test_only_true_is_trust(tmp_path):
+    (tmp_path / "config.yaml").write_text("data: {}\ndecoding: {}\nmodel: {_target_: mine.Model}\n")
+    for trust in ("no", "false", 1, None):
+        with pytest.raises(UserError, match=r"mine\.Model"):
+            RunFolder(tmp_path).read_config(trust=trust)
+    assert RunFolder(tmp_path).read_config(trust=True).model._target_ == "mine.Model"
+    assert "mine" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("--multirun", "option"),
+        ("--config-dir=/tmp/x", "option"),
+        ("-cd", "option"),
+        ("hydra.searchpath=[file:///tmp/x]", "Hydra's"),
+        ("hydra/launcher=submitit_local", "Hydra's"),
+        ("+hydra.callbacks.x._target_=os.system", "Hydra's"),
+        ("++hydra.job.env_set.PATH=/tmp", "Hydra's"),
+        ("+hydra={callbacks: {x: {_target_: os.system}}}", "Hydra's"),
+        ("hydra.run.dir=/tmp", "Hydra's"),
+        ("+experiment@hydra.callbacks=x", "Hydra's"),
+        ("experiment=../../../../tmp/evil", "no"),
+        ("+experiment=/tmp/evil", "no"),
+        ("experiment='../evil'", "none of ours"),
+        ("experiment=[r2gen_iu_xray,'/tmp/evil']", "none of ours"),
+        ("resume=/tmp/other", "for you"),
+        ("trust=true", "for you"),
+        ("++trust=true", "for you"),
+        ("data.root=${oc.env:HOME}", "looks up"),
+        ("+logger.x={uri: 'http://x/${oc.env:TOKEN}'}", "looks up"),
+        ("seed=1,2", "several"),
+        ("seed=range(3)", "several"),
+        ("seed", "no override"),
+        ("= =", "no override"),
+        ("", "no override"),
+    ],
+)
+def test_overrides_that_do_more_than_choose_are_refused(override, reason):
+    with pytest.raises(UserError, match="trust=true") as refused:
+        check_overrides(["seed=3", override], "overrides.yaml")
+    assert reason in str(refused.value)
+    assert "overrides.yaml" in str(refused.value)
+
+
+def test_overrides_that_people_give_are_taken():
+    check_overrides(
+        [
+            "seed=3",
+            "hardening=ascent",
+            "experiment=[r2gen_iu_xray,ithn_released]",
+            "data=annotations",
+            "data.root='/data/my studies/iu,x'",
+            "data.root=${other.root}",
+            "+visual.options.in_chans=3",
+            "visual.options.channels=[8,8,16,16]",
+            "~callbacks.early_stopping",
+            "metrics.caption=null",
+            "optimizer.lr=1e-4",
+            "trainer=ddp",
+            "hydra_like.key=1",
+        ],
+        "overrides.yaml",
+    )

@@ -19,7 +19,7 @@ class MinedNegatives:
     """Which mined studies a training batch carries.
 
     Args:
-        table: JSON file of each training study's nearest other ones (see `read_neighbours`); read when training starts.
+        table: file of each training study's nearest other ones (see `read_neighbours`); read when training starts.
         k: mined studies per study, at least 1.
         pool: draw them from this many nearest ones, anew in every epoch (None: take the nearest k).
 
@@ -98,6 +98,16 @@ class StudiesWithMined:
         self._studies, self._neighbours, self._k = studies, neighbours, k
         self.ids: Sequence[str] = studies.ids
         self.reports: Sequence[str] = studies.reports
+
+    @property
+    def patients(self) -> Sequence[str | None]:
+        """As the samples' `patient`."""
+        return self._studies.patients
+
+    @property
+    def labels(self) -> Sequence[str | None]:
+        """As the samples' `labels`."""
+        return self._studies.labels
 
     def __len__(self) -> int:
         return len(self._studies)

@@ -32,7 +32,7 @@ class Sample(_Study, total=False):
 
 
 class Studies(Protocol):
-    """One split. Reports are at hand without loading an image."""
+    """One split. All but the images is at hand without loading these."""
 
     @property
     def ids(self) -> Sequence[str]:
@@ -42,6 +42,16 @@ class Studies(Protocol):
     @property
     def reports(self) -> Sequence[str]:
         """The full reports as written."""
+        ...
+
+    @property
+    def patients(self) -> Sequence[str | None]:
+        """As the samples' `patient`."""
+        ...
+
+    @property
+    def labels(self) -> Sequence[str | None]:
+        """As the samples' `labels`."""
         ...
 
     def __len__(self) -> int: ...

@@ -46,6 +46,16 @@ class PhantomSplit(Dataset[Sample]):
         self.reports: Sequence[str] = [write_report(*pair) for pair in zip(self.findings, draws, strict=True)]
         self._cache = _SharedImages(count, size) if cache else None
 
+    @property
+    def patients(self) -> Sequence[str | None]:
+        """Every study is of a patient of its own."""
+        return self.ids
+
+    @property
+    def labels(self) -> Sequence[str | None]:
+        """As the samples' `labels`."""
+        return [canonical(findings) for findings in self.findings]
+
     def __len__(self) -> int:
         return len(self.ids)
 

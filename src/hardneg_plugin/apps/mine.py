@@ -1,0 +1,146 @@
+"""hardneg-mine: find the nearest other reports of every training report, and write them as a table for training."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.progress import track
+
+from hardneg_plugin.apps.cli import run_command
+from hardneg_plugin.apps.mined_tables import print_counts, print_hardest
+from hardneg_plugin.data.annotations import AnnotatedStudies
+from hardneg_plugin.data.studies import Studies, StudySource
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.mining.embedders import Embedder, embed
+from hardneg_plugin.mining.index import Faiss
+from hardneg_plugin.mining.matches import Excluded, count_excluded, groups_of
+from hardneg_plugin.mining.released import write_released
+from hardneg_plugin.mining.search import Chunked, Nearest, Rule, Search
+from hardneg_plugin.mining.trained import TrainedRun
+from hardneg_plugin.neighbours import write_neighbours
+from hardneg_plugin.whole_file import check_place
+
+BACKENDS: Mapping[str, Callable[[int], Search]] = {"torch": Chunked, "faiss": Faiss}
+HARDEST = 10
+
+
+def main() -> None:
+    """Entry point of hardneg-mine."""
+    run_command("mine", mine)
+
+
+def mine(config: DictConfig) -> None:
+    """Write the table, and the released annotation where it is asked for; print what was excluded and the hardest pairs."""
+    _check(config)
+    source = _source_of(config)
+    studies = source.split("train")
+    if len(studies) < 2:
+        raise UserError(f"data: expected at least two training studies to choose from, but got {len(studies)}.")
+    ids, reports = studies.ids, studies.reports
+    rule = _rule(config, studies)
+    search = BACKENDS[config.backend](config.chunk)
+    started = time.perf_counter()
+    embeddings = embed(_embedder_of(config), reports)
+    embedded = time.perf_counter()
+    nearest = search(embeddings, rule, track=_progress)
+    seconds = {"embedding": embedded - started, "search": time.perf_counter() - embedded}
+    excluded = {
+        **count_excluded(rule.groups),
+        f"cosine above {config.ceiling}": Excluded(int(nearest.above.sum()), nearest.pairs_above),
+    }
+    neighbours = [[ids[j] for j in row if j >= 0] for row in nearest.index.tolist()]
+    if not any(neighbours):
+        raise UserError(
+            f"k: expected neighbours, but each of {len(ids)} studies matches all others (or the embeddings are no numbers): there "
+            "is nothing to mine. Look at labels=ignore and at ceiling."
+        )
+    scores = [row[: len(names)] for row, names in zip(nearest.scores.tolist(), neighbours, strict=True)]
+    metadata = {
+        "settings": OmegaConf.to_container(config, resolve=False),
+        "studies": len(ids),
+        "neighbours": _filled(nearest),
+        "excluded": {reason: vars(count) for reason, count in excluded.items()},
+        "seconds": seconds,
+    }
+    output = Path(config.output)
+    write_neighbours(output, ids, neighbours, scores, metadata)
+    print_counts(f"{len(ids)} training studies", len(ids), excluded, _filled(nearest))
+    print_hardest(_hardest(nearest), ids, reports)
+    print(f"\nembedded in {seconds['embedding']:.1f} s, searched in {seconds['search']:.1f} s\ntable    {output}")
+    if config.ithn_annotation is not None:
+        table = dict(zip(ids, neighbours, strict=True))
+        _write_released(Path(config.ithn_annotation), source, table)
+
+
+def _check(config: DictConfig) -> None:
+    """Whatever can be seen to be wrong before the work begins."""
+    if Path(config.output).suffix != ".parquet":
+        raise UserError(f"output: expected the name of a .parquet file, but got {config.output}.")
+    for key, values in (("labels", ("exclude", "ignore")), ("backend", tuple(BACKENDS))):
+        if config[key] not in values:
+            raise UserError(f"{key}: expected {' or '.join(values)}, but got {config[key]!r}.")
+    check_place(Path(config.output), "output")
+    if config.ithn_annotation is not None:
+        check_place(Path(config.ithn_annotation), "ithn_annotation")
+
+
+def _source_of(config: DictConfig) -> StudySource:
+    settings = config.data.datamodule.source
+    # reports need no look at the images, which may not even be there
+    without_images = {"check": "none"} if settings.get("check") in ("decode", "stat") else {}
+    source: StudySource = instantiate(settings, **without_images)
+    if config.ithn_annotation is not None and not isinstance(source, AnnotatedStudies):
+        raise UserError("ithn_annotation: expected data=annotations, since only its studies have images by path.")
+    return source
+
+
+def _embedder_of(config: DictConfig) -> Embedder:
+    embedder = instantiate(config.embedder)
+    loaded: Embedder = embedder.load(trust=config.trust) if isinstance(embedder, TrainedRun) else embedder
+    return loaded
+
+
+def _rule(config: DictConfig, studies: Studies) -> Rule:
+    labels = studies.labels if config.labels == "exclude" else None
+    return Rule(groups_of(studies.reports, studies.patients, labels), ceiling=config.ceiling, k=config.k)
+
+
+def _progress(chunks: Sequence[range]) -> Iterable[range]:
+    return track(chunks, description="comparing reports", transient=True)
+
+
+def _filled(nearest: Nearest) -> dict[str, int]:
+    """How many studies have as many neighbours as wanted, fewer, and none."""
+    found = (nearest.index >= 0).sum(axis=1)
+    k = nearest.index.shape[1]
+    return {
+        f"all {k}": int((found == k).sum()),
+        "fewer": int(((found > 0) & (found < k)).sum()),
+        "no": int((found == 0).sum()),
+    }
+
+
+def _hardest(nearest: Nearest) -> list[tuple[float, int, int]]:
+    """The most similar pairs that were kept, each once: score and the two studies."""
+    has_one = np.flatnonzero(nearest.index[:, 0] >= 0)
+    order = has_one[np.argsort(-nearest.scores[has_one, 0], kind="stable")]
+    pairs: dict[tuple[int, int], float] = {}
+    for study in order.tolist():
+        other = int(nearest.index[study, 0])
+        pairs.setdefault((min(study, other), max(study, other)), float(nearest.scores[study, 0]))
+        if len(pairs) == HARDEST:
+            break
+    return [(score, *pair) for pair, score in pairs.items()]
+
+
+def _write_released(path: Path, source: Any, table: Mapping[str, Sequence[str]]) -> None:
+    left = write_released(path, source.annotation, table)
+    print(f"released {path}" + (f", in which {left} training studies have no negative" if left else ""))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Which studies must not become each other's negatives, as integer groups, and how many they are."""
+
+import re
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+UNKNOWN = -1
+"""The group of a study of which something is not known; it is no group."""
+
+Groups = Mapping[str, NDArray[np.int64]]
+"""By reason, the group `(N,)` of each study: two studies of one group match. `UNKNOWN` matches nothing."""
+
+
+def normalised(text: str) -> str:
+    """The text that counts when two reports are compared for being the same: words and numbers, in lower case.
+
+    >>> normalised("No effusion.  Heart-size is NORMAL; 1.5 cm nodule!\\n")
+    'no effusion heart size is normal 1 5 cm nodule'
+    """
+    return re.sub(r"[\W_]+", " ", text.lower()).strip()
+
+
+def groups_of(
+    reports: Sequence[str], patients: Sequence[str | None], labels: Sequence[str | None] | None = None
+) -> dict[str, NDArray[np.int64]]:
+    """The groups by normalised "text", by "patient" and by equal "label set", without those of which nothing is known.
+
+    >>> groups_of(["A.", "a", "b"], ["p", None, None])["text"].tolist()
+    [0, 0, 1]
+    """
+    names = {"text": [normalised(report) for report in reports], "patient": patients, "label set": labels or ()}
+    return {reason: _codes(own) for reason, own in names.items() if any(name is not None for name in own)}
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """What one reason excludes."""
+
+    studies: int
+    """Studies that have another one which it excludes."""
+    pairs: int
+    """Pairs of studies, each counted once."""
+
+
+def count_excluded(groups: Groups) -> dict[str, Excluded]:
+    """What each reason excludes, and "any" of them together; from the sizes of the groups, never pair by pair."""
+    number = len(next(iter(groups.values())))
+    counts = {reason: _count(codes[:, None]) for reason, codes in groups.items()}
+    any_sibling, pairs = np.zeros(number, dtype=bool), 0
+    for size in range(1, len(groups) + 1):  # inclusion and exclusion
+        for columns in combinations(groups.values(), size):
+            siblings, together = _count(np.stack(columns, axis=1))
+            any_sibling |= siblings
+            pairs += together if size % 2 else -together
+    found = {**counts, "any": (any_sibling, pairs)}
+    return {reason: Excluded(int(siblings.sum()), pairs) for reason, (siblings, pairs) in found.items()}
+
+
+def _count(columns: NDArray[np.int64]) -> tuple[NDArray[np.bool_], int]:
+    """Which studies have another one equal in all columns, and the pairs of such."""
+    siblings = np.zeros(len(columns), dtype=bool)
+    known = (columns != UNKNOWN).all(axis=1)
+    if not known.any():
+        return siblings, 0
+    _, group, sizes = np.unique(columns[known], axis=0, return_inverse=True, return_counts=True)
+    siblings[known] = sizes[group.reshape(-1)] > 1
+    return siblings, int((sizes.astype(np.int64) * (sizes - 1) // 2).sum())
+
+
+def _codes(names: Iterable[Hashable | None]) -> NDArray[np.int64]:
+    numbers: dict[Hashable, int] = {}
+    return np.array(
+        [UNKNOWN if name is None else numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64
+    )

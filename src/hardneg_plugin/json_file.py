@@ -29,6 +29,8 @@ def read_json(file: Path, what: str) -> Any:
         raise UserError(
             f"Expected JSON in {file}, but line {error.lineno}, column {error.colno}: {error.msg}. Make the file again."
         ) from error
+    except (RecursionError, ValueError) as error:  # thousands of brackets within one another, or of digits
+        raise UserError(f"Expected JSON in {file}, but it is beyond what can be read ({error}).") from error
 
 
 def json_kind(value: Any) -> str:

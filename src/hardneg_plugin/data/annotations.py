@@ -46,7 +46,8 @@ class AnnotatedStudies:
 
     Entries may also have a patient ("patient", "patient_id" or "subject_id") and "labels" (a text, or a list of names).
     Ids are unique over the whole file. Image paths are relative to the folder of images and stay inside it or inside
-    `root`. Lists of other names are left out. Everything is checked here, once, so that nothing fails in mid-training.
+    `root`. Lists of other names are left out, but for a blank name in place of "test" (`read_lists`). Everything is
+    checked here, once, so that nothing fails in mid-training.
 
     Args:
         root: folder of the data set.
@@ -55,7 +56,8 @@ class AnnotatedStudies:
         resize: pixels of the shorter side before the random crop of training.
         crop: pixels of the square that a model sees; at most `resize`.
         check: "decode" reads every image once (for thousands of images); "stat" only looks that the files are there and
-            not empty (for hundreds of thousands), and a broken one is reported when it is met.
+            not empty (for hundreds of thousands), and a broken one is reported when it is met; "none" looks at no file, for
+            what needs the reports alone.
 
     Raises:
         UserError: at the first flaw, with the file, the study and the number of flaws of the same kind.
@@ -69,22 +71,24 @@ class AnnotatedStudies:
         images: str = "images",
         resize: int = 256,
         crop: int = 224,
-        check: Literal["decode", "stat"] = "decode",
+        check: Literal["decode", "stat", "none"] = "decode",
     ) -> None:
         if not 1 <= crop <= resize:
             raise UserError(f"Expected 1 <= `crop` <= `resize`, but got crop={crop} and resize={resize}.")
-        if check not in ("decode", "stat"):
-            raise UserError(f"Expected `check` to be 'decode' or 'stat', but got {check!r}.")
+        if check not in ("decode", "stat", "none"):
+            raise UserError(f"Expected `check` to be 'decode', 'stat' or 'none', but got {check!r}.")
         home = Path(root).absolute()
         file, folder = home / annotation, home / images
-        lists = _read_lists(file)
-        if not folder.is_dir():
+        self.annotation = file
+        """The JSON file."""
+        lists = read_lists(file)
+        if check != "none" and not folder.is_dir():
             raise UserError(
                 f"Expected a folder of images at {folder}, but there is none. Put it there, or set `images`."
             )
         self._splits = {
             name: AnnotatedSplit(studies, folder, resize=resize, crop=crop)
-            for name, studies in _parse_lists(lists, file, folder).items()
+            for name, studies in _parse_lists(lists, file, folder, check != "none").items()
         }
         if check == "decode":
             _raise_first([flaw for split in self._splits.values() for flaw in split.unreadable()])
@@ -108,6 +112,16 @@ class AnnotatedSplit:
         self._studies, self._folder, self._resize, self._crop = studies, folder, resize, crop
         self.ids: Sequence[str] = [study.id for study in studies]
         self.reports: Sequence[str] = [study.report for study in studies]
+
+    @property
+    def patients(self) -> Sequence[str | None]:
+        """As the samples' `patient`."""
+        return [study.patient for study in self._studies]
+
+    @property
+    def labels(self) -> Sequence[str | None]:
+        """As the samples' `labels`."""
+        return [study.labels for study in self._studies]
 
     def __len__(self) -> int:
         return len(self._studies)
@@ -133,6 +147,10 @@ class AnnotatedSplit:
             id=study.id, images=torch.stack(views), report=study.report, patient=study.patient, labels=study.labels
         )
 
+    def files(self, index: int) -> tuple[Path, ...]:
+        """The image files of a study, one per view."""
+        return tuple(self._folder / name for name in self._studies[index].images)
+
     def unreadable(self) -> list[_Flaw]:
         """Decode every image once and collect what cannot be."""
 
@@ -153,13 +171,24 @@ class AnnotatedSplit:
             raise UserError(f"Study {study.id!r}: {error}") from error
 
 
-def _read_lists(file: Path) -> dict[Split, list[Any]]:
-    """The three lists of the file, not empty."""
+def read_lists(file: Path) -> dict[Split, list[Any]]:
+    """The three lists of an annotation file, with the entries as they are.
+
+    A copy of the annotation of IU X-Ray in circulation has its test list under a name of four spaces. One blank name is
+    therefore taken for "test" where there is no such list.
+
+    Raises:
+        UserError: the file cannot be read, or does not have the three lists, each with an entry.
+    """
     content = read_json(file, "annotation")
     if not isinstance(content, dict):
         raise UserError(
             f'Expected {{"train": [...], "val": [...], "test": [...]}} in {file}, but got {json_kind(content)}.'
         )
+    blank = [name for name in content if not name.strip()]
+    if "test" not in content and len(blank) == 1:
+        _log.warning('%s: there is no list "test"; the one under the blank name %r is taken for it.', file, blank[0])
+        content["test"] = content.pop(blank[0])
     for name in SPLITS:
         if not isinstance(content.get(name), list) or not content[name]:
             got = f"only {sorted(content)}"
@@ -171,8 +200,10 @@ def _read_lists(file: Path) -> dict[Split, list[Any]]:
     return {name: content[name] for name in SPLITS}
 
 
-def _parse_lists(lists: Mapping[Split, list[Any]], file: Path, folder: Path) -> dict[Split, list[_Study]]:
-    """Every entry checked, the files it names included."""
+def _parse_lists(
+    lists: Mapping[Split, list[Any]], file: Path, folder: Path, check_files: bool
+) -> dict[Split, list[_Study]]:
+    """Every entry checked, the files it names included if wanted."""
     homes = (os.path.realpath(folder), os.path.realpath(file.parent))
     studies: dict[Split, list[_Study]] = {name: [] for name in SPLITS}
     places: dict[str, str] = {}
@@ -185,7 +216,7 @@ def _parse_lists(lists: Mapping[Split, list[Any]], file: Path, folder: Path) -> 
                 if study.id in places:
                     raise _Flaw("repeated id", f"the id is also that of {places[study.id]}; give each study its own")
                 places[study.id] = place
-                for image in study.images:
+                for image in study.images if check_files else ():
                     _check_file(image, str(folder), homes)
             except _Flaw as flaw:
                 identity = f" (id {reprlib.repr(entry['id'])})" if isinstance(entry, dict) and "id" in entry else ""

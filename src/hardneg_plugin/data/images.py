@@ -1,13 +1,15 @@
 """One image file as a grayscale tensor, or one line that says why it cannot be."""
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from hardneg_plugin.data.dicom import is_dicom, read_dicom
 from hardneg_plugin.errors import UserError
 
 MAX_ASPECT = 10
@@ -15,10 +17,11 @@ MAX_ASPECT = 10
 
 
 def read_grayscale(path: Path, *, shorter_side: int | None = None) -> Tensor:
-    """Read a PNG or JPEG.
+    """Read a PNG, JPEG or DICOM; what it is its content says, not its name.
 
     Colour becomes luminance, transparency is ignored, an EXIF orientation is applied. 16-bit values are scaled to 0..255
-    by the image's own minimum and maximum, because radiographs of 10 to 14 bits are commonly stored in 16-bit files.
+    by the image's own minimum and maximum, because radiographs of 10 to 14 bits are commonly stored in 16-bit files. A
+    DICOM is shown as `read_dicom` says.
 
     Args:
         path: the file.
@@ -28,29 +31,42 @@ def read_grayscale(path: Path, *, shorter_side: int | None = None) -> Tensor:
         `(1, H, W)` uint8.
 
     Raises:
-        UserError: if the file is missing, truncated, not a PNG or JPEG, beyond Pillow's limit on decompression, or a
-            strip of more than 10:1.
+        UserError: if the file is missing, truncated, none of the three, beyond Pillow's limit on decompression, a strip
+            of more than 10:1, or a DICOM that `read_dicom` refuses.
     """
     try:
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
-            width, height = image.size
-            if max(width, height) > MAX_ASPECT * min(width, height):
-                raise UserError(
-                    f"Expected an image of at most {MAX_ASPECT}:1, but {path} has {width} x {height} pixels."
-                )
-            if shorter_side is not None:
-                image.draft(None, (shorter_side, shorter_side))
-            pixels = _to_uint8(ImageOps.exif_transpose(image))
+        with path.open("rb") as file:
+            dicom = is_dicom(file.read(132))
+            file.seek(0)
+            pixels = read_dicom(path) if dicom else _read_picture(file, path, shorter_side)
     except UserError:
         raise
+    except UnidentifiedImageError as error:
+        raise UserError(
+            f"Expected a PNG, JPEG or DICOM, but {path} is none of them by its content. Convert it, or remove its study."
+        ) from error
     except (
         Exception
     ) as error:  # broken bytes make Pillow raise half a dozen kinds: OSError, SyntaxError, struct.error, ...
         reason = str(error) or type(error).__name__
         raise UserError(
-            f"Expected a whole PNG or JPEG, but {path} cannot be read ({reason}). Replace it, or remove its study."
+            f"Expected a whole PNG, JPEG or DICOM, but {path} cannot be read ({reason}). Replace it, or remove its study."
         ) from error
+    _check_aspect(pixels.shape[1], pixels.shape[0], path)
     return torch.from_numpy(pixels)[None]
+
+
+def _read_picture(file: BinaryIO, path: Path, shorter_side: int | None) -> NDArray[np.uint8]:
+    with Image.open(file, formats=("PNG", "JPEG")) as image:
+        _check_aspect(image.width, image.height, path)
+        if shorter_side is not None:
+            image.draft(None, (shorter_side, shorter_side))
+        return _to_uint8(ImageOps.exif_transpose(image))
+
+
+def _check_aspect(width: int, height: int, path: Path) -> None:
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise UserError(f"Expected an image of at most {MAX_ASPECT}:1, but {path} has {width} x {height} pixels.")
 
 
 def _to_uint8(image: Image.Image) -> NDArray[np.uint8]:

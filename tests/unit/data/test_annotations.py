@@ -109,6 +109,20 @@ def test_other_lists_are_left_out_with_one_note(root, caplog):
     ]
 
 
+def test_a_blank_name_stands_for_a_missing_test_list(root, caplog):
+    lists = {name.replace("test", "    "): entries for name, entries in ENTRIES.items()}
+    write(root, lists | {"none": []})
+    with caplog.at_level(logging.INFO):
+        source = read(root)
+    assert list(source.split("test").ids) == ["s4"]
+    assert [record.getMessage().split(": ", 1)[1] for record in caplog.records] == [
+        "there is no list \"test\"; the one under the blank name '    ' is taken for it.",
+        "only train, val and test are used; left out: ['none'].",
+    ]
+    write(root, ENTRIES | {"    ": [1]})
+    assert list(read(root).split("test").ids) == ["s4"]  # left out where there is a list "test"
+
+
 def test_utf8_with_a_byte_order_mark_is_read(root):
     text = json.dumps(ENTRIES | {"val": [ENTRIES["val"][0] | {"report": "Épanchement."}]}, ensure_ascii=False)
     (root / "annotation.json").write_text(text, encoding="utf-8-sig")
@@ -121,7 +135,9 @@ def test_utf8_with_a_byte_order_mark_is_read(root):
         (b'{"train": [}', r"line 1, column 12"),
         (b'{"train":\n "\xff"}', r"UTF-8, but byte 12 is 0xff"),
         (b"[]", "got a list"),
-        (b'{"train": [1], "val": [1], "    ": [1]}', r"\"test\".*only \['    ', 'train', 'val'\]"),
+        (b'{"train": [1], "val": [1], "": [1], " ": [1]}', r"\"test\".*only \['', ' ', 'train', 'val'\]"),
+        (b'{"train": [1], "test": [1], "    ": [1]}', r"\"val\".*only \['    ', 'test', 'train'\]"),
+        (b'{"train": [1], "val": [1], "    ": []}', r"\"test\".*but got an empty one"),
         (b'{"train": [], "val": [1], "test": [1]}', r"\"train\".*but got an empty one"),
         (b'{"train": {"a": 1}, "val": [1], "test": [1]}', r"\"train\".*got an object"),
         (b"", "line 1, column 1"),
@@ -234,7 +250,7 @@ def test_a_truncated_image_is_found_at_the_start_or_when_met(root):
         train[0]
 
 
-@pytest.mark.parametrize("options", [{"crop": 30}, {"crop": 0}, {"check": "none"}])
+@pytest.mark.parametrize("options", [{"crop": 30}, {"crop": 0}, {"check": "all"}])
 def test_options_out_of_range(root, options):
     assert str(next(iter(options))) in error(root, **options)
 

@@ -107,7 +107,7 @@ def test_broken_bytes_raise_nothing_but_user_errors(tmp_path, image):
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF"])
 def test_other_formats_are_refused(tmp_path, kind):
     (tmp_path / "image.png").write_bytes(encoded(Image.fromarray(GRAY), kind))
-    with pytest.raises(UserError, match="PNG or JPEG"):
+    with pytest.raises(UserError, match="PNG, JPEG or DICOM"):
         read_grayscale(tmp_path / "image.png")
 
 

@@ -1,0 +1,77 @@
+"""hardneg-prepare: original downloads into a folder that the trainer reads with data=prepared."""
+
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from hardneg_plugin.apps.cli import run_command
+from hardneg_plugin.data.originals.study import OF_ONE_VIEW
+from hardneg_plugin.data.prepared import DROPPED
+from hardneg_plugin.data.preparing.build import Settings, build
+
+
+def main() -> None:
+    """Entry point of hardneg-prepare."""
+    run_command("prepare", prepare)
+
+
+def prepare(config: DictConfig) -> None:
+    """Prepare a folder and say what is in it; an interrupted one goes on with the same command."""
+    output = Path(str(config.output))
+    settings = Settings(
+        section=config.section,
+        size=config.size,
+        seed=config.seed,
+        shares=OmegaConf.to_container(config.splits, resolve=True),  # type: ignore[arg-type]  # which are checked
+    )
+    try:
+        summary, is_new = build(
+            instantiate(config.source),
+            output,
+            settings,
+            described=OmegaConf.to_container(config.source, resolve=True),
+            workers=config.workers,
+            overwrite=config.overwrite,
+        )
+    except KeyboardInterrupt:
+        print("Interrupted. The same command goes on where it was.", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    print_summary(f"{output}: {settings.section} at {settings.size} px", summary)
+    if is_new:
+        print(f"\nTrain on it: hardneg-train data=prepared data.root={output}")
+    else:
+        print(f"\n{output} was prepared before and is left as it is; overwrite=true prepares it anew.")
+
+
+def print_summary(title: str, summary: Mapping[str, Any]) -> None:
+    """What was kept and dropped, and why."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("", no_wrap=True)
+    for name in ("studies", "views"):
+        table.add_column(name, justify="right")
+    for split, counts in summary["kept"].items():
+        table.add_row(split, str(counts["studies"]), str(counts["views"]))
+    table.add_section()
+    for reason, count in summary["dropped"].items():
+        of_views = reason in OF_ONE_VIEW
+        table.add_row(f"left out: {reason}", "" if of_views else str(count), str(count) if of_views else "")
+    Console().print(table)
+    print(f"read {summary['read']}, stored {summary['bytes'] / 1e9:.2f} GB")
+    drawn = summary["split"]["by the seed"]
+    if drawn:
+        print(f"split by the seed and the patient: {drawn} studies")
+    if strays := summary["in_another_split_than_their_patient"]:
+        print(f"in another split than their patient's first study, as the source has it: {strays} studies")
+    if summary["dropped"]:
+        print(f"each that is left out, and why: {DROPPED}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""The tables of MIMIC-CXR-JPG as arrays: hundreds of thousands of rows, without an object for each."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pyarrow import csv
+
+from hardneg_plugin.data.studies import SPLITS, Split
+from hardneg_plugin.errors import UserError
+
+_SPLIT_NAMES: dict[str, Split] = {"train": "train", "validate": "val", "val": "val", "test": "test"}
+_BLANK, _UNCERTAIN, _NEGATIVE, _POSITIVE = -2, -1, 0, 1
+
+
+class Metadata(NamedTuple):
+    """Images in the order of their studies; those of one study in the order of the table."""
+
+    study: NDArray[np.int64]
+    """Of each image; so are the next three."""
+    subject: NDArray[np.int64]
+    dicom: Any
+    """Arrow strings: the file's name without its ending."""
+    view: Any
+    """Arrow strings, such as "AP", in capitals, null where unknown; None where they were not asked for."""
+    starts: NDArray[np.int64]
+    """Where each study begins, and the number of images."""
+
+
+def read_metadata(file: Path, *, views: bool) -> Metadata:
+    """mimic-cxr-2.0.0-metadata.csv.
+
+    Args:
+        file: the table.
+        views: whether the column ViewPosition is read.
+
+    Raises:
+        UserError: it cannot be read (`read_table`), is empty, or a dicom_id is no plain file name.
+    """
+    texts = ("dicom_id", "ViewPosition") if views else ("dicom_id",)
+    table = read_table(file, {"subject_id": pa.string(), "study_id": pa.string()} | dict.fromkeys(texts, pa.string()))
+    if not len(table):
+        raise UserError(f"Expected images in {file}, but it has no row. Download it again.")
+    study = numbers(table, "study_id", file)
+    order = np.argsort(study, kind="stable")
+    dicom = table["dicom_id"].combine_chunks()
+    plain = pc.fill_null(pc.match_substring_regex(dicom, r"^\w[\w-]*(\.[\w-]+)*$"), False)
+    if not pc.all(plain, min_count=0).as_py():
+        wrong = dicom.filter(pc.invert(plain))[0].as_py()
+        raise UserError(f"Expected names of files without a folder as dicom_id in {file}, but got {wrong!r}.")
+    study = study[order]
+    view = pc.utf8_upper(pc.utf8_trim_whitespace(table["ViewPosition"])).combine_chunks().take(order) if views else None
+    return Metadata(
+        study,
+        numbers(table, "subject_id", file)[order],
+        dicom.take(order),
+        view,
+        np.append(np.unique(study, return_index=True)[1], len(study)),
+    )
+
+
+def read_splits(file: Path, studies: NDArray[np.int64]) -> NDArray[np.int8]:
+    """mimic-cxr-2.0.0-split.csv: for each of these studies the place of its split in `SPLITS`, -1 where it has none.
+
+    Raises:
+        UserError: it cannot be read (`read_table`), has another split than train, validate and test, or two of one study.
+    """
+    table = read_table(file, {"study_id": pa.string(), "split": pa.string()})
+    column = table["split"].combine_chunks().dictionary_encode()
+    names = column.dictionary.to_pylist()
+    if column.null_count or (others := sorted(set(names) - _SPLIT_NAMES.keys())):
+        got = "a blank" if column.null_count else ", ".join(map(repr, others))
+        raise UserError(f"Expected train, validate and test as splits in {file}, but got {got}.")
+    of_name = np.array([SPLITS.index(_SPLIT_NAMES[name]) for name in names], np.int8)
+    split, study = of_name[column.indices.to_numpy()], numbers(table, "study_id", file)
+    order = np.argsort(study, kind="stable")
+    split, study = split[order], study[order]
+    twice = (study[1:] == study[:-1]) & (split[1:] != split[:-1])
+    if twice.any():
+        raise UserError(f"Expected one split per study in {file}, but study {study[1:][twice][0]} has two.")
+    places, found = positions(study, studies)
+    codes: NDArray[np.int8] = np.full(len(studies), -1, np.int8)
+    codes[found] = split[places[found]]
+    return codes
+
+
+class Labels:
+    """mimic-cxr-2.0.0-chexpert.csv or -negbio.csv: 1.0 is positive, -1.0 uncertain, 0.0 negative, blank not mentioned.
+
+    Raises:
+        UserError: it cannot be read (`read_table`), has no labels, another value, or a study twice.
+    """
+
+    def __init__(self, file: Path) -> None:
+        table = read_table(file, {"subject_id": pa.string(), "study_id": pa.string()}, others=pa.float64())
+        self._names = [name for name in table.column_names if name not in ("study_id", "subject_id")]
+        if not self._names:
+            raise UserError(f"Expected a column per label beside subject_id and study_id in {file}, but got none.")
+        study = numbers(table, "study_id", file)
+        order = np.argsort(study, kind="stable")
+        self._studies = study[order]
+        if (twice := self._studies[1:] == self._studies[:-1]).any():
+            raise UserError(f"Expected each study once in {file}, but {self._studies[1:][twice][0]} is there again.")
+        self._values = np.stack([_marks(table[name], name, file)[order] for name in self._names], axis=1)
+
+    def of(self, study: int) -> str | None:
+        """Canonical text of the label set: names of what is positive, with "?" of what is uncertain.
+
+        "No Finding" is the set without any. None: the study is not in the table, or its row is blank.
+        """
+        place = int(np.searchsorted(self._studies, study))
+        if place == len(self._studies) or self._studies[place] != study or (self._values[place] == _BLANK).all():
+            return None
+        ends = {_POSITIVE: "", _UNCERTAIN: "?"}
+        marks = zip(self._names, self._values[place].tolist(), strict=True)
+        return "|".join(sorted(name + ends[mark] for name, mark in marks if mark in ends and name != "No Finding"))
+
+
+def _marks(column: Any, name: str, file: Path) -> NDArray[np.int8]:
+    values = column.to_numpy(zero_copy_only=False)
+    blank = np.isnan(values)
+    if len(wrong := values[~blank & ~np.isin(values, (_UNCERTAIN, _NEGATIVE, _POSITIVE))]):
+        raise UserError(f"Expected 1.0, 0.0, -1.0 or a blank in column {name!r} of {file}, but got {wrong[0]:g}.")
+    return np.where(blank, _BLANK, values).astype(np.int8)
+
+
+def find_table(root: Path, name: str, setting: str) -> Path:
+    """A table, compressed or not, whichever is there.
+
+    Raises:
+        UserError: neither is.
+    """
+    plain = name.removesuffix(".gz")
+    for file in (root / name, root / plain, root / f"{plain}.gz"):
+        if file.is_file():
+            return file
+    raise UserError(f"Expected {root / plain} or {plain}.gz, but there is neither. Download it, or set `{setting}`.")
+
+
+def read_table(file: Path, columns: Mapping[str, Any], *, others: Any = None) -> Any:
+    """Columns of a CSV file with a header, gzip or not, as an Arrow table; a blank is null.
+
+    Args:
+        file: the file.
+        columns: those that must be there, and their Arrow types.
+        others: the type of all others; None: they are not read.
+
+    Raises:
+        UserError: it cannot be read, lacks a column, has a ragged row, a value of another type, or is not UTF-8.
+    """
+    try:
+        with file.open("rb") as start:
+            kind = "gzip" if start.read(2) == b"\x1f\x8b" else None
+        parsing = csv.ParseOptions(newlines_in_values=True)
+        with pa.input_stream(str(file), compression=kind) as stream:
+            there = csv.open_csv(stream, parse_options=parsing).schema.names
+        if missing := [name for name in columns if name not in there]:
+            raise UserError(
+                f"Expected the columns {', '.join(columns)} in {file}, but {missing[0]} is not among {there}."
+            )
+        types = dict(columns) if others is None else dict.fromkeys(there, others) | dict(columns)
+        converting = csv.ConvertOptions(
+            column_types=types, include_columns=list(types), strings_can_be_null=True, null_values=[""]
+        )
+        with pa.input_stream(str(file), compression=kind) as stream:
+            return csv.read_csv(stream, parse_options=parsing, convert_options=converting)
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"Expected a CSV table in {file}, but it cannot be read ({reason}). Download it again."
+        ) from error
+
+
+def numbers(table: Any, column: str, file: Path) -> NDArray[np.int64]:
+    """A column of identifiers, "50414267" or with its letter, "s50414267".
+
+    Raises:
+        UserError: one is blank or something else.
+    """
+    texts = pc.replace_substring_regex(pc.fill_null(table[column], ""), r"^[ps]", "")
+    plain = pc.match_substring_regex(texts, r"^[0-9]{1,18}$")
+    if not pc.all(plain, min_count=0).as_py():
+        wrong = table[column].filter(pc.invert(plain))[0].as_py()
+        raise UserError(f"Expected a number as {column} in each row of {file}, but got {wrong!r}.")
+    values: NDArray[np.int64] = pc.cast(texts, pa.int64()).to_numpy()
+    return values
+
+
+def positions(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Where in sorted keys each wanted one is, and whether it is."""
+    places = np.searchsorted(keys, wanted)
+    found = places < len(keys)
+    found[found] = keys[places[found]] == wanted[found]
+    return places, found

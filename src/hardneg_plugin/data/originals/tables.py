@@ -1,0 +1,103 @@
+"""Tables as people save them: rows by column name and line, or what is wrong with the file and where."""
+
+import csv
+import difflib
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+
+from hardneg_plugin.errors import UserError
+
+MAX_LINE = 16 * 2**20
+"""Bytes of the longest line; a longer one is no table."""
+
+
+def read_lines(file: Path, *, longest: int | None = MAX_LINE) -> Iterator[str]:
+    """The lines of a text in UTF-8, with or without a byte order mark, each with its line end.
+
+    Raises:
+        UserError: the file cannot be read, is not UTF-8, has a NUL, or a line of more than `longest` bytes; with the line.
+    """
+    try:
+        with file.open("rb") as stream:
+            number = 0
+            while line := stream.readline(-1 if longest is None else longest + 1):
+                number += 1
+                if longest is not None and len(line) > longest:
+                    raise UserError(f"Expected a table in {file}, but line {number} is longer than {longest} bytes.")
+                yield _decode(line, file, number)
+    except OSError as error:
+        raise UserError(f"Expected the table {file}, but it cannot be read ({error.strerror}).") from error
+
+
+def _decode(line: bytes, file: Path, number: int) -> str:
+    try:
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"Expected {file} in UTF-8, but line {number} has the byte {error.object[error.start]:#04x}. Save it as UTF-8."
+        ) from error
+    if "\0" in text:
+        raise UserError(f"Expected a text in UTF-8 in {file}, but line {number} has a NUL. Save it as UTF-8.")
+    return text
+
+
+def read_table(file: Path, *, delimiter: str = ",") -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a CSV, each with the line on which it begins and its cells by `column_name`.
+
+    Blank rows are passed over, and so are columns without a name, such as the numbers that some programs put first.
+
+    Raises:
+        UserError: as `read_lines`; there is no header, a name stands in it twice, a row has more or fewer cells than the
+            header, a quoted cell is not closed, or a cell is longer than Python's limit (`csv.field_size_limit`).
+    """
+    rows = _read_rows(file, delimiter)
+    _, header = next(rows, (0, []))
+    names = [column_name(name) for name in header]
+    if not any(names):
+        raise UserError(f"Expected a table with the names of its columns in the first row, but {file} has none.")
+    if twice := [name for name, count in Counter(names).items() if name and count > 1]:
+        raise UserError(f"Expected a name for each column of {file}, but {twice} stand there twice. Rename one.")
+    for line, cells in rows:
+        if len(cells) != len(names):
+            raise UserError(
+                f"Expected {len(names)} cells in each row of {file}, as in the first, but the row of line {line} has "
+                f"{len(cells)}. Cells with a {delimiter!r} or a line break need quotes."
+            )
+        yield line, {name: cell for name, cell in zip(names, cells, strict=True) if name}
+
+
+def _read_rows(file: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(read_lines(file), delimiter=delimiter, strict=True)
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise UserError(
+                f"Expected a table in {file}, but the row of line {line} cannot be read ({error}). Is a quote left open?"
+            ) from error
+        if cells is None:
+            return
+        if cells:
+            yield line, cells
+
+
+def column_name(name: str) -> str:
+    """A column's name as it is compared: in small letters, "_" for blanks and hyphens."""
+    return "_".join(name.strip().lower().replace("-", " ").split())
+
+
+def check_columns(file: Path, names: Collection[str], needed: Iterable[str]) -> None:
+    """Raise where a table lacks a column.
+
+    Raises:
+        UserError: with the columns that are there, and the one that looks most like it.
+    """
+    for name in needed:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            raise UserError(
+                f'Expected a column "{name}" in {file}, but its columns are {sorted(names)}.'
+                + (f' Rename "{near[0]}"?' if near else "")
+            )

@@ -1,0 +1,212 @@
+"""A prepared folder: a table of studies beside an array-record store of their images, resized once.
+
+prepared.json     format version, settings, summary of what was kept and dropped
+studies.parquet   one row per study, under `study_table.SCHEMA`
+images/00000.bin  grayscale views, see `store`
+dropped.jsonl     one line per study or view that was left out
+"""
+
+import reprlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from hardneg_plugin.data.store import ImageStore
+from hardneg_plugin.data.studies import SPLITS, FindingsReader, Sample, Split
+from hardneg_plugin.data.study_table import Columns, check_texts
+from hardneg_plugin.data.transforms import random_crop, whole
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.json_file import read_json
+
+VERSION = 1
+DESCRIPTION, TABLE, IMAGES, DROPPED = "prepared.json", "studies.parquet", "images", "dropped.jsonl"
+
+
+class PreparedStudies:
+    """A `StudySource` over a folder that hardneg-prepare has written.
+
+    Crops for training are those of the original files to the pixel where `resize` is the prepared size. Whole images, as
+    evaluation sees them, differ slightly: from the files they are resized once to a square, here after they were resized
+    by their shorter side; they are the same where the files had that size from the beginning.
+
+    Args:
+        root: the prepared folder.
+        resize: pixels of the shorter side before the random crop of training; at most the prepared size.
+        crop: pixels of the square that a model sees; at most `resize`.
+        check: "sizes" looks that the files are as large as the table says; "checksums" reads every image too.
+
+    Raises:
+        UserError: the folder is not whole, or was prepared at a smaller size.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        resize: int = 256,
+        crop: int = 224,
+        check: Literal["sizes", "checksums"] = "sizes",
+    ) -> None:
+        if not 1 <= crop <= resize:
+            raise UserError(f"Expected 1 <= `crop` <= `resize`, but got crop={crop} and resize={resize}.")
+        if check not in ("sizes", "checksums"):
+            raise UserError(f"Expected `check` to be 'sizes' or 'checksums', but got {check!r}.")
+        home = Path(root).absolute()
+        size = read_description(home)["settings"]["size"]
+        if resize > size:
+            raise UserError(
+                f"resize: expected at most the {size} pixels that {home} was prepared with, but got {resize}. Set a smaller "
+                f"one, or prepare it anew with size={resize}."
+            )
+        store = ImageStore(home / IMAGES)
+        self._splits: dict[Split, PreparedSplit] = {
+            name: PreparedSplit(home / TABLE, name, store, resize=resize, crop=crop) for name in SPLITS
+        }
+        check_texts(home / TABLE, {name: split.columns for name, split in self._splits.items()})
+        _check_shards(list(self._splits.values()), store)
+        if check == "checksums":
+            for split in self._splits.values():
+                split.check()
+
+    def split(self, name: Split) -> "PreparedSplit":
+        """The studies of one split; the same object at every call."""
+        if name not in self._splits:
+            raise ValueError(f"Expected a split of {SPLITS}, but got {name!r}.")
+        return self._splits[name]
+
+    @property
+    def read_findings(self) -> FindingsReader | None:
+        """None: no reader of findings is known for such reports."""
+        return None
+
+
+class PreparedSplit:
+    """The studies of one split (the `Studies` contract); made by `PreparedStudies`.
+
+    What is pickled are names: a process that is not forked reads its own table.
+    """
+
+    def __init__(self, table: Path, name: Split, store: ImageStore, *, resize: int, crop: int) -> None:
+        self._table, self._name, self._store, self._resize, self._crop = table, name, store, resize, crop
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "columns"}
+
+    @cached_property
+    def columns(self) -> Columns:
+        """The split's part of the table."""
+        return Columns(self._table, self._name)
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Study identifiers."""
+        return self.columns.ids
+
+    @property
+    def reports(self) -> Sequence[str]:
+        """The reports as written."""
+        return self.columns.reports
+
+    @property
+    def patients(self) -> Sequence[str | None]:
+        """Patient identifiers; None where unknown."""
+        return self.columns.patients
+
+    @property
+    def labels(self) -> Sequence[str | None]:
+        """Canonical texts of label sets; None where there are no labels."""
+        return self.columns.labels
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        """The study at an index, its images whole; with `(index, seed)`, each view under a crop that the seed draws.
+
+        Raises:
+            UserError: if its images are no longer there.
+        """
+        index, seed = key if isinstance(key, tuple) else (key, None)
+        columns, study = self.columns, self.ids[index]
+        images = self._store.views(study, *columns.place(index))
+        if seed is None:
+            views = [whole(image, crop=self._crop) for image in images]
+        else:
+            draw = torch.Generator().manual_seed(seed)
+            views = [random_crop(image, resize=self._resize, crop=self._crop, generator=draw) for image in images]
+        return Sample(
+            id=study,
+            images=torch.stack(views),
+            report=self.reports[index],
+            patient=self.patients[index],
+            labels=self.labels[index],
+        )
+
+    def check(self) -> None:
+        """Read all images.
+
+        Raises:
+            UserError: at the first that is not what was written.
+        """
+        for index, study in enumerate(self.ids):
+            self._store.check(study, *self.columns.place(index))
+
+
+def read_description(root: Path) -> dict[str, Any]:
+    """prepared.json of a folder.
+
+    Raises:
+        UserError: there is none, or it is not of this version.
+    """
+    file = root / DESCRIPTION
+    if not file.is_file():
+        raise UserError(
+            f"Expected a folder written by hardneg-prepare, but {root} holds no {DESCRIPTION}. Prepare it, or set data.root."
+        )
+    content = read_json(file, "description")
+    if not isinstance(content, dict) or content.get("version") != VERSION:
+        version = content.get("version") if isinstance(content, dict) else None
+        raise UserError(
+            f"Expected a folder prepared in version {VERSION}, but {file} says {reprlib.repr(version)}. Prepare it anew."
+        )
+    settings = content.get("settings")
+    if not isinstance(settings, dict) or type(settings.get("size")) is not int:
+        raise UserError(f"Expected the settings of hardneg-prepare in {file}, but they are not there. Prepare it anew.")
+    return content
+
+
+def _check_shards(splits: Sequence[PreparedSplit], store: ImageStore) -> None:
+    """Every shard is exactly as large as the table says."""
+    columns = [split.columns for split in splits]
+    shards = np.concatenate([each.shards for each in columns])
+    ends = np.concatenate([each.ends() for each in columns])
+
+    def study(row: int) -> str:
+        for each in columns:
+            if row < len(each.ids):
+                return f"Study {each.ids[row]!r}"
+            row -= len(each.ids)
+        raise AssertionError
+
+    if len(broken := np.flatnonzero(np.isnan(ends))):
+        raise UserError(
+            f"{study(int(broken[0]))}: the table says where its images are in a way that cannot be "
+            f"({len(broken) - 1} more like it). Copy the folder again, or prepare it anew."
+        )
+    order = np.lexsort((ends, shards))
+    last_of_shard = np.append(np.flatnonzero(np.diff(shards[order])), len(order) - 1)
+    for row in order[last_of_shard].tolist():
+        shard, expected = int(shards[row]), int(ends[row])
+        try:
+            size = store.size(shard)
+        except UserError as error:
+            raise UserError(f"{study(row)}: {error}") from error
+        if size != expected:
+            raise UserError(
+                f"{study(row)}: expected {store.path(shard)} to end with its images after {expected} bytes, but it has "
+                f"{size}: it is cut off, or of another table. Copy the folder again, or prepare it anew."
+            )

@@ -1,0 +1,160 @@
+"""Resized images as an array-record store: raw grayscale pixels in shards, read by memory map without decoding.
+
+A shard has no headers; where a study begins and how large its views are is in a table. So a study is one contiguous read.
+"""
+
+import os
+import stat
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hardneg_plugin.errors import UserError
+
+
+class Stored(NamedTuple):
+    """Where the views of a study are in a shard: one after another, row by row, a byte per pixel."""
+
+    offset: int
+    """Bytes before the first view."""
+    heights: tuple[int, ...]
+    """Pixels, one per view; so is the next."""
+    widths: tuple[int, ...]
+    checksum: int
+    """crc32 over the bytes of all views."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all views."""
+        return sum(height * width for height, width in zip(self.heights, self.widths, strict=True))
+
+
+def shard_name(shard: int) -> str:
+    """The name of a shard's file."""
+    return f"{shard:05d}.bin"
+
+
+def write_shard(file: BinaryIO, studies: Iterable[Sequence[Tensor]]) -> list[Stored]:
+    """Write the views of one study after another; no more than one study is held.
+
+    Args:
+        file: an empty file.
+        studies: for each its views, `(1, H, W)` uint8.
+
+    Returns:
+        Where each study is.
+
+    Raises:
+        ValueError: for a view of another type or shape.
+    """
+    stored, offset = [], 0
+    for views in studies:
+        checksum = 0
+        for view in views:
+            if view.dtype != torch.uint8 or view.ndim != 3 or view.shape[0] != 1:
+                raise ValueError(
+                    f"Expected views (1, H, W) of torch.uint8, but got {tuple(view.shape)} of {view.dtype}."
+                )
+            pixels = np.ascontiguousarray(view.numpy())
+            file.write(pixels.data)
+            checksum = zlib.crc32(pixels.data, checksum)
+        heights, widths = zip(*(view.shape[1:] for view in views), strict=True) if views else ((), ())
+        stored.append(Stored(offset, heights, widths, checksum))
+        offset += stored[-1].size
+    return stored
+
+
+class ImageStore:
+    """The shards in a folder.
+
+    A shard is mapped when first read, in each process by itself; what is pickled is the name of the folder. No file stays
+    open, since thousands of shards are more than a process may hold open.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._shards: dict[int, Tensor] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_folder": self._folder, "_shards": {}}
+
+    def path(self, shard: int) -> Path:
+        """The file of a shard."""
+        return self._folder / shard_name(shard)
+
+    def size(self, shard: int) -> int:
+        """Bytes of a shard's file.
+
+        Raises:
+            UserError: there is none.
+        """
+        path = self.path(shard)
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be found ({error.strerror}). Copy the folder again, or prepare it."
+            ) from error
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"Expected {path} to be a file. Copy the folder again, or prepare it.")
+        return status.st_size
+
+    def views(self, study: str, shard: int, stored: Stored) -> list[Tensor]:
+        """The views of a study, not copied: they are not to be written to.
+
+        Args:
+            study: its id, for errors.
+            shard: the number of its shard.
+            stored: where it is there.
+
+        Returns:
+            `(1, H, W)` uint8 each.
+
+        Raises:
+            UserError: the file is missing, or these bytes are not all inside it.
+        """
+        pixels = self._read(study, shard, stored)
+        sizes = list(zip(stored.heights, stored.widths, strict=True))
+        parts = pixels.split([height * width for height, width in sizes])
+        return [part.view(1, height, width) for part, (height, width) in zip(parts, sizes, strict=True)]
+
+    def check(self, study: str, shard: int, stored: Stored) -> None:
+        """Read a study and compare with its checksum.
+
+        Raises:
+            UserError: it differs, or the study cannot be read.
+        """
+        if zlib.crc32(self._read(study, shard, stored).numpy().data) != stored.checksum:
+            raise UserError(
+                f"Study {study!r}: its images in {self.path(shard)} are not those that were written (their checksum "
+                "differs). Copy the folder again, or prepare it anew."
+            )
+
+    def _read(self, study: str, shard: int, stored: Stored) -> Tensor:
+        start, stop = stored.offset, stored.offset + stored.size
+        pixels = self._map(study, shard)
+        if start < 0 or min(stored.heights + stored.widths, default=1) < 1 or stop > len(pixels):
+            raise UserError(
+                f"Study {study!r}: expected its images at bytes {start} to {stop} of {self.path(shard)}, but there are "
+                f"{len(pixels)}: the file is cut off, or of another table. Copy the folder again, or prepare it anew."
+            )
+        return pixels[start:stop]
+
+    def _map(self, study: str, shard: int) -> Tensor:
+        if shard not in self._shards:
+            try:
+                size = self.size(shard)
+                # Private to the process: without a file descriptor, and nothing that is done to it reaches the file.
+                self._shards[shard] = (
+                    torch.from_file(str(self.path(shard)), shared=False, size=size, dtype=torch.uint8)
+                    if size
+                    else torch.empty(0, dtype=torch.uint8)
+                )
+            except (UserError, RuntimeError) as error:
+                raise UserError(f"Study {study!r}: {error}") from error
+        return self._shards[shard]

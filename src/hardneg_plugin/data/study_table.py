@@ -1,0 +1,155 @@
+"""The table of a prepared folder, and its columns as arrays."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from hardneg_plugin.data.store import Stored
+from hardneg_plugin.data.studies import SPLITS, Split
+from hardneg_plugin.errors import UserError
+
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("report", pa.string(), nullable=False),
+        pa.field("findings", pa.string()),
+        pa.field("impression", pa.string()),
+        pa.field("patient", pa.string()),
+        pa.field("labels", pa.string()),
+        pa.field("shard", pa.int32(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("heights", pa.list_(pa.int32()), nullable=False),
+        pa.field("widths", pa.list_(pa.int32()), nullable=False),
+        pa.field("checksum", pa.uint32(), nullable=False),
+        pa.field("views", pa.list_(pa.string()), nullable=False),
+    ]
+)
+_READ = ("id", "split", "report", "patient", "labels", "shard", "offset", "heights", "widths", "checksum")
+
+
+class Columns:
+    """The rows of one split as Arrow and NumPy arrays: no object per study, so that hundreds of thousands fit in a process.
+
+    Args:
+        table: the Parquet file.
+        split: whose rows.
+
+    Raises:
+        UserError: it cannot be read as such a table.
+    """
+
+    def __init__(self, table: Path, split: Split) -> None:
+        rows = read_columns(table, _READ)
+        rows = rows.filter(pc.equal(rows["split"], split))
+        column = {name: rows[name].combine_chunks() for name in _READ}
+        self.ids, self.reports = Texts(column["id"]), Texts(column["report"])
+        # where a value may be None
+        self.patients: Sequence[str | None] = Texts(column["patient"])
+        self.labels: Sequence[str | None] = Texts(column["labels"])
+        self.shards, self.offsets, self.checksums = (
+            column[name].to_numpy() for name in ("shard", "offset", "checksum")
+        )
+        views, also = (pc.list_value_length(column[name]).to_numpy() for name in ("heights", "widths"))
+        if not np.array_equal(views, also):
+            raise UserError(
+                f"{table}: expected heights and widths of as many views. Copy it again, or prepare it anew."
+            )
+        self.first_view: NDArray[np.int64] = np.concatenate(([0], np.cumsum(views, dtype=np.int64)))
+        self.heights, self.widths = (pc.list_flatten(column[name]).to_numpy() for name in ("heights", "widths"))
+
+    def place(self, index: int) -> tuple[int, Stored]:
+        """The shard of a study, and where it is there."""
+        index = range(len(self.ids))[index]
+        views = slice(self.first_view[index], self.first_view[index + 1])
+        return int(self.shards[index]), Stored(
+            int(self.offsets[index]),
+            tuple(self.heights[views].tolist()),
+            tuple(self.widths[views].tolist()),
+            int(self.checksums[index]),
+        )
+
+    def ends(self) -> NDArray[np.float64]:
+        """Bytes in its shard up to the end of each study; nan where the table says what cannot be."""
+        # as floating point: exact up to 2**53, and what a broken table says cannot wrap around
+        sizes = self.heights.astype(np.float64) * self.widths
+        broken = (self.offsets < 0) | (self.shards < 0) | (np.diff(self.first_view) < 1)
+        broken |= self._per_study((self.heights < 1) | (self.widths < 1)) > 0
+        return np.where(broken, np.nan, self.offsets + self._per_study(sizes))
+
+    def _per_study(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        totals = np.concatenate(([0.0], np.cumsum(values, dtype=np.float64)))
+        return totals[self.first_view[1:]] - totals[self.first_view[:-1]]
+
+
+class Texts(Sequence[str]):
+    """A column of texts, each made when it is asked for."""
+
+    def __init__(self, column: "pa.StringArray") -> None:
+        self.column = column
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return self.column[index].to_pylist()  # type: ignore[no-any-return]
+        return self.column[range(len(self))[index]].as_py()  # type: ignore[no-any-return]  # range: an IndexError
+
+    def __iter__(self) -> Iterator[str]:
+        return (text.as_py() for text in self.column)
+
+
+def read_columns(table: Path, names: Sequence[str]) -> "pa.Table":
+    """Some columns of the table, of the types of `SCHEMA` and with a value where there must be one.
+
+    Raises:
+        UserError: there is no such table.
+    """
+    try:
+        # Without threads: a forked worker may read too.
+        with pq.ParquetFile(table) as file:
+            for name in names:
+                place = file.schema_arrow.get_field_index(name)
+                kind = None if place < 0 else file.schema_arrow.field(place).type
+                if kind != SCHEMA.field(name).type:
+                    raise UserError(
+                        f"{table}: expected a column {name} of {SCHEMA.field(name).type}, but "
+                        f"{'there is none' if kind is None else f'it is {kind}'}. Prepare the folder anew."
+                    )
+            rows = file.read(columns=list(names), use_threads=False)
+            rows.validate(full=True)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(
+            f"Expected the table of a prepared folder, but {table} cannot be read ({error}). Copy it again, or prepare it."
+        ) from error
+    for name in names:
+        values = pc.list_flatten(rows[name]) if pa.types.is_list(SCHEMA.field(name).type) else rows[name]
+        if not SCHEMA.field(name).nullable and (rows[name].null_count or values.null_count):
+            raise UserError(f"{table}: expected a value in every row of {name}. Copy it again, or prepare it anew.")
+    return rows
+
+
+def check_texts(table: Path, columns: Mapping[Split, Columns]) -> None:
+    """Raise a UserError unless texts are there, ids unique, and no split empty."""
+    rows = read_columns(table, ("id", "split", "report"))
+    for name in rows.column_names:
+        if pc.any(pc.equal(rows[name], "")).as_py():
+            raise UserError(f"{table}: expected a text in every row of {name}. Prepare the folder anew.")
+    for name in SPLITS:
+        if not len(columns[name].ids):
+            raise UserError(f"{table}: expected studies in every split, but {name} has none. Prepare the folder anew.")
+    if (known := sum(len(split.ids) for split in columns.values())) != len(rows):
+        raise UserError(f"{table}: expected splits of {SPLITS}, but {len(rows) - known} studies have another.")
+    if pc.count_distinct(rows["id"]).as_py() != len(rows):
+        raise UserError(f"{table}: expected an id only once. Prepare the folder anew.")

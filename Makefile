@@ -13,7 +13,7 @@ setup: .venv/.ready
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "$(PYTHON) is %d.%d, but Python 3.10 or newer is needed: make PYTHON=python3.11 ..." % sys.version_info[:2])'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing into .venv (PyTorch comes with CUDA: some minutes, about 6 GB) ..."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[dev]'
 	touch $@
 
 demo: .venv/.ready
@@ -36,6 +36,8 @@ bench: .venv/.ready
 	$(BIN)/python benchmarks/gather.py
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/loading.py
+	$(BIN)/python benchmarks/mining.py
 
 # Runs in outputs/ are nobody's to remove but yours.
 clean:

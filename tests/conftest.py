@@ -4,4 +4,4 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read once, at import
 
-import huggingface_hub  # noqa: E402, F401  # its log handler keeps the error stream there is when it is imported
+import huggingface_hub  # noqa: F401  # its log handler keeps the error stream there is when it is imported

@@ -95,7 +95,7 @@ def test_strategies_are_what_the_configs_say(group):
         *(f"{group}={choice}" for group in ("optimizer", "callbacks") for choice in choices(group)),
         "data=phantom",
         "tokenizer=huggingface tokenizer.name_or_path=x",
-        *(f"data={name} data.root=x" for name in ("annotations", "iu_xray", "mimic_cxr")),
+        *(f"data={name} data.root=x" for name in ("annotations", "prepared", "iu_xray", "mimic_cxr")),
     ],
 )
 def test_every_choice_composes_and_resolves(override, monkeypatch):
@@ -107,6 +107,19 @@ def test_every_choice_composes_and_resolves(override, monkeypatch):
     keys = [key for key in config if key != "hydra"]
     with_values = OmegaConf.to_container(OmegaConf.masked_copy(config, keys), resolve=True)
     assert with_values["model"]["visual"] == with_values["visual"]
+
+
+@pytest.mark.parametrize(
+    ("name", "override"),
+    [
+        *(("prepare", f"source={choice} output=x") for choice in choices("source")),
+        *(("mine", f"data=phantom output=x.parquet embedder={choice}") for choice in choices("embedder")),
+        ("predict", "run=x images=y"),
+    ],
+)
+def test_the_other_commands_compose_with_every_choice(name, override):
+    config = compose(*override.split(), name=name)
+    assert config.hydra.job.name == name
 
 
 def test_the_released_recipe_is_the_released_one():

@@ -11,13 +11,14 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "hardneg_plugin"
 # one another.
 LAYERS = [
     [["errors"]],
-    [["functional"], ["schedule"], ["distributed"], ["json_file", "neighbours"]],
+    [["functional"], ["schedule"], ["distributed"], ["json_file", "neighbours", "whole_file"]],
     [["bank"]],
     [["objectives"]],
     [["mixin", "wrap", "features", "param_group", "signatures"]],
     [["backbones"], ["data"], ["metrics"], ["lr"], ["callbacks"]],
-    [["scoring", "generator", "baselines"]],
     [["config"]],
+    [["runs"], ["writing"]],
+    [["scoring", "generator", "baselines", "mining"]],
     [["apps"]],
 ]
 # The plug-in does not know the trainer's rooms, nor they the plug-in.

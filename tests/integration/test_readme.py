@@ -13,10 +13,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.strip().splitlines()]
-# Less data for the commands that train on the built-in studies.
+# Less data and shorter reports for the commands that train on the built-in studies.
 SMALL = (
-    "data.datamodule.source.train=64 data.datamodule.source.val=16 data.datamodule.source.test=16 "
-    "metrics.caption.meteor=false"
+    "data.datamodule.source.train=64 data.datamodule.source.val=8 data.datamodule.source.test=8 "
+    "decoding.max_length=16 metrics.caption.meteor=false"
 )
 # What a test cannot run as it stands, and what it runs in its place.
 INSTEAD = {

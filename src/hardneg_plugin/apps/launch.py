@@ -25,7 +25,9 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from hardneg_plugin.apps.job import Job
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.runs.overrides import check_overrides
 from hardneg_plugin.runs.run_folder import RunFolder
+from hardneg_plugin.runs.trusted import check_trusted
 
 # An interrupt before it can be handled ends a rank without a traceback.
 RANK = "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); from hardneg_plugin.apps.rank import main; main()"
@@ -83,7 +85,19 @@ def launch(job: Job, processes: int) -> None:
 def how_to_go_on(job: Job) -> str:
     """The command that resumes a run; empty where it has not begun."""
     run = RunFolder(job.folder)
-    return f"Go on with: hardneg-train resume={run.path}" if run.config.is_file() else ""
+    if not run.config.is_file():
+        return ""
+    return f"Go on with: hardneg-train resume={run.path}{'' if _is_trusted(job) else ' trust=true'}"
+
+
+def _is_trusted(job: Job) -> bool:
+    """Whether a run of this job is resumed without trusting it: not where it names classes of the user's own."""
+    try:
+        check_overrides(job.overrides, "")
+        check_trusted(job.settings, "")
+    except UserError:
+        return False
+    return True
 
 
 def _is_one_of_many() -> bool:

@@ -7,7 +7,7 @@ import pytest
 
 from hardneg_plugin.apps import rank
 from hardneg_plugin.apps.job import Job
-from hardneg_plugin.apps.launch import launch, to_launch
+from hardneg_plugin.apps.launch import how_to_go_on, launch, to_launch
 from hardneg_plugin.errors import UserError
 
 
@@ -103,3 +103,19 @@ def test_a_rank_ends_whatever_it_waits_for(how):
     os.kill(launcher, 9)
     os.waitpid(launcher, 0)
     os.close(reading)
+
+
+@pytest.mark.parametrize(
+    ("settings", "overrides", "end"),
+    [
+        ({"backbone": {"_target_": "hardneg_plugin.backbones.r2gen.R2Gen"}}, ["seed=1", "backbone=r2gen"], ""),
+        ({"backbone": {"_target_": "mine.Decoder"}}, ["backbone._target_=mine.Decoder"], " trust=true"),
+        ({}, ["hydra.verbose=true"], " trust=true"),
+    ],
+)
+def test_the_command_to_go_on_says_trust_where_it_is_needed(tmp_path, settings, overrides, end):
+    job = Job(settings, str(tmp_path / "run"), overrides, {})
+    assert how_to_go_on(job) == ""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+    assert how_to_go_on(job) == f"Go on with: hardneg-train resume={tmp_path}/run{end}"

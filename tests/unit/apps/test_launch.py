@@ -108,7 +108,7 @@ def test_a_rank_ends_whatever_it_waits_for(how):
 @pytest.mark.parametrize(
     ("settings", "overrides", "end"),
     [
-        ({"backbone": {"_target_": "hardneg_plugin.backbones.r2gen.R2Gen"}}, ["seed=1", "backbone=r2gen"], ""),
+        ({"backbone": {"_target_": "hardneg_plugin.backbones.official.r2gen"}}, ["seed=1", "backbone=r2gen"], ""),
         ({"backbone": {"_target_": "mine.Decoder"}}, ["backbone._target_=mine.Decoder"], " trust=true"),
         ({}, ["hydra.verbose=true"], " trust=true"),
     ],

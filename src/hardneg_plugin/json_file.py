@@ -33,6 +33,15 @@ def read_json(file: Path, what: str) -> Any:
         raise UserError(f"Expected JSON in {file}, but it is beyond what can be read ({error}).") from error
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written down: JSON can spell half of a surrogate pair, which no file and no hash takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def json_kind(value: Any) -> str:
     """A value's JSON type in words: "an object", "a list"; true and false by their name."""
     names = {dict: "an object", list: "a list", str: "a text", int: "a number", float: "a number", type(None): "null"}

@@ -15,7 +15,7 @@ from hardneg_plugin.data.images import read_grayscale
 from hardneg_plugin.data.studies import SPLITS, FindingsReader, Sample, Split
 from hardneg_plugin.data.transforms import random_crop, whole
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.json_file import json_kind, read_json
+from hardneg_plugin.json_file import is_unicode, json_kind, read_json
 
 _log = logging.getLogger(__name__)
 
@@ -248,27 +248,18 @@ def _text(entry: Mapping[str, Any], key: str, expected: str) -> str:
     value = entry.get(key)
     if type(value) is int and key in _IDENTIFIERS:
         return str(value)
-    if not isinstance(value, str) or not value.strip() or not _is_unicode(value):
+    if not isinstance(value, str) or not value.strip() or not is_unicode(value):
         raise _flaw_of(entry, key, expected)
     return value
 
 
 def _labels(entry: Mapping[str, Any]) -> str | None:
     labels = entry.get("labels")
-    if isinstance(labels, list) and all(isinstance(name, str) and _is_unicode(name) for name in labels):
+    if isinstance(labels, list) and all(isinstance(name, str) and is_unicode(name) for name in labels):
         return "|".join(sorted(set(labels)))
-    if labels is not None and not (isinstance(labels, str) and _is_unicode(labels)):
+    if labels is not None and not (isinstance(labels, str) and is_unicode(labels)):
         raise _flaw_of(entry, "labels", "a text or a list of names")
     return labels
-
-
-def _is_unicode(text: str) -> bool:
-    """JSON can spell half of a surrogate pair, which no file and no hash takes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _flaw_of(entry: Mapping[str, Any], key: str, expected: str) -> _Flaw:

@@ -16,7 +16,7 @@ from hardneg_plugin.data.originals.study import Dropped, OriginalStudy, label_te
 from hardneg_plugin.data.originals.tables import column_name, read_lines, read_table
 from hardneg_plugin.data.studies import Split
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.json_file import json_kind
+from hardneg_plugin.json_file import is_unicode, json_kind
 
 _log = logging.getLogger(__name__)
 
@@ -253,11 +253,9 @@ def _several(cells: _Cells, key: str) -> list[str] | None:
 
 
 def _checked(text: str, key: str) -> str:
-    """JSON can spell a NUL, and half of a surrogate pair, which no file takes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise _Flaw(f'expected "{key}" to be a text, but it has half of a character') from error
+    """JSON can spell what no file takes."""
+    if not is_unicode(text):
+        raise _Flaw(f'expected "{key}" to be a text, but it has half of a character')
     if "\0" in text:
         raise _Flaw(f'expected "{key}" to be a text, but it has a NUL')
     return text

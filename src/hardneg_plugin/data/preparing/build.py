@@ -22,6 +22,7 @@ from hardneg_plugin.data.preparing.work_folder import GO_ON, WorkFolder, at_work
 from hardneg_plugin.data.studies import Split
 from hardneg_plugin.data.study_table import SCHEMA
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.json_file import is_unicode
 from hardneg_plugin.whole_file import whole_file, writing
 
 CHUNK = 256
@@ -185,7 +186,7 @@ class _Usable:
 
     def _flaw(self, study: OriginalStudy) -> Dropped | None:
         texts = (study.id, study.findings, study.impression, study.report, study.patient or "", study.labels or "")
-        if not all(map(_is_unicode, texts)):
+        if not all(map(is_unicode, texts)):
             return Dropped(study.id, "text that is no Unicode")
         if not study.id.strip():
             return Dropped(study.id, "no id")
@@ -197,14 +198,6 @@ class _Usable:
         if key_of(study.id) in self._seen:
             return Dropped(study.id, "repeated id")
         return None
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _rows_of(part: _Part, record: Record, settings: Settings, tally: Tally) -> "pa.Table":

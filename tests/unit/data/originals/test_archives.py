@@ -147,6 +147,7 @@ CHECKED = tar_of(GOOD, ("a/2.xml", b"z" * 2000), ("a/3.xml", b"end"))
         (zip_of(GOOD)[:-30], "truncated or corrupt"),
         (zip_of(GOOD).replace(b"a/1.xml", b"a/0.xml", 1), "at 'a/1.xml': File name in directory"),
     ],
+    ids=lambda value: "archive" if isinstance(value, bytes) else None,  # it holds the time when it was made
 )
 def test_what_is_malicious_or_broken_ends_in_one_line(tmp_path, content, message):
     source = tmp_path / "archive"

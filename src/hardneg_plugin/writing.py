@@ -125,7 +125,7 @@ def _gray(view: View, size: int) -> Tensor:
         raise UserError(
             f"Expected an image as a path, a Pillow image, an array or a tensor, but got {type(view).__name__}."
         )
-    values = torch.as_tensor(view)
+    values = torch.tensor(view) if isinstance(view, np.ndarray) else view  # a copy: Pillow's arrays are read-only
     values = values[None] if values.dim() == 2 else values
     if values.dtype != torch.uint8 or values.dim() != 3 or len(values) != 1 or not values.numel():
         raise UserError(

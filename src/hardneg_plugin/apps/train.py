@@ -268,6 +268,7 @@ def print_files(run: RunFolder) -> None:
     print(f"  checkpoints {', '.join(str(path.relative_to(shown)) for path in checkpoints)}")
     print("  curves      logs/ (tensorboard --logdir), logs/csv/")
     print(f"Score it again: hardneg-evaluate run={shown}{'' if run.best in checkpoints else ' checkpoint=last'}")
+    print(f"Write reports with it: hardneg-predict {shown} IMAGE...")
 
 
 if __name__ == "__main__":

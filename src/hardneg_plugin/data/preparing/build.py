@@ -16,12 +16,13 @@ from hardneg_plugin.data.prepared import DESCRIPTION, DROPPED, TABLE, VERSION, r
 from hardneg_plugin.data.preparing.chunks import Chunk, Record, store_chunk
 from hardneg_plugin.data.preparing.growing import DroppedLines, Rows
 from hardneg_plugin.data.preparing.parallel import map_in_order
-from hardneg_plugin.data.preparing.seeded_split import check_shares, key_of, seeded_split
+from hardneg_plugin.data.preparing.seeded_split import check_shares, seeded_split
 from hardneg_plugin.data.preparing.tally import Tally
 from hardneg_plugin.data.preparing.work_folder import GO_ON, WorkFolder, at_work_on, check_replaceable, is_finished
 from hardneg_plugin.data.studies import Split
 from hardneg_plugin.data.study_table import SCHEMA
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.functional.keys import match_key
 from hardneg_plugin.json_file import is_unicode
 from hardneg_plugin.whole_file import whole_file, writing
 
@@ -181,7 +182,7 @@ class _Usable:
                 self.tally.drop(dropped)
                 self._dropped.add(dropped)
             elif isinstance(entry, OriginalStudy):
-                self._seen.add(key_of(entry.id))
+                self._seen.add(match_key(entry.id))
                 yield entry
 
     def _flaw(self, study: OriginalStudy) -> Dropped | None:
@@ -195,7 +196,7 @@ class _Usable:
             return Dropped(study.id, f"no {wanted}")
         if not study.images:
             return Dropped(study.id, "no image")
-        if key_of(study.id) in self._seen:
+        if match_key(study.id) in self._seen:
             return Dropped(study.id, "repeated id")
         return None
 

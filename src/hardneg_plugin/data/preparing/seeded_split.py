@@ -1,12 +1,12 @@
 """Splits by patient: drawn by a seed where a data set has none, and a count of patients who are in two."""
 
-import hashlib
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from hardneg_plugin.data.studies import SPLITS, Split
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.functional.keys import match_key
 
 
 def check_shares(shares: Mapping[Any, Any]) -> None:
@@ -26,7 +26,7 @@ def seeded_split(study: str, patient: str | None, shares: Mapping[Split, float],
     It depends on nothing else: neither on the other studies nor on their order.
     """
     whose = f"study {study}" if patient is None else f"patient {patient}"
-    place = key_of(f"{seed} {whose}") / 2**64
+    place = match_key(f"{seed} {whose}") / 2**63
     for name in SPLITS:
         place -= shares[name]
         if place < 0:
@@ -45,9 +45,4 @@ class PatientSplits:
     def add(self, patient: str | None, split: Split) -> None:
         """Count a study."""
         if patient is not None:
-            self.strays += self._split_of.setdefault(key_of(patient), split) != split
-
-
-def key_of(text: str) -> int:
-    """64 bits that stand for a text, so that hundreds of thousands can be remembered."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+            self.strays += self._split_of.setdefault(match_key(patient), split) != split

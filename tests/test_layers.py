@@ -18,7 +18,8 @@ LAYERS = [
     [["backbones"], ["data"], ["metrics"], ["lr"], ["callbacks"]],
     [["config"]],
     [["runs"], ["writing"]],
-    [["scoring", "generator", "baselines", "mining"]],
+    [["scoring", "generator", "baselines", "mining", "inspection", "diagnosis"]],
+    [["pages"], ["comparing"]],
     [["apps"]],
 ]
 # The plug-in does not know the trainer's rooms, nor they the plug-in.

@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 
 import pytorch_lightning as pl
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.nn.utils.rnn import pad_sequence
@@ -22,10 +23,9 @@ from hardneg_plugin.data.tokenizer import Tokenizer
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.pooling import masked_mean
 from hardneg_plugin.metrics.caption import CaptionScores
-from hardneg_plugin.metrics.retrieval import ReportRetrieval
 from hardneg_plugin.mixin import HardNegativeMixin
 from hardneg_plugin.objectives import HardNegativeObjective, PairEmbeddings
-from hardneg_plugin.scoring import ReportScores
+from hardneg_plugin.scoring.report_scores import Embeddings, ReportScores
 from hardneg_plugin.writing import Images, WrittenReport, read_views, report_of, studies_of
 
 Features = dict[str, Tensor]
@@ -35,8 +35,8 @@ PROGRESS_BAR = ("BLEU-4", "CIDEr", "findings_F1", "R@5")
 """Scores that the progress bar shows beside the loss."""
 
 
-def report_loss(log_probs: Tensor, tokens: Tensor, token_mask: Tensor) -> Tensor:
-    """Mean negative log-probability of the words to come: `-Σ logprob(target) mask / Σ mask`, a scalar.
+def report_losses(log_probs: Tensor, tokens: Tensor, token_mask: Tensor) -> Tensor:
+    """Of each report the negative log-probability of its words, `-Σ logprob(target) mask`, and how many they are: `(B, 2)`.
 
     Args:
         log_probs: `(B, T - 1, V + 1)`, teacher-forced.
@@ -45,7 +45,7 @@ def report_loss(log_probs: Tensor, tokens: Tensor, token_mask: Tensor) -> Tensor
     """
     mask = token_mask[:, 1:]
     losses = -log_probs.gather(2, tokens[:, 1:, None])[:, :, 0]
-    return (losses * mask).sum() / mask.sum()
+    return torch.stack([(losses * mask).sum(1), mask.sum(1).to(losses.dtype)], dim=1)
 
 
 class ReportGenerator(pl.LightningModule):
@@ -188,7 +188,7 @@ class ReportGenerator(pl.LightningModule):
     def forward(self, images: Tensor, view_mask: Tensor | None = None) -> list[str]:
         """Write a report per study: images `(B, V, 1, H, W)` uint8, `view_mask (B, V)` bool or None."""
         features = self.visual(images, view_mask)
-        return self._write(features.patches, features.patch_mask)
+        return self._texts(self._write(features.patches, features.patch_mask))
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The report loss, and the features that an objective may align."""
@@ -213,11 +213,11 @@ class ReportGenerator(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start the scores of a split anew."""
-        self._reset("val")
+        self.scores_of("val").reset()
 
     def on_test_epoch_start(self) -> None:
         """Start the scores of a split anew."""
-        self._reset("test")
+        self.scores_of("test").reset()
 
     def on_validation_epoch_end(self) -> None:
         """Score the split once, over all ranks."""
@@ -275,17 +275,22 @@ class ReportGenerator(pl.LightningModule):
     def _teacher_forced(self, batch: Batch) -> Features:
         visual = self.visual(batch["images"], batch["view_mask"])
         states = self.decoder.states(visual.patches, batch["tokens"], patch_mask=visual.patch_mask)
-        loss = report_loss(self.decoder.classify(states), batch["tokens"], batch["token_mask"])
+        losses = report_losses(self.decoder.classify(states), batch["tokens"], batch["token_mask"])
+        loss, words = losses.sum(0)
         return {
-            "loss": loss,
+            "loss": loss / words,
+            "losses": losses.detach(),
             "patches": visual.patches,
             "patch_mask": visual.patch_mask,
             "pooled": visual.pooled,
             "states": states,
         }
 
-    def _write(self, patches: Tensor, patch_mask: Tensor) -> list[str]:
-        words = self.decoder.decode(patches, self._decoding, patch_mask=patch_mask).tokens[:, 0]
+    def _write(self, patches: Tensor, patch_mask: Tensor) -> Tensor:
+        """The words of a report per study, zeros after them: `(B, T)`."""
+        return self.decoder.decode(patches, self._decoding, patch_mask=patch_mask).tokens[:, 0]
+
+    def _texts(self, words: Tensor) -> list[str]:
         return [self.tokenizer.decode(row) for row in words.tolist()]
 
     def _reports_of(self, studies: list[Tensor], decoding: Decoding, attention: bool) -> list[WrittenReport]:
@@ -306,22 +311,20 @@ class ReportGenerator(pl.LightningModule):
 
     def _evaluate(self, batch: Batch, split: Evaluated) -> Features:
         outputs = self._teacher_forced(batch)
-        self.log(f"{split}/report_loss", outputs["loss"], batch_size=len(batch["ids"]), sync_dist=True)
-        generated = self._write(outputs["patches"], outputs["patch_mask"])
-        self.scores_of(split).update(batch["ids"], generated, batch["references"], batch["cut_references"])
+        words = self._write(outputs["patches"], outputs["patch_mask"])
+        embeddings = self._embeddings(batch, outputs, words)
+        self.scores_of(split).update(batch, self._texts(words), outputs["losses"], embeddings)
         return outputs
+
+    def _embeddings(self, batch: Batch, outputs: Features, words: Tensor) -> Embeddings | None:
+        """Of images, references and the reports just written, where there is a space in which these meet."""
+        return None
 
     def _log_scores(self, split: Evaluated) -> None:
         # the same numbers on every rank already: nothing to synchronise
-        for name, value in self._compute(split).items():
+        for name, value in self.scores_of(split).compute().items():
             self.log(f"{split}/{name}", value, prog_bar=name in PROGRESS_BAR)
         self.scores_of(split).warn_of_collapse()
-
-    def _compute(self, split: Evaluated) -> dict[str, float]:
-        return self.scores_of(split).compute()
-
-    def _reset(self, split: Evaluated) -> None:
-        self.scores_of(split).reset()
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         groups: dict[tuple[bool, bool], list[Tensor]] = {}
@@ -350,7 +353,7 @@ class HardNegativeReportGenerator(HardNegativeMixin, ReportGenerator):
             attention to the image, which costs a second pass through it and cannot leak.
         arguments: of `ReportGenerator`.
 
-    Recall (R@1, R@5, R@10) always embeds reports without their image: with it, each report would carry its own answer.
+    Recall (R@1, ...) always embeds reports without their image: with it, each report would carry its own answer.
     """
 
     def __init__(
@@ -366,7 +369,6 @@ class HardNegativeReportGenerator(HardNegativeMixin, ReportGenerator):
         ReportGenerator.__init__(self, **arguments)
         self.hard_negatives = hard_negatives(image_width=self.visual.width, report_width=self.decoder.width)
         self._report_feature = report_feature
-        self.retrieval = nn.ModuleDict({"val": ReportRetrieval(), "test": ReportRetrieval()})
 
     def embed(self, batch: Batch, outputs: Features) -> PairEmbeddings:
         """The pooled patches, and the mean state over the words of each report.
@@ -402,22 +404,15 @@ class HardNegativeReportGenerator(HardNegativeMixin, ReportGenerator):
             negatives=negatives,
         )
 
-    def _evaluate(self, batch: Batch, split: Evaluated) -> Features:
-        outputs = super()._evaluate(batch, split)
-        pairs = self._pairs(batch, outputs["pooled"], self.decoder.text_states(batch["tokens"]))
-        self._retrieval_of(split).update(*self.hard_negatives.project(pairs), batch["ids"], batch["match_keys"])
-        return outputs
-
-    def _retrieval_of(self, split: Evaluated) -> ReportRetrieval:
-        return cast(ReportRetrieval, self.retrieval[split])
-
-    def _compute(self, split: Evaluated) -> dict[str, float]:
-        recall = {name: float(value) for name, value in self._retrieval_of(split).compute().items()}
-        return {**super()._compute(split), **recall}
-
-    def _reset(self, split: Evaluated) -> None:
-        super()._reset(split)
-        self._retrieval_of(split).reset()
+    def _embeddings(self, batch: Batch, outputs: Features, words: Tensor) -> Embeddings:
+        own = self._pairs(batch, outputs["pooled"], self.decoder.text_states(batch["tokens"]))
+        images, references = self.hard_negatives.project(own)
+        # as a batch has them: [0, words..., 0, padding 0...]
+        tokens = F.pad(words, (1, 1))
+        mask = torch.arange(tokens.shape[1], device=tokens.device) <= 1 + (words != 0).sum(1, keepdim=True)
+        written = masked_mean(self.decoder.text_states(tokens), mask[:, 1:])
+        _, generated = self.hard_negatives.project(PairEmbeddings(images=outputs["pooled"], reports=written))
+        return Embeddings(images, references, generated)
 
 
 def check_vocabulary(checkpoint: Mapping[str, Any], tokenizer: Tokenizer) -> None:

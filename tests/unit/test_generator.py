@@ -19,7 +19,7 @@ from hardneg_plugin.generator import (
     HardNegativeReportGenerator,
     ReportGenerator,
     check_vocabulary,
-    report_loss,
+    report_losses,
 )
 from hardneg_plugin.schedule import Progress
 
@@ -47,12 +47,13 @@ def batch():
     return StudyCollator(TOKENIZER, 40)([STUDIES[i] for i in range(4)])
 
 
-def test_report_loss_is_the_mean_over_words_and_end_without_padding():
+def test_report_losses_are_sums_over_words_and_end_without_padding():
     tokens = torch.tensor([[0, 3, 1, 0, 0], [0, 2, 0, 0, 0]])
     mask = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0]]).bool()
     log_probs = torch.randn(2, 4, 5).log_softmax(-1)
     picked = [log_probs[0, 0, 3], log_probs[0, 1, 1], log_probs[0, 2, 0], log_probs[1, 0, 2], log_probs[1, 1, 0]]
-    torch.testing.assert_close(report_loss(log_probs, tokens, mask), -sum(picked) / 5)
+    expected = torch.tensor([[-sum(picked[:3]), 3], [-sum(picked[3:]), 2]])
+    torch.testing.assert_close(report_losses(log_probs, tokens, mask), expected)
 
 
 def test_every_parameter_gets_a_gradient(batch):
@@ -71,6 +72,17 @@ def test_text_only_features_do_not_see_the_image_and_decoder_states_do(batch):
         model = plugged(report_feature=feature).eval()
         reports = [model.embed(b, model._teacher_forced(b)).reports for b in (batch, other)]
         assert torch.equal(*reports) == (not sees_the_image)
+
+
+def test_a_report_written_word_for_word_embeds_as_its_reference():
+    batch = StudyCollator(TOKENIZER, 200)([STUDIES[i] for i in range(4)])  # none is cut
+    model = plugged().eval()
+    with torch.no_grad():
+        embedded = model._embeddings(batch, model._teacher_forced(batch), batch["tokens"][:, 1:])
+        shorter = model._embeddings(batch, model._teacher_forced(batch), batch["tokens"][:, 1:5])
+    torch.testing.assert_close(embedded.generated, embedded.references)
+    assert not torch.allclose(shorter.generated, shorter.references)
+    assert len(embedded.images) == 4
 
 
 def test_match_keys_reach_the_objective(batch):

@@ -13,7 +13,6 @@ from typing import Any
 import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torchmetrics import Metric
 
 from hardneg_plugin.apps.cli import fail, is_first, remove_if_empty, run_command
 from hardneg_plugin.apps.job import Job
@@ -28,7 +27,8 @@ from hardneg_plugin.runs.checkpoint import load_weights, read_checkpoint
 from hardneg_plugin.runs.overrides import check_overrides
 from hardneg_plugin.runs.run_folder import RunFolder, write_json, write_jsonl
 from hardneg_plugin.runs.trusted import check_trusted
-from hardneg_plugin.scoring import ReportScores
+from hardneg_plugin.scoring.card import score_records
+from hardneg_plugin.scoring.record import make_record
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,16 @@ def train(job: Job) -> None:
         best = str(run.best) if has_best else None
         scores = {split: score(trainer, model, data, split, best, run) for split in ("val", "test")}
     if first:
-        write_json(run.metrics, {**scores, "baselines": baselines, **facts(trainer, model, config, seconds, has_best)})
+        intervals = {split: model.scores_of(split).intervals() for split in ("val", "test")}
+        write_json(
+            run.metrics,
+            {
+                **scores,
+                "intervals": intervals,
+                "baselines": baselines,
+                **facts(trainer, model, config, seconds, has_best),
+            },
+        )
         print_scores("Test split", {"this model": scores["test"], **baselines})
         print_files(run)
 
@@ -231,15 +240,16 @@ def score_baselines(config: DictConfig, data: StudyDataModule, model: ReportGene
         "most frequent report": [most_frequent_report(train.reports)] * len(test.ids),
         "report of the most similar image": nearest_image_reports(test, train),
     }
-    scores = ReportScores(caption=instantiate(config.metrics.caption), read_findings=data.source.read_findings)
-    for metric in scores.modules():
-        if isinstance(metric, Metric):  # rank 0 has seen all studies, and the others do not compute
-            metric.distributed_available_fn = lambda: False
+    split = data.source.split("test")
+    known = list(zip(split.patients, split.labels, strict=True))
+    caption = instantiate(config.metrics.caption)
     computed = {}
     for name, generated in texts.items():
-        scores.reset()
-        scores.update(test.ids, generated, test.reports)
-        computed[name] = scores.compute()
+        records = [
+            make_record(*study, patient=patient, labels=labels, read_findings=data.source.read_findings)
+            for study, (patient, labels) in zip(zip(test.ids, test.reports, generated, strict=True), known, strict=True)
+        ]
+        computed[name] = score_records(records, caption=caption).values
     return computed
 
 

@@ -58,6 +58,8 @@ class StudyCollator:
             token_mask=_mask([len(row) for row in tokens]),
             references=references,
             cut_references=[self.tokenizer.decode(row.tolist()) for row in tokens],
+            patients=[sample["patient"] for sample in samples],
+            labels=[sample["labels"] for sample in samples],
             match_keys=torch.tensor(keys),
         )
         if negatives := [negative for sample in samples for negative in sample.get("negatives", ())]:

@@ -94,6 +94,10 @@ class _StudyBatch(TypedDict):
     """The full reports in the tokenizer's cleaned form: what is scored against."""
     cut_references: list[str]
     """The same cut to the maximum length."""
+    patients: list[str | None]
+    """As the samples' `patient`."""
+    labels: list[str | None]
+    """As the samples' `labels`."""
     match_keys: Tensor
     """`(B, 4)` int64: keys of study, patient, text and label set; -1 where unknown. Equal keys in any column are a match."""
 

@@ -3,20 +3,22 @@
 import importlib.util
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+
+import numpy as np
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.metrics.gathering import StudyMetric
 from hardneg_plugin.metrics.meteor import MeteorError, meteor_scores
+from hardneg_plugin.metrics.tally import Floats, Scored, Tally, means
 
-Scores = dict[str, float]
+ORDERS = 4
+"""BLEU-1 to BLEU-4."""
 
 
-def caption_scores(
-    generated: Sequence[str], references: Sequence[str], *, meteor: bool = True
-) -> tuple[Scores, list[Scores]]:
-    """The scores of a corpus, and those of each of its texts.
+@dataclass(frozen=True)
+class CaptionScores:
+    """BLEU-1 to BLEU-4, METEOR, ROUGE-L and CIDEr of a corpus.
 
     Words are what whitespace separates: texts are scored as given, already cleaned, as is the practice for R2Gen's
     splits; line breaks and runs of whitespace count as one space. An empty generated text scores 0 against any words.
@@ -24,44 +26,56 @@ def caption_scores(
     single study).
 
     Args:
-        generated: N >= 1 texts.
-        references: N texts, one for each.
-        meteor: whether to compute METEOR too, which needs Java.
-
-    Returns:
-        Of the corpus "BLEU-1" to "BLEU-4", "METEOR", "ROUGE-L" in [0, 1] and "CIDEr" in [0, 10]; of each text "BLEU-4",
-        "METEOR", "ROUGE-L" and "CIDEr". Where METEOR cannot be computed its keys are left out, and a warning says why.
+        meteor: whether to compute METEOR, which needs Java and about ten seconds at its first use.
 
     Raises:
-        ValueError: if the numbers of texts differ, or there are none.
-        UserError: if pycocoevalcap is not installed.
+        UserError: if pycocoevalcap is not installed; at construction, so that no epoch is spent before.
 
     Source: Papineni et al. 2002; Lin 2004; Vedantam et al. 2015; Denkowski and Lavie 2014.
     """
-    if len(generated) != len(references) or not generated:
-        raise ValueError(f"Expected as many texts as references, but got {len(generated)} and {len(references)}.")
-    check_installed()
-    from pycocoevalcap.bleu.bleu import Bleu
-    from pycocoevalcap.cider.cider import Cider
-    from pycocoevalcap.rouge.rouge import Rouge
 
-    generated, references = [_words(text) for text in generated], [_words(text) for text in references]
-    by_index = {i: [text] for i, text in enumerate(references)}, {i: [text] for i, text in enumerate(generated)}
-    bleu, bleu_each = Bleu(4).compute_score(*by_index, verbose=0)
-    rouge, rouge_each = Rouge().compute_score(*by_index)
-    # CIDEr asks for the commonest n-gram of the references, and fails where there is none at all.
-    cider, cider_each = Cider().compute_score(*by_index) if any(references) else (0.0, [0.0] * len(references))
+    meteor: bool = True
 
-    corpus = {f"BLEU-{n}": float(score) for n, score in enumerate(bleu, start=1)}
-    columns = {"BLEU-4": bleu_each[3]}
-    if meteor:
-        try:
-            corpus["METEOR"], columns["METEOR"] = meteor_scores(generated, references)
-        except MeteorError as error:
-            _warn_once(f"METEOR is left out of the scores: {error}. To do without it, set `meteor=False`.")
-    corpus |= {"ROUGE-L": float(rouge), "CIDEr": float(cider)}
-    columns |= {"ROUGE-L": rouge_each, "CIDEr": cider_each}
-    return corpus, [{name: float(scores[i]) for name, scores in columns.items()} for i in range(len(generated))]
+    def __post_init__(self) -> None:
+        check_installed()
+
+    def __call__(self, generated: Sequence[str], references: Sequence[str]) -> Scored:
+        """Score N >= 1 texts against a reference each.
+
+        Returns:
+            Of the corpus "BLEU-1" to "BLEU-4", "METEOR", "ROUGE-L" in [0, 1] and "CIDEr" in [0, 10]; of each text "BLEU-4",
+            "METEOR", "ROUGE-L" and "CIDEr". Where METEOR cannot be computed it is left out, and a warning says why.
+
+        Raises:
+            ValueError: if the numbers of texts differ, or there are none.
+        """
+        if len(generated) != len(references) or not generated:
+            raise ValueError(f"Expected as many texts as references, but got {len(generated)} and {len(references)}.")
+        from pycocoevalcap.bleu.bleu_scorer import BleuScorer
+        from pycocoevalcap.cider.cider import Cider
+        from pycocoevalcap.rouge.rouge import Rouge
+
+        generated, references = [_words(text) for text in generated], [_words(text) for text in references]
+        bleu_scorer = BleuScorer(n=ORDERS)
+        for text, reference in zip(generated, references, strict=True):
+            bleu_scorer += (text, [reference])
+        bleu, bleu_each = bleu_scorer.compute_score(option="closest", verbose=0)
+        values = {f"BLEU-{n}": float(score) for n, score in enumerate(bleu, start=1)}
+        columns, tallies = {"BLEU-4": bleu_each[-1]}, [Tally(_bleu_counts(bleu_scorer.ctest), _bleu)]
+        if self.meteor:
+            try:
+                meteor = meteor_scores(generated, references)
+                values["METEOR"], columns["METEOR"] = meteor.corpus, meteor.each
+                tallies.append(meteor.tally)
+            except MeteorError as error:
+                _warn_once(f"METEOR is left out of the scores: {error}. To do without it, set `meteor=False`.")
+        by_index = {i: [text] for i, text in enumerate(references)}, {i: [text] for i, text in enumerate(generated)}
+        rouge, rouge_each = Rouge().compute_score(*by_index)
+        # CIDEr asks for the commonest n-gram of the references, and fails where there is none at all.
+        cider, cider_each = Cider().compute_score(*by_index) if any(references) else (0.0, [0.0] * len(references))
+        values |= {"ROUGE-L": float(rouge), "CIDEr": float(cider)}
+        of_mean = {"ROUGE-L": list(map(float, rouge_each)), "CIDEr": list(map(float, cider_each))}
+        return Scored(values, {**columns, **of_mean}, [*tallies, means(of_mean)])
 
 
 def check_installed() -> None:
@@ -73,47 +87,21 @@ def check_installed() -> None:
         )
 
 
-class CaptionScores(StudyMetric[dict[str, Scores]]):
-    """BLEU-1 to BLEU-4, METEOR, ROUGE-L and CIDEr over a split, each study counted once over all ranks.
+def _bleu_counts(texts: Sequence[dict[str, object]]) -> Floats:
+    """Per text its words, those of its reference, and its n-grams `guess` and `correct`, `(N, 2 + 2 * ORDERS)`."""
+    rows = [[text["testlen"], *text["reflen"], *text["guess"], *text["correct"]] for text in texts]  # type: ignore[misc]
+    return np.array(rows, dtype=np.float64)
 
-    `compute()` gives a dictionary with these names; "METEOR" is missing where Java is (see `caption_scores`).
 
-    Args:
-        meteor: whether to compute METEOR, which needs Java and about ten seconds at its first use.
-
-    Raises:
-        UserError: if pycocoevalcap is not installed; at construction, so that no epoch is spent before.
-    """
-
-    higher_is_better = True
-
-    def __init__(self, meteor: bool = True) -> None:
-        super().__init__()
-        check_installed()
-        self.meteor = meteor
-
-    def update(self, generated: Sequence[str], references: Sequence[str], ids: Sequence[str]) -> None:
-        """Add B studies.
-
-        Args:
-            generated: B texts, cleaned like the references; may be empty texts.
-            references: B texts to score against.
-            ids: B study identifiers, unique within the split.
-        """
-        self.remember(ids, generated, references)
-
-    def score(self, ids: list[str], *columns: Any) -> tuple[Scores, dict[str, Scores]]:
-        """The scores of the corpus, and by study."""
-        corpus, each = caption_scores(*columns, meteor=self.meteor)
-        return corpus, dict(zip(ids, each, strict=True))
-
-    def per_study(self) -> dict[str, Scores]:
-        """By study identifier: "BLEU-4", "METEOR", "ROUGE-L", "CIDEr" of its text; on every rank all studies.
-
-        Computes what `compute` computes, unless that was called since the last `update`: call it on all ranks.
-        """
-        self.compute()
-        return self._details or {}
+def _bleu(sums: Floats) -> dict[str, Floats]:
+    """Corpus BLEU: the brevity penalty times geometric means of precisions; with pycocoevalcap's guards against 0/0."""
+    tiny, small = 1e-15, 1e-9
+    words, reference_words = sums[..., 0], sums[..., 1]
+    guess, correct = sums[..., 2 : 2 + ORDERS], sums[..., 2 + ORDERS :]
+    product = np.cumprod((correct + tiny) / (guess + small), axis=-1)
+    ratio = (words + tiny) / (reference_words + small)
+    brevity = np.where(ratio < 1, np.exp(np.minimum(0, 1 - 1 / np.where(ratio < 1, ratio, 1))), 1)
+    return {f"BLEU-{n}": np.asarray(product[..., n - 1] ** (1 / n) * brevity) for n in range(1, ORDERS + 1)}
 
 
 def _words(text: str) -> str:

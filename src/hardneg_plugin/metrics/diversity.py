@@ -3,9 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain, pairwise
-from typing import Any
-
-from hardneg_plugin.metrics.gathering import StudyMetric
 
 FEW_STUDIES = 20
 """Below this many studies, equal reports are no sign of anything."""
@@ -52,29 +49,3 @@ def collapse_warning(generated: Sequence[str]) -> str | None:
         "look fine all the same. Early in training this passes; if it stays, see whether the images reach the decoder, "
         "and lower the learning rate."
     )
-
-
-class Diversity(StudyMetric[str | None]):
-    """How varied the generated reports of a split are, each study counted once over all ranks.
-
-    `compute()` gives "unique_share", "distinct-1", "distinct-2" in [0, 1] and "length" in words (see `diversity`).
-    """
-
-    def update(self, generated: Sequence[str], ids: Sequence[str]) -> None:
-        """Add B studies.
-
-        Args:
-            generated: B texts.
-            ids: B study identifiers, unique within the split.
-        """
-        self.remember(ids, generated)
-
-    def score(self, ids: list[str], *columns: Any) -> tuple[dict[str, float], str | None]:
-        """The measures, and the warning of a collapse if there is reason for one."""
-        (generated,) = columns
-        return diversity(generated), collapse_warning(generated)
-
-    def warning(self) -> str | None:
-        """What `collapse_warning` says of all studies; like `compute`, to be called on all ranks."""
-        self.compute()
-        return self._details

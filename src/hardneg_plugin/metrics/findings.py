@@ -1,15 +1,16 @@
 """Precision and recall of the findings that generated reports state."""
 
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from collections.abc import Hashable, Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from hardneg_plugin.metrics.gathering import StudyMetric
+from hardneg_plugin.metrics.tally import Floats, Scored, Tally
 
 Findings = frozenset[tuple[str, Hashable]]
 """A report's findings, each `(name, attributes)`."""
+
+PREFIXES = ("findings", "findings_attributes")
+"""Compared by name, and by name with all attributes."""
 
 
 def findings_counts(generated: Findings, reference: Findings) -> tuple[int, int, int, int, int, int]:
@@ -31,54 +32,39 @@ def findings_counts(generated: Findings, reference: Findings) -> tuple[int, int,
     )
 
 
-def precision_recall_f1(tp: Tensor, fp: Tensor, fn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Micro precision, recall and F1 from counts summed over studies and findings; 0/0 is 0."""
-    return (
-        tp / (tp + fp).clamp(min=1),
-        tp / (tp + fn).clamp(min=1),
-        2 * tp / (2 * tp + fp + fn).clamp(min=1),
-    )
+def findings_scores(generated: Sequence[Findings], references: Sequence[Findings]) -> Scored:
+    """Micro precision, recall and F1 over N studies: `findings_*` by name, `findings_attributes_*` with side, size, ... too.
 
-
-class FindingsScores(StudyMetric[None]):
-    """Micro precision, recall and F1 of findings read out of generated and reference reports.
-
-    `compute()` gives `findings_*`, which compares names only, and `findings_attributes_*`, names with all attributes (side,
-    size, ...), six scores in [0, 1]. Where nothing is stated, precision is 0; where there is nothing to state, recall is 0.
-
-    Args:
-        reader: from a text to its findings; must read any text without raising.
+    Where nothing is stated, precision is 0; where there is nothing to state, recall is 0. A study's own score is its F1.
     """
+    pairs = list(zip(generated, references, strict=True))
+    tally = Tally(np.array([findings_counts(*pair) for pair in pairs], dtype=np.float64).reshape(-1, 6), _micro)
+    f1 = [findings_f1(*pair) for pair in pairs]
+    columns: dict[str, Sequence[float]] = {
+        f"{prefix}_F1": list(column) for prefix, column in zip(PREFIXES, zip(*f1, strict=True), strict=True)
+    }
+    return Scored(tally.values(), columns, [tally])
 
-    higher_is_better = True
 
-    def __init__(self, reader: Callable[[str], Findings]) -> None:
-        super().__init__()
-        self.reader = reader
+def findings_f1(generated: Findings, reference: Findings) -> tuple[float, float]:
+    """F1 of one study by name, and with attributes; 1 where there is nothing to state and nothing stated.
 
-    def update(self, generated: Sequence[str], references: Sequence[str], ids: Sequence[str]) -> None:
-        """Count the findings of B generated reports against their references.
+    >>> findings_f1(frozenset(), frozenset())
+    (1.0, 1.0)
+    """
+    if not generated and not reference:
+        return 1.0, 1.0
+    scores = _micro(np.array(findings_counts(generated, reference), dtype=np.float64))
+    by_name, with_attributes = (float(scores[f"{prefix}_F1"]) for prefix in PREFIXES)
+    return by_name, with_attributes
 
-        Raises:
-            ValueError: the three differ in length.
-        """
-        if not len(generated) == len(references) == len(ids):
-            raise ValueError(
-                "Expected as many generated reports as references and ids, but got "
-                f"{len(generated)}, {len(references)} and {len(ids)}."
-            )
-        counted = [
-            findings_counts(self.reader(text), self.reader(reference))
-            for text, reference in zip(generated, references, strict=True)
-        ]
-        self.remember(ids, torch.tensor(counted, dtype=torch.int64).view(-1, 6))
 
-    def score(self, ids: list[str], *columns: Any) -> tuple[dict[str, float], None]:
-        """The six scores, from counts `(N, 6)`."""
-        (counts,) = columns
-        sums = counts.sum(0)
-        return {
-            f"{prefix}_{score}": value.item()
-            for prefix, counted in (("findings", sums[:3]), ("findings_attributes", sums[3:]))
-            for score, value in zip(("precision", "recall", "F1"), precision_recall_f1(*counted), strict=True)
-        }, None
+def _micro(sums: Floats) -> dict[str, Floats]:
+    scores = {}
+    for prefix, (tp, fp, fn) in zip(
+        PREFIXES, np.moveaxis(sums.reshape(*sums.shape[:-1], 2, 3), (-2, -1), (0, 1)), strict=True
+    ):
+        scores[f"{prefix}_precision"] = tp / np.maximum(tp + fp, 1)
+        scores[f"{prefix}_recall"] = tp / np.maximum(tp + fn, 1)
+        scores[f"{prefix}_F1"] = 2 * tp / np.maximum(2 * tp + fp + fn, 1)
+    return scores

@@ -71,12 +71,12 @@ class StudyMetric(Metric, Generic[Details]):
     def score(self, ids: list[str], *columns: Any) -> tuple[dict[str, float], Details]:
         """The scores of a split (N >= 1 studies, as given to `remember`), and what is told about single studies."""
 
-    def remember(self, ids: Sequence[str], *columns: Sequence[str] | Tensor) -> None:
+    def remember(self, ids: Sequence[str], *columns: Sequence[Any] | Tensor) -> None:
         """Keep what belongs to B studies.
 
         Args:
             ids: B study identifiers.
-            columns: B texts each, or a tensor `(B, ...)` each, which is copied to the CPU.
+            columns: B values each, or a tensor `(B, ...)` each, which is copied to the CPU.
 
         Raises:
             ValueError: if a column's length is not B.

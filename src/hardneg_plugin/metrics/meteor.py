@@ -15,7 +15,15 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+
+from hardneg_plugin.metrics.tally import Floats, Tally
+
+_ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
+_MATCHER_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
 
 TIMEOUT = 180.0
 """Seconds without an answer after which the process is given up; a start is part of the first answer."""
@@ -25,12 +33,47 @@ class MeteorError(RuntimeError):
     """METEOR could not be computed; the message says why and what to do, in one line."""
 
 
-def meteor_scores(
-    generated: Sequence[str], references: Sequence[str], *, timeout: float = TIMEOUT
-) -> tuple[float, list[float]]:
-    """METEOR of a corpus and of each of its texts, in [0, 1], as `pycocoevalcap.meteor.meteor.Meteor` gives them.
+@dataclass(frozen=True)
+class Meteor:
+    """METEOR of a corpus and of each of its texts, in [0, 1], and what the jar counted in each pair `(N, 23)`."""
 
-    The score of the corpus is computed by the jar from the statistics of all pairs; it is no mean of the texts' scores.
+    corpus: float
+    each: list[float]
+    counts: Floats
+
+    @property
+    def tally(self) -> Tally:
+        """The score of the corpus as it follows from the sums of these counts, to which equal texts add no chunk."""
+        words, chunks, matches = self.counts[:, 0:2], self.counts[:, 20], self.counts[:, 21:23]
+        rows = self.counts.copy()
+        rows[(matches == words).all(1) & (chunks == 1), 20] = 0
+        return Tally(rows, corpus_score)
+
+
+def corpus_score(sums: Floats) -> dict[str, Floats]:
+    """METEOR 1.5 for English from counts summed over pairs: sums `(..., 23)` in the jar's order, scores `(...)`.
+
+    Weighted precision P and recall R over content and function words, Fmean = PR / (αR + (1-α)P), penalty γ (chunks/matches)^β.
+
+    Source: Denkowski and Lavie, "Meteor Universal", 2014, with the parameters that the jar has for ranking in English.
+    """
+    words, function_words = sums[..., 0:2], sums[..., 2:4]
+    # exact, stem, synonym, paraphrase; content, function words; generated, reference
+    matched = sums[..., 4:20].reshape(*sums.shape[:-1], 4, 2, 2)
+    chunks, matches = sums[..., 20], sums[..., 21:23]
+    weighted = np.einsum("m,c,...mcs->...s", _MATCHER_WEIGHTS, np.array([_DELTA, 1 - _DELTA]), matched)
+    length = _DELTA * (words - function_words) + (1 - _DELTA) * function_words
+    precision, recall = np.moveaxis(weighted / np.where(length > 0, length, 1), -1, 0)
+    fraction = chunks / np.where(matches.sum(-1) > 0, matches.mean(-1), 1)
+    product, both = precision * recall, _ALPHA * precision + (1 - _ALPHA) * recall
+    mean = np.where(both > 0, product / np.where(both > 0, both, 1), 0)
+    return {"METEOR": mean * (1 - _GAMMA * fraction**_BETA)}
+
+
+def meteor_scores(generated: Sequence[str], references: Sequence[str], *, timeout: float = TIMEOUT) -> Meteor:
+    """METEOR of N pairs, as `pycocoevalcap.meteor.meteor.Meteor` gives it.
+
+    The score of the corpus is computed by the jar from the counts of all pairs; it is no mean of the texts' scores.
 
     Args:
         generated: N >= 1 texts, possibly empty; line breaks, runs of whitespace and the protocol's "|||" become a space.
@@ -93,16 +136,16 @@ class _MeteorProcess:
             self._complaints.close()
             raise MeteorError(f"`{java}` cannot be started ({error}): install a Java runtime (8 or newer)") from error
 
-    def score(self, generated: Sequence[str], references: Sequence[str], timeout: float) -> tuple[float, list[float]]:
+    def score(self, generated: Sequence[str], references: Sequence[str], timeout: float) -> Meteor:
         """As `meteor_scores`; a process that failed or was interrupted is ended, as an answer may still be under way."""
         try:
-            statistics = []
+            statistics, counts = [], []
             for hypothesis, reference in zip(generated, references, strict=True):
                 (answer,) = self._ask(["SCORE", _one_line(reference), _one_line(hypothesis)], 1, timeout)
-                _numbers(answer.split())
+                counts.append(_numbers(answer.split()))
                 statistics.append(answer)
             *texts, corpus = _numbers(self._ask(["EVAL", *statistics], len(statistics) + 1, timeout))
-            return corpus, texts
+            return Meteor(corpus, texts, np.array(counts))
         except BaseException:
             self.close()
             raise

@@ -1,18 +1,11 @@
-"""How well images find their own reports."""
-
-from collections.abc import Sequence
-from typing import Any
+"""How well images find their own reports, and reports their images."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from hardneg_plugin.functional.keys import UNKNOWN
-from hardneg_plugin.metrics.gathering import StudyMetric
 
-CUTOFFS = (1, 5, 10)
-TEXT = 2
-"""The column of `match_keys` that holds the key of the report's text."""
 TIE = 1e-6
 """Similarities this close are equal: float32 rounds the cosine of equal embeddings about this differently."""
 CHUNK_ELEMENTS = 2**22
@@ -55,37 +48,19 @@ def retrieval_ranks(images: Tensor, reports: Tensor, text_keys: Tensor) -> Tenso
     return torch.cat(ranks)
 
 
-class ReportRetrieval(StudyMetric[None]):
-    """Image-to-report recall over a split: the share of studies whose report is among the k most similar of all.
+def ranks_among(anchors: Tensor, candidates: Tensor, pools: Tensor) -> Tensor:
+    """The rank of each anchor's own candidate among a few others, by cosine similarity; ties count against it.
 
-    Found is the study's own report, or one with the identical text (normal reports repeat, and no model could tell them
-    apart). Ties count against the model (see `retrieval_ranks`), so one that embeds everything alike scores 0, not 1.
-    `compute()` gives "R@1", "R@5" and "R@10" in [0, 1]; each study is counted once over all ranks. Where a split has no
-    more than k reports, R@k is 1 and says nothing.
+    Args:
+        anchors: `(N, D)`, any length, any floating dtype.
+        candidates: `(N, D)`, row i the own one of anchor i.
+        pools: `(N, K)` int64, the other candidates that anchor i may take for its own; -1 for none.
+
+    Returns:
+        `(N,)` int64, in [1, K + 1].
     """
-
-    higher_is_better = True
-
-    def update(self, images: Tensor, reports: Tensor, ids: Sequence[str], match_keys: Tensor) -> None:
-        """Add B studies.
-
-        Args:
-            images: `(B, D)` embeddings.
-            reports: `(B, D)` embeddings of their reports.
-            ids: B study identifiers, unique within the split.
-            match_keys: `(B, M)` int64, M > 2; column 2 is the key of the text, -1 where unknown.
-
-        Raises:
-            ValueError: if the shapes do not fit together.
-        """
-        if images.shape != reports.shape or images.ndim != 2 or match_keys.ndim != 2 or match_keys.shape[1] <= TEXT:
-            raise ValueError(
-                "Expected `images` and `reports` of one shape (B, D) and `match_keys` (B, M) with M > 2, but got "
-                f"{tuple(images.shape)}, {tuple(reports.shape)} and {tuple(match_keys.shape)}."
-            )
-        self.remember(ids, images.float(), reports.float(), match_keys[:, TEXT])
-
-    def score(self, ids: list[str], *columns: Any) -> tuple[dict[str, float], None]:
-        """Recall at each cut-off, computed on the metric's device."""
-        ranks = retrieval_ranks(*(column.to(self.device) for column in columns))
-        return {f"R@{k}": (ranks <= k).double().mean().item() for k in CUTOFFS}, None
+    anchors, candidates = F.normalize(anchors.float(), dim=-1), F.normalize(candidates.float(), dim=-1)
+    own = (anchors * candidates).sum(-1, keepdim=True)
+    others = (anchors[:, None] * candidates[pools.clamp_min(0)]).sum(-1)  # sums, which autocast does not round
+    is_behind = others < own - TIE  # false also for what is not a number
+    return 1 + (~is_behind & (pools >= 0)).sum(dim=1)

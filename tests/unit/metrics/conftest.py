@@ -8,6 +8,8 @@ import pytest
 
 from hardneg_plugin.metrics import meteor
 
+sys.path.insert(0, str(Path(__file__).parent))  # modules that spawned processes import too
+
 FAKE_JAVA = """\
 import os, sys, time
 open(os.environ["FAKE_JAVA_STARTS"], "a").write(f"{os.getpid()}\\n")
@@ -22,9 +24,9 @@ for line in sys.stdin:
         print("Picked up something", flush=True)
     elif command == "SCORE":
         reference, hypothesis = map(str.split, fields)
-        print(len(set(reference) & set(hypothesis)), len(reference) + len(hypothesis), flush=True)
+        print(len(set(reference) & set(hypothesis)), len(reference) + len(hypothesis), *[0] * 21, flush=True)
     else:
-        pairs = [tuple(map(float, field.split())) for field in fields]
+        pairs = [tuple(map(float, field.split()[:2])) for field in fields]
         for common, words in [*pairs, tuple(map(sum, zip(*pairs)))]:
             print(2 * common / max(words, 1), flush=True)
 """

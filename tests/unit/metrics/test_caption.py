@@ -4,14 +4,13 @@ from collections import Counter
 from functools import lru_cache
 
 import pytest
-import torch
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.metrics import caption, meteor
-from hardneg_plugin.metrics.caption import CaptionScores, caption_scores
+from hardneg_plugin.metrics.caption import CaptionScores
 
 
 def bleu_oracle(generated: list[str], references: list[str], order: int) -> float:
@@ -47,6 +46,13 @@ def rouge_oracle(text: str, reference: str) -> float:
         return 0.0
     precision, recall = common / len(a), common / len(b)
     return (1 + 1.2**2) * precision * recall / (recall + 1.2**2 * precision)
+
+
+def caption_scores(generated, references, meteor=True):
+    scored = CaptionScores(meteor)(generated, references)
+    return scored.values, [
+        dict(zip(scored.columns, row, strict=True)) for row in zip(*scored.columns.values(), strict=True)
+    ]
 
 
 def test_equals_pycocoevalcap(reports):
@@ -105,49 +111,45 @@ def test_awkward_corpora_have_finite_scores(generated, reference):
     assert len(each) == len(generated)
 
 
-def test_the_metric_gives_scalars_by_name_and_scores_by_study(fake_meteor, reports, capfd):
-    generated, references, ids = reports
-    metric = CaptionScores()
-    for i in range(0, 23, 6):
-        metric.update(generated[i : i + 6], references[i : i + 6], ids[i : i + 6])
-    scores, table = metric.compute(), metric.per_study()
-    corpus, each = caption_scores(generated, references)
-    assert list(scores) == ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"]
-    assert all(value.shape == () and value.dtype == torch.float64 for value in scores.values())
-    assert {name: value.item() for name, value in scores.items()} == corpus
-    assert table == dict(zip(ids, each, strict=True))
-    assert set(table["study-00"]) == {"BLEU-4", "METEOR", "ROUGE-L", "CIDEr"}
+def test_names_and_silence(fake_meteor, reports, capfd):
+    generated, references, _ = reports
+    scored = CaptionScores()(generated, references)
+    assert list(scored.values) == ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"]
+    assert list(scored.columns) == ["BLEU-4", "METEOR", "ROUGE-L", "CIDEr"]
+    assert {len(column) for column in scored.columns.values()} == {23}
     assert capfd.readouterr().out == "", "pycocoevalcap must not print"
 
 
-def test_scores_by_study_follow_updates_without_compute(reports):
-    generated, references, ids = reports
-    metric = CaptionScores(meteor=False)
-    metric.update(generated[:2], references[:2], ids[:2])
-    assert list(metric.per_study()) == ids[:2]
-    metric.update(generated[2:4], references[2:4], ids[2:4])
-    assert list(metric.per_study()) == ids[:4]
+def test_scores_follow_from_sums_over_studies(reports):
+    generated, references, _ = reports
+    scored = CaptionScores(meteor=False)(generated, references)
+    of_sums = {name: value for tally in scored.tallies for name, value in tally.values().items()}
+    assert of_sums == pytest.approx(scored.values, abs=1e-12)
+    # of a part of the studies, and with some drawn twice, what pycocoevalcap says of that corpus
+    drawn = [0, 3, 3, 7, 11, 11, 11, 20]
+    bleu_tally = scored.tallies[0]
+    bleu, _ = Bleu(4).compute_score(
+        {i: [references[j]] for i, j in enumerate(drawn)}, {i: [generated[j]] for i, j in enumerate(drawn)}, verbose=0
+    )
+    of_drawn = bleu_tally.scores(bleu_tally.rows[drawn].sum(0))
+    assert [of_drawn[f"BLEU-{n}"] for n in (1, 2, 3, 4)] == pytest.approx(bleu, abs=1e-12)
 
 
 def test_without_java_the_other_scores_stand_and_one_warning_says_why(monkeypatch, tmp_path, reports):
     meteor.close()
     caption._warn_once.cache_clear()
     monkeypatch.setenv("PATH", str(tmp_path))
-    generated, references, ids = reports
-    metric = CaptionScores()
+    generated, references, _ = reports
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         for _ in range(3):
-            metric.reset()
-            metric.update(generated, references, ids)
-            scores = metric.compute()
+            scored = CaptionScores()(generated, references)
     assert [str(warning.message) for warning in told] == [
         "METEOR is left out of the scores: there is no `java` on the PATH: install a Java runtime (8 or newer). "
         "To do without it, set `meteor=False`."
     ]
-    expected = caption_scores(generated, references, meteor=False)[0]
-    assert {name: value.item() for name, value in scores.items()} == expected
-    assert "METEOR" not in scores
+    assert scored.values == CaptionScores(meteor=False)(generated, references).values
+    assert "METEOR" not in scored.values
 
 
 def test_meteor_switched_off_warns_of_nothing(monkeypatch, tmp_path, reports):

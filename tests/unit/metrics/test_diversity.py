@@ -1,6 +1,6 @@
 import pytest
 
-from hardneg_plugin.metrics.diversity import Diversity, collapse_warning, diversity
+from hardneg_plugin.metrics.diversity import collapse_warning, diversity
 
 
 @pytest.mark.parametrize(
@@ -36,15 +36,3 @@ def test_the_warning_names_the_commonest_report_shortly():
     assert message is not None
     assert message.startswith("The model wrote 2 different reports for 300 studies; 299 got 'the lungs are clear .")
     assert len(message) < 400
-
-
-def test_the_metric_counts_each_study_once_and_warns():
-    metric = Diversity()
-    metric.update(["the heart is normal ."] * 30, [f"{i}" for i in range(30)])
-    metric.update(["something else"] * 5, [f"{i}" for i in range(5)])
-    assert {name: value.item() for name, value in metric.compute().items()} == diversity(["the heart is normal ."] * 30)
-    warning = metric.warning()
-    assert warning is not None
-    assert "one report for 30 studies" in warning
-    metric.update(["something else"], ["30"])
-    assert metric.warning() is None

@@ -1,11 +1,8 @@
 import random
 
 import pytest
-import torch
-import torch.distributed as dist
-from torch.multiprocessing import start_processes
 
-from hardneg_plugin.metrics.findings import FindingsScores, findings_counts
+from hardneg_plugin.metrics.findings import findings_counts, findings_f1, findings_scores
 
 KEYS = [f"findings{kind}_{score}" for kind in ("", "_attributes") for score in ("precision", "recall", "F1")]
 
@@ -37,14 +34,12 @@ def random_studies(count, seed=0):
     rng = random.Random(seed)
     words = [f"{name}:{value}" for name in "abcdef" for value in "xyz"]
     draw = lambda: " ".join(rng.sample(words, rng.choice([0, 0, 1, 2, 4])))  # noqa: E731
-    return [(draw(), draw(), f"study-{index}") for index in range(count)]
+    return [(draw(), draw()) for _ in range(count)]
 
 
-def scores_of(studies, batch=3):
-    metric = FindingsScores(reader)
-    for start in range(0, len(studies), batch):
-        metric.update(*zip(*studies[start : start + batch], strict=True))
-    return metric.compute()
+def scores_of(studies):
+    generated, references = zip(*studies, strict=True)
+    return findings_scores(list(map(reader, generated)), list(map(reader, references))).values
 
 
 @pytest.mark.parametrize(
@@ -64,80 +59,38 @@ def test_counts(generated, reference, expected):
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("batch", [1, 3, 40])
-def test_scores_against_plain_loops(seed, batch):
+def test_scores_against_plain_loops(seed):
     studies = random_studies(40, seed)
-    scores = scores_of(studies, batch)
+    scores = scores_of(studies)
     assert list(scores) == KEYS
-    assert all(value.shape == () for value in scores.values())
-    assert [float(value) for value in scores.values()] == pytest.approx(oracle(*list(zip(*studies, strict=True))[:2]))
-
-
-def test_a_study_that_comes_twice_counts_once():
-    studies = random_studies(20)
-    assert scores_of(studies + studies[:7] + studies[3:5]) == scores_of(studies)
+    assert list(scores.values()) == pytest.approx(oracle(*zip(*studies, strict=True)))
 
 
 def test_equal_texts_of_two_studies_count_twice():
-    scores = scores_of([("a:x", "a:x", "1"), ("a:x", "a:x", "2"), ("b:x", "", "3")])
-    assert float(scores["findings_precision"]) == pytest.approx(2 / 3)
+    scores = scores_of([("a:x", "a:x"), ("a:x", "a:x"), ("b:x", "")])
+    assert scores["findings_precision"] == pytest.approx(2 / 3)
+
+
+def test_the_f1_of_a_study_is_that_of_a_split_of_it_alone():
+    studies = random_studies(30, seed=7)
+    for generated, reference in studies:
+        own = findings_f1(reader(generated), reader(reference))
+        alone = scores_of([(generated, reference)])
+        if generated or reference:
+            assert own == (alone["findings_F1"], alone["findings_attributes_F1"])
+        else:
+            assert own == (1, 1)
 
 
 @pytest.mark.parametrize(
     ("studies", "expected"),
     [
-        ([("", "", "1")], [0] * 6),
-        ([("a:x", "", "1")], [0] * 6),
-        ([("", "a:x", "1")], [0] * 6),
-        ([("a:x", "a:x", "1")], [1] * 6),
-        ([("a:x", "a:y", "1")], [1, 1, 1, 0, 0, 0]),
+        ([("", "")], [0] * 6),
+        ([("a:x", "")], [0] * 6),
+        ([("", "a:x")], [0] * 6),
+        ([("a:x", "a:x")], [1] * 6),
+        ([("a:x", "a:y")], [1, 1, 1, 0, 0, 0]),
     ],
 )
 def test_edges(studies, expected):
-    assert [float(value) for value in scores_of(studies).values()] == expected
-
-
-@pytest.mark.filterwarnings("ignore:The ``compute`` method")
-def test_without_a_study_there_is_no_score():
-    assert scores_of([]) == {}
-
-
-def test_reset_forgets():
-    metric = FindingsScores(reader)
-    metric.update(["a:x"], ["b:x"], ["1"])
-    metric.reset()
-    metric.update(["a:x"], ["a:x"], ["1"])
-    assert float(metric.compute()["findings_F1"]) == 1
-
-
-def test_lengths_must_agree():
-    with pytest.raises(ValueError, match="but got 2, 1 and 1"):
-        FindingsScores(reader).update(["a:x", ""], [""], ["1"])
-
-
-def rank_scores(rank, folder, shares):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=len(shares))
-    metric = FindingsScores(reader)
-    for study in shares[rank]:
-        metric.update(*([value] for value in study))
-    synced = metric.compute()
-    local_rows = sum(len(batch[0]) for batch in metric._batches)
-    torch.save((synced, local_rows), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-@pytest.mark.parametrize("split", ["uneven", "duplicated", "one rank empty"])
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_two_processes_give_the_scores_of_one(tmp_path, split):
-    studies = random_studies(11)
-    shares = {
-        "uneven": (studies[:8], studies[8:]),
-        "duplicated": (studies[::2], studies[1::2] + studies[:1]),  # as a distributed sampler evens out
-        "one rank empty": (studies, []),
-    }[split]
-    start_processes(rank_scores, args=(tmp_path, shares), nprocs=2, start_method="fork")
-    for rank in (0, 1):
-        scores, local_rows = torch.load(tmp_path / f"{rank}.pt")
-        assert scores == scores_of(studies)
-        assert local_rows == len(shares[rank])  # what was gathered is given back after computing
+    assert list(scores_of(studies).values()) == expected

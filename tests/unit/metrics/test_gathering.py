@@ -1,3 +1,5 @@
+"""What all metrics over studies share, by a metric that could not be simpler and by the scores of a whole split."""
+
 import copy
 import pickle
 from pathlib import Path
@@ -5,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from torchmetrics import MetricCollection
+from two_ranks import Failing, Lengths, compute_over_two_ranks
 
 from hardneg_plugin.metrics.caption import CaptionScores
-from hardneg_plugin.metrics.diversity import Diversity
 from hardneg_plugin.metrics.gathering import first_of_each
-from hardneg_plugin.metrics.retrieval import ReportRetrieval
+from hardneg_plugin.scoring.report_scores import Embeddings, ReportScores
 
 RANK_0, RANK_1 = (
     [*range(0, 23, 2)],
@@ -17,33 +19,53 @@ RANK_0, RANK_1 = (
 )  # 23 studies, as Lightning's sampler divides them: 0 is repeated
 
 
+def read_findings(text):
+    """Sentences with an effusion or an opacity, with their words as attributes."""
+    return frozenset(("finding", part) for part in text.split(" .") if "effusion" in part or "opacity" in part)
+
+
 @pytest.fixture
-def embeddings() -> dict[str, torch.Tensor]:
+def studies(reports):
+    """The columns of 23 studies; their patients, labels and embeddings made up."""
+    generated, references, ids = reports
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(23, 16, generator=generator)
-    keys = torch.randint(-1, 6, (23, 4), generator=generator)
-    return {"images": images, "reports": images + torch.randn(23, 16, generator=generator), "match_keys": keys}
+    return {
+        "ids": ids,
+        "generated": generated,
+        "references": references,
+        "cut_references": [" ".join(text.split()[:12]) for text in references],
+        "patients": [None if i % 5 == 0 else f"p{i // 2}" for i in range(23)],
+        "labels": [str(len(text) % 7) if i % 4 else None for i, text in enumerate(references)],
+        "losses": torch.rand(23, 2, generator=generator) + 1,
+        "images": images,
+        "reports": images + torch.randn(23, 16, generator=generator),
+        "written": images + torch.randn(23, 16, generator=generator),
+    }
 
 
-def all_updates(reports, embeddings, indices, size=5):
+def updates(studies, indices, size=5):
     """By metric, the updates that show it the studies at these indices."""
-    generated, references, ids = ([column[i] for i in indices] for column in reports)
-    tensors = {name: tensor[indices] for name, tensor in embeddings.items()}
-    updates = {"captions": [], "retrieval": [], "diversity": []}
+    chosen = {name: c[indices] if torch.is_tensor(c) else [c[i] for i in indices] for name, c in studies.items()}
+    given = {"lengths": [], "scores": []}
     for start in range(0, len(indices), size):
-        part = slice(start, start + size)
-        updates["captions"].append({"generated": generated[part], "references": references[part], "ids": ids[part]})
-        updates["retrieval"].append({**{k: v[part] for k, v in tensors.items()}, "ids": ids[part]})
-        updates["diversity"].append({"generated": generated[part], "ids": ids[part]})
-    return updates
+        part = {name: column[start : start + size] for name, column in chosen.items()}
+        given["lengths"].append({"ids": part["ids"], "texts": part["generated"]})
+        embeddings = Embeddings(part.pop("images"), part.pop("reports"), part.pop("written"))
+        generated, losses = part.pop("generated"), part.pop("losses")
+        given["scores"].append({"batch": part, "generated": generated, "losses": losses, "embeddings": embeddings})
+    return given
 
 
-METRICS = {"captions": CaptionScores, "retrieval": ReportRetrieval, "diversity": Diversity}
+METRICS = {
+    "lengths": Lengths,
+    "scores": lambda: ReportScores(caption=CaptionScores(), read_findings=read_findings, cut=True),
+}
 
 
-def in_one_process(updates):
-    metrics = {name: METRICS[name]() for name in updates}
-    for name, batches in updates.items():
+def in_one_process(given):
+    metrics = {name: METRICS[name]() for name in given}
+    for name, batches in given.items():
         for batch in batches:
             metrics[name].update(**batch)
     return metrics
@@ -53,15 +75,15 @@ def equal(ours, theirs) -> bool:
     return list(ours) == list(theirs) and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_two_ranks_with_a_repeated_study_score_as_one_process_bit_for_bit(
-    fake_meteor, reports, embeddings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    from two_ranks import Failing, compute_over_two_ranks
+def told(metric):
+    """What is told about single studies."""
+    return metric.records() if isinstance(metric, ReportScores) else metric._details
 
-    shares = [all_updates(reports, embeddings, indices) for indices in (RANK_0, RANK_1)]
+
+def test_two_ranks_with_a_repeated_study_score_as_one_process_bit_for_bit(fake_meteor, studies, tmp_path: Path):
+    shares = [updates(studies, indices) for indices in (RANK_0, RANK_1)]
     tasks = {name: (metric(), [share[name] for share in shares]) for name, metric in METRICS.items()}
-    everything = all_updates(reports, embeddings, range(23))
+    everything = updates(studies, range(23))
     for name, metric in METRICS.items():
         tasks[f"{name}, rank 1 empty"] = metric(), [everything[name], []]
         tasks[f"{name}, both empty"] = metric(), [[], []]
@@ -75,7 +97,7 @@ def test_two_ranks_with_a_repeated_study_score_as_one_process_bit_for_bit(
         for rank in ranks:
             scores, details, kept = rank[name]
             assert equal(scores, expected)
-            assert details == metric._details
+            assert details == told(metric)
             assert kept == 12, "after computing, a rank must be back at its own studies"
             assert equal(rank[f"{name}, rank 1 empty"][0], expected)
             assert rank[f"{name}, both empty"][0] == {}
@@ -86,68 +108,68 @@ def test_two_ranks_with_a_repeated_study_score_as_one_process_bit_for_bit(
     assert "no score of ['a', 'b']" in str(ranks[1]["failing"])
 
 
-def test_order_and_repetition_of_studies_change_no_bit(fake_meteor, reports, embeddings):
-    metrics = in_one_process(all_updates(reports, embeddings, range(23)))
+def test_order_and_repetition_of_studies_change_no_bit(fake_meteor, studies):
+    metrics = in_one_process(updates(studies, range(23)))
     order = torch.randperm(23, generator=torch.Generator().manual_seed(1)).tolist()
-    shuffled = in_one_process(all_updates(reports, embeddings, order + order[:9], size=4))
+    shuffled = in_one_process(updates(studies, order + order[:9], size=4))
     for name, metric in metrics.items():
         assert equal(shuffled[name].compute(), metric.compute())
-        assert shuffled[name]._details == metric._details
+        assert told(shuffled[name]) == told(metric)
 
 
-def test_copies_go_on_by_themselves_and_reset_forgets(fake_meteor, reports, embeddings):
-    updates = all_updates(reports, embeddings, range(23))
-    for name, metric in in_one_process({name: batches[:2] for name, batches in updates.items()}).items():
+def test_copies_go_on_by_themselves_and_reset_forgets(fake_meteor, studies):
+    given = updates(studies, range(23))
+    for name, metric in in_one_process({name: batches[:2] for name, batches in given.items()}).items():
         before = metric.compute()
         copies = [metric.clone(), copy.deepcopy(metric), pickle.loads(pickle.dumps(metric))]
         for duplicate in copies:
-            for batch in updates[name][2:]:
+            for batch in given[name][2:]:
                 duplicate.update(**batch)
             assert not equal(duplicate.compute(), before)
         assert equal(metric.compute(), before)
         metric.reset()
         with pytest.warns(UserWarning, match="before the ``update`` method"):
             assert metric.compute() == {}
-        for batch in updates[name]:
+        for batch in given[name]:
             metric.update(**batch)
         assert equal(metric.compute(), copies[0].compute())
         assert metric.state_dict() == {}
 
 
-def test_forward_gives_the_batch_and_keeps_the_rest(fake_meteor, reports, embeddings):
-    updates = all_updates(reports, embeddings, range(23))
-    for name, whole in in_one_process(updates).items():
+def test_forward_gives_the_batch_and_keeps_the_rest(fake_meteor, studies):
+    given = updates(studies, range(23))
+    for name, whole in in_one_process(given).items():
         metric = METRICS[name]()
-        for batch in updates[name]:
+        for batch in given[name]:
             alone = METRICS[name]()
             alone.update(**batch)
             assert equal(metric(**batch), alone.compute())
         assert equal(metric.compute(), whole.compute())
 
 
-def test_a_collection_holds_several_of_one_kind_and_moves_between_dtypes(reports):
-    generated, references, ids = reports
-    metrics = (
-        MetricCollection({"full": CaptionScores(meteor=False), "own": CaptionScores(meteor=False)}).double().to("cpu")
-    )
-    metrics["full"].update(generated, references, ids)
-    metrics["own"].update(references, references, ids)
+def test_a_collection_holds_several_of_one_kind_and_moves_between_dtypes():
+    metrics = MetricCollection({"short": Lengths(), "long": Lengths()}).double().to("cpu")
+    metrics["short"].update(["1"], ["a"])
+    metrics["long"].update(["1"], ["a b c"])
     scores = metrics.compute()
-    assert scores["own_BLEU-4"] > 0.999 > scores["full_BLEU-4"]
+    assert (scores["short_words"], scores["long_words"]) == (1, 3)
 
 
-def test_what_was_seen_is_a_copy():
-    metric = ReportRetrieval()
-    images, ids = torch.eye(4), ["a", "b", "c", "d"]
-    metric.update(images, images, ids, torch.full((4, 4), -1))
-    images.zero_()
-    ids.clear()
-    assert metric.compute()["R@1"] == 1
+def test_what_was_seen_is_a_copy(studies):
+    (given,) = updates(studies, range(23), size=23)["scores"]
+    metric = ReportScores(caption=None)
+    metric.update(**given)
+    expected = in_one_process({"scores": [given]})["scores"].compute()
+    given["embeddings"].images.zero_()
+    given["losses"].zero_()
+    given["batch"]["ids"].clear()
+    scores = metric.compute()
+    assert (scores["R@1"], scores["report_loss"]) == (expected["R@1"], expected["report_loss"])
 
 
 def test_columns_of_another_length_are_refused():
-    with pytest.raises(ValueError, match=r"the 2 `ids` in each column, but got \[2, 1\]"):
-        CaptionScores(meteor=False).update(["a", "b"], ["a"], ["1", "2"])
+    with pytest.raises(ValueError, match=r"the 2 `ids` in each column, but got \[1\]"):
+        Lengths().update(["a", "b"], ["a"])
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hardneg_plugin.metrics import retrieval
-from hardneg_plugin.metrics.retrieval import ReportRetrieval, retrieval_ranks
+from hardneg_plugin.metrics.retrieval import retrieval_ranks
 
 
 def ranks_oracle(images: torch.Tensor, reports: torch.Tensor, keys: list[int]) -> list[int]:
@@ -42,20 +42,28 @@ def test_equals_the_definition_in_chunks_of_any_size(pairs, monkeypatch, chunk_e
     assert len(set(ranks.tolist())) > 5
 
 
-def test_recall_of_the_metric(pairs):
-    images, reports, keys = pairs
-    metric = ReportRetrieval()
-    match_keys = torch.full((40, 4), -1)
-    match_keys[:, 2] = keys
-    match_keys[:, 0], match_keys[:, 3] = 1, 1  # other columns do not count
-    for i in range(0, 40, 16):
-        part = slice(i, i + 16)
-        metric.update(images[part], reports[part], [f"{j:03d}" for j in range(40)][part], match_keys[part])
-    ranks = ranks_oracle(images, reports, keys.tolist())
-    scores = metric.compute()
-    assert list(scores) == ["R@1", "R@5", "R@10"]
-    assert [value.item() for value in scores.values()] == [sum(r <= k for r in ranks) / 40 for k in (1, 5, 10)]
-    assert 0 < scores["R@1"] < scores["R@5"] < scores["R@10"] < 1
+@pytest.mark.parametrize("direction", [1, -1], ids=["image to report", "report to image"])
+def test_ranks_among_a_few(pairs, direction):
+    anchors, candidates = pairs[:2][::direction]
+    generator = torch.Generator().manual_seed(4)
+    pools = torch.stack([torch.randperm(40, generator=generator)[:6] for _ in range(40)])
+    pools[pools == torch.arange(40)[:, None]] = -1  # never the own one; -1 is nobody
+    pools[:5, 3:] = -1
+    ranks = retrieval.ranks_among(anchors, candidates, pools)
+    expected = []
+    for i in range(40):
+        similarity = [float(torch.cosine_similarity(anchors[i], candidates[j], dim=0)) for j in pools[i] if j >= 0]
+        own = float(torch.cosine_similarity(anchors[i], candidates[i], dim=0))
+        expected.append(1 + sum(value >= own - 1e-6 for value in similarity))
+    assert ranks.tolist() == expected
+    assert len(set(expected)) > 3
+
+
+def test_among_a_few_ties_and_what_is_no_number_count_against_the_own_one():
+    same = torch.ones(3, 4)
+    pools = torch.tensor([[1, 2], [0, -1], [-1, -1]])
+    assert retrieval.ranks_among(same, same, pools).tolist() == [3, 2, 1]
+    assert retrieval.ranks_among(torch.full((3, 4), torch.nan), same, pools).tolist() == [3, 2, 1]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -115,19 +123,8 @@ def test_similarities_that_differ_by_rounding_only_are_ties():
 
 @pytest.mark.parametrize(
     ("images", "reports", "keys"),
-    [
-        ((4, 8), (4, 6), (4, 4)),
-        ((4, 8), (3, 8), (4, 4)),
-        ((4,), (4,), (4, 4)),
-        ((4, 8), (4, 8), (4,)),
-        ((4, 8), (4, 8), (4, 2)),
-    ],
+    [((4, 8), (4, 6), (4,)), ((4, 8), (3, 8), (4,)), ((4,), (4,), (4,)), ((4, 8), (4, 8), (3,))],
 )
 def test_shapes_that_do_not_fit_are_refused(images, reports, keys):
     with pytest.raises(ValueError, match="of one shape"):
-        ReportRetrieval().update(torch.zeros(images), torch.zeros(reports), list("abcd"), torch.zeros(keys))
-
-
-def test_the_pure_function_refuses_keys_of_another_length():
-    with pytest.raises(ValueError, match=r"\(4, 8\), \(4, 8\) and \(3,\)"):
-        retrieval_ranks(torch.zeros(4, 8), torch.zeros(4, 8), torch.zeros(3))
+        retrieval_ranks(torch.zeros(images), torch.zeros(reports), torch.zeros(keys))

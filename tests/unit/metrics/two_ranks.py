@@ -11,6 +11,18 @@ from torch.multiprocessing import spawn
 from hardneg_plugin.metrics.gathering import StudyMetric
 
 
+class Lengths(StudyMetric[dict[str, int]]):
+    """The mean number of words, and that of each text."""
+
+    def update(self, ids: list[str], texts: list[str]) -> None:
+        self.remember(ids, texts)
+
+    def score(self, ids: list[str], *columns: Any) -> tuple[dict[str, float], dict[str, int]]:
+        (texts,) = columns
+        words = [len(text.split()) for text in texts]
+        return {"words": sum(words) / len(words)}, dict(zip(ids, words, strict=True))
+
+
 class Failing(StudyMetric[None]):
     """A metric that cannot be scored."""
 
@@ -45,7 +57,8 @@ def _rank(rank: int, folder: str) -> None:
             for update in updates[rank]:
                 metric.update(**update)
             scores = metric.compute()
-            results[name] = scores, metric._details, sum(len(batch[0]) for batch in metric._batches)
+            told = metric.records() if hasattr(metric, "records") else metric._details
+            results[name] = scores, told, sum(len(batch[0]) for batch in metric._batches)
         except Exception as error:
             results[name] = error
     torch.save(results, f"{folder}/results-{rank}.pt")

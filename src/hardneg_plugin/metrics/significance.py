@@ -1,0 +1,185 @@
+"""How far scores would move with other studies, and whether two models differ by more than that.
+
+All of it draws studies anew: a percentile bootstrap for intervals (Efron 1979), a paired bootstrap for differences (Koehn 2004),
+and approximate randomisation for their p-values (Noreen 1989; Riezler and Maxwell 2005).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hardneg_plugin.metrics.tally import Floats, Tally
+
+RESAMPLES = 2000
+_BLOCK = 2**22  # weights held at once, 32 MiB
+_ROUNDING = 1e-12  # sums in another order differ by this much
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One score of two models over the same studies: means over training seeds, and how sure their difference is."""
+
+    ours: float
+    theirs: float
+    difference: float
+    """`ours - theirs`."""
+    low: float
+    """Where the interval of the difference begins."""
+    high: float
+    """Where it ends."""
+    p_value: float
+    """How often a difference as large, in either direction, comes about by chance; at least 1 / (resamples + 1)."""
+
+
+def intervals(
+    tallies: Sequence[Tally], *, resamples: int = RESAMPLES, level: float = 0.95, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """The percentile bootstrap interval of every score, over studies drawn with replacement.
+
+    Args:
+        tallies: of the same N studies.
+        resamples: draws, at least 1.
+        level: the share of draws within the interval, in (0, 1).
+        seed: of the draws; the same for all scores.
+
+    Raises:
+        ValueError: a number is out of its range, or the tallies differ in their studies.
+    """
+    studies = _check(tallies, resamples, level)
+    drawn: dict[str, list[Floats]] = {}
+    for weights in _bootstrap(studies, resamples, seed):
+        for tally in tallies:
+            for name, values in tally.scores(weights @ tally.rows).items():
+                drawn.setdefault(name, []).append(values)
+    return {name: _within(np.concatenate(values), level) for name, values in drawn.items()}
+
+
+def compare(
+    ours: Sequence[Sequence[Tally]],
+    theirs: Sequence[Sequence[Tally]],
+    *,
+    resamples: int = RESAMPLES,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Difference]:
+    """For every score that both models have, its mean over training seeds under either, and the difference.
+
+    The interval is that of a paired bootstrap over studies and, where there are several, over training seeds, the same draws for
+    both models. The p-value is by approximate randomisation: if the models do not differ, what one has of a study under all seeds
+    could as well be the other's. It takes the trainings as they are.
+
+    Args:
+        ours: for each of R training seeds the tallies of one model, over the same N studies in the same order.
+        theirs: those of the other, of the same R seeds.
+        resamples, level, seed: as in `intervals`.
+
+    Raises:
+        ValueError: a number is out of its range, or the two differ in their seeds or studies.
+    """
+    if len(ours) != len(theirs) or not ours:
+        raise ValueError(f"Expected at least one seed, and as many of both, but got {len(ours)} and {len(theirs)}.")
+    studies = _check([tally for tallies in (*ours, *theirs) for tally in tallies], resamples, level)
+    found: dict[str, Difference] = {}
+    for own, other in _shared(ours, theirs):
+        pair = _Pair(own[0].scores, np.stack([t.rows for t in own]), np.stack([t.rows for t in other]))
+        observed = pair.observed()
+        draws = [pair.resampled(weights, rng) for weights, rng in _with_generator(studies, resamples, seed)]
+        swaps = [pair.swapped(swap) for swap in _swaps(studies, resamples, seed)]
+        for name, (mine, others) in observed.items():
+            difference = mine - others
+            low, high = _within(np.concatenate([draw[name] for draw in draws]), level)
+            by_chance = np.abs(np.concatenate([swap[name] for swap in swaps]))
+            as_large = int((by_chance >= abs(difference) - _ROUNDING).sum())
+            p_value = (1 + as_large) / (1 + resamples)
+            found[name] = Difference(mine, others, difference, low, high, p_value)
+    return found
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted for their number, in the given order (Holm 1979): the family-wise error rate stays below a threshold.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """One kind of tally of two models: `(R, N, S)` each."""
+
+    scores: Callable[[Floats], dict[str, Floats]]
+    ours: Floats
+    theirs: Floats
+
+    def observed(self) -> dict[str, tuple[float, float]]:
+        """The mean of each score over seeds, of either."""
+        own, other = (self.scores(rows.sum(axis=1)) for rows in (self.ours, self.theirs))
+        return {name: (float(own[name].mean()), float(other[name].mean())) for name in own}
+
+    def resampled(self, weights: Floats, rng: np.random.Generator) -> dict[str, Floats]:
+        """Differences `(W,)` for W draws of studies `(W, N)`, each with a draw of seeds."""
+        seeds = rng.integers(len(self.ours), size=(len(weights), len(self.ours)))
+        own, other = (self.scores(np.einsum("wn,rns->wrs", weights, rows)) for rows in (self.ours, self.theirs))
+        return {name: np.take_along_axis(own[name] - other[name], seeds, axis=1).mean(axis=1) for name in own}
+
+    def swapped(self, swap: Floats) -> dict[str, Floats]:
+        """Differences `(W,)` where `swap (W, N)`, of zeros and ones, says which studies change sides."""
+        change = np.einsum("wn,rns->wrs", swap, self.theirs - self.ours)
+        own, other = self.scores(self.ours.sum(axis=1) + change), self.scores(self.theirs.sum(axis=1) - change)
+        return {name: (own[name] - other[name]).mean(axis=1) for name in own}
+
+
+def _shared(
+    ours: Sequence[Sequence[Tally]], theirs: Sequence[Sequence[Tally]]
+) -> Iterator[tuple[list[Tally], list[Tally]]]:
+    """The tallies of the same scores, by seed, of both models."""
+    own, other = (
+        [{tuple(tally.values()): tally for tally in tallies} for tallies in model] for model in (ours, theirs)
+    )
+    for names in own[0]:
+        if all(names in tallies for tallies in (*own, *other)):
+            yield [tallies[names] for tallies in own], [tallies[names] for tallies in other]
+
+
+def _check(tallies: Sequence[Tally], resamples: int, level: float) -> int:
+    """The number of studies."""
+    if resamples < 1 or not 0 < level < 1:
+        raise ValueError(f"Expected at least one draw and a level in (0, 1), but got {resamples} and {level}.")
+    numbers = {len(tally.rows) for tally in tallies}
+    if len(numbers) > 1:
+        raise ValueError(f"Expected tallies of the same studies, but got some of {sorted(numbers)} studies.")
+    return numbers.pop() if numbers else 0
+
+
+def _blocks(studies: int, resamples: int) -> Iterator[int]:
+    size = max(1, _BLOCK // max(1, studies))
+    yield from (min(size, resamples - start) for start in range(0, resamples, size))
+
+
+def _with_generator(studies: int, resamples: int, seed: int) -> Iterator[tuple[Floats, np.random.Generator]]:
+    """How often each study is drawn, `(W, N)`, and what draws seeds to go with it."""
+    rng, of_seeds = np.random.default_rng((seed, 0)), np.random.default_rng((seed, 1))
+    for size in _blocks(studies, resamples):
+        yield rng.multinomial(studies, np.full(studies, 1 / max(1, studies)), size=size).astype(np.float64), of_seeds
+
+
+def _bootstrap(studies: int, resamples: int, seed: int) -> Iterator[Floats]:
+    yield from (weights for weights, _ in _with_generator(studies, resamples, seed))
+
+
+def _swaps(studies: int, resamples: int, seed: int) -> Iterator[Floats]:
+    rng = np.random.default_rng((seed, 2))
+    for size in _blocks(studies, resamples):
+        yield rng.integers(2, size=(size, studies)).astype(np.float64)
+
+
+def _within(values: Floats, level: float) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

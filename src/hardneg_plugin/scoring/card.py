@@ -1,0 +1,106 @@
+"""All scores of the records of a split: what training, evaluation and the scoring of a predictions file share."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hardneg_plugin.metrics.caption import CaptionScores
+from hardneg_plugin.metrics.diversity import diversity
+from hardneg_plugin.metrics.findings import findings_scores
+from hardneg_plugin.metrics.significance import intervals
+from hardneg_plugin.metrics.tally import Floats, Scored, Tally
+from hardneg_plugin.scoring.peers import Peers, stated_findings
+from hardneg_plugin.scoring.record import Record
+
+THAT_COUNT = ("findings_attributes_F1", "specificity")
+"""The measures by which methods are compared."""
+
+RECALL = {
+    "rank": ("R@", (1, 5, 10)),
+    "r2i_rank": ("r2i_R@", (1, 5, 10)),
+    "peers_rank": ("peers_R@", (1, 5)),
+    "peers_r2i_rank": ("peers_r2i_R@", (1, 5)),
+}
+"""By the rank that was measured the score's name and its k: the share of studies with a rank up to k."""
+
+
+@dataclass
+class ScoreCard:
+    """The scores of N studies."""
+
+    values: dict[str, float] = field(default_factory=dict)
+    each: list[dict[str, float]] = field(default_factory=list)
+    """What each study scores for itself, in the order of the records."""
+    tallies: list[Tally] = field(default_factory=list)
+    """How scores follow from sums over studies; "unique_share", "distinct-n" and the "cut/" ones do not."""
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """The 95 % bootstrap interval, over studies, of every score that has a tally."""
+        return intervals(self.tallies)
+
+    def add(self, scored: Scored) -> None:
+        """Take up more scores of the same studies."""
+        self.values |= scored.values
+        self.tallies += scored.tallies
+        for name, column in scored.columns.items():
+            for scores, value in zip(self.each, column, strict=True):
+                if not math.isnan(value):
+                    scores[name] = float(value)
+
+
+def score_records(
+    records: Sequence[Record], *, caption: CaptionScores | None = None, peers: Peers | None = None
+) -> ScoreCard:
+    """Score N >= 1 studies.
+
+    Args:
+        records: findings, losses and ranks are scored where all of them have these.
+        caption: BLEU, ROUGE-L, CIDEr and METEOR, against the full and, where records have them, the cut references; None leaves
+            them out.
+        peers: those of the records; None: to be found.
+    """
+    generated = [record["generated"] for record in records]
+    card = ScoreCard(each=[{} for _ in records])
+    if caption is not None:
+        card.add(caption(generated, [record["reference"] for record in records]))
+        if all("cut_reference" in record for record in records):
+            cut = caption(generated, [record["cut_reference"] for record in records])
+            card.values |= {f"cut/{name}": value for name, value in cut.values.items()}
+    findings = stated_findings(records)
+    if findings is not None:
+        card.add(findings_scores(*findings))
+    peers = peers or Peers.of(records)
+    card.add(Scored.of_means({"specificity": peers.specificity(generated).tolist()}))
+    if findings is not None:
+        card.add(Scored.of_means({"specificity_findings": peers.findings_specificity(*findings).tolist()}))
+    for scored in _measured(records):
+        card.add(scored)
+    card.values |= diversity(generated)
+    length = Scored.of_means({"length": [len(text.split()) for text in generated]})
+    card.tallies += length.tallies
+    return card
+
+
+def _measured(records: Sequence[Record]) -> list[Scored]:
+    """What follows from what only the model could tell."""
+    measured = [record.get("measured", {}) for record in records]
+    names = set.intersection(*(set(of_study) for of_study in measured))
+    scored = []
+    if {"loss", "words"} <= names:
+        rows = np.array([[of_study["loss"], of_study["words"]] for of_study in measured])
+        tally = Tally(rows, _per_word)
+        scored.append(Scored(tally.values(), {"report_loss": (rows[:, 0] / rows[:, 1]).tolist()}, [tally]))
+    for rank, (name, cutoffs) in RECALL.items():
+        if rank in names:
+            ranks = np.array([of_study[rank] for of_study in measured])
+            tally = Scored.of_means({f"{name}{k}": (ranks <= k).astype(float).tolist() for k in cutoffs}).tallies[0]
+            scored.append(Scored(tally.values(), {rank: ranks.tolist()}, [tally]))
+    if "image_specificity" in names:
+        scored.append(Scored.of_means({"image_specificity": [of_study["image_specificity"] for of_study in measured]}))
+    return scored
+
+
+def _per_word(sums: Floats) -> dict[str, Floats]:
+    return {"report_loss": sums[..., 0] / np.maximum(sums[..., 1], 1)}

@@ -1,0 +1,122 @@
+"""Everything that is measured about the generated reports of one split, each study counted once over all ranks."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hardneg_plugin.data.studies import Batch, FindingsReader
+from hardneg_plugin.metrics.caption import CaptionScores
+from hardneg_plugin.metrics.diversity import collapse_warning
+from hardneg_plugin.metrics.gathering import StudyMetric
+from hardneg_plugin.metrics.retrieval import ranks_among, retrieval_ranks
+from hardneg_plugin.mining.matches import groups_of
+from hardneg_plugin.scoring.card import ScoreCard, score_records
+from hardneg_plugin.scoring.peers import Peers
+from hardneg_plugin.scoring.record import Record, make_record
+
+
+class Embeddings(NamedTuple):
+    """Of B studies, in the space in which training aligns them; `(B, D)` each."""
+
+    images: Tensor
+    references: Tensor
+    """Of the studies' own reports."""
+    generated: Tensor
+    """Of the generated ones, likewise without their image."""
+
+
+class ReportScores(StudyMetric[tuple[list[Record], ScoreCard]]):
+    """Scores of one split: what `score_records` computes of its records, which `records` gives.
+
+    Args:
+        caption: BLEU, ROUGE-L, CIDEr and METEOR against the full references; None leaves them out.
+        read_findings: reads findings out of a text; None where the data set has no such reader.
+        cut: also score against the references as cut to the maximum length, as published systems do: names "cut/BLEU-4".
+    """
+
+    higher_is_better = True
+
+    def __init__(
+        self, *, caption: CaptionScores | None, read_findings: FindingsReader | None = None, cut: bool = False
+    ) -> None:
+        super().__init__()
+        self.caption, self.read_findings, self.cut = caption, read_findings, cut
+
+    def update(
+        self,
+        batch: Batch,
+        generated: Sequence[str],
+        losses: Tensor,
+        embeddings: Embeddings | None = None,
+    ) -> None:
+        """Add B studies.
+
+        Args:
+            batch: theirs.
+            generated: B texts.
+            losses: `(B, 2)`, the negative log-probability of each report, and the number of its words.
+            embeddings: where the model has a space in which images and reports meet.
+        """
+        texts = (batch["references"], batch["cut_references"], batch["patients"], batch["labels"])
+        self.remember(batch["ids"], generated, *texts, losses.double(), *(embeddings or ()))
+
+    def score(self, ids: list[str], *columns: Any) -> tuple[dict[str, float], tuple[list[Record], ScoreCard]]:
+        """The scores of the split, its records and their card."""
+        generated, references, cut, patients, labels, losses, *embeddings = columns
+        records = [
+            make_record(*texts, patient=patient, labels=label, read_findings=self.read_findings)
+            for *texts, patient, label in zip(ids, references, generated, patients, labels, strict=True)
+        ]
+        for record, cut_reference, (loss, words) in zip(records, cut, losses.tolist(), strict=True):
+            if self.cut:
+                record["cut_reference"] = cut_reference
+            if words > 0:
+                record["measured"] = {"loss": loss, "words": words}
+        peers = Peers.of(records)
+        if embeddings:
+            _measure(records, Embeddings(*(column.to(self.device) for column in embeddings)), peers)
+        card = score_records(records, caption=self.caption, peers=peers)
+        for record, scores in zip(records, card.each, strict=True):
+            record["scores"] = scores
+        return card.values, (records, card)
+
+    def records(self) -> list[Record]:
+        """What is known of each study, sorted by identifier; to be called on all ranks."""
+        self.compute()
+        return self._details[0] if self._details else []
+
+    def intervals(self) -> dict[str, list[float]]:
+        """The 95 % interval of each score that has one, on any rank once the scores are computed."""
+        card = self._details[1] if self._details else ScoreCard()
+        return {name: list(interval) for name, interval in card.intervals().items()}
+
+    def warn_of_collapse(self) -> None:
+        """Warn where the model writes hardly more than one report; to be called on all ranks."""
+        message = collapse_warning([record["generated"] for record in self.records()])
+        if message is not None:
+            warnings.warn(message, stacklevel=2)
+
+
+def _measure(records: Sequence[Record], embeddings: Embeddings, peers: Peers) -> None:
+    """Write into each record how high images rank their own reports, and reports their own images."""
+    images, references, generated = (F.normalize(rows.float(), dim=-1) for rows in embeddings)
+    texts = torch.from_numpy(groups_of([record["reference"] for record in records], [None])["text"]).to(images.device)
+    pools = torch.from_numpy(peers.index).to(images.device)
+    own = (generated * images).sum(-1)
+    others = torch.einsum("nd,nkd->nk", generated, images[pools.clamp_min(0)])
+    measured = {
+        "rank": retrieval_ranks(images, references, texts),
+        "r2i_rank": retrieval_ranks(references, images, texts),
+        "peers_rank": ranks_among(images, references, pools),
+        "peers_r2i_rank": ranks_among(references, images, pools),
+    }
+    columns = {name: ranks.tolist() for name, ranks in measured.items()}
+    columns["image_specificity"] = peers.picks(own.double().cpu().numpy(), others.double().cpu().numpy()).tolist()
+    for index, record in enumerate(records):
+        of_study = {name: column[index] for name, column in columns.items() if not np.isnan(column[index])}
+        record["measured"] = {**record.get("measured", {}), **of_study}

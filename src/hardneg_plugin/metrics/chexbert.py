@@ -1,0 +1,142 @@
+"""CheXbert: the 14 CheXpert labels of reports by a BERT with a head for each."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.metrics.chexpert import CONDITIONS, label_f1
+from hardneg_plugin.metrics.clinical import check_files, reason
+from hardneg_plugin.metrics.tally import Floats, Scored
+
+HUB = ("StanfordAIMI/RRG_scorers", "chexbert.pth")
+CLASSES = np.array([np.nan, 1.0, 0.0, -1.0])
+"""Blank, positive, negative, uncertain."""
+MAX_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class CheXbert:
+    """F1 of the labels that CheXbert gives generated and reference reports, twelve variants (see `label_f1`), "chexbert_F1_...".
+
+    The released labeller, run by transformers alone: the package f1chexbert asks for functions that transformers 5 has not. With
+    "micro14", "macro14", "micro5" and "macro5" of "uncertain-positive" these are the figures of that package.
+
+    Args:
+        weights: the released `chexbert.pth`; None: the hub's cache, or a download.
+        bert: where `config.json` and `vocab.txt` of bert-base-uncased are, a folder or a name on the hub or in its cache.
+        batch_size: reports at a time.
+        device: as torch takes it.
+
+    Raises:
+        UserError: in `check` and when called, weights, config or vocabulary are not to be had, or do not fit together.
+
+    Source: Smit et al. 2020.
+    """
+
+    weights: str | None = None
+    bert: str = "bert-base-uncased"
+    batch_size: int = 32
+    device: str = "cpu"
+
+    def check(self) -> None:
+        """See `ClinicalMetric`."""
+        self._load()
+
+    def __call__(self, generated: Sequence[str], references: Sequence[str], ids: Sequence[str]) -> Scored:
+        """See `ClinicalMetric`."""
+        tokenizer, labeller = self._load()
+        texts = sorted({*generated, *references}, key=len)  # batches of like lengths
+        labels = dict(self._labels(texts, tokenizer, labeller))
+        ours, theirs = (np.array([labels[text] for text in side]) for side in (generated, references))
+        return label_f1(ours, theirs, "chexbert")
+
+    @torch.inference_mode()
+    def _labels(self, texts: Sequence[str], tokenizer: Any, labeller: "_Labeller") -> Iterator[tuple[str, Floats]]:
+        for start in range(0, len(texts), self.batch_size):
+            batch = texts[start : start + self.batch_size]
+            tokens = tokenizer(
+                list(batch), padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
+            ).to(self.device)
+            classes = labeller(tokens["input_ids"], tokens["attention_mask"]).cpu().numpy()
+            yield from zip(batch, CLASSES[classes], strict=True)
+
+    def _load(self) -> tuple[Any, "_Labeller"]:
+        from transformers import BertConfig, BertTokenizer  # seconds to import
+
+        state = self._state()
+        if Path(self.bert).is_dir():  # of a folder without them, transformers makes defaults
+            check_files(Path(self.bert), ["config.json", "vocab.txt"], "clinical.chexbert.bert")
+        try:
+            config = _cached_or_downloaded(BertConfig.from_pretrained, self.bert)
+            tokenizer = _cached_or_downloaded(BertTokenizer.from_pretrained, self.bert)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"clinical.chexbert.bert: expected config.json and vocab.txt of bert-base-uncased, but {self.bert!r} could not be "
+                f"loaded ({reason(error)}). Without a network, give a folder with the two files."
+            ) from error
+        labeller = _Labeller(config)
+        try:
+            missing, _ = labeller.load_state_dict(state, strict=False)  # some have a pooler, and positions as a buffer
+        except RuntimeError as error:
+            missing = [reason(error)]
+        if missing:
+            raise UserError(
+                f"clinical.chexbert.weights: expected those of CheXbert on {self.bert!r}, but {self.weights or HUB[1]} does not "
+                f"fit ({missing[0]})."
+            )
+        return tokenizer, labeller.to(self.device).eval()
+
+    def _state(self) -> dict[str, Tensor]:
+        """The weights by name, nothing but tensors unpickled."""
+        file = Path(self.weights) if self.weights is not None else _downloaded_weights()
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)["model_state_dict"]
+            return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+        except Exception as error:  # unpickling raises whatever the bytes lead to
+            raise UserError(
+                f"clinical.chexbert.weights: expected the released chexbert.pth, but {file} could not be read as it "
+                f"({type(error).__name__}: {reason(error)})."
+            ) from error
+
+
+class _Labeller(nn.Module):
+    """The class of each condition from the first token's state; names are those of the released weights."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        from transformers import BertModel
+
+        self.bert = BertModel(config, add_pooling_layer=False)
+        classes = [len(CLASSES)] * (len(CONDITIONS) - 1) + [2]  # "No Finding" is blank or positive
+        self.linear_heads = nn.ModuleList(nn.Linear(config.hidden_size, number) for number in classes)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Classes `(B, 14)` of tokens `(B, L)`."""
+        first = self.bert(tokens, attention_mask=mask).last_hidden_state[:, 0]
+        return torch.stack([head(first).argmax(dim=-1) for head in self.linear_heads], dim=1)
+
+
+def _downloaded_weights() -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(_cached_or_downloaded(hf_hub_download, *HUB))
+    except Exception as error:  # the hub's and its HTTP client's own kinds
+        raise UserError(
+            f"The weights of CheXbert could not be loaded ({reason(error)}). Without a network, give the file chexbert.pth by "
+            "clinical.chexbert.weights."
+        ) from error
+
+
+def _cached_or_downloaded(load: Any, *names: str) -> Any:
+    """From the cache without asking the hub, which takes minutes to give up where there is no network."""
+    try:
+        return load(*names, local_files_only=True)
+    except OSError:
+        return load(*names)

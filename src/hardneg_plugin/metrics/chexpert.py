@@ -1,0 +1,93 @@
+"""F1 of the 14 CheXpert labels of reports, whoever labelled them, in every variant that is published."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hardneg_plugin.metrics.tally import Floats, Scored, Tally, means
+
+CONDITIONS = (
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+    "No Finding",
+)
+"""In the order of CheXbert's outputs."""
+
+COMMON = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
+"""The five of the CheXpert competition."""
+
+_SETS = {"14": list(range(14)), "5": sorted(CONDITIONS.index(name) for name in COMMON)}
+_UNCERTAIN = {"uncertain-positive": (1.0, -1.0), "uncertain-negative": (1.0,)}
+
+
+def label_f1(generated: Floats, references: Floats, prefix: str) -> Scored:
+    """F1 over N studies under names such as "chexbert_F1_micro14_uncertain-positive", twelve in all.
+
+    - "micro" pools studies and labels, "macro" is the mean of the labels' F1, "example" the mean of the studies'.
+    - "14" are all labels, "5" those of `COMMON`.
+    - "uncertain-positive" counts an uncertain label as a positive one, "uncertain-negative" as none.
+
+    Blank is as negative. 0/0 is 0: a label that neither side has lowers "macro", a study without labels "example". A study's own
+    scores are those of "example".
+
+    Args:
+        generated: `(N, 14)` in the order of `CONDITIONS`: 1 positive, 0 negative, -1 uncertain, NaN blank.
+        references: the same of the references.
+        prefix: who labelled, for the names.
+
+    Raises:
+        ValueError: the shapes are not those.
+
+    Source: Irvin et al. 2019 (the labels); F1 as `sklearn.metrics.f1_score` has it, with `zero_division=0`.
+    """
+    if generated.shape != references.shape or generated.shape[1:] != (len(CONDITIONS),):
+        raise ValueError(f"Expected labels (N, 14) of both sides, but got {generated.shape} and {references.shape}.")
+    counts = np.stack([_counts(generated, references, positive) for positive in _UNCERTAIN.values()], axis=1)
+    pooled = Tally(counts.reshape(len(counts), -1), _Pooled(prefix))
+    columns = {
+        f"{prefix}_F1_example{size}_{uncertain}": _f1(counts[:, u][..., labels].sum(axis=-1)).tolist()
+        for size, labels in _SETS.items()
+        for u, uncertain in enumerate(_UNCERTAIN)
+    }
+    example = means(columns)
+    return Scored(pooled.values() | example.values(), dict(columns), [pooled, example])
+
+
+def _counts(generated: Floats, references: Floats, positive: tuple[float, ...]) -> Floats:
+    """True positives, false positives and false negatives, `(N, 3, 14)`."""
+    stated, true = np.isin(generated, positive), np.isin(references, positive)
+    return np.stack([stated & true, stated & ~true, ~stated & true], axis=1).astype(np.float64)
+
+
+def _f1(counts: Floats) -> Floats:
+    """From tp, fp and fn in the last axis; they are whole numbers, or weighted ones of the bootstrap."""
+    tp, fp, fn = np.moveaxis(counts, -1, 0)
+    return np.asarray(2 * tp / np.maximum(2 * tp + fp + fn, 1))
+
+
+@dataclass(frozen=True)
+class _Pooled:
+    """Micro and macro F1 from counts summed over studies."""
+
+    prefix: str
+
+    def __call__(self, sums: Floats) -> dict[str, Floats]:
+        counts = sums.reshape(*sums.shape[:-1], len(_UNCERTAIN), 3, len(CONDITIONS))
+        scores = {}
+        for size, labels in _SETS.items():
+            for u, uncertain in enumerate(_UNCERTAIN):
+                of_labels = counts[..., u, :, :][..., labels]
+                scores[f"{self.prefix}_F1_micro{size}_{uncertain}"] = _f1(of_labels.sum(axis=-1))
+                scores[f"{self.prefix}_F1_macro{size}_{uncertain}"] = _f1(np.swapaxes(of_labels, -1, -2)).mean(axis=-1)
+        return scores

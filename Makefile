@@ -19,8 +19,9 @@ setup: .venv/.ready
 demo: .venv/.ready
 	$(BIN)/hardneg-train $(OVERRIDES)
 
+# Tests start dozens of processes: each would compile all it imports where the environment forbids to keep bytecode.
 test: .venv/.ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 # 2,000 steps of two processes with a queue, and with a bank: is memory flat, do ranks agree?
 soak: .venv/.ready

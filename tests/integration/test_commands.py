@@ -38,7 +38,19 @@ def test_train_leaves_a_whole_run_folder_and_evaluate_gives_the_same_scores(cli,
     assert metrics["parameters"]["training_only"] == 16 * (16 + 32) + 1  # two heads and the logit scale
     records = [json.loads(line) for line in (run / "predictions/test.jsonl").read_text().splitlines()]
     assert [record["id"] for record in records] == [f"phantom-test-{i:06d}" for i in range(6)]
-    assert all({"id", "reference", "generated", "scores"} == record.keys() for record in records)
+    known = {"id", "reference", "cut_reference", "generated", "patient", "labels", "findings", "measured", "scores"}
+    assert all(record.keys() == known for record in records)
+    for split in ("val", "test"):
+        intervals = metrics["intervals"][split]
+        assert {
+            "BLEU-4",
+            "findings_attributes_F1",
+            "specificity",
+            "R@1",
+            "peers_R@1",
+            "report_loss",
+        } <= intervals.keys()
+        assert all(low <= metrics[split][name] <= high for name, (low, high) in intervals.items())
     assert "Test split" in result.out
     assert "most frequent" in result.out
     assert str(run) in result.out
@@ -54,6 +66,33 @@ def test_train_leaves_a_whole_run_folder_and_evaluate_gives_the_same_scores(cli,
     other = cli("hardneg-evaluate", f"run={run}", "data=phantom", *elsewhere, "data.datamodule.source.seed=7")
     assert other.code == 0, other.err
     assert len(list(run.glob("evaluation_*/predictions/*.jsonl"))) == 3
+
+    alone = cli("hardneg-evaluate", f"predictions={run}/predictions/test.jsonl")
+    assert alone.code == 0, alone.err
+    scores = read_json(run / "predictions/test.scores.json")
+    assert scores["test"] == metrics["test"]
+    assert scores["intervals"]["test"] == metrics["intervals"]["test"]
+
+
+def test_a_predictions_file_of_another_system(cli, tmp_path, read_json):
+    text = "there is a small left pleural effusion ."
+    lines = [{"id": str(i), "reference": text if i else "the heart is normal .", "generated": text} for i in range(3)]
+    (tmp_path / "theirs.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    result = cli("hardneg-evaluate", "predictions=theirs.jsonl", "findings=phantom", "output=out/scores.json")
+    assert result.code == 0, result.err
+    scores = read_json(tmp_path / "out" / "scores.json")["theirs"]
+    assert scores["findings_attributes_precision"] == pytest.approx(2 / 3)
+    assert scores["unique_share"] == pytest.approx(1 / 3)
+    for wrong, told in (
+        (["predictions=none.jsonl"], "none.jsonl cannot be read"),
+        (["predictions=theirs.jsonl", "findings=other"], "findings: expected one of phantom or null"),
+        (["predictions=theirs.jsonl", "run=x"], "run: there is no such config key"),
+        (["predictions=theirs.jsonl", "clinical=label_files"], "clinical.label_files.generated must be given"),
+    ):
+        result = cli("hardneg-evaluate", *wrong)
+        assert result.code == 2
+        assert result.err.count("\n") == 1
+        assert told in result.err
 
 
 @pytest.mark.parametrize("model", ["host", "hard_negatives"])

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 COMMAND = Path(sys.executable).with_name("hardneg-train")
-SETTINGS = ["data.batch_size=4", "data.datamodule.source.test=5"]  # an odd number of studies for two processes
+# an odd number of studies, and of batches in order, for two processes
+SETTINGS = ["data.batch_size=4", "data.datamodule.source.test=9"]
 
 
 def check_whole(run, read_json):
@@ -21,7 +22,7 @@ def check_whole(run, read_json):
     assert metrics["training"]["processes"] == 2
     assert metrics["training"]["steps"] == 3  # 24 studies, 4 for each of 2 processes
     ids = [json.loads(line)["id"] for line in (run / "predictions/test.jsonl").read_text().splitlines()]
-    assert ids == [f"phantom-test-{i:06d}" for i in range(5)]
+    assert ids == [f"phantom-test-{i:06d}" for i in range(9)]
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert [path.name for path in (run / "logs/csv").iterdir()] == ["version_0"]
     return metrics
@@ -41,16 +42,20 @@ def test_a_sweep_runs_each_job_once_in_two_processes_and_one_process_scores_it_t
     assert result.out.count("Test split") == result.out.count("Run folder") == 2
     assert result.err == ""
 
-    assert cli("hardneg-evaluate", f"run={sweep}/0").code == 0
-    (again,) = (sweep / "0").glob("evaluation_*/metrics.json")
-    scores = read_json(again)["test"]
-    # a mean over the processes' batches, in which a repeated study counts twice
-    assert {k: v for k, v in scores.items() if k != "report_loss"} == pytest.approx(
-        {k: v for k, v in first["test"].items() if k != "report_loss"}
-    )
-    refused = cli("hardneg-evaluate", f"run={sweep}/0", *two_processes)
-    assert refused.code == 2
-    assert "one process" in refused.err
+    run = f"run={sweep}/0"
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert cli("hardneg-evaluate", run, f"hydra.run.dir={one}").code == 0
+    assert read_json(one / "metrics.json")["test"] == pytest.approx(first["test"])
+    shared = cli("hardneg-evaluate", run, f"hydra.run.dir={two}", *two_processes)
+    assert (shared.code, shared.err) == (0, "")
+    assert shared.out.count("test split of") == 1
+    for name in ("metrics.json", "predictions/test.jsonl"):
+        assert (two / name).read_bytes() == (one / name).read_bytes()
+    broken = cli("hardneg-evaluate", run, "checkpoint=none.ckpt", f"hydra.run.dir={tmp_path}/broken", *two_processes)
+    assert broken.code == 2
+    assert broken.err.startswith("hardneg-evaluate: error: checkpoint: expected best")
+    assert broken.err.count("\n") == 1
+    assert not (tmp_path / "broken").exists()
 
 
 @pytest.mark.parametrize("kind", ["user", "bug", "interrupt"])

@@ -1,32 +1,75 @@
-"""hardneg-evaluate: score a trained run on a split, with other decoding or on other data if wanted."""
+"""hardneg-evaluate: score a trained run on a split, with other decoding or on other data if wanted; or a predictions file."""
+
+import sys
+from typing import Any
 
 import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from hardneg_plugin.apps.cli import run_command, run_directory
+from hardneg_plugin.apps.cli import run_command
+from hardneg_plugin.apps.job import Job
+from hardneg_plugin.apps.launch import carry_out
+from hardneg_plugin.apps.ranks import agreed, as_first, interruptible, make_trainer, meet, share_of
+from hardneg_plugin.apps.score import score
 from hardneg_plugin.apps.table import print_scores
 from hardneg_plugin.data.datamodule import StudyDataModule
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.generator import ReportGenerator
 from hardneg_plugin.runs.checkpoint import checkpoint_of, released_model, trained_model
 from hardneg_plugin.runs.run_folder import RunFolder, write_json, write_jsonl
+from hardneg_plugin.scoring.card import scores_and_intervals
 
 
 def main() -> None:
     """Entry point of hardneg-evaluate."""
-    run_command("evaluate", evaluate)
+    if any(argument.startswith("predictions=") for argument in sys.argv[1:]):
+        run_command("score", score)
+    else:
+        run_command("evaluate", start)
 
 
-def evaluate(config: DictConfig) -> None:
-    """Score a run's checkpoint; writes metrics.json and the predictions into a folder of their own below the run."""
+def start(config: DictConfig) -> None:
+    """Do the job that Hydra composed: in this process, or in as many as `trainer.devices` asks for."""
     if config.split not in ("val", "test"):
         raise UserError(f"split: expected val or test, but got {config.split!r}.")
-    if config.trainer.devices not in (1, "1") or config.trainer.get("num_nodes", 1) != 1:
-        raise UserError(
-            f"trainer.devices: hardneg-evaluate runs in one process, but got {config.trainer.devices}. Set "
-            "trainer.devices=1; trainer=gpu scores on a GPU."
-        )
+    if "data" not in config:  # the tokenizer's settings are taken from there
+        config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "tokenizer"])
+    carry_out(Job.of_command_line(config, "evaluate"), evaluate)
+
+
+def evaluate(job: Job) -> None:
+    """Score a run's checkpoint; writes metrics.json and the predictions into a folder of their own below the run.
+
+    Raises:
+        UserError: for whatever a user can cause.
+        KeyboardInterrupt: if interrupted.
+    """
+    job = as_first(job, meet(job.config))
+    config, output = job.config, RunFolder(job.folder)
+    data, model, settings = agreed(lambda: load(config))
+    pl.seed_everything(config.seed, workers=True, verbose=False)  # decoding may draw words
+    trainer = agreed(
+        lambda: make_trainer(config, logger=False, enable_checkpointing=False, use_distributed_sampler=False)
+    )
+    run_split = trainer.validate if config.split == "val" else trainer.test
+    with interruptible(trainer):
+        run_split(model, share_of(data.in_order(config.split), trainer), verbose=False)
+    scores = model.scores_of(config.split)
+    records, card = scores.records(), scores.card()
+    if trainer.is_global_zero:
+        write_json(output.metrics, {**scores_and_intervals({config.split: card}), **settings})
+        write_jsonl(output.predictions(config.split), records)
+        print_scores(f"{config.split} split of {config.run}", {str(config.checkpoint): card.values})
+        print(f"\nscores   {output.metrics}\nreports  {output.predictions(config.split)}")
+
+
+def load(config: DictConfig) -> tuple[StudyDataModule, ReportGenerator, dict[str, Any]]:
+    """The data, the model, and what metrics.json says about both.
+
+    Raises:
+        UserError: for whatever is wrong with either.
+    """
     run = RunFolder.existing(config.run)
     trained = run.read_config(trust=config.trust)
     checkpoint_path = checkpoint_of(run, config.checkpoint)
@@ -39,23 +82,13 @@ def evaluate(config: DictConfig) -> None:
     else:
         model = trained_model(trained.model, checkpoint_path, trust=config.trust, **arguments)
         data.tokenizer = model.tokenizer
-    trainer: pl.Trainer = instantiate(config.trainer, logger=False, enable_checkpointing=False)
-    run_split = trainer.validate if config.split == "val" else trainer.test
-    (logged,) = run_split(model, data, verbose=False)
-    scores = {name.removeprefix(f"{config.split}/"): value for name, value in logged.items()}
-    records = model.scores_of(config.split).records()
-    if trainer.is_global_zero:
-        output = RunFolder(run_directory())
-        settings = {
-            "run": str(run.path),
-            "checkpoint": str(checkpoint_path),
-            "decoding": OmegaConf.to_container(decoding),
-            "data": OmegaConf.to_container(config.data, resolve=True) if "data" in config else "the run's own",
-        }
-        write_json(output.metrics, {config.split: scores, **settings})
-        write_jsonl(output.predictions(config.split), records)
-        print_scores(f"{config.split} split of {run.path}", {str(config.checkpoint): scores})
-        print(f"\nscores   {output.metrics}\nreports  {output.predictions(config.split)}")
+    settings = {
+        "run": str(run.path),
+        "checkpoint": str(checkpoint_path),
+        "decoding": OmegaConf.to_container(decoding),
+        "data": OmegaConf.to_container(config.data, resolve=True) if "data" in config else "the run's own",
+    }
+    return data, model, settings
 
 
 if __name__ == "__main__":

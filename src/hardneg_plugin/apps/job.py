@@ -1,4 +1,4 @@
-"""What a training run is asked to do, as plain values that any process can be handed."""
+"""What a command is asked to do, as plain values that any process can be handed."""
 
 import json
 from dataclasses import dataclass
@@ -13,28 +13,30 @@ from hardneg_plugin.apps.cli import run_directory
 
 @dataclass(frozen=True)
 class Job:
-    """One run.
+    """One run of hardneg-train or hardneg-evaluate.
 
     Args:
         settings: the composed config without interpolations.
         folder: the run folder, absolute.
         overrides: the arguments of the command line that led to it, but for `resume` and `trust`.
         logging: how the process that logs is to do it, as `logging.config.dictConfig` takes it.
+        command: "train" or "evaluate".
     """
 
     settings: dict[str, Any]
     folder: str
     overrides: list[str]
     logging: dict[str, Any]
+    command: str = "train"
 
     @classmethod
-    def of_command_line(cls, config: DictConfig) -> "Job":
+    def of_command_line(cls, config: DictConfig, command: str = "train") -> "Job":
         """The job that Hydra is running."""
         settings: Any = OmegaConf.to_container(config, resolve=True)
         hydra = HydraConfig.get()
         overrides = [o for o in hydra.overrides.task if not o.startswith(("resume=", "trust="))]
         logging: Any = OmegaConf.to_container(hydra.job_logging, resolve=True)
-        return cls(settings, str(run_directory()), overrides, logging)
+        return cls(settings, str(run_directory()), overrides, logging, command)
 
     @classmethod
     def read(cls, path: Path) -> "Job":

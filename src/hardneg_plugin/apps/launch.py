@@ -1,4 +1,4 @@
-"""Start the processes of a training on this machine, watch them, and say once what went wrong."""
+"""Start the processes of a job on this machine, watch them, and say once what went wrong."""
 
 import contextlib
 import json
@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from hardneg_plugin.apps.cli import is_first
 from hardneg_plugin.apps.job import Job
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.runs.overrides import check_overrides
@@ -32,6 +33,25 @@ from hardneg_plugin.runs.trusted import check_trusted
 # An interrupt before it can be handled ends a rank without a traceback.
 RANK = "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); from hardneg_plugin.apps.rank import main; main()"
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
+
+def carry_out(job: Job, task: Callable[[Job], None]) -> None:
+    """Do a job in this process, or in as many as `trainer.devices` asks for.
+
+    Raises:
+        UserError: for whatever a user can cause.
+        SystemExit: after an interrupt, which has been told.
+    """
+    processes = to_launch(job.settings["trainer"])
+    try:
+        if processes:
+            launch(job, processes)
+        else:
+            task(job)
+    except KeyboardInterrupt:
+        if is_first():
+            print(f"Interrupted. {how_to_go_on(job)}".rstrip(), file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def to_launch(trainer: dict[str, Any]) -> int:
@@ -66,7 +86,7 @@ def launch(job: Job, processes: int) -> None:
         logging.getLogger(logger).addHandler(logging.NullHandler())
     # and the ranks' libraries', where one of them is gone
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    with tempfile.TemporaryDirectory(prefix="hardneg-train-") as directory, _signals_restored():
+    with tempfile.TemporaryDirectory(prefix=f"hardneg-{job.command}-") as directory, _signals_restored():
         job_file = Path(directory) / "job.json"
         job.write(job_file)
         config = LaunchConfig(nproc_per_node=processes, max_restarts=0, **rendezvous)
@@ -75,7 +95,7 @@ def launch(job: Job, processes: int) -> None:
         except SignalException as ended:
             if ended.sigval == signal.SIGINT:
                 raise KeyboardInterrupt from ended
-            print(f"Ended by {ended.sigval.name}. {how_to_go_on(job)}", file=sys.stderr)
+            print(f"Ended by {ended.sigval.name}. {how_to_go_on(job)}".rstrip(), file=sys.stderr)
             sys.exit(128 + ended.sigval)
         except ChildFailedError as error:
             _tell(error, Path(directory), job)
@@ -83,9 +103,9 @@ def launch(job: Job, processes: int) -> None:
 
 
 def how_to_go_on(job: Job) -> str:
-    """The command that resumes a run; empty where it has not begun."""
+    """The command that resumes a training; empty where it has not begun, and for other jobs."""
     run = RunFolder(job.folder)
-    if not run.config.is_file():
+    if job.command != "train" or not run.config.is_file():
         return ""
     return f"Go on with: hardneg-train resume={run.path}{'' if _is_trusted(job) else ' trust=true'}"
 
@@ -140,7 +160,7 @@ def _rendezvous(nodes: int) -> dict[str, Any]:
     return {
         "min_nodes": nodes,
         "max_nodes": nodes,
-        "run_id": "hardneg-train",  # the same on all nodes
+        "run_id": "hardneg",  # the same on all nodes
         "rdzv_backend": "static",
         "rdzv_endpoint": f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}",
         "rdzv_configs": {"rank": int(os.environ["NODE_RANK"])},
@@ -153,14 +173,13 @@ def _tell(error: ChildFailedError, directory: Path, job: Job) -> None:
         if failure.exitcode < 0:
             name = signal.Signals(-failure.exitcode).name
             hint = ", for instance for want of memory" if name == "SIGKILL" else ""
-            print(
-                f"Rank {rank} was ended by {name}{hint}; the others were ended too.", how_to_go_on(job), file=sys.stderr
-            )
+            ended = f"Rank {rank} was ended by {name}{hint}; the others were ended too. {how_to_go_on(job)}"
+            print(ended.rstrip(), file=sys.stderr)
             return
     reports = {path: json.loads(path.read_text(encoding="utf-8")) for path in directory.glob("rank_*.json")}
     if not reports:
         codes = {rank: failure.exitcode for rank, failure in sorted(error.failures.items())}
-        print(f"Ended without a word: {codes} (rank: exit code).", how_to_go_on(job), file=sys.stderr)
+        print(f"Ended without a word: {codes} (rank: exit code). {how_to_go_on(job)}".rstrip(), file=sys.stderr)
         return
     first = min(reports, key=lambda path: reports[path]["time"])
     text = reports[first]["text"]

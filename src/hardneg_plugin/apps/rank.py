@@ -1,4 +1,4 @@
-"""One process of a training that `hardneg-train` started: it does the job, and tells the launcher what went wrong."""
+"""One process of a job that a command started: it does the job, and tells the launcher what went wrong."""
 
 import contextlib
 import json
@@ -17,9 +17,11 @@ from typing import NoReturn
 import torch
 
 from hardneg_plugin.apps.cli import explain, hush_libraries
+from hardneg_plugin.apps.evaluate import evaluate
 from hardneg_plugin.apps.job import Job
 from hardneg_plugin.apps.train import train
 
+TASKS = {"train": train, "evaluate": evaluate}
 REPORT = "rank_{rank}.json"
 GRACE = 10.0
 """Seconds that an interrupted rank has to close its loggers; some wait for a rank that is gone."""
@@ -39,13 +41,13 @@ def main() -> None:
     if "OMP_NUM_THREADS" not in os.environ:  # the ranks share the cores
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])))
     try:
-        train(job)
+        TASKS[job.command](job)
     except KeyboardInterrupt:
         _end(1)
     except SystemExit as stop:  # agreed upon: rank 0 tells
         _end(stop.code if isinstance(stop.code, int) else 1)
     except BaseException as error:
-        message = explain(error, "train") if isinstance(error, Exception) else None
+        message = explain(error, job.command) if isinstance(error, Exception) else None
         text = message or traceback.format_exc()
         report = {"time": time.time(), "explained": message is not None, "text": text}
         (job_file.parent / REPORT.format(rank=os.environ["RANK"])).write_text(json.dumps(report), encoding="utf-8")

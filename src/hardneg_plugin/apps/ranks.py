@@ -1,10 +1,12 @@
-"""What the processes of one training agree on: they meet before anything is loaded, and follow rank 0."""
+"""What the processes of one job agree on: they meet before anything is loaded, follow rank 0, and share the batches."""
 
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytorch_lightning as pl
@@ -14,8 +16,10 @@ from hydra.utils import instantiate
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from pytorch_lightning.strategies import Strategy
+from torch.utils.data import DataLoader
 
-from hardneg_plugin.apps.cli import explain
+from hardneg_plugin.apps.cli import explain, remove_if_empty
+from hardneg_plugin.apps.job import Job
 from hardneg_plugin.errors import UserError
 
 T = TypeVar("T")
@@ -37,7 +41,7 @@ def make_trainer(config: DictConfig, **arguments: Any) -> pl.Trainer:
 
 
 def meet(config: DictConfig) -> Strategy:
-    """Connect this process with the others of its training; from then on only rank 0 is heard, but for errors.
+    """Connect this process with the others of its job; from then on only rank 0 is heard, but for errors.
 
     Raises:
         UserError: Lightning refuses the settings.
@@ -49,6 +53,15 @@ def meet(config: DictConfig) -> Strategy:
     if not trainer.is_global_zero:
         _fall_silent()
     return trainer.strategy
+
+
+def as_first(job: Job, strategy: Strategy) -> Job:
+    """The job of rank 0, for all ranks; a collective call. A folder that another clock named differently is removed again."""
+    own_folder = Path(job.folder)
+    job = strategy.broadcast(job)
+    if own_folder != Path(job.folder):
+        remove_if_empty(own_folder)
+    return job
 
 
 def agreed(build: Callable[[], T]) -> T:
@@ -75,6 +88,36 @@ def agreed(build: Callable[[], T]) -> T:
         if first is not None:
             sys.exit(2)
     return built  # type: ignore[return-value]
+
+
+def share_of(loader: DataLoader[T], trainer: pl.Trainer) -> DataLoader[T]:
+    """The batches of an ordered loader that this rank is to score, as many as any other takes.
+
+    Ranks take whole batches in turn, where Lightning's sampler deals out single studies: what is computed in a batch depends
+    on its shape in the last bits, and on those a word may depend. So each batch is computed as in one process. Where batches
+    are no multiple of ranks, some are taken twice; the metrics count each study once.
+    """
+    batches = list(loader.batch_sampler or ())
+    turns = range(trainer.global_rank, len(batches) + trainer.global_rank, trainer.world_size)
+    return DataLoader(
+        loader.dataset,
+        batch_sampler=[batches[turn % len(batches)] for turn in turns],
+        collate_fn=loader.collate_fn,
+        num_workers=loader.num_workers,
+        generator=loader.generator,
+        pin_memory=loader.pin_memory,
+    )
+
+
+@contextmanager
+def interruptible(trainer: pl.Trainer) -> Iterator[None]:
+    """An interrupt, as which Lightning ends the process with code 1, as what it is."""
+    try:
+        yield
+    except SystemExit:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
 
 
 def _fall_silent() -> None:

@@ -2,11 +2,8 @@
 
 import importlib.metadata
 import logging
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +11,10 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from hardneg_plugin.apps.cli import fail, is_first, remove_if_empty, run_command
+from hardneg_plugin.apps.cli import fail, run_command
 from hardneg_plugin.apps.job import Job
-from hardneg_plugin.apps.launch import how_to_go_on, launch, to_launch
-from hardneg_plugin.apps.ranks import agreed, make_trainer, meet
+from hardneg_plugin.apps.launch import carry_out
+from hardneg_plugin.apps.ranks import agreed, as_first, interruptible, make_trainer, meet
 from hardneg_plugin.apps.table import print_scores
 from hardneg_plugin.baselines import embed_studies, most_frequent_report, nearest_image_reports
 from hardneg_plugin.data.datamodule import StudyDataModule
@@ -27,7 +24,7 @@ from hardneg_plugin.runs.checkpoint import load_weights, read_checkpoint
 from hardneg_plugin.runs.overrides import check_overrides
 from hardneg_plugin.runs.run_folder import RunFolder, write_json, write_jsonl
 from hardneg_plugin.runs.trusted import check_trusted
-from hardneg_plugin.scoring.card import score_records
+from hardneg_plugin.scoring.card import ScoreCard, score_records, scores_and_intervals
 from hardneg_plugin.scoring.record import make_record
 
 log = logging.getLogger(__name__)
@@ -65,16 +62,7 @@ def start(config: DictConfig) -> None:
     if config.resume is not None and config.trust is not True:
         # what the run's overrides led to, before anything of it is built
         check_trusted(job.settings, f"resume={config.resume}")
-    processes = to_launch(job.settings["trainer"])
-    try:
-        if processes:
-            launch(job, processes)
-        else:
-            train(job)
-    except KeyboardInterrupt:
-        if is_first():
-            print(f"Interrupted. {how_to_go_on(job)}", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+    carry_out(job, train)
 
 
 def train(job: Job) -> None:
@@ -85,10 +73,7 @@ def train(job: Job) -> None:
         KeyboardInterrupt: if interrupted.
     """
     strategy = meet(job.config)
-    own_folder = Path(job.folder)
-    job = strategy.broadcast(job)  # clocks differ, and with them the names of run folders
-    if own_folder != Path(job.folder):
-        remove_if_empty(own_folder)
+    job = as_first(job, strategy)
     config, run = job.config, RunFolder(job.folder)
     data, model = agreed(lambda: build(config))
     trainer = agreed(
@@ -113,19 +98,17 @@ def train(job: Job) -> None:
         if not has_last:  # trainer.max_epochs=0: the model as it started
             trainer.save_checkpoint(run.last)
         best = str(run.best) if has_best else None
-        scores = {split: score(trainer, model, data, split, best, run) for split in ("val", "test")}
+        cards = {split: score(trainer, model, data, split, best, run) for split in ("val", "test")}
     if first:
-        intervals = {split: model.scores_of(split).intervals() for split in ("val", "test")}
         write_json(
             run.metrics,
             {
-                **scores,
-                "intervals": intervals,
+                **scores_and_intervals(cards),
                 "baselines": baselines,
                 **facts(trainer, model, config, seconds, has_best),
             },
         )
-        print_scores("Test split", {"this model": scores["test"], **baselines})
+        print_scores("Test split", {"this model": cards["test"].values, **baselines})
         print_files(run)
 
 
@@ -143,17 +126,6 @@ def build(config: DictConfig) -> tuple[StudyDataModule, ReportGenerator]:
         tokenizer=data.tokenizer, read_findings=data.source.read_findings
     )
     return data, model
-
-
-@contextmanager
-def interruptible(trainer: pl.Trainer) -> Iterator[None]:
-    """An interrupt, as which Lightning ends the process with code 1, as what it is."""
-    try:
-        yield
-    except SystemExit:
-        if trainer.interrupted:
-            raise KeyboardInterrupt from None
-        raise
 
 
 def facts(
@@ -222,14 +194,15 @@ def score(
     split: str,
     checkpoint: str | None,
     run: RunFolder,
-) -> dict[str, float]:
+) -> ScoreCard:
     """Score a split under a checkpoint (None: the model as it is) and write its predictions."""
     evaluate = trainer.validate if split == "val" else trainer.test
-    (logged,) = evaluate(model, data, ckpt_path=checkpoint, verbose=False)
-    records = model.scores_of(split).records()  # type: ignore[arg-type]
+    evaluate(model, data, ckpt_path=checkpoint, verbose=False)
+    scores = model.scores_of(split)  # type: ignore[arg-type]
+    records, card = scores.records(), scores.card()
     if trainer.is_global_zero:
         write_jsonl(run.predictions(split), records)
-    return {name.removeprefix(f"{split}/"): value for name, value in logged.items()}
+    return card
 
 
 def score_baselines(config: DictConfig, data: StudyDataModule, model: ReportGenerator) -> dict[str, dict[str, float]]:
@@ -278,6 +251,7 @@ def print_files(run: RunFolder) -> None:
     print(f"  checkpoints {', '.join(str(path.relative_to(shown)) for path in checkpoints)}")
     print("  curves      logs/ (tensorboard --logdir), logs/csv/")
     print(f"Score it again: hardneg-evaluate run={shown}{'' if run.best in checkpoints else ' checkpoint=last'}")
+    print(f"Look at it, study by study: hardneg-page run={shown}")
     print(f"Write reports with it: hardneg-predict {shown} IMAGE...")
 
 

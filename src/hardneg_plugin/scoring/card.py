@@ -1,12 +1,14 @@
 """All scores of the records of a split: what training, evaluation and the scoring of a predictions file share."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from hardneg_plugin.metrics.caption import CaptionScores
+from hardneg_plugin.metrics.clinical import ClinicalMetric
 from hardneg_plugin.metrics.diversity import diversity
 from hardneg_plugin.metrics.findings import findings_scores
 from hardneg_plugin.metrics.significance import intervals
@@ -51,7 +53,11 @@ class ScoreCard:
 
 
 def score_records(
-    records: Sequence[Record], *, caption: CaptionScores | None = None, peers: Peers | None = None
+    records: Sequence[Record],
+    *,
+    caption: CaptionScores | None = None,
+    clinical: Sequence[ClinicalMetric] = (),
+    peers: Peers | None = None,
 ) -> ScoreCard:
     """Score N >= 1 studies.
 
@@ -59,6 +65,7 @@ def score_records(
         records: findings, losses and ranks are scored where all of them have these.
         caption: BLEU, ROUGE-L, CIDEr and METEOR, against the full and, where records have them, the cut references; None leaves
             them out.
+        clinical: further metrics, of models or label files.
         peers: those of the records; None: to be found.
     """
     generated = [record["generated"] for record in records]
@@ -80,7 +87,19 @@ def score_records(
     card.values |= diversity(generated)
     length = Scored.of_means({"length": [len(text.split()) for text in generated]})
     card.tallies += length.tallies
+    for metric in clinical:
+        card.add(metric(generated, [record["reference"] for record in records], [record["id"] for record in records]))
     return card
+
+
+def scores_and_intervals(cards: Mapping[str, ScoreCard]) -> dict[str, Any]:
+    """What metrics.json holds of the scores of splits: by split their values, and under "intervals" [low, high] of each."""
+    return {
+        **{split: card.values for split, card in cards.items()},
+        "intervals": {
+            split: {name: list(ends) for name, ends in card.intervals().items()} for split, card in cards.items()
+        },
+    }
 
 
 def _measured(records: Sequence[Record]) -> list[Scored]:

@@ -57,12 +57,16 @@ def make_record(
         record["patient"] = patient
     if labels is not None:
         record["labels"] = labels
-    if read_findings is not None:
-        record["findings"] = {
-            "reference": stated(read_findings(reference)),
-            "generated": stated(read_findings(generated)),
-        }
-    return record
+    return record if read_findings is None else with_findings(record, read_findings)
+
+
+def with_findings(record: Record, read_findings: Callable[[str], Findings]) -> Record:
+    """The record with the findings that its texts state."""
+    findings: Stated = {
+        "reference": stated(read_findings(record["reference"])),
+        "generated": stated(read_findings(record["generated"])),
+    }
+    return {**record, "findings": findings}
 
 
 def stated(findings: Findings) -> list[Any]:

@@ -90,10 +90,10 @@ class ReportScores(StudyMetric[tuple[list[Record], ScoreCard]]):
         self.compute()
         return self._details[0] if self._details else []
 
-    def intervals(self) -> dict[str, list[float]]:
-        """The 95 % interval of each score that has one, on any rank once the scores are computed."""
-        card = self._details[1] if self._details else ScoreCard()
-        return {name: list(interval) for name, interval in card.intervals().items()}
+    def card(self) -> ScoreCard:
+        """All scores, also those of single studies; to be called on all ranks."""
+        self.compute()
+        return self._details[1] if self._details else ScoreCard()
 
     def warn_of_collapse(self) -> None:
         """Warn where the model writes hardly more than one report; to be called on all ranks."""

@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -74,7 +75,11 @@ def test_several_machines_must_know_one_another(monkeypatch, tmp_path):
 
 def test_a_job_is_read_as_it_was_written(tmp_path):
     job = Job(
-        {"optimizer": {"lr": 5e-5, "name": "ä"}, "plugins": [None, True]}, "/runs/a b", ["seed=1"], {"version": 1}
+        {"optimizer": {"lr": 5e-5, "name": "ä"}, "plugins": [None, True]},
+        "/runs/a b",
+        ["seed=1"],
+        {"version": 1},
+        "evaluate",
     )
     job.write(tmp_path / "job.json")
     assert Job.read(tmp_path / "job.json") == job
@@ -119,3 +124,4 @@ def test_the_command_to_go_on_says_trust_where_it_is_needed(tmp_path, settings, 
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").touch()
     assert how_to_go_on(job) == f"Go on with: hardneg-train resume={tmp_path}/run{end}"
+    assert how_to_go_on(replace(job, command="evaluate")) == ""

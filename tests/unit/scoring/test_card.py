@@ -55,7 +55,7 @@ def test_a_predictions_file_gives_the_same_scores_bit_for_bit(scores, tmp_path):
     card = score_records(read_predictions(tmp_path / "test.jsonl"), caption=CAPTION)
     assert card.values == computed
     assert card.each == [record["scores"] for record in scores.records()]
-    assert {name: list(pair) for name, pair in card.intervals().items()} == scores.intervals()
+    assert card.intervals() == scores.card().intervals()
 
 
 def test_caption_scores_are_pycocoevalcaps(scores):
@@ -89,7 +89,7 @@ def test_what_the_model_measured(seen, scores):
 
 
 def test_every_interval_holds_its_score(scores):
-    values, intervals = scores.compute(), scores.intervals()
+    values, intervals = scores.compute(), scores.card().intervals()
     without = {name for name in values if name not in intervals}
     assert without == {name for name in values if name.startswith("cut/")} | {
         "unique_share",

@@ -1,0 +1,51 @@
+"""hardneg-evaluate predictions=FILE: the scores of a predictions file alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from hardneg_plugin.apps.table import print_scores
+from hardneg_plugin.data.phantom.reading import read_findings
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.metrics.clinical import ClinicalMetric
+from hardneg_plugin.runs.run_folder import write_json
+from hardneg_plugin.scoring.card import score_records, scores_and_intervals
+from hardneg_plugin.scoring.record import Record, read_predictions, with_findings
+from hardneg_plugin.whole_file import check_place
+
+READERS = {"phantom": read_findings}
+
+
+def score(config: DictConfig) -> None:
+    """Score the file; writes a JSON file with the scores and their intervals.
+
+    Raises:
+        UserError: for whatever a user can cause.
+    """
+    path = Path(config.predictions)
+    output = Path(config.output or path.with_suffix(".scores.json"))
+    check_place(output, "output")
+    records = known_findings(read_predictions(path), config.findings)
+    clinical: Sequence[ClinicalMetric] = [instantiate(metric) for metric in config.clinical.values()]
+    for metric in clinical:
+        metric.check()
+    card = score_records(records, caption=instantiate(config.metrics.caption), clinical=clinical)
+    split = path.stem
+    write_json(output, {**scores_and_intervals({split: card}), "predictions": str(path), "studies": len(records)})
+    print_scores(f"{len(records)} studies of {path}", {split: card.values})
+    print(f"\nscores   {output}")
+
+
+def known_findings(records: list[Record], findings: str | None) -> list[Record]:
+    """The records, with the findings of their texts where these can be read.
+
+    Raises:
+        UserError: there is no such reader.
+    """
+    if findings is None:
+        return records
+    if findings not in READERS:
+        raise UserError(f"findings: expected one of {', '.join(READERS)} or null, but got {findings!r}.")
+    return [with_findings(record, READERS[findings]) for record in records]

@@ -36,15 +36,17 @@ TINY = [
 @pytest.fixture
 def cli(monkeypatch, capfd, tmp_path):
     """Call a command as from a shell in an empty folder; gives exit code, output and error output, of its processes too."""
-    from hardneg_plugin.apps import evaluate, export, mine, predict, prepare, train
+    from hardneg_plugin.apps import compare, evaluate, export, mine, page, predict, prepare, train
 
     mains = {
         "hardneg-train": train.main,
         "hardneg-evaluate": evaluate.main,
         "hardneg-export": export.main,
+        "hardneg-page": page.main,
         "hardneg-predict": predict.main,
         "hardneg-prepare": prepare.main,
         "hardneg-mine": mine.main,
+        "hardneg-compare": compare.main,
     }
     monkeypatch.chdir(tmp_path)
 

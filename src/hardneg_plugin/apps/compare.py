@@ -1,0 +1,260 @@
+"""hardneg-compare: train variants under several seeds, and say which differences between them are real."""
+
+import dataclasses
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from hardneg_plugin.apps.cli import explain, run_command
+from hardneg_plugin.apps.curves import curves_of
+from hardneg_plugin.apps.page_content import page_of_runs
+from hardneg_plugin.apps.table import HEADINGS
+from hardneg_plugin.apps.train import check_settings
+from hardneg_plugin.comparing.comparison import (
+    SPLITS,
+    Comparison,
+    compare_split,
+    measures_there,
+    result_of,
+    score_split,
+    seconds_of,
+)
+from hardneg_plugin.comparing.composing import composed, outside_of_hydra, settings_of
+from hardneg_plugin.comparing.plots import write_plots
+from hardneg_plugin.comparing.progress import Progress
+from hardneg_plugin.comparing.running import Work, launched_works, local_works, run_all
+from hardneg_plugin.comparing.runs import PlannedRun, at_work_on, check_same_settings, run_folder
+from hardneg_plugin.comparing.settings import Settings, overrides_of_variants
+from hardneg_plugin.comparing.tables import latex, markdown, tables
+from hardneg_plugin.comparing.verdicts import cautions, choice, verdicts
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.pages.render import write_page
+from hardneg_plugin.runs.run_folder import replacing, write_json
+from hardneg_plugin.whole_file import writing
+
+AGAIN = "The same command again goes on."
+
+
+def main() -> None:
+    """Entry point of hardneg-compare."""
+    own, for_launcher, for_runs = divided(sys.argv[1:])
+    sys.argv = [sys.argv[0], *own]
+    run_command("compare", partial(start, for_launcher=for_launcher, for_runs=for_runs))
+
+
+def divided(arguments: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """The arguments for hardneg-compare itself, for the launcher of the runs, and for hardneg-train.
+
+    >>> divided(["compare.jobs=2", "+compare.definitions.a=[]", "hydra.launcher.nodes=1", "hardening=ascent", "--cfg=job"])
+    (['compare.jobs=2', '+compare.definitions.a=[]', '--cfg=job'], ['hydra.launcher.nodes=1'], ['hardening=ascent'])
+    """
+    own: list[str] = []
+    for_launcher: list[str] = []
+    for_runs: list[str] = []
+    is_value = False  # of the option before it
+    for argument in arguments:
+        name = argument.lstrip("+~")
+        if is_value or argument.startswith("-") or name.startswith("compare."):
+            own.append(argument)
+        elif name.startswith("hydra.launcher."):
+            for_launcher.append(argument)
+        else:
+            for_runs.append(argument)
+        is_value = argument in ("--cfg", "-c", "--package", "-p", "--info", "-i")
+    return own, for_launcher, for_runs
+
+
+def start(config: DictConfig, *, for_launcher: list[str], for_runs: list[str]) -> None:
+    """Check all that can be checked, train what is missing, and compare.
+
+    Raises:
+        UserError: for whatever a user can cause, before anything is made but for what only the runs can show.
+    """
+    values: Any = OmegaConf.to_container(config.compare, resolve=True)
+    settings = Settings(**values)
+    if for_launcher and settings.launcher is None:
+        raise UserError(f"{for_launcher[0]} is for a launcher: set compare.launcher=..., such as submitit_slurm.")
+    with outside_of_hydra():
+        runs = planned(settings, for_launcher, for_runs)
+    with at_work_on(settings.path) as lock:
+        check_same_settings(runs)
+        try:
+            failed = train_all(runs, settings, for_launcher, lock)
+            compared = compare_runs(runs, settings, failed)
+        except KeyboardInterrupt:
+            finished = sum(run.state == "finished" for run in runs)
+            first = f"See first to the jobs that {settings.launcher} still runs. " if settings.launcher else ""
+            print(f"Interrupted; {finished} of {len(runs)} runs are finished. {first}{AGAIN}", file=sys.stderr)
+            sys.exit(128 + signal.SIGINT)
+    for name, work in failed.items():
+        print(f"hardneg-compare: {name} did not finish: {work.error} ({work.log})", file=sys.stderr)
+    if failed:
+        nothing = "" if compared else f" Nothing is compared without all runs of {settings.baseline}."
+        print(f"{len(failed)} of {len(runs)} runs did not finish.{nothing} {AGAIN}", file=sys.stderr)
+        sys.exit(1)
+
+
+def planned(settings: Settings, for_launcher: Sequence[str], for_runs: list[str]) -> list[PlannedRun]:
+    """The runs of a comparison, variant by variant, each composed.
+
+    Raises:
+        UserError: for settings that hardneg-train would refuse before it begins.
+    """
+    runs = []
+    launcher = [f"hydra/launcher={settings.launcher}", *for_launcher] if settings.launcher else []
+    for name, overrides in overrides_of_variants(settings, for_runs).items():
+        try:
+            config = composed([*launcher, *overrides])
+            for seed in settings.seeds:
+                folder = run_folder(settings.path, name, seed)
+                values = settings_of(config, seed, folder.path)
+                runs.append(PlannedRun(name, seed, [*overrides, f"seed={seed}"], values, folder))
+            check_settings(config)
+        except (UserError, HydraException, OmegaConfBaseException) as error:
+            if "hydra/launcher" in str(error):
+                raise UserError(
+                    f"compare.launcher: Hydra has no launcher {settings.launcher} here. "
+                    "pip install 'hardneg-plugin[slurm]' brings submitit_slurm and submitit_local."
+                ) from error
+            raise UserError(f"variant {name}: {explain(error, 'train')}") from error
+    return runs
+
+
+def train_all(runs: Sequence[PlannedRun], settings: Settings, for_launcher: list[str], lock: int) -> dict[str, Work]:
+    """Train the runs that are not finished; gives those that did not finish now either."""
+    if settings.launcher is None:
+        works, jobs = local_works(runs), settings.jobs
+    else:
+        works = launched_works(runs, settings.launcher, for_launcher)
+        jobs = max(1, len(works))
+    if not works:
+        return {}
+    known = [seconds for run in runs if (seconds := seconds_of(run.folder)) is not None]
+    with Progress(runs, jobs, known, partial(last_score, settings.measures)) as progress:
+        return run_all(works, jobs, lock, progress)
+
+
+def last_score(measures: Sequence[str], run: PlannedRun) -> str:
+    """The latest validation score of a run, as the end of a line."""
+    try:
+        curves = {curve.name: curve.points for curve in curves_of(run.folder, run.variant)}
+    except (OSError, UserError):  # while the training is writing
+        return ""
+    name = next((f"val/{name}" for name in (*measures, "BLEU-4") if f"val/{name}" in curves), None)
+    return "" if name is None else f", {name} {curves[name][-1][1]:.3f}"
+
+
+def compare_runs(runs: Sequence[PlannedRun], settings: Settings, failed: Mapping[str, Work]) -> Comparison | None:
+    """Compare the variants of which all runs are finished, write and print it; None where the baseline is not among them."""
+    by_variant: dict[str, list[PlannedRun]] = {}
+    for run in runs:
+        by_variant.setdefault(run.variant, []).append(run)
+    complete = {name: own for name, own in by_variant.items() if all(run.state == "finished" for run in own)}
+    if settings.baseline not in complete:
+        return None
+    notes = []
+    for name, own in by_variant.items():
+        if name not in complete:
+            errors = [f"seed {run.seed}: {failed[run.name].error.rstrip('.')}" for run in own if run.name in failed]
+            notes.append(f"{name} is left out, since not all of its runs are finished: {'; '.join(errors)}.")
+    caption = instantiate(complete[settings.baseline][0].settings["metrics"]["caption"])
+    folders = {name: [run.folder for run in own] for name, own in complete.items()}
+    with Console(stderr=True).status("Scoring and comparing"):
+        scored = {split: score_split(folders, split, caption) for split in SPLITS}
+        measures = measures_there(list(scored.values()), settings.measures)
+        notes += [f"{name} is left out: findings are not known." for name in settings.measures if name not in measures]
+        compared = Comparison(
+            baseline=settings.baseline,
+            seeds=settings.seeds,
+            measures=measures,
+            resamples=settings.resamples,
+            variants={
+                name: [
+                    result_of(
+                        run.folder,
+                        settings.path,
+                        run.seed,
+                        run.overrides,
+                        {split: scored[split].cards[name][place] for split in SPLITS},
+                        {c.name: c.points for c in curves_of(run.folder, name) if c.name.startswith("val/")},
+                    )
+                    for place, run in enumerate(own)
+                ]
+                for name, own in complete.items()
+            },
+            splits={
+                split: compare_split(scored[split], settings.baseline, measures, settings.resamples) for split in SPLITS
+            },
+            notes=notes,
+        )
+        write(compared, settings.path)
+    print_comparison(compared)
+    if settings.page:
+        write_page_of(compared, settings)
+    print(f"\nComparison    {settings.path}")
+    print("  tables      comparison.md, comparison.tex; all figures: comparison.json")
+    print(f"  plots       plots/{', page.html' if settings.page else ''}")
+    return compared
+
+
+def write(compared: Comparison, folder: Path) -> None:
+    """Write comparison.json and what follows from it.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with writing(folder, f"See to it. {AGAIN}"):
+        write_json(folder / "comparison.json", compared.to_json())
+        for name, text in (("comparison.md", markdown(compared)), ("comparison.tex", latex(compared))):
+            with replacing(folder / name) as file:
+                file.write(text)
+        write_plots(compared, folder / "plots")
+
+
+def write_page_of(compared: Comparison, settings: Settings) -> None:
+    """Write page.html: the reports of each variant under the seed that is best on val."""
+    measure = compared.measures[0]
+    best = {
+        name: run_folder(settings.path, name, max(runs, key=lambda run: run.scores["val"][measure]).seed)
+        for name, runs in compared.variants.items()
+    }
+    with Console(stderr=True).status("Looking at studies for page.html"):
+        # trusted, because their settings have been compared with those that this command asks for
+        page = page_of_runs(best, "test", settings.page, trust=True)
+    seeds = ", ".join(f"{name} {folder.path.name.replace('_', ' ')}" for name, folder in best.items())
+    notes = [choice(compared), *verdicts(compared, "test"), *cautions(compared)]
+    page = dataclasses.replace(
+        page, notes=[*notes, f"Reports and scores below are of one run each, the best on val: {seeds}.", *page.notes]
+    )
+    with writing(settings.path / "page.html", f"See to it. {AGAIN}"):
+        write_page(settings.path / "page.html", page)
+
+
+def print_comparison(compared: Comparison) -> None:
+    """The tables and the sentences, for people."""
+    console = Console(highlight=False)
+    # a pipe has no width of its own, and a table folded to 80 columns cannot be read
+    console = Console(width=max(console.width, 180) if not console.is_terminal else None, highlight=False)
+    for table in tables(compared):
+        shown = RichTable(title=table.title, title_justify="left")
+        for place, name in enumerate(table.header):
+            shown.add_column(HEADINGS.get(name, name), justify="right" if place else "left", no_wrap=not place)
+        for row in table.rows:
+            shown.add_row(*row)
+        console.print(shown)
+    for sentence in (choice(compared), *verdicts(compared, "test"), *cautions(compared)):
+        print(sentence)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""hardneg-page: one HTML file that shows what a trained run, or several side by side, wrote about each study."""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.progress import track
+from torch.utils.data import DataLoader
+
+from hardneg_plugin.apps.cli import run_command
+from hardneg_plugin.apps.page_content import page_of_runs
+from hardneg_plugin.data.studies import Batch, Sample
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.pages.render import write_page
+from hardneg_plugin.runs.run_folder import RunFolder
+from hardneg_plugin.whole_file import check_place, writing
+
+
+def main() -> None:
+    """Entry point of hardneg-page."""
+    run_command("page", page)
+
+
+def page(config: DictConfig) -> None:
+    """Write the page; print where it is and how large."""
+    runs = _runs(config.run)
+    output = _output(config, runs)
+    content = page_of_runs(
+        runs,
+        config.split,
+        config.limit,
+        data=config.data if "data" in config else None,
+        device=config.device,
+        trust=config.trust,
+        track=_progress,
+    )
+    with writing(output, "Make room, or name another file by output=..."):
+        write_page(output, content)
+    print(f"{output}  {output.stat().st_size / 1e6:.1f} MB, {len(content.studies)} studies")
+
+
+def _runs(named: Any) -> dict[str, RunFolder]:
+    """The runs by name: one by that of its folder."""
+    if isinstance(named, DictConfig):
+        runs = {str(name): RunFolder.existing(str(path)) for name, path in named.items()}
+        if not runs:
+            raise UserError("run: expected at least one run, but got none.")
+        return runs
+    run = RunFolder.existing(str(named))
+    return {run.path.resolve().name: run}
+
+
+def _output(config: DictConfig, runs: dict[str, RunFolder]) -> Path:
+    """The file to write, once all settings are known to be what they should."""
+    if config.split not in ("val", "test"):
+        raise UserError(f"split: expected val or test, but got {config.split!r}.")
+    if type(config.limit) is not int or config.limit < 1:
+        raise UserError(f"limit: expected a number of studies from 1, but got {config.limit!r}.")
+    folder = next(iter(runs.values())).path if len(runs) == 1 else Path()
+    output = folder / "page.html" if config.output is None else Path(str(config.output))
+    if output.suffix != ".html":
+        raise UserError(f"output: expected the name of an .html file, but got {output}.")
+    check_place(output, "output")
+    return output
+
+
+def _progress(batches: DataLoader[Sample], name: str) -> Iterable[Batch]:
+    return track(batches, description=name, transient=True, disable=not sys.stdout.isatty())  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""What a trained generator does with each study of a split: its words, where it looked, and how close its peers are."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hardneg_plugin.backbones.decoder import ReportDecoder, evaluating
+from hardneg_plugin.backbones.decoding import Decoding
+from hardneg_plugin.backbones.visual import VisualFeatures
+from hardneg_plugin.data.studies import Batch
+from hardneg_plugin.functional.hardening import harden_ascent
+from hardneg_plugin.functional.pooling import masked_mean
+from hardneg_plugin.generator import HardNegativeReportGenerator, ReportGenerator
+from hardneg_plugin.mining.embedders import Tfidf, embed
+from hardneg_plugin.mining.matches import Groups
+from hardneg_plugin.mining.search import Chunked, Rule
+from hardneg_plugin.objectives import HardNegativeObjective, PairEmbeddings
+from hardneg_plugin.objectives.alternating import Alternating
+from hardneg_plugin.writing import WrittenReport, report_of
+
+
+@dataclass(frozen=True)
+class Similarities:
+    """How an image embedding is aligned with reports, as cosines in the space of the objective."""
+
+    own: float
+    """With its own report, z·u."""
+    hard: float
+    """With its hard negative, z·n."""
+    hardened: float | None
+    """With its hardened negative, z·ñ: a dot product where the strategy leaves the sphere. None where none is hardened."""
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """One study."""
+
+    id: str
+    text: str
+    """The generated report."""
+    words: list[str]
+    """Those of the text, which the rows of `attention` belong to."""
+    attention: NDArray[np.uint8] | None
+    """`(words, views, rows, columns)`, by the mean over layers and heads: 255 is the word's largest value. None where the decoder
+    gives no attention."""
+    similarities: Similarities | None
+    """None for a bare host, and for a study without a hard negative."""
+    hard_negative: str | None
+    """The nearest study of the split that is no match; None where all others match."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one batch leaves, on the CPU."""
+
+    ids: list[str]
+    references: list[str]
+    written: list[WrittenReport]
+    images: Tensor
+    reports: Tensor
+
+
+def inspect_split(
+    model: ReportGenerator, batches: Iterable[Batch], *, decoding: Decoding, groups: Groups, hardness: float
+) -> list[Inspected]:
+    """Read a split once, in evaluation mode and without gradient; the mode and the random state stay what they were.
+
+    Report embeddings are those that recall is measured by: of the decoder's text-only states, whatever the objective was trained
+    on, since states that attend to the study's own image would carry their answer. Hard negatives are the nearest by them; of a
+    bare host, by TF-IDF of the references.
+
+    Args:
+        model: on the device where it is to run.
+        batches: all studies of the split, in order.
+        decoding: how the reports are written.
+        groups: which studies match, `(N,)` each, in the order of the batches.
+        hardness: of the hardened negatives, in [0, 1]. `Alternating`, whose auxiliary negatives exist for training studies only,
+            is shown by one ascent under this budget; `Released`, which mixes the studies of a batch, with the split as its batch.
+    """
+    devices = [model.device] if model.device.type == "cuda" else []
+    with evaluating(model), torch.no_grad(), torch.random.fork_rng(devices=devices):
+        seen = [_read(model, batch, decoding) for batch in batches]
+        ids = [study for batch in seen for study in batch.ids]
+        written = [report for batch in seen for report in batch.written]
+        similarities: list[Similarities | None] = [None] * len(ids)
+        if isinstance(model, HardNegativeReportGenerator):
+            images, reports = (torch.cat([getattr(batch, name) for batch in seen]) for name in ("images", "reports"))
+            nearest = _nearest(reports, groups)
+            similarities = _similarities(model.hard_negatives, images, reports, nearest, hardness)
+        else:
+            nearest = _nearest(embed(Tfidf(), [text for batch in seen for text in batch.references]), groups)
+    return [
+        Inspected(
+            id=study,
+            text=report.text,
+            words=report.words,
+            attention=None if report.attention is None else quantised(report.attention),
+            similarities=similarity,
+            hard_negative=None if hard < 0 else ids[hard],
+        )
+        for study, report, similarity, hard in zip(ids, written, similarities, nearest.tolist(), strict=True)
+    ]
+
+
+def quantised(attention: Tensor) -> NDArray[np.uint8]:
+    """Attention `(words, views, rows, columns)` in bytes, 255 for each word's largest value; all 0 for a word without any."""
+    largest = attention.amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(attention.dtype).tiny)
+    values: NDArray[np.uint8] = (255 * attention / largest).round().to(torch.uint8).cpu().numpy()
+    return values
+
+
+def _read(model: ReportGenerator, batch: Batch, decoding: Decoding) -> _Seen:
+    images, view_mask, tokens = (batch[key].to(model.device) for key in ("images", "view_mask", "tokens"))  # type: ignore[literal-required]
+    features = model.visual(images, view_mask)
+    words = model.decoder.decode(features.patches, decoding, patch_mask=features.patch_mask).tokens[:, 0]
+    maps = _attention(model.decoder, features, words)
+    written = [
+        report_of(model.tokenizer, row, None if maps is None else maps[study][:, batch["view_mask"][study]])
+        for study, row in enumerate(words.tolist())
+    ]
+    embeddings = torch.empty(len(words), 0), torch.empty(len(words), 0)
+    if isinstance(model, HardNegativeReportGenerator):
+        states = model.decoder.text_states(tokens)
+        reports = masked_mean(states, batch["token_mask"][:, 1:].to(model.device))
+        embeddings = model.hard_negatives.project(PairEmbeddings(images=features.pooled, reports=reports))
+    return _Seen(batch["ids"], batch["references"], written, *(each.cpu() for each in embeddings))
+
+
+def _attention(decoder: ReportDecoder, features: VisualFeatures, words: Tensor) -> Tensor | None:
+    """`(B, words, views, rows, columns)`, the mean over layers and heads; None where the decoder gives none."""
+    try:
+        maps = decoder.attention_maps(features.patches, F.pad(words, (1, 0)), patch_mask=features.patch_mask)
+    except (AttributeError, TypeError, ValueError):  # as models of other libraries fail that keep theirs to themselves
+        return None
+    mean: Tensor = maps.mean((1, 2)).unflatten(-1, (-1, *features.grid)).float().cpu()
+    return mean
+
+
+def _nearest(embeddings: Any, groups: Groups) -> NDArray[np.int64]:
+    """For each study the index of the nearest that is no match, -1 where there is none."""
+    nearest: NDArray[np.int64] = Chunked()(embeddings, Rule(groups)).index[:, 0]
+    return nearest
+
+
+def _similarities(
+    objective: HardNegativeObjective, images: Tensor, reports: Tensor, nearest: NDArray[np.int64], hardness: float
+) -> list[Similarities | None]:
+    rows = torch.from_numpy(np.flatnonzero(nearest >= 0))
+    z, u, n = images[rows], reports[rows], reports[torch.from_numpy(nearest)[rows]]
+    hardened = _hardened(objective, z, u, n, hardness)
+    columns = [(z * others).sum(-1).tolist() for others in (u, n, n if hardened is None else hardened)]
+    found: list[Similarities | None] = [None] * len(images)
+    for row, own, hard, harder in zip(rows.tolist(), *columns, strict=True):
+        found[row] = Similarities(own, hard, None if hardened is None else harder)
+    return found
+
+
+def _hardened(objective: HardNegativeObjective, z: Tensor, u: Tensor, n: Tensor, hardness: float) -> Tensor | None:
+    how = objective.hardening
+    if how is None or not len(z):
+        return None
+    if isinstance(how, Alternating):
+        return harden_ascent(z, u, n, hardness=hardness, margin=how.margin, steps=how.steps, step_size=how.step_size)
+    return how(z, u, n, hardness)

@@ -1,0 +1,217 @@
+"""hardneg-compare: what it trains, what it leaves alone, and what it says. Most runs are made up here, without training."""
+
+import json
+import shutil
+import signal
+import sys
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from hardneg_plugin.apps import compare
+from hardneg_plugin.comparing import running
+from hardneg_plugin.comparing.running import launched_works
+from hardneg_plugin.comparing.runs import at_work_on
+from hardneg_plugin.comparing.settings import Settings
+from hardneg_plugin.config import conf_dir
+from hardneg_plugin.runs.run_folder import write_json, write_jsonl
+
+WORDS = (
+    "the lungs are clear",
+    "there is a small left effusion",
+    "a nodule is in the right upper lobe",
+    "the heart is large",
+)
+STUDIES = 40
+
+
+@pytest.fixture
+def made_up(cli, tmp_path):
+    """A comparison of variants whose runs are finished: each writes a share of its reports right. Gives the command."""
+
+    def make(shares, seeds, *shared, finished=True):
+        folder = tmp_path / "comparison"
+        arguments = [f"compare.folder={folder}", f"compare.variants=[{','.join(shares)}]", f"compare.seeds={seeds}"]
+        arguments += ["compare.page=0", "compare.resamples=400"]
+        runs = compare.planned(settings(folder, list(shares), seeds), [], ["metrics.caption.meteor=false", *shared])
+        (folder / "runs").mkdir(parents=True)
+        (folder / "lock").touch()
+        for run in runs:
+            run.folder.write_config(OmegaConf.create(run.settings), run.overrides)
+            for split in ("val", "test"):
+                write_jsonl(run.folder.predictions(split), records(split, shares[run.variant], run.seed))
+            log = run.folder.path / "logs/csv/version_0/metrics.csv"
+            log.parent.mkdir(parents=True)
+            log.write_text("epoch,step,val/BLEU-4\n0,9,0.1\n1,19,0.2\n")
+            if finished:
+                seconds = 10.0 if run.variant == "host" else 12.0
+                write_json(
+                    run.folder.metrics,
+                    {"training": {"seconds": seconds}, "parameters": {"inference": 1000, "training_only": 0}},
+                )
+        return folder, ["hardneg-compare", *arguments, "metrics.caption.meteor=false", *shared]
+
+    return make
+
+
+def settings(folder, variants, seeds, **others):
+    values = yaml.safe_load((conf_dir() / "compare.yaml").read_text())["compare"]
+    return Settings(**{**values, "folder": str(folder), "variants": variants, "seeds": seeds, **others})
+
+
+def records(split, share, seed):
+    """Of every ten studies, so many are right; which ones depends on the seed."""
+    texts = [f"{WORDS[i % 4]} and mark {i} is seen" for i in range(STUDIES)]
+    for i, text in enumerate(texts):
+        right = (i * 7 + seed) % 10 < 10 * share
+        stated = {"reference": [[f"finding {i % 4}", ()]], "generated": [[f"finding {i % 4 if right else 9}", ()]]}
+        yield {
+            "id": f"{split}-{i:03d}",
+            "reference": text,
+            "generated": text if right else texts[i - 1],
+            "findings": stated,
+        }
+
+
+def test_a_real_difference_is_found_and_none_is_not(cli, made_up, read_json):
+    folder, command = made_up({"host": 0.3, "arc": 0.9, "mined": 0.3}, [1, 2])
+    result = cli(*command)
+    assert result.code == 0, result.err
+    assert "arc against host, specificity on test: better: +0." in result.out
+    assert "mined against host, specificity on test: no difference found: +0.000 (+0.000 to +0.000)" in result.out
+    content = read_json(folder / "comparison.json")
+    assert list(content["variants"]) == ["host", "arc", "mined"]
+    run = content["variants"]["arc"][1]
+    assert (run["seed"], run["folder"], run["curves"]["val/BLEU-4"]) == (2, "runs/arc/seed_2", [[9, 0.1], [19, 0.2]])
+    assert run["overrides"] == ["metrics.caption.meteor=false", "model=hard_negatives", "hardening=arc", "seed=2"]
+    documents = {f"comparison.{kind}" for kind in ("json", "md", "tex")}
+    assert {path.name for path in folder.iterdir()} == {"lock", "runs", "plots", *documents}
+
+
+def test_a_variant_that_fails_is_left_out_and_nothing_is_compared_without_the_baseline(
+    cli, made_up, read_json, monkeypatch
+):
+    folder, command = made_up({"host": 0.3, "arc": 0.9, "queue": 0.9}, [1, 2])
+    failing = "import sys; print('train.py: error: no data.'); sys.exit(2)"
+    monkeypatch.setattr(running, "TRAIN", (sys.executable, "-S", "-c", failing))
+    shutil.rmtree(folder / "runs/queue/seed_2")
+    result = cli(*command)
+    assert result.code == 1
+    log = folder / "runs/queue/seed_2/train.log"
+    assert f"hardneg-compare: queue, seed 2 did not finish: no data. ({log})\n" in result.err
+    assert result.err.endswith("1 of 6 runs did not finish. The same command again goes on.\n")
+    content = read_json(folder / "comparison.json")
+    assert list(content["variants"]) == ["host", "arc"]
+    assert content["notes"] == ["queue is left out, since not all of its runs are finished: seed 2: no data."]
+
+    (folder / "comparison.json").unlink()
+    shutil.rmtree(folder / "runs/host/seed_1")
+    result = cli(*command)
+    assert result.code == 1
+    assert "Nothing is compared without all runs of host." in result.err
+    assert not (folder / "comparison.json").exists()
+
+
+def test_a_curve_that_is_just_being_written_stops_nothing(made_up):
+    folder, _ = made_up({"host": 0.3}, [1])
+    run = compare.PlannedRun("host", 1, [], {}, compare.run_folder(folder, "host", 1))
+    assert compare.last_score(["specificity"], run) == ", val/BLEU-4 0.200"
+    (run.folder.path / "logs/csv/version_0/metrics.csv").write_text("epoch,step,val/BLEU-4\n0,9,0.1\n1,")
+    assert compare.last_score(["specificity"], run) == ""
+
+
+def test_an_interrupt_says_how_to_go_on(cli, made_up, monkeypatch):
+    folder, command = made_up({"host": 0.3}, [1, 2])
+    (folder / "runs/host/seed_2/metrics.json").unlink()
+    monkeypatch.setattr(compare, "run_all", lambda *_: signal.raise_signal(signal.SIGINT))
+    result = cli(*command)
+    assert result.code == 130
+    assert result.err == "Interrupted; 1 of 2 runs are finished. The same command again goes on.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare.variants=[host,asent]"], "asent is not defined; did you mean ascent?"),
+        (
+            ["trainer.max_epoch=2"],
+            "variant host: trainer.max_epoch: there is no such config key; did you mean trainer.max_epochs?",
+        ),
+        (["data=annotations"], "variant host: data.root must be given"),
+        (
+            ["metrics.caption=null"],
+            "variant host: metrics.caption is null, but callbacks.checkpoint.monitor is val/BLEU-4",
+        ),
+        (["hydra.launcher.nodes=2"], "is for a launcher: set compare.launcher"),
+        (["compare.launcher=nonesuch"], "Hydra has no launcher nonesuch here"),
+        (["compare.folders=x"], "compare.folders: there is no such config key; did you mean compare.folder?"),
+        (["--resume"], "--resume"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_line_and_nothing_is_made(cli, tmp_path, arguments, message):
+    result = cli("hardneg-compare", *arguments)
+    assert result.code == 2
+    assert message in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_settings_and_an_unknown_measure_are_told_and_change_nothing(cli, made_up):
+    folder, command = made_up({"host": 0.3, "arc": 0.9}, [1])
+    before = sorted(folder.rglob("*"))
+    refused = cli(*command, "trainer.max_epochs=7")
+    assert refused.code == 2
+    assert "host/seed_1 was trained under other settings: trainer.max_epochs is 5 there and 7 here." in refused.err
+    with at_work_on(folder):
+        held = cli(*command)
+    assert (held.code, held.err.count("\n")) == (2, 1)
+    misspelt = cli(*command, "compare.measures=[specifcity]")
+    assert misspelt.code == 2
+    assert "but got specifcity. There are: BLEU-1," in misspelt.err
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_what_is_missing_or_interrupted_is_trained_and_nothing_else(cli, tiny, tmp_path, read_json, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    folder = tmp_path / "comparison"
+    tiny = [setting for setting in tiny if not setting.startswith("model.")]  # which a host does not have
+    mine = ["model=hard_negatives", "hardening=ascent"]
+    asked = settings(folder, ["host", "mine"], [1, 2], definitions={"host": ["model=host"], "mine": mine})
+    with at_work_on(folder):
+        # as compare.launcher=basic would, but in this process, which has imported everything already
+        for work in launched_works(compare.planned(asked, [], tiny), "basic", []):
+            swept = cli("hardneg-train", *work.arguments)
+            assert swept.code == 0, swept.err
+    runs = {
+        f"{name}/seed_{seed}": folder / "runs" / name / f"seed_{seed}" for name in ("host", "mine") for seed in (1, 2)
+    }
+    scores = {name: read_json(run / "metrics.json")["test"] for name, run in runs.items()}
+    written = {name: (run / "metrics.json").stat().st_mtime_ns for name, run in runs.items()}
+    shutil.rmtree(runs["host/seed_1"])
+    (runs["mine/seed_2"] / "metrics.json").unlink()
+
+    command = ["hardneg-compare", *tiny, f"compare.folder={folder}", "compare.variants=[host,mine]"]
+    command += ["compare.seeds=[1,2]", "compare.resamples=100", "compare.page=2", "compare.jobs=2"]
+    command += [f"+compare.definitions.mine={json.dumps(mine)}"]
+    result = cli(*command)
+    assert result.code == 0, result.err
+    assert [line.split(": finished")[0] for line in sorted(result.err.splitlines()) if line.startswith("[4/4]")] in (
+        ["[4/4] host, seed 1"],
+        ["[4/4] mine, seed 2"],
+        ["[4/4] host, seed 1", "[4/4] mine, seed 2"],
+    )
+    for name, run in runs.items():
+        is_new = (run / "metrics.json").stat().st_mtime_ns != written[name]
+        assert is_new == (name in ("host/seed_1", "mine/seed_2"))
+        assert read_json(run / "metrics.json")["test"] == scores[name]
+    assert {path.name for path in (runs["mine/seed_2"] / "logs/csv").iterdir()} == {"version_0", "version_1"}
+    resumed = read_json(folder / "comparison.json")["variants"]["mine"][1]
+    assert resumed["seconds"] is None
+    assert resumed["scores"]["test"]["BLEU-4"] == scores["mine/seed_2"]["BLEU-4"]
+    assert "Reports and scores below are of one run each, the best on val: host seed" in (
+        folder / "page.html"
+    ).read_text(encoding="utf-8")
+
+    untouched = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*")}
+    assert cli(*command, "compare.page=0").code == 0
+    assert {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*")} == untouched

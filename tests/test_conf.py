@@ -114,7 +114,10 @@ def test_every_choice_composes_and_resolves(override, monkeypatch):
     [
         *(("prepare", f"source={choice} output=x") for choice in choices("source")),
         *(("mine", f"data=phantom output=x.parquet embedder={choice}") for choice in choices("embedder")),
+        *(("score", f"predictions=x.jsonl clinical={choice}") for choice in choices("clinical")),
         ("predict", "run=x images=y"),
+        ("page", "run=x"),
+        ("compare", "compare.jobs=2"),
     ],
 )
 def test_the_other_commands_compose_with_every_choice(name, override):

@@ -1,0 +1,1 @@
+"""Self-contained HTML pages: what one run or several made of each study, their scores, curves and configs."""

@@ -1,0 +1,185 @@
+"""From the content of a page to one HTML file that needs nothing else: images, data, style and script are in it."""
+
+import base64
+import io
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import cache
+from hashlib import sha256
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from numpy.typing import NDArray
+from PIL import Image
+
+from hardneg_plugin.pages.content import PageContent, Score, StudyContent, Written
+from hardneg_plugin.runs.run_folder import replacing
+
+LONGER_SIDE = 320
+"""The most that an image has in pixels."""
+
+JPEG_QUALITY = 80
+"""About 10 kB for a chest X-ray of that size."""
+
+SCRIPTS = ("study.js", "curves.js", "page.js")
+
+
+def write_page(path: Path, content: PageContent) -> None:
+    """Write the page: all of it or, where that fails, nothing.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    page = render(content)
+    with replacing(path) as file:
+        file.write(page)
+
+
+def render(content: PageContent) -> str:
+    """The page as HTML.
+
+    What is known of each study is in one JSON block; its images and attention are in a block of its own, which is not read
+    before the study is shown. Both are data to the browser, never markup. A policy lets nothing run or load but what is here.
+    """
+    style, script = _source("page.css"), "\n".join(_source(name) for name in SCRIPTS)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page = environment.from_string(_source("template.html.jinja")).render(
+        content=content,
+        score_rows=list(_score_rows(content)),
+        style=Markup(style),
+        script=Markup(script),
+        policy=(
+            "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
+            f"style-src '{_digest(style)}'; script-src '{_digest(script)}'"
+        ),
+        data=_json(_data(content)),
+        pictures=(_json(_pictures(study)) for study in [*content.studies, *content.neighbours]),
+    )
+    # A lone surrogate, which JSON lets into a text, has no place in a file.
+    return page.encode("utf-8", errors="replace").decode("utf-8")
+
+
+@cache
+def _source(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _digest(source: str) -> str:
+    return "sha256-" + base64.b64encode(sha256(source.encode()).digest()).decode()
+
+
+def _json(value: Any) -> Markup:
+    """JSON in ASCII that can stand inside a <script> element, whatever its texts hold."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _number(value: float | None) -> float | None:
+    """JSON has no nan and no infinity; the page shows a dash."""
+    return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
+
+
+def _data(content: PageContent) -> dict[str, Any]:
+    return {
+        "variants": content.variants,
+        "studies": [
+            {
+                "id": study.id,
+                "reference": study.reference,
+                "written": {variant: _written(written) for variant, written in study.written.items()},
+            }
+            for study in content.studies
+        ],
+        "neighbours": [{"id": study.id, "reference": study.reference} for study in content.neighbours],
+        "curves": [
+            {
+                "variant": curve.variant,
+                "name": curve.name,
+                "points": [[step, _number(value)] for step, value in curve.points],
+            }
+            for curve in content.curves
+        ],
+    }
+
+
+def _written(written: Written) -> dict[str, Any]:
+    similarities = written.similarities
+    return {
+        "text": written.text,
+        "words": written.words,
+        "grid": None if written.attention is None else written.attention.shape[2:],
+        "findings": written.findings,
+        "scores": {name: _number(value) for name, value in written.scores.items()},
+        "similarities": similarities and {name: _number(value) for name, value in asdict(similarities).items()},
+        "hard_negative": written.hard_negative,
+    }
+
+
+def _pictures(study: StudyContent) -> dict[str, Any]:
+    return {
+        "views": [_picture(view) for view in study.views],
+        "attention": {
+            variant: base64.b64encode(written.attention.tobytes()).decode()
+            for variant, written in study.written.items()
+            if written.attention is not None
+        },
+    }
+
+
+def _picture(view: NDArray[np.uint8]) -> dict[str, Any]:
+    image = Image.fromarray(np.ascontiguousarray(view))
+    image.thumbnail((LONGER_SIDE, LONGER_SIDE), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    return {"width": image.width, "height": image.height, "jpeg": base64.b64encode(file.getvalue()).decode()}
+
+
+def _score_rows(content: PageContent) -> Iterator[dict[str, Any]]:
+    """For each score, in the order in which names first appear, a cell per variant and their places on one axis."""
+    for name in dict.fromkeys(name for variant in content.variants for name in content.scores.get(variant, {})):
+        scores = [content.scores.get(variant, {}).get(name) for variant in content.variants]
+        yield {"name": name, "cells": [_cell(score) for score in scores], "axis": _axis(scores)}
+
+
+def _cell(score: Score | None) -> dict[str, str | None]:
+    if score is None or _number(score.value) is None:
+        return {"value": None, "interval": None}
+    low, high = _number(score.low), _number(score.high)
+    interval = None if low is None or high is None else f"{_figure(low)} to {_figure(high)}"
+    return {"value": _figure(score.value), "interval": interval}
+
+
+def _figure(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def _axis(scores: list[Score | None]) -> list[dict[str, float] | None] | None:
+    """For each variant where its score and interval lie between the lowest, 0, and the highest, 100, of them all.
+
+    None where there are not two scores, or all of them are one number.
+    """
+    marks = [_mark(score) for score in scores]
+    known = [mark for mark in marks if mark]
+    lowest = min((min(mark.values()) for mark in known), default=0.0)
+    highest = max((max(mark.values()) for mark in known), default=0.0)
+    if len(known) < 2 or lowest == highest:
+        return None
+    scale = 100 / (highest - lowest)
+    return [mark and {key: round((end - lowest) * scale, 2) for key, end in mark.items()} for mark in marks]
+
+
+def _mark(score: Score | None) -> dict[str, float] | None:
+    """A score and the ends of its interval, which are the score itself where they are not known."""
+    value = None if score is None else _number(score.value)
+    if score is None or value is None:
+        return None
+    low, high = _number(score.low), _number(score.high)
+    return {"low": value if low is None else low, "value": value, "high": value if high is None else high}

@@ -1,0 +1,224 @@
+"""The page as text: nothing a report holds becomes markup, and what was put in comes out again."""
+
+import base64
+import io
+import json
+import math
+import re
+from hashlib import sha256
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hardneg_plugin.pages.content import Curve, PageContent, Score, StudyContent, Written
+from hardneg_plugin.pages.render import render, write_page
+
+
+class Page(HTMLParser):
+    """Which elements a page has, with the text in each <script>, <style> and table cell, and in all of it."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.inside, self.cells, self.text = [], [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes), []))
+        self.inside = self.elements[-1][2]
+
+    def handle_endtag(self, tag):
+        self.inside = []  # what follows is of no element's beginning
+
+    def handle_data(self, data):
+        self.inside.append(data)
+        self.text += data
+
+    def all(self, tag):
+        return [(attributes, "".join(texts)) for name, attributes, texts in self.elements if name == tag]
+
+    def json(self, name):
+        (text,) = [text for attributes, text in self.all("script") if attributes.get("id") == name]
+        return json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
+
+
+def empty(**fields):
+    lists = {name: [] for name in ("notes", "variants", "studies", "neighbours", "curves")}
+    return PageContent(**({"title": "t", "scores": {}, "configs": {}} | lists | fields))
+
+
+def written(words=(), attention=None):
+    return Written(" ".join(words), list(words), attention, None, {}, None, None)
+
+
+def test_texts_come_out_of_the_data_as_they_went_in(content):
+    data = Page(render(content)).json("data")
+    assert data["variants"] == content.variants
+    for study, told in zip(content.studies, data["studies"], strict=True):
+        assert (told["id"], told["reference"]) == (study.id, study.reference)
+        for variant, by in study.written.items():
+            there = told["written"][variant]
+            assert (there["text"], there["words"], there["hard_negative"]) == (by.text, by.words, by.hard_negative)
+            assert [tuple(pair) for pair in there["findings"]] == by.findings
+            assert there["scores"] == pytest.approx(by.scores, rel=1e-5)
+            if by.similarities:
+                assert there["similarities"] == pytest.approx(vars(by.similarities), rel=1e-5)
+    assert [study["id"] for study in data["neighbours"]] == [study.id for study in content.neighbours]
+    for curve, told in zip(content.curves, data["curves"], strict=True):
+        assert (told["variant"], told["name"]) == (curve.variant, curve.name)
+        np.testing.assert_allclose(told["points"], curve.points, rtol=1e-5, atol=1e-12)
+
+
+def test_attention_and_images_come_out_as_they_went_in(content):
+    page = Page(render(content))
+    for index, study in enumerate([*content.studies, *content.neighbours]):
+        pictures = page.json(f"pictures-{index}")
+        for variant, by in study.written.items():
+            values = np.frombuffer(base64.b64decode(pictures["attention"][variant]), np.uint8)
+            np.testing.assert_array_equal(values.reshape(by.attention.shape), by.attention)
+        for view, picture in zip(study.views, pictures["views"], strict=True):
+            image = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture["jpeg"]))), dtype=float)
+            assert (picture["height"], picture["width"]) == image.shape == view.shape
+            assert np.abs(image - view).mean() < 6  # most of it noise: at 64 pixels each is an edge
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((640, 480), (320, 240)), ((200, 100), (200, 100)), ((3, 4000), (1, 320)), ((1, 1), (1, 1))],
+    ids=["large", "small", "strip", "one pixel"],
+)
+def test_images_are_at_most_320_pixels_and_never_enlarged(shape, size):
+    view = np.random.default_rng(0).integers(0, 256, (*shape[::-1], 2), np.uint8)[:, :, 0].T  # not contiguous
+    page = Page(render(empty(studies=[StudyContent("s", [view], "r", {})])))
+    (picture,) = page.json("pictures-0")["views"]
+    assert (picture["height"], picture["width"]) == size
+    assert Image.open(io.BytesIO(base64.b64decode(picture["jpeg"]))).size == size[::-1]
+
+
+def test_hostile_texts_stay_texts(hostile):
+    (study,) = hostile.studies
+    text = render(hostile)
+    page = Page(text)
+    assert [attributes.get("id") for attributes, _ in page.all("script")] == ["data", "pictures-0", "pictures-1", None]
+    assert not page.all("b")
+    assert not any(name.startswith("on") for _, attributes, _ in page.elements for name in attributes)
+    data = page.json("data")
+    assert data["studies"][0]["id"] == data["studies"][0]["reference"] == study.id
+    assert data["studies"][0]["written"][study.id]["findings"] == [
+        [study.id, kind] for kind in ("right", "wrong", "missed")
+    ]
+    assert "{{ 7*7 }} {% x %}" in page.all("title")[0][1]
+    assert page.all("title")[0][1] == study.id.replace("\ud800", "?")
+    blocks = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.DOTALL)
+    assert len(blocks) == 3
+    assert not set("<>&\u2028\u2029") & set("".join(blocks))
+
+
+def test_what_is_no_number_is_null_in_the_data_and_a_dash_in_the_table(hostile):
+    page = Page(render(hostile))
+    data = page.json("data")
+    by = data["studies"][0]["written"][hostile.variants[0]]
+    assert list(by["scores"].values()) == [None, None]
+    assert by["similarities"] == {"own": None, "hard": None, "hardened": -1.0}
+    assert data["curves"][0]["points"] == [[0, None], [1, None], [2, 0.5]]
+    assert [text.strip() for attributes, text in page.all("span") if attributes.get("class") == "unknown"] == ["–"]
+    assert "0.500" in page.text
+    assert not re.search(r"\b(nan|inf)\b", page.text.split("document")[0].replace('"inf"', ""), re.IGNORECASE)
+
+
+def test_nothing_may_run_or_load_but_the_page_itself(content):
+    page = Page(render(content))
+    (policy,) = [it["content"] for it, _ in page.all("meta") if it.get("http-equiv") == "Content-Security-Policy"]
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    (script,) = [text for attributes, text in page.all("script") if "type" not in attributes]
+    ((_, style),) = page.all("style")
+    for kind, source in (("script-src", script), ("style-src", style)):
+        assert rules[kind] == f"'sha256-{base64.b64encode(sha256(source.encode()).digest()).decode()}'"
+    assert rules["default-src"] == "'none'"
+    assert rules["img-src"] == "data:"
+    assert not any({"src", "style"} & set(attributes) for _, attributes, _ in page.elements)
+    assert not re.search(r"innerHTML|insertAdjacentHTML|document\.write|\beval\(|fetch\(|XMLHttpRequest", script)
+    assert [attributes["href"] for attributes, _ in page.all("link")] == ["data:,"]
+
+
+def test_the_table_has_each_score_with_its_interval_where_there_is_one():
+    scores = {
+        "a": {"BLEU-4": Score(0.25, 0.2, 0.3), "length": Score(41.52, None, None)},
+        "b": {"BLEU-4": Score(0.4, 0.35, 0.6), "extra": Score(-0.5, None, 0.2)},
+    }
+    page = Page(render(empty(variants=["a", "b", "c"], scores=scores)))
+    cells = [" ".join(text.split()) for attributes, text in page.all("td") if attributes.get("class") == "number"]
+    assert cells == ["0.250", "0.400", "", "41.5", "", "", "", "-0.500", ""]
+    assert [text for _, text in page.all("small")] == ["0.200 to 0.300", "0.350 to 0.600"]
+    assert [text for attributes, text in page.all("th") if attributes.get("scope") == "row"] == [
+        "BLEU-4",
+        "length",
+        "extra",
+    ]
+    # on an axis from 0.2 to 0.6; one known score is not drawn
+    lines = [(float(line["x1"]), float(line["x2"])) for line, _ in page.all("line")]
+    assert lines == [pytest.approx((0, 25), abs=0.01), pytest.approx((37.5, 100), abs=0.01)]
+    assert [float(circle["cx"]) for circle, _ in page.all("circle")] == pytest.approx([12.5, 50], abs=0.01)
+
+
+def test_a_page_of_nothing_says_so():
+    page = Page(render(empty()))
+    told = [text for attributes, text in page.all("p") if attributes.get("class") == "empty"]
+    assert [text.removeprefix("There are no ") for text in told] == [
+        f"{what} on this page." for what in ("studies", "scores", "training curves", "configs")
+    ]
+
+
+def test_600_studies_of_two_views_stay_under_60_megabytes():
+    rng = np.random.default_rng(0)
+    words = [f"w{index}" for index in range(80)]
+    maps = rng.integers(0, 256, (80, 2, 7, 7)).astype(np.uint8)
+    # rougher than radiographs: smooth fields with the noise of a detector
+    smooth = Image.fromarray(rng.integers(0, 256, (12, 12)).astype(np.uint8)).resize(
+        (320, 320), Image.Resampling.BICUBIC
+    )
+    view = np.clip(np.asarray(smooth) + rng.normal(0, 6, (320, 320)), 0, 255).astype(np.uint8)
+
+    def size(count):
+        of = {variant: written(words, maps) for variant in ("host", "arc")}
+        studies = [StudyContent(str(index), [view, view], " ".join(words), of) for index in range(count)]
+        return len(render(empty(variants=["host", "arc"], studies=studies)))
+
+    assert size(1) + 599 * (size(5) - size(1)) / 4 < 60e6
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: written(["a", "b"], np.zeros((1, 1, 2, 2), np.uint8)), "2 words, views, rows, columns"),
+        (lambda: written(["a"], np.zeros((1, 1, 2, 2))), "float64"),
+        (
+            lambda: StudyContent("s7", [], "r", {"arc": written(["a"], np.zeros((1, 2, 2, 2), np.uint8))}),
+            "the 0 views of s7, but that of arc is over 2",
+        ),
+        (lambda: empty(studies=[StudyContent("s7", [], "r", {})] * 2), "s7"),
+        (lambda: empty(curves=[Curve("arc", "train/hardness", [])]), "['arc']"),
+    ],
+    ids=["rows", "type", "views", "ids", "variants"],
+)
+def test_content_that_does_not_fit_together_is_refused(make, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        make()
+
+
+def test_a_page_is_written_whole_or_not_at_all(content, tmp_path, monkeypatch):
+    path = tmp_path / "folder" / "page.html"
+    write_page(path, content)
+    assert path.read_text(encoding="utf-8") == render(content)
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        write_page(path, empty())
+    assert path.read_text(encoding="utf-8") == render(content)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_values_beyond_floats_are_not_numbers():
+    scores = {"a": {"x": Score(math.nan, 0.1, 0.2)}, "b": {"x": Score(0.5, math.inf, 0.6)}}
+    page = Page(render(empty(variants=["a", "b"], scores=scores)))
+    assert page.all("small") == page.all("circle") == []

@@ -1,6 +1,5 @@
 """From the folders of finished runs to what their page shows."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -164,7 +163,7 @@ def _written(run: InspectedRun, study: str) -> Written:
 def _similarities(of: inspection.Similarities | None) -> Similarities | None:
     if of is None:
         return None
-    return Similarities(own=of.own, hard=of.hard, hardened=math.nan if of.hardened is None else of.hardened)
+    return Similarities(own=of.own, hard=of.hard, hardened=of.hardened)
 
 
 def _notes(runs: Sequence[InspectedRun]) -> list[str]:

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Similarities:
-    """Cosines of a study's image embedding, each -1 to 1: with its own report, its hard negative, and this hardened."""
+    """Cosines of a study's image embedding, each -1 to 1: with its own report, its hard negative, and this hardened, if it is."""
 
     own: float
     hard: float
-    hardened: float
+    hardened: float | None
 
 
 @dataclass(frozen=True)

@@ -382,6 +382,10 @@ class HardNegativeReportGenerator(HardNegativeMixin, ReportGenerator):
         negatives = self._embed_mined(batch["negatives"]) if "negatives" in batch else None
         return self._pairs(batch, outputs["pooled"], states, negatives)
 
+    def embed_apart(self, batch: Batch, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit-length embeddings `(B, D)` of images and of reports without their image, as recall is measured by."""
+        return self.hard_negatives.project(self._pairs(batch, pooled, self.decoder.text_states(batch["tokens"])))
+
     def _embed_mined(self, mined: Batch) -> PairEmbeddings:
         visual = self.visual(mined["images"], mined["view_mask"])
         if self._report_feature == "text_only":
@@ -405,10 +409,9 @@ class HardNegativeReportGenerator(HardNegativeMixin, ReportGenerator):
         )
 
     def _embeddings(self, batch: Batch, outputs: Features, words: Tensor) -> Embeddings:
-        own = self._pairs(batch, outputs["pooled"], self.decoder.text_states(batch["tokens"]))
-        images, references = self.hard_negatives.project(own)
-        # as a batch has them: [0, words..., 0, padding 0...]
-        tokens = F.pad(words, (1, 1))
+        images, references = self.embed_apart(batch, outputs["pooled"])
+        # as a batch has them: [0, words..., 0, padding 0...], without the closing 0 where the words were cut
+        tokens = F.pad(words, (1, 0))
         mask = torch.arange(tokens.shape[1], device=tokens.device) <= 1 + (words != 0).sum(1, keepdim=True)
         written = masked_mean(self.decoder.text_states(tokens), mask[:, 1:])
         _, generated = self.hard_negatives.project(PairEmbeddings(images=outputs["pooled"], reports=written))

@@ -15,12 +15,11 @@ from hardneg_plugin.backbones.decoding import Decoding
 from hardneg_plugin.backbones.visual import VisualFeatures
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.functional.hardening import harden_ascent
-from hardneg_plugin.functional.pooling import masked_mean
 from hardneg_plugin.generator import HardNegativeReportGenerator, ReportGenerator
 from hardneg_plugin.mining.embedders import Tfidf, embed
 from hardneg_plugin.mining.matches import Groups
 from hardneg_plugin.mining.search import Chunked, Rule
-from hardneg_plugin.objectives import HardNegativeObjective, PairEmbeddings
+from hardneg_plugin.objectives import HardNegativeObjective
 from hardneg_plugin.objectives.alternating import Alternating
 from hardneg_plugin.writing import WrittenReport, report_of
 
@@ -116,19 +115,17 @@ def quantised(attention: Tensor) -> NDArray[np.uint8]:
 
 
 def _read(model: ReportGenerator, batch: Batch, decoding: Decoding) -> _Seen:
-    images, view_mask, tokens = (batch[key].to(model.device) for key in ("images", "view_mask", "tokens"))  # type: ignore[literal-required]
-    features = model.visual(images, view_mask)
+    batch = model.transfer_batch_to_device(batch, model.device, 0)
+    features = model.visual(batch["images"], batch["view_mask"])
     words = model.decoder.decode(features.patches, decoding, patch_mask=features.patch_mask).tokens[:, 0]
     maps = _attention(model.decoder, features, words)
     written = [
-        report_of(model.tokenizer, row, None if maps is None else maps[study][:, batch["view_mask"][study]])
+        report_of(model.tokenizer, row, None if maps is None else maps[study][:, batch["view_mask"][study].cpu()])
         for study, row in enumerate(words.tolist())
     ]
     embeddings = torch.empty(len(words), 0), torch.empty(len(words), 0)
     if isinstance(model, HardNegativeReportGenerator):
-        states = model.decoder.text_states(tokens)
-        reports = masked_mean(states, batch["token_mask"][:, 1:].to(model.device))
-        embeddings = model.hard_negatives.project(PairEmbeddings(images=features.pooled, reports=reports))
+        embeddings = model.embed_apart(batch, features.pooled)
     return _Seen(batch["ids"], batch["references"], written, *(each.cpu() for each in embeddings))
 
 

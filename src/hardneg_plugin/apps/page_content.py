@@ -6,13 +6,12 @@ from typing import Any, Literal
 import numpy as np
 from omegaconf import DictConfig
 
-from hardneg_plugin import inspection
 from hardneg_plugin.apps.curves import curves_of
 from hardneg_plugin.apps.inspected_runs import FinishedRun, InspectedRun, Track, finished_run, inspect_run
 from hardneg_plugin.data.studies import Split
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.metrics.findings import Findings
-from hardneg_plugin.pages.content import PageContent, Score, Similarities, StudyContent, Written
+from hardneg_plugin.pages.content import PageContent, Score, StudyContent, Written
 from hardneg_plugin.runs.run_folder import RunFolder
 from hardneg_plugin.scoring.record import Stated, findings_of
 
@@ -155,15 +154,9 @@ def _written(run: InspectedRun, study: str) -> Written:
         scores={
             name: score for name, score in record.get("scores", {}).items() if not name.endswith(("loss", "rank"))
         },  # the higher the better
-        similarities=_similarities(inspected.similarities),
+        similarities=inspected.similarities,
         hard_negative=inspected.hard_negative,
     )
-
-
-def _similarities(of: inspection.Similarities | None) -> Similarities | None:
-    if of is None:
-        return None
-    return Similarities(own=of.own, hard=of.hard, hardened=of.hardened)
 
 
 def _notes(runs: Sequence[InspectedRun]) -> list[str]:

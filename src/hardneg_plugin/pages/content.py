@@ -1,4 +1,4 @@
-"""What a page shows, as plain data: nothing of models, runs or configs is known here."""
+"""What a page shows, as plain data."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -7,14 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-
-@dataclass(frozen=True)
-class Similarities:
-    """Cosines of a study's image embedding, each -1 to 1: with its own report, its hard negative, and this hardened, if it is."""
-
-    own: float
-    hard: float
-    hardened: float | None
+from hardneg_plugin.inspection import Similarities
 
 
 @dataclass(frozen=True)

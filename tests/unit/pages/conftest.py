@@ -8,7 +8,8 @@ import pytest
 
 from hardneg_plugin.data.phantom import PhantomStudies
 from hardneg_plugin.data.phantom.reading import read_findings
-from hardneg_plugin.pages.content import Curve, PageContent, Score, Similarities, StudyContent, Written
+from hardneg_plugin.inspection import Similarities
+from hardneg_plugin.pages.content import Curve, PageContent, Score, StudyContent, Written
 
 STEPS = range(0, 1000, 20)
 

@@ -17,7 +17,7 @@ import torch
 from released_sizes import DECODERS, HEADER, STUDIES, THREADS, VOCABULARY, WORDS, against_floor, make, row
 from torch import Tensor
 
-from hardneg_plugin.generator import report_loss
+from hardneg_plugin.generator import report_losses
 
 RELEASED_SECONDS = {"r2gen": 4.2, "r2gencmn": 13.3}
 """The released code with two cores of the same kind."""
@@ -38,7 +38,9 @@ class Step:
         self.loss().backward()
 
     def loss(self) -> Tensor:
-        return report_loss(self.decoder.log_probs(self.patches, self.tokens), self.tokens, torch.ones(STUDIES, WORDS))
+        mask = torch.ones(STUDIES, WORDS, dtype=torch.bool)
+        loss, words = report_losses(self.decoder.log_probs(self.patches, self.tokens), self.tokens, mask).sum(0)
+        return loss / words
 
 
 def memory_of(name: str) -> dict[str, float]:

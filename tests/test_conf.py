@@ -166,7 +166,7 @@ def test_the_recipes_of_the_released_models(name):
 
 def test_the_released_ithn_recipe_goes_on_top_of_another():
     config = compose("experiment=[r2gen_iu_xray,ithn_released]", "data.root=x")
-    assert config.model._target_ == "hardneg_plugin.generator.HardNegativeReportGenerator"
+    assert config.model._target_ == "hardneg_plugin.hard_negative_generator.HardNegativeReportGenerator"
     assert (config.model.report_feature, config.seed, config.weights.report) == ("decoder_states", 9223, 0.7)
     assert config.backbone._target_ == "hardneg_plugin.backbones.official.r2gen"
 

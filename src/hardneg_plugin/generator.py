@@ -1,4 +1,4 @@
-"""Report generators as LightningModules: from images to words, and the same with hard negatives."""
+"""Report generators as LightningModules: from images to words."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -8,9 +8,7 @@ from typing import Any, Literal, cast
 
 import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.nn.utils.rnn import pad_sequence
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -19,12 +17,10 @@ from hardneg_plugin.backbones.decoder import ReportDecoder, evaluating
 from hardneg_plugin.backbones.decoding import Decoding
 from hardneg_plugin.backbones.visual import VisualExtractor
 from hardneg_plugin.data.studies import Batch, FindingsReader
-from hardneg_plugin.data.tokenizer import Tokenizer
+from hardneg_plugin.data.tokenizer import Tokenizer, check_vocabulary
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.functional.pooling import masked_mean
 from hardneg_plugin.metrics.caption import CaptionScores
-from hardneg_plugin.mixin import HardNegativeMixin
-from hardneg_plugin.objectives import HardNegativeObjective, PairEmbeddings
+from hardneg_plugin.optimization import clip_gradients, parameter_groups
 from hardneg_plugin.scoring.report_scores import Embeddings, ReportScores
 from hardneg_plugin.writing import Images, WrittenReport, read_views, report_of, studies_of
 
@@ -230,7 +226,9 @@ class ReportGenerator(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """One optimizer over all parameters, and its schedule."""
-        optimizer = self._make_optimizer(self._parameter_groups())
+        optimizer = self._make_optimizer(
+            parameter_groups(self.named_parameters(), visual_lr=self._visual_lr, decay_vectors=self._decay_vectors)
+        )
         if self._make_lr_schedule is None:
             return optimizer
         arguments = {}
@@ -256,8 +254,7 @@ class ReportGenerator(pl.LightningModule):
         if self.trainer.precision != "bf16-mixed":
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val:
-            clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
-            clip([parameter for group in optimizer.param_groups for parameter in group["params"]], gradient_clip_val)
+            clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the vocabulary with the weights that it indexes, and what builds the decoder without other files."""
@@ -325,108 +322,3 @@ class ReportGenerator(pl.LightningModule):
         for name, value in self.scores_of(split).compute().items():
             self.log(f"{split}/{name}", value, prog_bar=name in PROGRESS_BAR)
         self.scores_of(split).warn_of_collapse()
-
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        groups: dict[tuple[bool, bool], list[Tensor]] = {}
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                groups.setdefault((name.startswith("visual."), parameter.ndim > 1 or self._decay_vectors), []).append(
-                    parameter
-                )
-        return [
-            {
-                "params": parameters,
-                **({"lr": self._visual_lr} if is_visual and self._visual_lr is not None else {}),
-                **({} if decays else {"weight_decay": 0.0}),
-            }
-            for (is_visual, decays), parameters in groups.items()
-        ]
-
-
-class HardNegativeReportGenerator(HardNegativeMixin, ReportGenerator):
-    """`ReportGenerator` with hard negatives in training, and image-to-report recall at validation and test.
-
-    Args:
-        hard_negatives: makes the objective, called with the widths of the two features (`image_width`, `report_width`).
-        report_feature: what stands for a report in the alignment: the mean of the "decoder_states" over its words, free
-            but computed while attending to its own image, or of the "text_only" states of the same decoder without
-            attention to the image, which costs a second pass through it and cannot leak.
-        arguments: of `ReportGenerator`.
-
-    Recall (R@1, ...) always embeds reports without their image: with it, each report would carry its own answer.
-    """
-
-    def __init__(
-        self,
-        *,
-        hard_negatives: Callable[..., HardNegativeObjective],
-        report_feature: Literal["decoder_states", "text_only"] = "decoder_states",
-        **arguments: Any,
-    ) -> None:
-        if report_feature not in ("decoder_states", "text_only"):
-            raise UserError(f"report_feature: expected decoder_states or text_only, but got {report_feature!r}.")
-        # Not the mixin's __init__, which takes a finished objective: here its widths follow from the host.
-        ReportGenerator.__init__(self, **arguments)
-        self.hard_negatives = hard_negatives(image_width=self.visual.width, report_width=self.decoder.width)
-        self._report_feature = report_feature
-
-    def embed(self, batch: Batch, outputs: Features) -> PairEmbeddings:
-        """The pooled patches, and the mean state over the words of each report.
-
-        Where the batch carries mined studies, theirs too, with a gradient of their own: for K per study that is K further
-        passes of the batch's size through visual extractor and decoder, forward and backward, with K times its activations
-        in memory. They count in the batch statistics of a visual extractor that keeps such.
-        """
-        text_only = self._report_feature == "text_only"
-        states = self.decoder.text_states(batch["tokens"]) if text_only else outputs["states"]
-        negatives = self._embed_mined(batch["negatives"]) if "negatives" in batch else None
-        return self._pairs(batch, outputs["pooled"], states, negatives)
-
-    def embed_apart(self, batch: Batch, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit-length embeddings `(B, D)` of images and of reports without their image, as recall is measured by."""
-        return self.hard_negatives.project(self._pairs(batch, pooled, self.decoder.text_states(batch["tokens"])))
-
-    def _embed_mined(self, mined: Batch) -> PairEmbeddings:
-        visual = self.visual(mined["images"], mined["view_mask"])
-        if self._report_feature == "text_only":
-            states = self.decoder.text_states(mined["tokens"])
-        else:
-            states = self.decoder.states(visual.patches, mined["tokens"], patch_mask=visual.patch_mask)
-        return self._pairs(mined, visual.pooled, states)
-
-    def _pairs(
-        self, batch: Batch, pooled: Tensor, states: Tensor, negatives: PairEmbeddings | None = None
-    ) -> PairEmbeddings:
-        study_ids, patient_ids, texts, labels = batch["match_keys"].unbind(1)
-        return PairEmbeddings(
-            images=pooled,
-            reports=masked_mean(states, batch["token_mask"][:, 1:]),
-            study_ids=study_ids,
-            patient_ids=patient_ids,
-            texts=texts,
-            labels=labels,
-            negatives=negatives,
-        )
-
-    def _embeddings(self, batch: Batch, outputs: Features, words: Tensor) -> Embeddings:
-        images, references = self.embed_apart(batch, outputs["pooled"])
-        # as a batch has them: [0, words..., 0, padding 0...], without the closing 0 where the words were cut
-        tokens = F.pad(words, (1, 0))
-        mask = torch.arange(tokens.shape[1], device=tokens.device) <= 1 + (words != 0).sum(1, keepdim=True)
-        written = masked_mean(self.decoder.text_states(tokens), mask[:, 1:])
-        _, generated = self.hard_negatives.project(PairEmbeddings(images=outputs["pooled"], reports=written))
-        return Embeddings(images, references, generated)
-
-
-def check_vocabulary(checkpoint: Mapping[str, Any], tokenizer: Tokenizer) -> None:
-    """Raise a UserError where a checkpoint's words are not the tokenizer's: its weights would mean other words."""
-    state, own = checkpoint.get("tokenizer"), tokenizer.state()
-    if state == own:
-        return
-    if state is None:
-        raise UserError("The checkpoint holds no vocabulary: it was not written by hardneg-train.")
-    words, own_words = (len(value.get("vocabulary", ())) for value in (state, own))
-    raise UserError(
-        f"The checkpoint was trained with another vocabulary ({state.get('kind')}, {words} words) than this data gives "
-        f"({own.get('kind')}, {own_words} words): use the data it was trained on, or train anew."
-    )

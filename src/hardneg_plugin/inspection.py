@@ -15,7 +15,8 @@ from hardneg_plugin.backbones.decoding import Decoding
 from hardneg_plugin.backbones.visual import VisualFeatures
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.functional.hardening import harden_ascent
-from hardneg_plugin.generator import HardNegativeReportGenerator, ReportGenerator
+from hardneg_plugin.generator import ReportGenerator
+from hardneg_plugin.hard_negative_generator import HardNegativeReportGenerator
 from hardneg_plugin.mining.embedders import Tfidf, embed
 from hardneg_plugin.mining.matches import Groups
 from hardneg_plugin.mining.search import Chunked, Rule

@@ -66,7 +66,9 @@ def test_train_leaves_a_whole_run_folder_and_evaluate_gives_the_same_scores(cli,
     other = cli("hardneg-evaluate", f"run={run}", "data=phantom", *elsewhere, "data.datamodule.source.seed=7")
     assert other.code == 0, other.err
     # each in a folder of its own, however quickly they follow one another
-    assert len(list(run.glob("evaluation_*/metrics.json"))) == len(list(run.glob("evaluation_*/predictions/*.jsonl"))) == 3
+    assert (
+        len(list(run.glob("evaluation_*/metrics.json"))) == len(list(run.glob("evaluation_*/predictions/*.jsonl"))) == 3
+    )
 
     alone = cli("hardneg-evaluate", f"predictions={run}/predictions/test.jsonl")
     assert alone.code == 0, alone.err

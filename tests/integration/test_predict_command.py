@@ -16,7 +16,8 @@ from PIL import Image
 
 from hardneg_plugin.apps import train
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.generator import HardNegativeReportGenerator, ReportGenerator
+from hardneg_plugin.generator import ReportGenerator
+from hardneg_plugin.hard_negative_generator import HardNegativeReportGenerator
 from hardneg_plugin.metrics.caption import CaptionScores
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"

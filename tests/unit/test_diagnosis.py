@@ -38,7 +38,8 @@ from hardneg_plugin.diagnosis.measures import (
 from hardneg_plugin.diagnosis.showing import BINS, Shown, ShownStudy, show
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.hardening import Arc, Released, Segment, harden_arc, harden_ascent
-from hardneg_plugin.generator import HardNegativeReportGenerator, ReportGenerator
+from hardneg_plugin.generator import ReportGenerator
+from hardneg_plugin.hard_negative_generator import HardNegativeReportGenerator
 from hardneg_plugin.objectives import Alternating
 from hardneg_plugin.schedule import Constant
 

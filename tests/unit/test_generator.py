@@ -13,14 +13,10 @@ from hardneg_plugin.backbones.transformer import TransformerDecoder
 from hardneg_plugin.backbones.visual import VisualExtractor
 from hardneg_plugin.data.collate import StudyCollator
 from hardneg_plugin.data.phantom import PhantomStudies
-from hardneg_plugin.data.tokenizer import WordTokenizer
+from hardneg_plugin.data.tokenizer import WordTokenizer, check_vocabulary
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.generator import (
-    HardNegativeReportGenerator,
-    ReportGenerator,
-    check_vocabulary,
-    report_losses,
-)
+from hardneg_plugin.generator import ReportGenerator, report_losses
+from hardneg_plugin.hard_negative_generator import HardNegativeReportGenerator
 from hardneg_plugin.schedule import Progress
 
 STUDIES = PhantomStudies(train=12, val=1, test=1, size=32).split("train")

@@ -20,7 +20,8 @@ from hardneg_plugin.data.mined import MinedNegatives
 from hardneg_plugin.data.phantom import PhantomStudies
 from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.generator import HardNegativeReportGenerator, ReportGenerator
+from hardneg_plugin.generator import ReportGenerator
+from hardneg_plugin.hard_negative_generator import HardNegativeReportGenerator
 from hardneg_plugin.objectives import HardNegativeObjective, Paired
 from hardneg_plugin.schedule import Progress
 

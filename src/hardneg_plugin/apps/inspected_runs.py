@@ -13,7 +13,8 @@ from hardneg_plugin.backbones.decoding import Decoding
 from hardneg_plugin.data.datamodule import StudyDataModule
 from hardneg_plugin.data.studies import Batch, Sample, Split, Studies
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.generator import HardNegativeReportGenerator, ReportGenerator
+from hardneg_plugin.generator import ReportGenerator
+from hardneg_plugin.hard_negative_generator import HardNegativeReportGenerator
 from hardneg_plugin.inspection import Inspected, inspect_split
 from hardneg_plugin.json_file import read_json
 from hardneg_plugin.mining.matches import groups_of

@@ -18,8 +18,9 @@ from hardneg_plugin.apps.ranks import agreed, as_first, interruptible, make_trai
 from hardneg_plugin.apps.table import print_scores
 from hardneg_plugin.baselines import embed_studies, most_frequent_report, nearest_image_reports
 from hardneg_plugin.data.datamodule import StudyDataModule
+from hardneg_plugin.data.tokenizer import check_vocabulary
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.generator import ReportGenerator, check_vocabulary
+from hardneg_plugin.generator import ReportGenerator
 from hardneg_plugin.runs.checkpoint import load_weights, read_checkpoint
 from hardneg_plugin.runs.overrides import check_overrides
 from hardneg_plugin.runs.run_folder import RunFolder, write_json, write_jsonl

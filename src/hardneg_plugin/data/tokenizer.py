@@ -248,3 +248,17 @@ def _load_backend(name_or_path: str) -> Backend:
     if not isinstance(backend, Backend):
         raise UserError(f"Expected a fast tokenizer under {name_or_path!r}, but got {type(tokenizer).__name__}.")
     return backend
+
+
+def check_vocabulary(checkpoint: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+    """Raise a UserError where a checkpoint's words are not the tokenizer's: its weights would mean other words."""
+    state, own = checkpoint.get("tokenizer"), tokenizer.state()
+    if state == own:
+        return
+    if state is None:
+        raise UserError("The checkpoint holds no vocabulary: it was not written by hardneg-train.")
+    words, own_words = (len(value.get("vocabulary", ())) for value in (state, own))
+    raise UserError(
+        f"The checkpoint was trained with another vocabulary ({state.get('kind')}, {words} words) than this data gives "
+        f"({own.get('kind')}, {own_words} words): use the data it was trained on, or train anew."
+    )

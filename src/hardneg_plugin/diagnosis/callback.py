@@ -35,7 +35,8 @@ from hardneg_plugin.diagnosis.warning_signs import (
     no_bite,
 )
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.generator import HardNegativeReportGenerator, ReportGenerator
+from hardneg_plugin.generator import ReportGenerator
+from hardneg_plugin.hard_negative_generator import HardNegativeReportGenerator
 
 _log = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from hardneg_plugin.backbones.decoder import evaluating
 from hardneg_plugin.functional.pooling import masked_mean
-from hardneg_plugin.generator import HardNegativeReportGenerator, ReportGenerator
+from hardneg_plugin.generator import ReportGenerator
+from hardneg_plugin.hard_negative_generator import HardNegativeReportGenerator
 from hardneg_plugin.mining.embedders import Embeddings
 from hardneg_plugin.runs.checkpoint import checkpoint_of, trained_model
 from hardneg_plugin.runs.run_folder import RunFolder

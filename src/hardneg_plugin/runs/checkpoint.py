@@ -16,7 +16,7 @@ from hardneg_plugin.runs.run_folder import RunFolder
 from hardneg_plugin.runs.trusted import check_trusted
 
 HOST = "hardneg_plugin.generator.ReportGenerator"
-PLUGGED = "hardneg_plugin.generator.HardNegativeReportGenerator"
+PLUGGED = "hardneg_plugin.hard_negative_generator.HardNegativeReportGenerator"
 
 
 def checkpoint_of(run: RunFolder, name: str) -> Path:

@@ -1,0 +1,91 @@
+"""The report generator with hard negatives: what of it stands for an image, and what for a report."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hardneg_plugin.data.studies import Batch
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.functional.pooling import masked_mean
+from hardneg_plugin.generator import Features, ReportGenerator
+from hardneg_plugin.mixin import HardNegativeMixin
+from hardneg_plugin.objectives import HardNegativeObjective, PairEmbeddings
+from hardneg_plugin.scoring.report_scores import Embeddings
+
+
+class HardNegativeReportGenerator(HardNegativeMixin, ReportGenerator):
+    """`ReportGenerator` with hard negatives in training, and image-to-report recall at validation and test.
+
+    Args:
+        hard_negatives: makes the objective, called with the widths of the two features (`image_width`, `report_width`).
+        report_feature: what stands for a report in the alignment: the mean of the "decoder_states" over its words, free
+            but computed while attending to its own image, or of the "text_only" states of the same decoder without
+            attention to the image, which costs a second pass through it and cannot leak.
+        arguments: of `ReportGenerator`.
+
+    Recall (R@1, ...) always embeds reports without their image: with it, each report would carry its own answer.
+    """
+
+    def __init__(
+        self,
+        *,
+        hard_negatives: Callable[..., HardNegativeObjective],
+        report_feature: Literal["decoder_states", "text_only"] = "decoder_states",
+        **arguments: Any,
+    ) -> None:
+        if report_feature not in ("decoder_states", "text_only"):
+            raise UserError(f"report_feature: expected decoder_states or text_only, but got {report_feature!r}.")
+        # Not the mixin's __init__, which takes a finished objective: here its widths follow from the host.
+        ReportGenerator.__init__(self, **arguments)
+        self.hard_negatives = hard_negatives(image_width=self.visual.width, report_width=self.decoder.width)
+        self._report_feature = report_feature
+
+    def embed(self, batch: Batch, outputs: Features) -> PairEmbeddings:
+        """The pooled patches, and the mean state over the words of each report.
+
+        Where the batch carries mined studies, theirs too, with a gradient of their own: for K per study that is K further
+        passes of the batch's size through visual extractor and decoder, forward and backward, with K times its activations
+        in memory. They count in the batch statistics of a visual extractor that keeps such.
+        """
+        text_only = self._report_feature == "text_only"
+        states = self.decoder.text_states(batch["tokens"]) if text_only else outputs["states"]
+        negatives = self._embed_mined(batch["negatives"]) if "negatives" in batch else None
+        return self._pairs(batch, outputs["pooled"], states, negatives)
+
+    def embed_apart(self, batch: Batch, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit-length embeddings `(B, D)` of images and of reports without their image, as recall is measured by."""
+        return self.hard_negatives.project(self._pairs(batch, pooled, self.decoder.text_states(batch["tokens"])))
+
+    def _embed_mined(self, mined: Batch) -> PairEmbeddings:
+        visual = self.visual(mined["images"], mined["view_mask"])
+        if self._report_feature == "text_only":
+            states = self.decoder.text_states(mined["tokens"])
+        else:
+            states = self.decoder.states(visual.patches, mined["tokens"], patch_mask=visual.patch_mask)
+        return self._pairs(mined, visual.pooled, states)
+
+    def _pairs(
+        self, batch: Batch, pooled: Tensor, states: Tensor, negatives: PairEmbeddings | None = None
+    ) -> PairEmbeddings:
+        study_ids, patient_ids, texts, labels = batch["match_keys"].unbind(1)
+        return PairEmbeddings(
+            images=pooled,
+            reports=masked_mean(states, batch["token_mask"][:, 1:]),
+            study_ids=study_ids,
+            patient_ids=patient_ids,
+            texts=texts,
+            labels=labels,
+            negatives=negatives,
+        )
+
+    def _embeddings(self, batch: Batch, outputs: Features, words: Tensor) -> Embeddings:
+        images, references = self.embed_apart(batch, outputs["pooled"])
+        # as a batch has them: [0, words..., 0, padding 0...], without the closing 0 where the words were cut
+        tokens = F.pad(words, (1, 0))
+        mask = torch.arange(tokens.shape[1], device=tokens.device) <= 1 + (words != 0).sum(1, keepdim=True)
+        written = masked_mean(self.decoder.text_states(tokens), mask[:, 1:])
+        _, generated = self.hard_negatives.project(PairEmbeddings(images=outputs["pooled"], reports=written))
+        return Embeddings(images, references, generated)

@@ -15,16 +15,17 @@ LAYERS = [
     [["bank"]],
     [["objectives"]],
     [["mixin", "wrap", "features", "param_group", "signatures"]],
-    [["backbones"], ["data"], ["metrics"], ["lr"], ["callbacks"]],
+    [["backbones"], ["data"], ["metrics"], ["lr"], ["optimization"], ["callbacks"]],
     [["config"]],
     [["runs"], ["writing"]],
-    [["scoring", "generator", "baselines", "mining", "inspection", "diagnosis"]],
+    [["scoring", "generator", "hard_negative_generator", "baselines", "mining", "inspection", "diagnosis"]],
     [["pages"], ["comparing"]],
     [["apps"]],
 ]
 # The plug-in does not know the trainer's rooms, nor they the plug-in.
 MUST_NOT_IMPORT = {
-    room: {"objectives", "mixin", "schedule"} for room in ("backbones", "data", "metrics", "lr", "callbacks")
+    room: {"objectives", "mixin", "schedule"}
+    for room in ("backbones", "data", "metrics", "lr", "optimization", "callbacks")
 }
 
 

@@ -61,6 +61,13 @@ class Shards:
         """
         return losses.sum() * (len(self.sizes) / sum(self.sizes))
 
+    def sum(self, rows: Tensor) -> Tensor:
+        """The sum over the rows of all ranks `(...)`, detached, from the own ones `(B, ...)`; one collective."""
+        total = rows.detach().sum(0)
+        if len(self.sizes) > 1:
+            dist.all_reduce(total)
+        return total
+
     def gather(self, rows: Tensor) -> Tensor:
         """The rows of all ranks `(N, ...)` in the order of the ranks, from the own ones `(B, ...)`.
 

@@ -14,6 +14,7 @@ from hardneg_plugin.functional.mining import are_matches
 from hardneg_plugin.objectives.alignment import Alignment, InfoNCE
 from hardneg_plugin.objectives.alternating import Alternating
 from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
+from hardneg_plugin.objectives.head import Head
 from hardneg_plugin.objectives.pairs import PairEmbeddings
 from hardneg_plugin.objectives.separation import Hinge, Separation
 from hardneg_plugin.objectives.sources import InBatch, NegativeSource
@@ -61,6 +62,7 @@ class HardNegativeObjective(nn.Module):
         weights: of report loss, alignment loss and separation loss in the total.
         width: add bias-free heads from features of `image_width` and `report_width` to this width; None: no weights but the
             logit scale, and features of one width.
+        centred: the heads take off the running mean of their features first (`Head`); without heads nothing does.
 
     Heads and scale exist in training only: nothing is added at inference. Works in float32 whatever the precision of training.
     Every parameter gets a gradient in every step, a zero one during the warm-up, with one study, or where every pair is a match.
@@ -86,6 +88,7 @@ class HardNegativeObjective(nn.Module):
         image_width: int | None = None,
         report_width: int | None = None,
         width: int | None = None,
+        centred: bool = True,
     ) -> None:
         super().__init__()
         self.alignment: Alignment = alignment or InfoNCE()
@@ -94,7 +97,7 @@ class HardNegativeObjective(nn.Module):
         self.schedule = schedule or Linear()
         self.separation = separation
         self.weights = weights or Weights()
-        self.image_head, self.report_head = _heads(image_width, report_width, width)
+        self.image_head, self.report_head = _heads(image_width, report_width, width, centred)
         log_scales = torch.tensor(self.alignment.initial_log_scales)
         # no parameter rather than an empty one, which would never get a gradient
         self.log_scales = nn.Parameter(log_scales) if len(log_scales) else None
@@ -143,9 +146,11 @@ class HardNegativeObjective(nn.Module):
         return self
 
     def _embed(self, pairs: PairEmbeddings, progress: Progress) -> EmbeddedBatch:
+        self._check_widths(pairs)
+        shards = Shards.of(len(pairs.images), pairs.images.device)
+        self._centre(pairs, shards)
         images, reports = self.project(pairs)
         keys = pairs.match_keys
-        shards = Shards.of(len(images), images.device)
         width = images.shape[1]
         both = shards.gather(torch.cat([images, reports], dim=1))
         return EmbeddedBatch(
@@ -157,6 +162,14 @@ class HardNegativeObjective(nn.Module):
             has_study_ids=pairs.study_ids is not None,
             mined=None if pairs.negatives is None else self._mined(pairs.negatives, keys),
         )
+
+    def _centre(self, pairs: PairEmbeddings, shards: Shards) -> None:
+        if not (isinstance(self.image_head, Head) and isinstance(self.report_head, Head) and self.image_head.centred):
+            return
+        means = shards.sum(torch.cat([pairs.images, pairs.reports], dim=1).float()) / sum(shards.sizes)
+        width = self.image_head.in_features
+        self.image_head.follow(means[:width])
+        self.report_head.follow(means[width:])
 
     def _mined(self, pairs: PairEmbeddings, own_keys: Tensor) -> HardNegatives:
         images, reports = self.project(pairs)
@@ -211,7 +224,7 @@ class HardNegativeObjective(nn.Module):
 
     def _check_widths(self, pairs: PairEmbeddings) -> None:
         got = (pairs.images.shape[-1], pairs.reports.shape[-1])
-        if isinstance(self.image_head, nn.Linear) and isinstance(self.report_head, nn.Linear):
+        if isinstance(self.image_head, Head) and isinstance(self.report_head, Head):
             expected = (self.image_head.in_features, self.report_head.in_features)
             if got != expected:
                 raise ValueError(
@@ -224,7 +237,9 @@ class HardNegativeObjective(nn.Module):
             )
 
 
-def _heads(image_width: int | None, report_width: int | None, width: int | None) -> tuple[nn.Module, nn.Module]:
+def _heads(
+    image_width: int | None, report_width: int | None, width: int | None, centred: bool
+) -> tuple[nn.Module, nn.Module]:
     if width is None:
         return nn.Identity(), nn.Identity()
     if image_width is None or report_width is None:
@@ -234,4 +249,4 @@ def _heads(image_width: int | None, report_width: int | None, width: int | None)
         )
     # The global generator stays where it was: a host draws the dropout that it draws without the plug-in.
     with torch.random.fork_rng(devices=[]):
-        return nn.Linear(image_width, width, bias=False), nn.Linear(report_width, width, bias=False)
+        return Head(image_width, width, centred=centred), Head(report_width, width, centred=centred)

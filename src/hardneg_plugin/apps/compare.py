@@ -20,20 +20,13 @@ from hardneg_plugin.apps.curves import curves_of
 from hardneg_plugin.apps.page_content import page_of_runs
 from hardneg_plugin.apps.table import HEADINGS
 from hardneg_plugin.apps.train import check_settings
-from hardneg_plugin.comparing.comparison import (
-    SPLITS,
-    Comparison,
-    compare_split,
-    measures_there,
-    result_of,
-    score_split,
-    seconds_of,
-)
+from hardneg_plugin.comparing.comparison import SPLITS, Comparison, result_of, seconds_of
 from hardneg_plugin.comparing.composing import composed, outside_of_hydra, settings_of
 from hardneg_plugin.comparing.plots import write_plots
 from hardneg_plugin.comparing.progress import Progress
 from hardneg_plugin.comparing.running import Work, launched_works, local_works, run_all
 from hardneg_plugin.comparing.runs import PlannedRun, at_work_on, check_same_settings, run_folder
+from hardneg_plugin.comparing.scored import compare_split, measures_there, score_split
 from hardneg_plugin.comparing.settings import Settings, overrides_of_variants
 from hardneg_plugin.comparing.tables import latex, markdown, tables
 from hardneg_plugin.comparing.verdicts import cautions, choice, verdicts

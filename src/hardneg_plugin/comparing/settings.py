@@ -11,6 +11,7 @@ from hydra.errors import HydraException
 
 from hardneg_plugin.comparing.comparison import ALPHA
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.scoring.card import every_score
 
 OURS = ("seed", "resume", "trust")
 """What hardneg-compare itself says to hardneg-train."""
@@ -54,9 +55,14 @@ class Settings:
                 f"compare.baseline: expected one of compare.variants={_shown(self.variants)}, but got {self.baseline}. "
                 "Add it to them, or name another."
             )
-        for name in ("length", "report_loss"):
-            if name in self.measures:
+        for name in self.measures:
+            if name in ("length", "report_loss"):
                 raise UserError(f"compare.measures: expected scores of which more is better, but got {name}.")
+            if name not in every_score():
+                raise UserError(
+                    f"compare.measures: expected scores that have an interval, but got {name}. There are: "
+                    f"{', '.join(sorted(every_score() - {'length', 'report_loss'}))}."
+                )
         comparisons = (len(self.variants) - 1) * len(self.measures)
         if comparisons / (self.resamples + 1) >= ALPHA:
             raise UserError(

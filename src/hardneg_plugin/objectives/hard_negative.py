@@ -16,14 +16,13 @@ from hardneg_plugin.objectives.alternating import Alternating
 from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
 from hardneg_plugin.objectives.head import Head
 from hardneg_plugin.objectives.pairs import PairEmbeddings
-from hardneg_plugin.objectives.separation import Hinge, Separation
+from hardneg_plugin.objectives.separation import Separation
 from hardneg_plugin.objectives.sources import InBatch, NegativeSource
 from hardneg_plugin.schedule import Linear, Progress, Schedule
 
 Hardening = Arc | Segment | Projection | Ascent | Released | Alternating
 
-# defaults that None cannot stand for: it switches the term off
-_ARC, _HINGE = Arc(), Hinge()
+_ARC = Arc()  # a default that None cannot stand for: it means no hardening
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Weights:
     """What each term counts for in the total loss, each >= 0."""
 
     report: float = 1.0
-    alignment: float = 0.1
+    alignment: float = 0.05
     separation: float = 0.1
 
     def __post_init__(self) -> None:
@@ -83,7 +82,7 @@ class HardNegativeObjective(nn.Module):
         hardening: Hardening | None = _ARC,
         negatives: NegativeSource | None = None,
         schedule: Schedule | None = None,
-        separation: Separation | None = _HINGE,
+        separation: Separation | None = None,
         weights: Weights | None = None,
         image_width: int | None = None,
         report_width: int | None = None,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,21 @@ def score_records(
     for metric in clinical:
         card.add(metric(generated, [record["reference"] for record in records], [record["id"] for record in records]))
     return card
+
+
+@cache
+def every_score() -> frozenset[str]:
+    """The names of all scores that have an interval, without clinical ones: those of a study of which everything is known."""
+    ranks = dict.fromkeys(RECALL, 1.0)
+    known = Record(
+        id="any",
+        reference="any words",
+        generated="any words",
+        findings={"reference": [["any", []]], "generated": [["any", []]]},
+        measured={"loss": 1.0, "words": 2.0, "image_specificity": 1.0, **ranks},
+    )
+    card = score_records([known], caption=CaptionScores(meteor=False))
+    return frozenset({name for tally in card.tallies for name in tally.values()} | {"METEOR"})
 
 
 def scores_and_intervals(cards: Mapping[str, ScoreCard]) -> dict[str, Any]:

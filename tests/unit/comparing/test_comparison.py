@@ -7,18 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from hardneg_plugin.comparing.comparison import (
-    Compared,
-    Comparison,
-    RunResult,
-    compare_split,
-    mean_over_seeds,
-    measures_there,
-    result_of,
-    score_split,
-    seconds_of,
-)
+from hardneg_plugin.comparing.comparison import Compared, Comparison, RunResult, result_of, seconds_of
 from hardneg_plugin.comparing.plots import curves_figure, scores_figure, write_plots
+from hardneg_plugin.comparing.scored import compare_split, mean_over_seeds, measures_there, score_split
 from hardneg_plugin.comparing.tables import latex, markdown, scores_table, tables
 from hardneg_plugin.comparing.verdicts import cautions, choice, verdict, verdicts
 from hardneg_plugin.errors import UserError

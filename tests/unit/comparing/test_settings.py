@@ -38,6 +38,7 @@ def compose(tmp_path):
         ("page", 1.5, r"compare\.page"),
         ("resamples", 79, r"at least 80"),  # 4 comparisons at 0.05
         ("measures", ["length"], r"more is better"),
+        ("measures", ["specifcity"], r"but got specifcity\. There are: BLEU-1, .*METEOR, .*specificity"),
         ("definitions", {"../x": []}, r"definitions\.\.\./x"),
         ("definitions", {"x": "hardening=arc"}, r"list of overrides"),
     ],

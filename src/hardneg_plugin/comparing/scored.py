@@ -45,6 +45,8 @@ def score_split(runs: Mapping[str, Sequence[RunFolder]], split: str, caption: Ca
         for folder in folders:
             path = folder.predictions(split)
             records = sorted(read_predictions(path), key=lambda record: record["id"])
+            for record in records:
+                record.pop("cut_reference", None)  # scores against these are in no table
             references = {record["id"]: record["reference"] for record in records}
             if first is None:
                 first, peers = (path, references), Peers.of(records)

@@ -141,7 +141,10 @@ function lookingWords(text, variant, show) {
   });
 }
 
-// The images of a study under the heat map of a word; `show(null)` clears it.
+// A word that attends nowhere this many times as much as on the average looked everywhere alike.
+const AT_LEAST = 1.1;
+
+// The images of a study under the heat map of a word, where it looked more than on the average; `show(null)` clears it.
 function heatMaps(images, legend, maps, grid) {
   const [rows, columns] = grid;
   const figures = [...images.querySelectorAll("figure")];
@@ -151,14 +154,18 @@ function heatMaps(images, legend, maps, grid) {
     const of = figures.map((_, view) => values.subarray((index * figures.length + view) * cells).subarray(0, cells));
     const sums = of.map((map) => map.reduce((sum, value) => sum + value, 0));
     const total = sums.reduce((sum, value) => sum + value, 0);
+    const average = total / (cells * figures.length);
+    const isEven = 255 < AT_LEAST * average;
+    const above = (value) => (isEven ? 0 : Math.max(0, (255 * (value - average)) / (255 - average)));
     figures.forEach((frame, view) => {
       const canvas = frame.querySelector("canvas");
       canvas.hidden = index === null;
       frame.querySelector(".share").textContent =
         index === null || !total ? "" : ` · ${Math.round((100 * sums[view]) / total)} %`;
-      if (index !== null) paint(canvas, of[view], rows, columns);
+      if (index !== null) paint(canvas, of[view].map(above), rows, columns);
     });
-    legend.querySelector("output").textContent = index === null ? pointing : `Where “${word}” looked`;
+    legend.querySelector("output").textContent =
+      index === null ? pointing : isEven ? `“${word}” looked everywhere alike` : `Where “${word}” looked`;
   };
 }
 
@@ -170,7 +177,7 @@ function legendOf() {
   const pixels = context.createImageData(256, 1);
   heat.forEach((colour, value) => pixels.data.set(colour, 4 * value));
   context.putImageData(pixels, 0, 0);
-  const scale = element("span", {}, "none ", bar, " its most; in %: by view");
+  const scale = element("span", {}, "average or less ", bar, " its most; in %: by view");
   return element("div", { class: "legend" }, element("output", {}, pointing), scale);
 }
 

@@ -1,5 +1,6 @@
 """The page in Chromium, as people use it: by pointer, by keys, on a phone."""
 
+import dataclasses
 import io
 import json
 import shutil
@@ -335,6 +336,32 @@ def test_every_control_has_a_name(page):
         !it.closest('[aria-hidden]') && !(it.labels?.length || it.getAttribute('aria-label') || it.textContent.trim() || it.alt)
     ).map((it) => it.outerHTML.slice(0, 80))"""
     assert page.run(unnamed) == []
+
+
+def test_only_what_a_word_looked_at_more_than_on_the_average_is_coloured(browser, content, tmp_path):
+    study = content.studies[0]
+    written = study.written["arc"]
+    maps = np.full_like(written.attention, 250)  # the first word looked everywhere alike, but for a fiftieth
+    maps[0, 0, 0, 0] = 255
+    maps[1] = 0
+    maps[1, 0, :, :3] = 255  # the second at one side of the first image
+    other = {"arc": dataclasses.replace(written, attention=maps)}
+    page = Opened(browser)
+    page.open(tmp_path / "page.html", dataclasses.replace(content, studies=[dataclasses.replace(study, written=other)]))
+
+    def opacity_of(index):
+        word = page.one(f".word[data-index='{index}']")
+        webdriver.ActionChains(browser).move_to_element(word).perform()
+        picture = page.run("return arguments[0].toDataURL()", page.one(".looked .frame canvas"))
+        return np.asarray(Image.open(io.BytesIO(b64decode(picture.split(",")[1]))))[:, :, 3] / 255
+
+    assert opacity_of(0).max() == 0
+    assert page.one(".legend output").text == f"“{written.words[0]}” looked everywhere alike"
+    opacity = opacity_of(1)
+    assert page.one(".legend output").text == f"Where “{written.words[1]}” looked"
+    width = opacity.shape[1]
+    assert opacity[:, : width // 3].min() > 0.5
+    assert opacity[:, -width // 3 :].max() == 0
 
 
 def test_hostile_texts_do_nothing_and_are_read_as_they_are(browser, hostile, tmp_path):

@@ -1,5 +1,6 @@
 """Every config composes, and every choice of every group builds what it names."""
 
+import inspect
 from pathlib import Path
 
 import hydra
@@ -25,6 +26,7 @@ from hardneg_plugin.objectives import (
     InfoNCE,
     Paired,
     Queue,
+    RelationEnhancedObjective,
     ReleasedAlignment,
     Triplet,
 )
@@ -76,10 +78,23 @@ def test_conf_dir_is_the_checkout_here():
 
 @pytest.mark.parametrize("group", STRATEGIES)
 def test_strategies_are_what_the_configs_say(group):
-    assert choices(group) == sorted(STRATEGIES[group])
+    objectives = ["reclf"] if group == "alignment" else []  # these are more than a strategy
+    assert choices(group) == sorted([*STRATEGIES[group], *objectives])
     for choice, expected in STRATEGIES[group].items():
         config = compose(f"{group}={choice}", *(["data.mined.table=x"] if choice == "paired" else []))
         assert settings(instantiate(config[group])) == settings(expected)
+
+
+def test_reclf_is_an_objective_with_its_own_defaults():
+    config = compose("alignment=reclf")
+    assert settings(instantiate(config.alignment)) == settings(InfoNCE())
+    own = OmegaConf.to_container(config.model.hard_negatives, resolve=True)
+    plain = compose().model.hard_negatives
+    assert own.pop("_target_") == "hardneg_plugin.objectives.RelationEnhancedObjective"
+    defaults = inspect.signature(RelationEnhancedObjective).parameters
+    more = own.keys() - plain.keys()
+    assert {key: own[key] for key in more} == {key: defaults[key].default for key in more}
+    assert more == {name for name in defaults if name not in ("image_width", "report_width", "width", "options")}
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,20 @@ class Shards:
         """
         return losses.sum() * (len(self.sizes) / sum(self.sizes))
 
+    def gather_parts(self, parts: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """`gather` of rows with parts, of which ranks may have different numbers: `(B, P, D)` and their mask `(B, P)` bool.
+
+        They are padded to the longest of all ranks; three collectives, and one for the gradient.
+        """
+        if len(self.sizes) == 1:
+            return parts, mask
+        longest = torch.tensor([parts.shape[1]], device=parts.device)
+        dist.all_reduce(longest, op=dist.ReduceOp.MAX)
+        missing = int(longest) - parts.shape[1]
+        padded = torch.nn.functional.pad(parts, (0, 0, 0, missing))
+        kept = torch.nn.functional.pad(mask, (0, missing)).to(torch.uint8)  # gloo gathers no bool
+        return self.gather(padded), self.gather(kept).bool()
+
     def sum(self, rows: Tensor) -> Tensor:
         """The sum over the rows of all ranks `(...)`, detached, from the own ones `(B, ...)`; one collective."""
         total = rows.detach().sum(0)

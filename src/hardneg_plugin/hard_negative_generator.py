@@ -1,6 +1,7 @@
 """The report generator with hard negatives: what of it stands for an image, and what for a report."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -44,7 +45,7 @@ class HardNegativeReportGenerator(HardNegativeMixin, ReportGenerator):
         self._report_feature = report_feature
 
     def embed(self, batch: Batch, outputs: Features) -> PairEmbeddings:
-        """The pooled patches, and the mean state over the words of each report.
+        """The pooled patches, and the mean state over the words of each report; patches and states themselves as parts.
 
         Where the batch carries mined studies, theirs too, with a gradient of their own: for K per study that is K further
         passes of the batch's size through visual extractor and decoder, forward and backward, with K times its activations
@@ -53,7 +54,13 @@ class HardNegativeReportGenerator(HardNegativeMixin, ReportGenerator):
         text_only = self._report_feature == "text_only"
         states = self.decoder.text_states(batch["tokens"]) if text_only else outputs["states"]
         negatives = self._embed_mined(batch["negatives"]) if "negatives" in batch else None
-        return self._pairs(batch, outputs["pooled"], states, negatives)
+        return replace(
+            self._pairs(batch, outputs["pooled"], states, negatives),
+            regions=outputs["patches"],
+            region_mask=outputs["patch_mask"],
+            words=states,
+            word_mask=batch["token_mask"][:, 1:],
+        )
 
     def embed_apart(self, batch: Batch, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """Unit-length embeddings `(B, D)` of images and of reports without their image, as recall is measured by."""

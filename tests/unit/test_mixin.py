@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from hardneg_plugin import HardNegativeMixin, HardNegativeObjective, PairEmbeddings
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.objectives import InfoNCE, Weights
+from hardneg_plugin.objectives import Hinge, InfoNCE, Weights
 from hardneg_plugin.schedule import Constant
 
 
@@ -63,7 +63,7 @@ def trainer(tmp_path, **options):
 
 
 def objective(**options):
-    return HardNegativeObjective(schedule=Constant(hardness=0.5), **options)
+    return HardNegativeObjective(**{"schedule": Constant(hardness=0.5), "separation": Hinge(margin=0.0), **options})
 
 
 @pytest.mark.parametrize("returns", ["mapping", "scalar"])

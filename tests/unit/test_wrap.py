@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hardneg_plugin import HardNegativeObjective, PairEmbeddings, plug_in
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.objectives import InBatch, Paired, Weights
+from hardneg_plugin.objectives import Hinge, InBatch, Paired, Weights
 from hardneg_plugin.schedule import Constant, Progress
 
 sys.path.append(str(Path(__file__).parent))
@@ -27,7 +27,7 @@ from plugged_hosts import PLACES, Captioner, loader, trainer
 
 
 def objective(**options):
-    return HardNegativeObjective(**{"schedule": Constant(hardness=0.5), **options})
+    return HardNegativeObjective(**{"schedule": Constant(hardness=0.5), "separation": Hinge(margin=0.0), **options})
 
 
 class Totals(pl.Callback):

@@ -38,17 +38,38 @@ def info_nce(
     >>> info_nce(one, one, logit_scale=10.0, hard=one[:, None])  # a negative equal to the positive: log 2
     tensor([0.6931])
     """
-    rows = torch.arange(len(anchors), device=anchors.device)
+    return info_nce_of_logits(
+        logit_scale * (anchors @ candidates.T),
+        first=first,
+        is_match=is_match,
+        hard=None if hard is None else logit_scale * torch.einsum("bd,bkd->bk", anchors, hard),
+        hard_weight=hard_weight,
+    )
+
+
+def info_nce_of_logits(
+    logits: Tensor,
+    *,
+    first: int = 0,
+    is_match: Tensor | None = None,
+    hard: Tensor | None = None,
+    hard_weight: Tensor | None = None,
+) -> Tensor:
+    """`info_nce` where pairs are scored by something else than a product of embeddings: `(B,)`.
+
+    Args:
+        logits: `(B, N)` scores of anchors and candidates, scaled.
+        first, is_match, hard_weight: as of `info_nce`.
+        hard: `(B, K)` scores of further negatives, scaled.
+    """
+    rows = torch.arange(len(logits), device=logits.device)
     own = first + rows
-    logits = logit_scale * (anchors @ candidates.T)
     if is_match is not None:
         drop = is_match.clone()
         drop[rows, own] = False
         logits = logits.masked_fill(drop, -torch.inf)
     if hard is not None:
-        columns = logit_scale * torch.einsum("bd,bkd->bk", anchors, hard)
-        if hard_weight is not None:
-            columns = columns + hard_weight.to(columns.dtype).log()
+        columns = hard if hard_weight is None else hard + hard_weight.to(hard.dtype).log()
         logits = torch.cat([logits, columns], dim=1)
     return F.cross_entropy(logits, own, reduction="none")
 

@@ -6,6 +6,7 @@ from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
 from hardneg_plugin.objectives.hard_negative import HardNegativeObjective, ObjectiveOutput, Weights
 from hardneg_plugin.objectives.neighbours import Bank
 from hardneg_plugin.objectives.pairs import PairEmbeddings
+from hardneg_plugin.objectives.relation_enhanced import RelationEnhancedObjective
 from hardneg_plugin.objectives.separation import Absolute, Hinge
 from hardneg_plugin.objectives.sources import InBatch, Paired, Queue
 
@@ -23,6 +24,7 @@ __all__ = [
     "PairEmbeddings",
     "Paired",
     "Queue",
+    "RelationEnhancedObjective",
     "ReleasedAlignment",
     "Triplet",
     "Weights",

@@ -22,6 +22,8 @@ class HardNegatives:
     """`(B, K, D)` image embeddings z' of the same studies, where the source knows them."""
     valid: Tensor
     """`(B, K)` bool; False where a study has fewer than K."""
+    index: Tensor | None = None
+    """`(B, K)` int64, which of the studies of all ranks they are; -1: none of this step's. None: none of them is."""
 
     def filled_up(self, others: "HardNegatives") -> "HardNegatives":
         """These, and others of the same shape where these are not valid."""
@@ -29,7 +31,17 @@ class HardNegatives:
         images = None
         if self.images is not None and others.images is not None:
             images = torch.where(chosen, self.images, others.images)
-        return HardNegatives(torch.where(chosen, self.reports, others.reports), images, self.valid | others.valid)
+        return HardNegatives(
+            torch.where(chosen, self.reports, others.reports),
+            images,
+            self.valid | others.valid,
+            torch.where(self.valid, self.places, others.places),
+        )
+
+    @property
+    def places(self) -> Tensor:
+        """`index`, -1 throughout where there is none."""
+        return torch.full_like(self.valid, -1, dtype=torch.int64) if self.index is None else self.index
 
 
 @dataclass(frozen=True)

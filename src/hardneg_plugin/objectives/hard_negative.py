@@ -123,7 +123,7 @@ class HardNegativeObjective(nn.Module):
             negatives = self.negatives(batch)
             hardness = self.schedule(progress)
             hardened = self._harden(batch, negatives, hardness)
-            alignment = self.alignment(batch, negatives, hardened, self._scales_of_this_step())
+            alignment, logs = self._align(pairs, batch, negatives, hardened)
             separation = batch.images.new_zeros(len(batch.images))
             if self.separation is not None and negatives.images is not None:
                 separation = self.separation(batch.images, negatives.images, negatives.valid)
@@ -131,8 +131,14 @@ class HardNegativeObjective(nn.Module):
             return ObjectiveOutput(
                 alignment_loss=is_on * batch.shards.mean(alignment),
                 separation_loss=is_on * batch.shards.mean(separation),
-                logs=self._logs(batch, negatives, hardened, hardness),
+                logs=self._logs(batch, negatives, hardened, hardness) | logs,
             )
+
+    def _align(
+        self, pairs: PairEmbeddings, batch: EmbeddedBatch, negatives: HardNegatives, hardened: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The alignment loss of each own study `(B,)`, and what else to log."""
+        return self.alignment(batch, negatives, hardened, self._scales_of_this_step()), {}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "HardNegativeObjective":
         # Moves to other devices, but stays float32 where a host is cast as a whole (Lightning's bf16-true, 64-true): a logit

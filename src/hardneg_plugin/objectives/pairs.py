@@ -22,6 +22,10 @@ class PairEmbeddings:
         patient_ids: the same for patients, where known. Two studies of one patient are no negatives for each other.
         texts: the report texts, or `(B, T)` report token ids: studies with equal reports are no negatives for each other.
         labels: label sets in a canonical form, likewise.
+        regions: `(B, P, D_i)` features of the image's regions or patches, for objectives that look at parts.
+        region_mask: `(B, P)` bool, True where there is one; None: all are there.
+        words: `(B, W, D_r)` features of the report's words, likewise.
+        word_mask: `(B, W)` bool; None: all are there.
         negatives: mined hard negatives that the batch carries: `B * K` studies, of which row `i * K + j` is the j-th of
             study i. Only `Paired` takes them.
 
@@ -39,6 +43,10 @@ class PairEmbeddings:
     patient_ids: Identity | None = None
     texts: Identity | None = None
     labels: Identity | None = None
+    regions: Tensor | None = None
+    region_mask: Tensor | None = None
+    words: Tensor | None = None
+    word_mask: Tensor | None = None
     negatives: "PairEmbeddings | None" = None
 
     def __post_init__(self) -> None:
@@ -51,6 +59,8 @@ class PairEmbeddings:
             field = getattr(self, name)
             if field is not None and len(field) != len(self.images):
                 raise ValueError(f"Expected `{name}` for {len(self.images)} studies, but got {len(field)}.")
+        for name, mask in (("regions", "region_mask"), ("words", "word_mask")):
+            _check_parts(name, getattr(self, name), mask, getattr(self, mask), len(self.images))
         if self.negatives is not None and (not len(self.images) or len(self.negatives.images) % len(self.images)):
             raise ValueError(
                 f"Expected `negatives` with K rows for each of {len(self.images)} studies, "
@@ -73,3 +83,11 @@ class PairEmbeddings:
         if isinstance(field, Tensor):
             return token_keys(field.to(device=device, dtype=torch.int64))
         return torch.tensor([match_key(None if row is None else str(row)) for row in field], device=device)
+
+
+def _check_parts(name: str, parts: Tensor | None, mask_name: str, mask: Tensor | None, studies: int) -> None:
+    if parts is not None and (parts.ndim != 3 or len(parts) != studies):
+        raise ValueError(f"Expected `{name}` ({studies}, parts, width), but got {tuple(parts.shape)}.")
+    if mask is not None and (parts is None or mask.shape != parts.shape[:2]):
+        expected = f"no mask without `{name}`" if parts is None else f"`{mask_name}` {tuple(parts.shape[:2])}"
+        raise ValueError(f"Expected {expected}, but got {tuple(mask.shape)}.")

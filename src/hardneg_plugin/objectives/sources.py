@@ -61,7 +61,7 @@ class InBatch:
             ceiling=self.ceiling,
             generator=batch.generator(),
         )
-        return HardNegatives(reports=batch.all_reports[index], images=batch.all_images[index], valid=valid)
+        return HardNegatives(reports=batch.all_reports[index], images=batch.all_images[index], valid=valid, index=index)
 
 
 class Queue(nn.Module):
@@ -98,7 +98,7 @@ class Queue(nn.Module):
         )
         in_batch = index < len(batch.all_reports)
         here = index.where(in_batch, 0)
-        found = HardNegatives(reports=batch.all_reports[here], images=batch.all_images[here], valid=valid & in_batch)
+        found = HardNegatives(batch.all_reports[here], batch.all_images[here], valid & in_batch, here)
         if len(self.queue):
             there = (index - len(batch.all_reports)).clamp_min(0)
             found = found.filled_up(HardNegatives(reports[there], images[there], valid & ~in_batch))

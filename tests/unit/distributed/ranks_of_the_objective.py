@@ -1,6 +1,7 @@
 """The objective under DDP in two processes; a module of its own, for spawned processes to import."""
 
 import itertools
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,22 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing import spawn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils.rnn import pad_sequence
 
 from hardneg_plugin import HardNegativeObjective, PairEmbeddings
 from hardneg_plugin.distributed import Shards, from_first_rank, mean_over_ranks
 from hardneg_plugin.functional.hardening import Arc, Ascent, Projection, Segment
-from hardneg_plugin.objectives import Alternating, Bank, InBatch, InfoNCE, Paired, Queue, Triplet
+from hardneg_plugin.objectives import (
+    Alternating,
+    Bank,
+    Hinge,
+    InBatch,
+    InfoNCE,
+    Paired,
+    Queue,
+    RelationEnhancedObjective,
+    Triplet,
+)
 from hardneg_plugin.schedule import Constant, Progress
 
 NEIGHBOURS = {f"study {i}": [f"study {(i + j) % 30}" for j in (1, 5, 7)] for i in range(30)}
@@ -24,7 +36,7 @@ SOURCES = {
     "table": lambda: Bank(k=2, table=NEIGHBOURS),
     "paired": lambda: Paired(k=2),
 }
-ALIGNMENTS = {"info_nce": InfoNCE, "triplet": Triplet}
+ALIGNMENTS = {"info_nce": InfoNCE, "triplet": Triplet, "reclf": InfoNCE}
 HARDENINGS = {
     "arc": Arc,
     "segment": Segment,
@@ -37,6 +49,7 @@ CASES = [
     *itertools.product(SOURCES, ["info_nce"], ["arc", "alternating"]),
     *itertools.product(["in_batch"], ["info_nce"], ["segment", "projection", "ascent", "none"]),
     *itertools.product(["in_batch", "bank"], ["triplet"], ["arc"]),
+    *itertools.product(["in_batch", "queue"], ["reclf"], ["arc"]),
 ]
 SIZES = [(5, 3), (4, 4), (2, 6), (5, 3), (1, 4), (3, 3)]
 """Studies of each rank, step by step."""
@@ -49,7 +62,11 @@ class Model(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.image, self.report = nn.Linear(6, 7), nn.Linear(5, 4)
-        self.objective = HardNegativeObjective(
+        kind: Any = HardNegativeObjective
+        if alignment == "reclf":
+            kind = partial(RelationEnhancedObjective, matching_width=4, chunk=2)
+        self.objective = kind(
+            separation=Hinge(margin=0.0),
             negatives=SOURCES[source](),
             alignment=ALIGNMENTS[alignment](),
             hardening=HARDENINGS[hardening](),
@@ -70,6 +87,10 @@ class Model(nn.Module):
             study_ids=batch["ids"],
             texts=batch["texts"],
             patient_ids=batch["patients"],
+            regions=self.image(batch["regions"]),
+            region_mask=batch["region_mask"],
+            words=self.report(batch["words"]),
+            word_mask=batch["word_mask"],
             negatives=self.pairs(batch["negatives"]) if "negatives" in batch else None,
         )
 
@@ -84,6 +105,11 @@ def studies(numbers: list[int], seed: int, negatives: int = 0) -> dict[str, Any]
         "texts": ["normal" if number % 7 == 0 else f"text {number}" for number in numbers],
         "patients": [number % 15 for number in numbers],
     }
+    # as many as the number has it, so that ranks have different longest ones
+    for name, width, most in (("region", 6, 3), ("word", 5, 4)):
+        parts = [torch.randn(1 + n % most, width, generator=r) for n, r in zip(numbers, random, strict=True)]
+        batch[f"{name}s"] = pad_sequence(parts, batch_first=True)
+        batch[f"{name}_mask"] = pad_sequence([torch.ones(len(p), dtype=torch.bool) for p in parts], batch_first=True)
     if negatives:
         batch["negatives"] = studies([(n + j + 1) % 30 for n in numbers for j in range(negatives)], seed)
     return batch

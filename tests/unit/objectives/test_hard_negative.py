@@ -27,7 +27,9 @@ def pairs(studies=8, width=6, report_width=None, seed=0, **fields):
 
 
 def objective(**options):
-    return HardNegativeObjective(**{"schedule": Constant(hardness=0.5, warmup=0.1), **options})
+    return HardNegativeObjective(
+        **{"schedule": Constant(hardness=0.5, warmup=0.1), "separation": Hinge(margin=0.0), **options}
+    )
 
 
 @pytest.mark.parametrize("hardening", HARDENINGS, ids=str)
@@ -85,7 +87,7 @@ def test_during_the_warm_up_both_losses_and_all_gradients_are_zero():
 
 def test_values_are_those_of_plain_loops():
     """In-batch, two matching studies, arc at hardness 0.5 without a margin, written out study by study."""
-    batch = pairs(studies=5, texts=["a", "b", "a", "c", "d"], seed=3)
+    batch = pairs(studies=5, texts=["a", "b", "a", "c", "d"], seed=4)
     terms = objective(hardening=Arc())(batch, LATE)
     z = F.normalize(batch.images.detach().double(), dim=-1)
     u = F.normalize(batch.reports.detach().double(), dim=-1)
@@ -106,6 +108,7 @@ def test_values_are_those_of_plain_loops():
         losses.append((math.log(to_report) + math.log(to_image)) / 2 - own)
         separations.append(max(0.0, float(z[i] @ z[j])))
     assert terms.alignment_loss.item() == pytest.approx(sum(losses) / 5, rel=1e-5)
+    assert sum(separations) > 0
     assert terms.separation_loss.item() == pytest.approx(sum(separations) / 5, rel=1e-5)
     assert terms.logs["false_negative_share"].item() == pytest.approx(2 / 20)
     assert terms.logs["hardness"].item() == pytest.approx(0.5)
@@ -230,3 +233,4 @@ def test_absolute_separation_and_released_run_in_batch():
 
 def test_default_schedule_is_linear_over_training():
     assert HardNegativeObjective().schedule == Linear()
+    assert HardNegativeObjective().separation is None

@@ -9,7 +9,7 @@ from hardneg_plugin.distributed import Shards
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.keys import match_key
 from hardneg_plugin.functional.mining import match_mask, mine
-from hardneg_plugin.objectives import Alternating, Bank, EmbeddedBatch, InBatch, Paired, Queue
+from hardneg_plugin.objectives import Alternating, Bank, EmbeddedBatch, Hinge, InBatch, Paired, Queue
 from hardneg_plugin.schedule import Constant, Progress
 
 STUDIES = 24
@@ -183,7 +183,9 @@ SOURCES = {
 def test_without_a_negative_the_loss_is_zero_and_everything_has_a_gradient(numbers, fields, source, hardening):
     """For three visits over two epochs: earlier embeddings of the same studies are no negatives either."""
     options = {"hardening": Alternating()} if hardening == "alternating" else {}
-    objective = HardNegativeObjective(negatives=SOURCES[source](), schedule=Constant(hardness=0.5), **options)
+    objective = HardNegativeObjective(
+        negatives=SOURCES[source](), schedule=Constant(hardness=0.5), separation=Hinge(margin=0.0), **options
+    )
     for visit in range(3):
         batch = batch_of(numbers, seed=visit)
         negatives = pairs_of(batch_of(numbers, seed=visit + 9), fields) if source == "paired" else None

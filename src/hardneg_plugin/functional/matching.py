@@ -1,0 +1,64 @@
+"""How the words of a report match the regions of an image: attention, local matchings, and what relates them.
+
+Leading dimensions broadcast, so that words `(C, 1, W, D)` and regions `(1, N, P, D)` give all C x N pairs, and `(B, K, W, D)` with
+`(B, 1, P, D)` the K reports of each of B images. Reconstructed after RECLF (Li et al., IEEE TMI 2025, arXiv 2401.10501), whose
+formulas were not available: what is here is ours, after SGRAF's similarity graph and GLoRIA's word-region attention.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def word_region_attention(words: Tensor, regions: Tensor, *, scale: float, region_mask: Tensor | None = None) -> Tensor:
+    """`softmax_p(scale cos(t_w, v_p))`: where each word looks, `(..., W, P)`.
+
+    Args:
+        words: `(..., W, D)`.
+        regions: `(..., P, D)`.
+        scale: τ1, above 0: the higher, the fewer regions a word looks at.
+        region_mask: `(..., P)` bool, True where there is a region; an image without any gets a row of zeros.
+    """
+    logits = scale * F.normalize(words, dim=-1) @ F.normalize(regions, dim=-1).transpose(-1, -2)
+    if region_mask is None:
+        return logits.softmax(-1)
+    kept = region_mask[..., None, :]
+    return _masked_softmax(logits, kept)
+
+
+def matchings(words: Tensor, contexts: Tensor, weight: Tensor) -> Tensor:
+    """`l2(W |c - t|²)`: how each word differs from what it looked at, as a vector of unit length.
+
+    Args:
+        words: `(..., D)`.
+        contexts: `(..., D)`, of the image.
+        weight: W, `(S, D)`.
+
+    Returns:
+        `(..., S)`.
+    """
+    return F.normalize(F.linear((contexts - words).square(), weight), dim=-1)
+
+
+def reason(nodes: Tensor, mask: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """One round in which related matchings inform each other: `ReLU(W_r softmax((W_q S)(W_k S)ᵀ) S)`.
+
+    Args:
+        nodes: S, `(..., M, S)`.
+        mask: `(..., M)` bool, True where there is a node; nothing flows from others.
+        query, key, value: W_q, W_k, W_r, `(S, S)` each.
+    """
+    edges = F.linear(nodes, query) @ F.linear(nodes, key).transpose(-1, -2)
+    return F.relu(F.linear(_masked_softmax(edges, mask[..., None, :]) @ nodes, value))
+
+
+def importance(scores: Tensor, mask: Tensor) -> Tensor:
+    """`β_w = σ(score_w) / Σ σ(score)` over the words that are there: `(..., W)`, of sum 1, or 0 where there is no word."""
+    weights = torch.where(mask, scores.sigmoid(), scores.new_zeros(()))
+    return weights / weights.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
+
+
+def _masked_softmax(logits: Tensor, kept: Tensor) -> Tensor:
+    # finite where nothing is kept: a row of -inf would be NaN, forward and backward
+    lowest = torch.finfo(logits.dtype).min
+    return torch.where(kept, logits, lowest).softmax(-1) * kept

@@ -1,0 +1,150 @@
+"""RECLF's objective: reports and images aligned by what their words find in the image's regions, and how that is related."""
+
+import torch
+from torch import Tensor
+
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.functional.contrast import info_nce_of_logits
+from hardneg_plugin.functional.pooling import masked_mean
+from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
+from hardneg_plugin.objectives.hard_negative import HardNegativeObjective
+from hardneg_plugin.objectives.head import Head
+from hardneg_plugin.objectives.pairs import PairEmbeddings
+from hardneg_plugin.objectives.relations import Local, PairScores
+
+
+class RelationEnhancedObjective(HardNegativeObjective):
+    """`HardNegativeObjective` and contrasts of pairs by local matchings (RECLF, IEEE TMI 2025, arXiv 2401.10501; reconstructed).
+
+    Each word looks for its region; how they differ is a matching. Matchings that belong together inform each other (semantic
+    relations), and those of important words count for more (importance relations). Each read-out gives every report a score with
+    every image, which are contrasted both ways; matches are left out. Hard negatives of the batch are further columns; hardened
+    ones exist as whole embeddings only, and count in the global contrast.
+
+    Needs `PairEmbeddings.regions` and `.words`.
+
+    Args:
+        image_width, report_width: of the region and word features, and of the pooled ones.
+        width: D, of the embeddings.
+        matching_width: S, of the matchings.
+        attention_scale: τ1: how sharply a word looks.
+        score_scale: τ3: factor of the scores in the contrast.
+        rounds: of semantic reasoning; 0: without semantic relations.
+        weigh_words: with importance relations. Without both, the mean of the matchings is scored.
+        local_weight: of the local contrasts beside the global one, each.
+        negative_weight: of a hard negative's further column, from 0.
+        chunk: reports at a time; memory grows with it (`PairScores.all_pairs`), a step is somewhat faster.
+        options: of `HardNegativeObjective`.
+
+    Under DDP regions and words of all ranks are gathered; the rest is as there.
+
+    Raises:
+        UserError: a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_width: int,
+        report_width: int,
+        width: int,
+        matching_width: int = 256,
+        attention_scale: float = 4.0,
+        score_scale: float = 10.0,
+        rounds: int = 3,
+        weigh_words: bool = True,
+        local_weight: float = 1.0,
+        negative_weight: float = 1.0,
+        chunk: int = 4,
+        **options: object,
+    ) -> None:
+        for name, value, least in (
+            ("matching_width", matching_width, 1),
+            ("rounds", rounds, 0),
+            ("chunk", chunk, 1),
+            ("local_weight", local_weight, 0),
+            ("negative_weight", negative_weight, 0),
+        ):
+            if value < least:
+                raise UserError(f"alignment=reclf: expected {name} from {least}, but got {value}.")
+        if attention_scale <= 0 or score_scale <= 0:
+            raise UserError(
+                "alignment=reclf: expected attention_scale and score_scale above 0, "
+                f"but got {attention_scale} and {score_scale}."
+            )
+        super().__init__(image_width=image_width, report_width=report_width, width=width, **options)  # type: ignore[arg-type]
+        with torch.random.fork_rng(devices=[]):  # as of the other heads
+            self.region_head = Head(image_width, width, centred=False)
+            self.word_head = Head(report_width, width, centred=False)
+            self.scores = PairScores(
+                width, matching_width, attention_scale=attention_scale, rounds=rounds, weigh=weigh_words
+            )
+        self.score_scale, self.local_weight, self.negative_weight = score_scale, local_weight, negative_weight
+        self.chunk = chunk
+
+    def parts(self, pairs: PairEmbeddings) -> tuple[Local, Local]:
+        """The words and the regions of B studies as they are matched: features `(B, W, D)` and `(B, P, D)`.
+
+        Raises:
+            ValueError: the host gives no regions or no words.
+        """
+        if pairs.regions is None or pairs.words is None:
+            raise ValueError(
+                "alignment=reclf matches words with regions: give PairEmbeddings(regions=(B, P, D), words=(B, W, D)), "
+                "with their masks."
+            )
+        with torch.autocast(pairs.images.device.type, enabled=False):
+            return (
+                _local(self.word_head, pairs.words, pairs.word_mask),
+                _local(self.region_head, pairs.regions, pairs.region_mask),
+            )
+
+    def _align(
+        self, pairs: PairEmbeddings, batch: EmbeddedBatch, negatives: HardNegatives, hardened: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        whole, logs = super()._align(pairs, batch, negatives, hardened)
+        local = torch.stack([*self._contrasts(pairs, batch, negatives)])
+        return whole + self.local_weight * local.sum(0), {
+            **logs,
+            "global_loss": whole.detach().mean(),
+            "local_loss": local.detach().mean(),
+        }
+
+    def _contrasts(self, pairs: PairEmbeddings, batch: EmbeddedBatch, negatives: HardNegatives) -> list[Tensor]:
+        words, regions = self.parts(pairs)
+        own = batch.shards.own
+        all_words, all_regions = (_gathered(part, batch) for part in (words, regions))
+        if len(batch.shards.sizes) == 1:
+            scores = self.scores.all_pairs(words, regions, self.chunk)
+            to_report, to_image = scores.transpose(1, 2), scores
+        else:
+            to_report = self.scores.all_pairs(all_words, regions, self.chunk).transpose(1, 2)
+            to_image = self.scores.all_pairs(words, all_regions, self.chunk)
+        places = negatives.places
+        weight = self.negative_weight * (negatives.valid & (places >= 0)).to(to_report.dtype)
+        losses = []
+        for reports, images in zip(self.score_scale * to_report, self.score_scale * to_image, strict=True):
+            both = [
+                info_nce_of_logits(
+                    logits,
+                    first=own.start,
+                    is_match=batch.is_match,
+                    hard=logits.gather(1, places.clamp_min(0)),
+                    hard_weight=weight,
+                )
+                for logits in (reports, images)
+            ]
+            losses.append((both[0] + both[1]) / 2)
+        return losses
+
+
+def _local(head: Head, parts: Tensor, mask: Tensor | None) -> Local:
+    mask = torch.ones(parts.shape[:2], dtype=torch.bool, device=parts.device) if mask is None else mask.bool()
+    # what is under the mask may be anything: it must not turn into NaN
+    features = head(torch.where(mask[:, :, None], parts.float(), 0.0))
+    return Local(features, mask, masked_mean(features, mask))
+
+
+def _gathered(local: Local, batch: EmbeddedBatch) -> Local:
+    features, mask = batch.shards.gather_parts(local.features, local.mask)
+    return Local(features, mask, masked_mean(features, mask))

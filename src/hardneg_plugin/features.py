@@ -69,7 +69,7 @@ class Features:
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def pairs(self, host: nn.Module, batch: Any, outputs: Any, calls: Calls) -> PairEmbeddings:
-        """Read and pool the features of one step.
+        """Read the features of one step, whole and in parts.
 
         Raises:
             UserError: where a path leads nowhere, a module was not called exactly once, or features cannot be pooled.
@@ -81,9 +81,18 @@ class Features:
                 return None
             return self._read(name, where, host, batch, outputs, calls)
 
+        images, image_mask = read("images"), read("image_mask")
+        reports, report_mask = read("reports"), read("report_mask")
+        pooled = pool(images, image_mask, "image"), pool(reports, report_mask, "report")
+        regions, region_mask = parts(images, image_mask)
+        words, word_mask = parts(reports, report_mask)
         return PairEmbeddings(
-            images=pool(read("images"), read("image_mask"), "image"),
-            reports=pool(read("reports"), read("report_mask"), "report"),
+            images=pooled[0],
+            reports=pooled[1],
+            regions=regions,
+            region_mask=region_mask,
+            words=words,
+            word_mask=word_mask,
             study_ids=read("study_ids"),
             patient_ids=read("patient_ids"),
             texts=read("texts"),
@@ -265,6 +274,15 @@ def pool(features: Any, mask: Any, kind: str) -> Tensor:
             f'state for the first token: {kind}_mask=lambda batch, outputs: batch["mask"][:, 1:].'
         )
     return masked_mean(features, mask)
+
+
+def parts(features: Tensor, mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """What `pool` averages: `(B, T, D)` with its mask, `(B, C, H, W)` as `(B, H W, C)`; None for features that are whole."""
+    if features.ndim == 2:
+        return None, None
+    if features.ndim == 4:
+        return features.flatten(2).transpose(1, 2), None
+    return features, None if mask is None else mask.bool()
 
 
 def _kind(value: Any) -> str:

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hardneg_plugin import HardNegativeObjective, PairEmbeddings, plug_in
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.objectives import Hinge, InBatch, Paired, Weights
+from hardneg_plugin.objectives import Hinge, InBatch, Paired, RelationEnhancedObjective, Weights
 from hardneg_plugin.schedule import Constant, Progress
 
 sys.path.append(str(Path(__file__).parent))
@@ -474,6 +474,19 @@ def test_precisions(tmp_path, precision, tolerance, heads):
     assert losses == pytest.approx(reference, rel=tolerance)
     assert all(value.isfinite().all() for value in model.state_dict().values())
     assert all(math.isfinite(value) for value in run.callback_metrics.values())
+
+
+def test_a_foreign_host_matches_words_with_patches(tmp_path):
+    own = RelationEnhancedObjective(
+        image_width=8, report_width=8, width=6, matching_width=4, schedule=Constant(hardness=0.5)
+    )
+    losses, model, run = fit(tmp_path, own=own)
+    assert all(math.isfinite(loss) for loss in losses)
+    assert run.callback_metrics["train/local_loss"] > 0
+    before = RelationEnhancedObjective(image_width=8, report_width=8, width=6, matching_width=4).state_dict()
+    assert model.hard_negatives.state_dict().keys() == before.keys()
+    bare = fit(tmp_path, own=objective(image_width=8, report_width=8, width=6))[0]
+    assert losses != bare
 
 
 def test_gradient_checkpointing_runs_forward_again_and_is_counted_once(tmp_path, reference):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.features import Features, find_module, pick, pool, recorded
+from hardneg_plugin.features import Features, find_module, parts, pick, pool, recorded
 
 
 class Pair(NamedTuple):
@@ -143,3 +143,16 @@ def test_pooling_is_a_mean_over_what_counts():
 def test_what_cannot_be_pooled_is_told_with_its_shape_and_the_remedy(features, mask, message):
     with pytest.raises(UserError, match=message):
         pool(features, mask, "report")
+
+
+def test_what_is_pooled_is_handed_on_in_parts():
+    random = torch.Generator().manual_seed(0)
+    flat, words, maps = (torch.randn(shape, generator=random) for shape in [(2, 3), (2, 4, 3), (2, 3, 4, 5)])
+    mask = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 1]])
+    assert parts(flat, None) == (None, None)
+    assert parts(words, None) == (words, None)
+    assert parts(words, mask)[1].equal(mask.bool())
+    regions, none = parts(maps, None)
+    assert none is None
+    assert regions.shape == (2, 20, 3)
+    assert regions[1, 7].equal(maps[1, :, 1, 2])

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -16,15 +16,18 @@ from hardneg_plugin.mixin import HardNegativeMixin
 from hardneg_plugin.objectives import HardNegativeObjective, PairEmbeddings
 from hardneg_plugin.scoring.report_scores import Embeddings
 
+ReportFeature = Literal["decoder_states", "text_only", "word_embeddings"]
+
 
 class HardNegativeReportGenerator(HardNegativeMixin, ReportGenerator):
     """`ReportGenerator` with hard negatives in training, and image-to-report recall at validation and test.
 
     Args:
         hard_negatives: makes the objective, called with the widths of the two features (`image_width`, `report_width`).
-        report_feature: what stands for a report in the alignment: the mean of the "decoder_states" over its words, free
-            but computed while attending to its own image, or of the "text_only" states of the same decoder without
-            attention to the image, which costs a second pass through it and cannot leak.
+        report_feature: what stands for a report in the alignment, as a mean over its words: the decoder's "word_embeddings",
+            free and without the image, but knowing no order; the "text_only" states of the decoder without attention to the
+            image, which costs a second pass through it; or the "decoder_states", free, but computed while attending to the
+            report's own image, which they can leak.
         arguments: of `ReportGenerator`.
 
     Recall (R@1, ...) always embeds reports without their image: with it, each report would carry its own answer.
@@ -34,25 +37,29 @@ class HardNegativeReportGenerator(HardNegativeMixin, ReportGenerator):
         self,
         *,
         hard_negatives: Callable[..., HardNegativeObjective],
-        report_feature: Literal["decoder_states", "text_only"] = "decoder_states",
+        report_feature: ReportFeature = "word_embeddings",
         **arguments: Any,
     ) -> None:
-        if report_feature not in ("decoder_states", "text_only"):
-            raise UserError(f"report_feature: expected decoder_states or text_only, but got {report_feature!r}.")
+        if report_feature not in get_args(ReportFeature):
+            raise UserError(
+                f"report_feature: expected {', '.join(get_args(ReportFeature))}, but got {report_feature!r}."
+            )
         # Not the mixin's __init__, which takes a finished objective: here its widths follow from the host.
         ReportGenerator.__init__(self, **arguments)
-        self.hard_negatives = hard_negatives(image_width=self.visual.width, report_width=self.decoder.width)
         self._report_feature = report_feature
+        embedding = self.decoder.word_embedding
+        report_width = embedding.embedding_dim if report_feature == "word_embeddings" else self.decoder.width
+        self.hard_negatives = hard_negatives(image_width=self.visual.width, report_width=report_width)
 
     def embed(self, batch: Batch, outputs: Features) -> PairEmbeddings:
-        """The pooled patches, and the mean state over the words of each report; patches and states themselves as parts.
+        """The pooled patches, and the mean over the words of each report; patches and words themselves as parts.
 
         Where the batch carries mined studies, theirs too, with a gradient of their own: for K per study that is K further
         passes of the batch's size through visual extractor and decoder, forward and backward, with K times its activations
         in memory. They count in the batch statistics of a visual extractor that keeps such.
         """
-        text_only = self._report_feature == "text_only"
-        states = self.decoder.text_states(batch["tokens"]) if text_only else outputs["states"]
+        attends = self._report_feature == "decoder_states"
+        states = outputs["states"] if attends else self.words_of(batch["tokens"])
         negatives = self._embed_mined(batch["negatives"]) if "negatives" in batch else None
         return replace(
             self._pairs(batch, outputs["pooled"], states, negatives),
@@ -64,14 +71,20 @@ class HardNegativeReportGenerator(HardNegativeMixin, ReportGenerator):
 
     def embed_apart(self, batch: Batch, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """Unit-length embeddings `(B, D)` of images and of reports without their image, as recall is measured by."""
-        return self.hard_negatives.project(self._pairs(batch, pooled, self.decoder.text_states(batch["tokens"])))
+        return self.hard_negatives.project(self._pairs(batch, pooled, self.words_of(batch["tokens"])))
+
+    def words_of(self, tokens: Tensor) -> Tensor:
+        """Features `(B, T - 1, D)` of `tokens[:, 1:]` that attend to no image: what the mean is taken of."""
+        if self._report_feature == "word_embeddings":
+            return self.decoder.word_embeddings(tokens)
+        return self.decoder.text_states(tokens)
 
     def _embed_mined(self, mined: Batch) -> PairEmbeddings:
         visual = self.visual(mined["images"], mined["view_mask"])
-        if self._report_feature == "text_only":
-            states = self.decoder.text_states(mined["tokens"])
-        else:
+        if self._report_feature == "decoder_states":
             states = self.decoder.states(visual.patches, mined["tokens"], patch_mask=visual.patch_mask)
+        else:
+            states = self.words_of(mined["tokens"])
         return self._pairs(mined, visual.pooled, states)
 
     def _pairs(
@@ -93,6 +106,6 @@ class HardNegativeReportGenerator(HardNegativeMixin, ReportGenerator):
         # as a batch has them: [0, words..., 0, padding 0...], without the closing 0 where the words were cut
         tokens = F.pad(words, (1, 0))
         mask = torch.arange(tokens.shape[1], device=tokens.device) <= 1 + (words != 0).sum(1, keepdim=True)
-        written = masked_mean(self.decoder.text_states(tokens), mask[:, 1:])
+        written = masked_mean(self.words_of(tokens), mask[:, 1:])
         _, generated = self.hard_negatives.project(PairEmbeddings(images=outputs["pooled"], reports=written))
         return Embeddings(images, references, generated)

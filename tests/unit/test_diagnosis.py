@@ -149,6 +149,13 @@ class Scripted(ReportDecoder):
     def text_states(self, tokens):
         return self.of_words * self.words[tokens[:, :-1]]
 
+    @property
+    def word_embedding(self):
+        return torch.nn.Embedding.from_pretrained(self.words)
+
+    def word_embeddings(self, tokens):
+        return self.words[tokens[:, 1:]]
+
     def classify(self, states):
         return (states @ self.outputs.T).log_softmax(-1)
 

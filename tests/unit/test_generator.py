@@ -1,6 +1,7 @@
 """The generator's own pieces: loss, parameter groups, features for the alignment, vocabulary in checkpoints."""
 
 from functools import partial
+from typing import get_args
 
 import pytest
 import pytorch_lightning as pl
@@ -16,7 +17,7 @@ from hardneg_plugin.data.phantom import PhantomStudies
 from hardneg_plugin.data.tokenizer import WordTokenizer, check_vocabulary
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.generator import ReportGenerator, report_losses
-from hardneg_plugin.hard_negative_generator import HardNegativeReportGenerator
+from hardneg_plugin.hard_negative_generator import HardNegativeReportGenerator, ReportFeature
 from hardneg_plugin.schedule import Progress
 
 STUDIES = PhantomStudies(train=12, val=1, test=1, size=32).split("train")
@@ -54,7 +55,7 @@ def test_report_losses_are_sums_over_words_and_end_without_padding():
 
 def test_every_parameter_gets_a_gradient(batch):
     torch.manual_seed(0)
-    for feature in ("decoder_states", "text_only"):
+    for feature in get_args(ReportFeature):
         model = plugged(report_feature=feature)
         outputs = model._teacher_forced(batch)
         terms = model.hard_negatives(model.embed(batch, outputs), Progress(fraction=0.9, epoch=9, step=90))
@@ -64,15 +65,20 @@ def test_every_parameter_gets_a_gradient(batch):
 
 def test_text_only_features_do_not_see_the_image_and_decoder_states_do(batch):
     other = {**batch, "images": 255 - batch["images"]}
-    for feature, sees_the_image in (("decoder_states", True), ("text_only", False)):
+    for feature, sees_the_image in (
+        ("decoder_states", True),
+        ("text_only", False),
+        ("word_embeddings", False),
+    ):
         model = plugged(report_feature=feature).eval()
         reports = [model.embed(b, model._teacher_forced(b)).reports for b in (batch, other)]
         assert torch.equal(*reports) == (not sees_the_image)
 
 
-def test_a_report_written_word_for_word_embeds_as_its_reference():
+@pytest.mark.parametrize("feature", get_args(ReportFeature))
+def test_a_report_written_word_for_word_embeds_as_its_reference(feature):
     batch = StudyCollator(TOKENIZER, 200)([STUDIES[i] for i in range(4)])  # none is cut
-    model = plugged().eval()
+    model = plugged(report_feature=feature).eval()
     with torch.no_grad():
         embedded = model._embeddings(batch, model._teacher_forced(batch), batch["tokens"][:, 1:])
         shorter = model._embeddings(batch, model._teacher_forced(batch), batch["tokens"][:, 1:5])

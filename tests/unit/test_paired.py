@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from typing import get_args
 
 import hydra
 import pytest
@@ -21,7 +22,7 @@ from hardneg_plugin.data.phantom import PhantomStudies
 from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.generator import ReportGenerator
-from hardneg_plugin.hard_negative_generator import HardNegativeReportGenerator
+from hardneg_plugin.hard_negative_generator import HardNegativeReportGenerator, ReportFeature
 from hardneg_plugin.objectives import HardNegativeObjective, Paired
 from hardneg_plugin.schedule import Progress
 
@@ -59,7 +60,7 @@ def batch():
     return collate([0, 1, 2], [[3, 4], [5, 6], [7, 2]])
 
 
-@pytest.mark.parametrize("feature", ["decoder_states", "text_only"])
+@pytest.mark.parametrize("feature", get_args(ReportFeature))
 def test_mined_studies_are_embedded_as_they_would_be_in_a_batch_of_their_own(batch, feature):
     model = make(feature=feature).eval()
     mined = model.embed(batch, model._teacher_forced(batch)).negatives
@@ -71,7 +72,7 @@ def test_mined_studies_are_embedded_as_they_would_be_in_a_batch_of_their_own(bat
     assert expected.negatives is None
 
 
-@pytest.mark.parametrize("feature", ["decoder_states", "text_only"])
+@pytest.mark.parametrize("feature", get_args(ReportFeature))
 def test_the_gradient_reaches_the_host_through_the_mined_studies(batch, feature):
     model = make(feature=feature)
     mined = model.embed(batch, model._teacher_forced(batch)).negatives

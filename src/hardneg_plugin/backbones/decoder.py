@@ -60,6 +60,15 @@ class ReportDecoder(nn.Module, ABC):
     def text_states(self, tokens: Tensor) -> Tensor:
         """The hidden states `(B, T - 1, width)` of the same decoder when it attends to no image (METHOD.md 1.4, 8)."""
 
+    @property
+    @abstractmethod
+    def word_embedding(self) -> nn.Embedding:
+        """The embeddings of its words as its layers get them, in an order of its own: see `word_embeddings`."""
+
+    @abstractmethod
+    def word_embeddings(self, tokens: Tensor) -> Tensor:
+        """The embedding of each of `tokens[:, 1:]` by itself, `(B, T - 1, word_embedding.embedding_dim)`: no order, no image."""
+
     @abstractmethod
     def classify(self, states: Tensor) -> Tensor:
         """From states `(..., width)` to log-probabilities `(..., V + 1)`, in float32 under autocast too."""

@@ -109,6 +109,16 @@ class EncoderDecoder(IncrementalDecoder):
         """The same with every attention to the image left out."""
         return self._read(tokens, self._shared(), [None] * len(self.decoder), None)
 
+    @property
+    def word_embedding(self) -> nn.Embedding:
+        """Row 0 begins and ends."""
+        return self.embedding
+
+    def word_embeddings(self, tokens: Tensor) -> Tensor:
+        """`(B, T - 1, width)`, without scale and positions."""
+        embedded: Tensor = self.embedding(tokens[:, 1:])
+        return embedded
+
     def classify(self, states: Tensor) -> Tensor:
         """Log-probabilities `(..., V + 1)` in float32."""
         return F.log_softmax(self.output(states), dim=-1, dtype=torch.float32)

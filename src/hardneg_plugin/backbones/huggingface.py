@@ -5,7 +5,7 @@ import inspect
 import math
 from collections.abc import Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +97,16 @@ class HuggingFaceDecoder(ReportDecoder):
     def text_states(self, tokens: Tensor) -> Tensor:
         """The same with every attention to the image left out."""
         return self._read(tokens)
+
+    @property
+    def word_embedding(self) -> nn.Embedding:
+        """As transformers has it; some models have it narrower than their states."""
+        return cast(nn.Embedding, self.model.get_input_embeddings())
+
+    def word_embeddings(self, tokens: Tensor) -> Tensor:
+        """`(B, T - 1, D)`, D the width of the embeddings."""
+        embedded: Tensor = self.word_embedding((tokens[:, 1:] - 1) % (self.vocab_size + 1))
+        return embedded
 
     def classify(self, states: Tensor) -> Tensor:
         """Log-probabilities `(..., V + 1)` in float32."""

@@ -80,7 +80,9 @@ class ModelReports:
         rows = [torch.tensor(self.model.tokenizer.encode(text)[: self.max_length]) for text in texts]
         tokens = pad_sequence(rows, batch_first=True).to(self.device)
         mask = torch.arange(tokens.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
-        pooled = masked_mean(self.model.decoder.text_states(tokens), mask[:, 1:].to(self.device))
+        kept = mask[:, 1:].to(self.device)
         if isinstance(self.model, HardNegativeReportGenerator):
-            pooled = self.model.hard_negatives.report_head(pooled.float())
+            pooled = self.model.hard_negatives.report_head(masked_mean(self.model.words_of(tokens), kept).float())
+        else:
+            pooled = masked_mean(self.model.decoder.text_states(tokens), kept)
         return F.normalize(pooled.float(), dim=-1).cpu()

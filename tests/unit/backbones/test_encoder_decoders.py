@@ -1,5 +1,7 @@
 """What must hold for every encoder-decoder, whatever its memory."""
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -72,6 +74,15 @@ def test_padding_and_batch_mates_change_nothing(decoder: EncoderDecoder) -> None
         torch.testing.assert_close(together[study, : length - 1], alone, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(text[study, : length - 1], decoder.text_states(row)[0], atol=1e-5, rtol=1e-5)
     assert together.isfinite().all()
+
+
+@torch.no_grad()
+def test_each_word_is_embedded_by_itself(decoder: EncoderDecoder) -> None:
+    embedded = decoder.word_embeddings(TOKENS)
+    assert embedded.shape == (3, TOKENS.shape[1] - 1, decoder.word_embedding.embedding_dim)
+    for study, position in itertools.product(range(3), range(TOKENS.shape[1] - 1)):
+        word = TOKENS[study, position + 1]
+        assert embedded[study, position].equal(decoder.word_embedding.weight[word])
 
 
 @torch.no_grad()

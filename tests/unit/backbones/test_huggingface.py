@@ -113,6 +113,19 @@ def test_generate_reads_what_teacher_forcing_reads(kind: str, monkeypatch) -> No
 
 @every_kind
 @torch.no_grad()
+def test_each_word_is_embedded_by_itself(kind: str) -> None:
+    decoder = make(kind).eval()
+    embedded = decoder.word_embeddings(TOKENS)
+    assert embedded.shape == (3, TOKENS.shape[1] - 1, decoder.word_embedding.embedding_dim)
+    rows = {int(word): vector for word, vector in zip(TOKENS[:, 1:].flatten(), embedded.flatten(0, 1), strict=True)}
+    for word, vector in zip(TOKENS[:, 1:].flatten(), embedded.flatten(0, 1), strict=True):
+        assert vector.equal(rows[int(word)])
+    # word w is the model's own token w - 1, and word 0 the last
+    assert all(vector.equal(decoder.word_embedding.weight[word - 1]) for word, vector in rows.items())
+
+
+@every_kind
+@torch.no_grad()
 def test_padding_batch_mates_and_masked_patches_change_nothing(kind: str) -> None:
     decoder = make(kind).eval()
     patches = torch.randn(3, 4, 5)

@@ -196,7 +196,7 @@ def test_words_that_follow_from_words_alone_ignore_the_image():
 def test_states_that_carry_the_image_ignore_the_text():
     leaking = exchanged(1, 0.01)
     assert abs(leaking.text_gap) < 0.01 < 0.5 < leaking.study_gap
-    assert "report_feature=text_only" in warning_signs.ignores_text(leaking)
+    assert "report_feature=word_embeddings or text_only" in warning_signs.ignores_text(leaking)
     healthy = exchanged(0.2, 1)
     assert healthy.text_gap > 0.25 * healthy.study_gap > 0.1
     assert warning_signs.ignores_text(healthy) is None

@@ -145,7 +145,7 @@ def effective_dimensions(embeddings: Tensor) -> float:
 def exchange_reports(model: ReportGenerator, batch: Batch, outputs: Features) -> Exchanged:
     """Read another study's report with each image, teacher-forced, and compare; in evaluation mode and without gradient.
 
-    One further pass through the decoder, and for a `report_feature` that attends to no image, those words too. Matches are left out: with
+    One further pass through the decoder, and for `report_feature=text_only` two without image. Matches are left out: with
     their image, the same words are right.
 
     Args:

@@ -99,7 +99,7 @@ def ignores_text(exchanged: Exchanged) -> str | None:
     return (
         "The alignment ignores the text: read with the own image, another study's report is as close to it as the own one "
         f"(cosine lower by {text_gap:.3f}), while other studies are lower by {study_gap:.3f}. The decoder's states carry the "
-        "image, and the objective is content with that: set model.report_feature=text_only."
+        "image, and the objective is content with that: set model.report_feature=word_embeddings or text_only."
     )
 
 

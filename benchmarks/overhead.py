@@ -50,11 +50,12 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 VARIANTS = {
     "host": ["model=host"],
-    "in_batch": ["model.report_feature=decoder_states"],
-    "queue": ["model.report_feature=decoder_states", "negatives=queue", f"negatives.size={KEPT}"],
-    "bank": ["model.report_feature=decoder_states", "negatives=bank"],
-    "paired": ["model.report_feature=decoder_states", "negatives=paired", "data.mined.table=unused"],
+    "in_batch": [],
+    "queue": ["negatives=queue", f"negatives.size={KEPT}"],
+    "bank": ["negatives=bank"],
+    "paired": ["negatives=paired", "data.mined.table=unused"],
     "in_batch, text_only": ["model.report_feature=text_only"],
+    "reclf": ["alignment=reclf"],
 }
 BATCHES, QUEUES = (16, 64, 256, 1024), (0, 4_096, 16_384, 65_536)
 MIB = 2**20

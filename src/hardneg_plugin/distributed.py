@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -71,8 +72,8 @@ class Shards:
         longest = torch.tensor([parts.shape[1]], device=parts.device)
         dist.all_reduce(longest, op=dist.ReduceOp.MAX)
         missing = int(longest) - parts.shape[1]
-        padded = torch.nn.functional.pad(parts, (0, 0, 0, missing))
-        kept = torch.nn.functional.pad(mask, (0, missing)).to(torch.uint8)  # gloo gathers no bool
+        padded = F.pad(parts, (0, 0, 0, missing))
+        kept = F.pad(mask, (0, missing)).to(torch.uint8)  # gloo gathers no bool
         return self.gather(padded), self.gather(kept).bool()
 
     def sum(self, rows: Tensor) -> Tensor:

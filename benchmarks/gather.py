@@ -1,8 +1,8 @@
 """What gathering embeddings, match keys and sizes over ranks costs beside a training step and DDP's own exchange.
 
 Processes of one machine in a gloo group, one thread each; each rank trains the demo's model on 16 studies. Rows: a step of a
-rank without any exchange, DDP's average of all gradients, and the objective's four collectives of rows, forward and backward. Medians
-over repeats, which all ranks start together, of the slowest rank. Prints a table and a JSON line.
+rank without any exchange, DDP's average of all gradients, and the objective's four collectives of rows, forward and backward.
+Medians over repeats, which all ranks start together, of the slowest rank. Prints a table and a JSON line.
 
     python benchmarks/gather.py [--ranks 2 4] [--studies 16 64]
 """

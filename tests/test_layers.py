@@ -11,7 +11,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "hardneg_plugin"
 # one another.
 LAYERS = [
     [["errors"]],
-    [["functional"], ["schedule"], ["distributed"], ["json_file", "neighbours", "whole_file"]],
+    [["functional"], ["schedule"], ["distributed"], ["json_file", "neighbours", "whole_file"], ["knowledge"]],
     [["bank"]],
     [["objectives"]],
     [["mixin", "wrap", "features", "param_group", "signatures"]],

@@ -1,0 +1,88 @@
+"""Which entities a report states, denies or leaves open: rules for negation and uncertainty, clause by clause.
+
+After NegEx (Chapman et al., J Biomed Inform 2001): cues before or after a mention, each with a reach that ends with its clause.
+"""
+
+import re
+from collections.abc import Mapping
+from enum import IntEnum
+from functools import cache
+from itertools import pairwise
+
+from hardneg_plugin.knowledge.entities import ENTITIES
+
+
+class Presence(IntEnum):
+    """What a report says of an entity; of several mentions the highest counts."""
+
+    ABSENT = 0
+    UNCERTAIN = 1
+    PRESENT = 2
+
+
+_SENTENCE = re.compile(r"(?<!\d)\.(?!\d)|[;:\n?!]|\.(?=\s|$)")
+# where a negation ends before its sentence does
+_TURN = re.compile(
+    r"\b(?:but|however|although|though|except(?: for)?|apart from|other than|aside from|besides|which|whereas|while|yet|"
+    r"there (?:is|are)|(?:is|are) again|with (?=stable|mild|moderate|unchanged|persistent|residual|chronic|minimal))\b"
+)
+# looks like a negation, and denies a change or a certainty only
+_NO_DENIAL = re.compile(
+    r"\b(?:no|without|not) (?:(?:significant|interval|appreciable|definite|acute|substantial|other|further|overall) )*"
+    r"(?:change|changes|changed|improvement|increase|worsening|progression|difference)\b|\bnot only\b|\bno longer\b|"
+    r"\bcannot (?:be )?(?:entirely |completely )?(?:exclude|excluded|rule|ruled)(?: out)?\b|\bnot (?:excluded|ruled out)\b"
+)
+_BEFORE = re.compile(
+    r"\b(?:no|not|without|absent|absence of|negative for|free of|free from|clear of|never|neither|nor|denies|deny|lack of|"
+    r"rule out|ruled out for|resolved|resolution of|interval removal of|removal of|removed)\b"
+)
+_AFTER = re.compile(
+    r"\b(?:(?:is|are|was|were|has been|have been) (?:not|no longer)\b|(?:is|are) absent|(?:has|have) (?:\w+ )?(?:resolved|cleared)|"
+    r"not (?:seen|identified|visualized|evident|appreciated|present|demonstrated|noted|detected)|(?:has|have) been removed|"
+    r"(?:is|are|appears?) (?:unremarkable|normal|within (?:the )?(?:normal )?limits)|ruled out|resolved)"
+)
+_OPEN = re.compile(
+    r"\b(?:possib\w+|may|might|could|suspicio\w+|suspected|concern\w*|question\w*|cannot|versus|vs|or|equivocal|"
+    r"not (?:excluded|ruled out)|suggest\w*|consider\w*|differential|uncertain|potential\w*|if (?:clinically )?\w+)\b"
+)
+# "or" leaves open only what it stands beside; between denied entities it is a list
+_LIST = re.compile(r"\bor\b")
+
+
+@cache
+def _patterns() -> Mapping[str, re.Pattern[str]]:
+    return {entity.name: re.compile(rf"\b(?:{entity.written})\b") for entity in ENTITIES}
+
+
+def read_entities(report: str) -> dict[str, Presence]:
+    """What a report says of the entities it mentions.
+
+    Args:
+        report: free text in English, cleaned or not; sentences end with a full stop.
+
+    >>> read_entities("Small left effusion. No pneumothorax, pneumonia cannot be excluded.")["pleural effusion"].name
+    'PRESENT'
+    """
+    found: dict[str, Presence] = {}
+    for sentence in _SENTENCE.split(report.lower()):
+        for clause in _clauses(" ".join(sentence.split())):
+            for name, pattern in _patterns().items():
+                for mention in pattern.finditer(clause):
+                    presence = _presence(clause, mention.start(), mention.end())
+                    found[name] = max(found.get(name, presence), presence)
+    return found
+
+
+def _clauses(sentence: str) -> list[str]:
+    starts = [0, *(turn.start() for turn in _TURN.finditer(sentence)), len(sentence)]
+    return [sentence[start:end] for start, end in pairwise(starts) if end > start]
+
+
+def _presence(clause: str, start: int, end: int) -> Presence:
+    calm = _NO_DENIAL.sub(lambda cue: " " * len(cue.group()), clause)
+    if _BEFORE.search(calm[:end]) or _AFTER.match(calm[end:].lstrip(" ,")) or _AFTER.search(calm[end : end + 40]):
+        return Presence.ABSENT
+    around = _LIST.sub("  ", clause)
+    if _OPEN.search(around[max(0, start - 60) : start]) or _OPEN.search(around[end : end + 40]):
+        return Presence.UNCERTAIN
+    return Presence.PRESENT

@@ -99,7 +99,7 @@ def test_each_study_has_what_every_run_wrote_about_it(trained, content):
             assert written.scores["CIDEr"] == record["scores"]["CIDEr"]
             stated, true = read_findings(record["generated"]), read_findings(record["reference"])
             verdicts = [verdict for _, verdict in written.findings]
-            assert [verdicts.count(verdict) for verdict in ("right", "wrong", "missed")] == [
+            assert [verdicts.count(verdict) for verdict in ("correct", "wrong", "missed")] == [
                 len(stated & true),
                 len(stated - true),
                 len(true - stated),

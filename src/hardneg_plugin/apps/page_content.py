@@ -15,7 +15,7 @@ from hardneg_plugin.pages.content import PageContent, Score, StudyContent, Writt
 from hardneg_plugin.runs.run_folder import RunFolder
 from hardneg_plugin.scoring.record import Stated, findings_of
 
-Verdict = Literal["right", "wrong", "missed"]
+Verdict = Literal["correct", "wrong", "missed"]
 
 SPREAD_OVER = ("findings_attributes_F1", "CIDEr", "ROUGE-L", "specificity")
 """The scores of single studies that a choice of studies is spread over: the first that all variants have."""
@@ -77,7 +77,7 @@ def judged(stated: Stated) -> list[tuple[str, Verdict]]:
     """The findings of two texts: those that both state, those that only the generated one states, and those that it misses."""
     reference, generated = findings_of(stated["reference"]), findings_of(stated["generated"])
     groups: list[tuple[Verdict, Findings]] = [
-        ("right", generated & reference),
+        ("correct", generated & reference),
         ("wrong", generated - reference),
         ("missed", reference - generated),
     ]

@@ -31,7 +31,7 @@ class Written:
     text: str
     words: list[str]
     attention: NDArray[np.uint8] | None
-    findings: list[tuple[str, Literal["right", "wrong", "missed"]]] | None
+    findings: list[tuple[str, Literal["correct", "wrong", "missed"]]] | None
     scores: dict[str, float]
     similarities: Similarities | None
     hard_negative: str | None

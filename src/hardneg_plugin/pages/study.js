@@ -181,7 +181,7 @@ function legendOf() {
   return element("div", { class: "legend" }, element("output", {}, pointing), scale);
 }
 
-const findingMarks = { right: "✓", wrong: "✗", missed: "○" };
+const findingMarks = { correct: "✓", wrong: "✗", missed: "○" };
 
 function findingsOf(findings) {
   if (!findings.length) return element("p", { class: "quiet" }, "No findings, neither in the reference nor in this text.");

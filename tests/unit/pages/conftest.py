@@ -21,7 +21,7 @@ def _told(found):
 
 def _findings(reference, generated):
     there, said = read_findings(reference), read_findings(generated)
-    kinds = {"right": there & said, "wrong": said - there, "missed": there - said}
+    kinds = {"correct": there & said, "wrong": said - there, "missed": there - said}
     return [(_told(found), kind) for kind, those in kinds.items() for found in sorted(those, key=str)]
 
 
@@ -121,7 +121,7 @@ def hostile():
         text=text,
         words=text.split(),
         attention=np.full((len(text.split()), 1, 1, 2), 255, np.uint8),
-        findings=[(text, "right"), (text, "wrong"), (text, "missed")],
+        findings=[(text, "correct"), (text, "wrong"), (text, "missed")],
         scores={text: math.nan, "inf": math.inf},
         similarities=Similarities(math.nan, -math.inf, -1.0),
         hard_negative=text + "2",

@@ -106,7 +106,7 @@ def test_hostile_texts_stay_texts(hostile):
     data = page.json("data")
     assert data["studies"][0]["id"] == data["studies"][0]["reference"] == study.id
     assert data["studies"][0]["written"][study.id]["findings"] == [
-        [study.id, kind] for kind in ("right", "wrong", "missed")
+        [study.id, kind] for kind in ("correct", "wrong", "missed")
     ]
     assert "{{ 7*7 }} {% x %}" in page.all("title")[0][1]
     assert page.all("title")[0][1] == study.id.replace("\ud800", "?")

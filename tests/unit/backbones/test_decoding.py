@@ -74,6 +74,13 @@ class Recurrent(IncrementalDecoder):
     def text_states(self, tokens):
         raise NotImplementedError
 
+    @property
+    def word_embedding(self):
+        return self.words
+
+    def word_embeddings(self, tokens):
+        return self.words(tokens[:, 1:])
+
     def attention_maps(self, patches, tokens, *, patch_mask=None):
         raise NotImplementedError
 

@@ -32,7 +32,8 @@ def register_configs(under: str = "") -> None:
 
     The app's own configs win. A group that it has is its own as a whole: with a learning-rate `schedule/` of its own, ours is to
     be had `under` another name. Nothing but `GROUPS` is offered, so that `optimizer`, `trainer`, `data` and the like never meet.
-    `negatives=paired` is the source alone, and batches that carry mined studies are the app's to make.
+    `negatives=paired` is the source alone, and batches that carry mined studies are the app's to make; `alignment=reclf` is its
+    global contrast alone, and the rest is `RelationEnhancedObjective`, which the app names in place of `HardNegativeObjective`.
 
     Args:
         under: the group that ours are below, such as "hardneg"; empty: the root.

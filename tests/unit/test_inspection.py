@@ -74,7 +74,7 @@ def embeddings(model):
     with torch.no_grad():
         for batch in batches(1):
             features = model.visual(batch["images"], batch["view_mask"])
-            states = model.decoder.text_states(batch["tokens"])[0]
+            states = model.decoder.word_embedding.weight[batch["tokens"][0, 1:]]  # no padding: one study
             pairs = PairEmbeddings(images=features.pooled, reports=states.mean(0, keepdim=True))
             rows.append(torch.cat(model.hard_negatives.project(pairs)))
     return torch.stack(rows).unbind(1)

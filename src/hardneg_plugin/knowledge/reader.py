@@ -29,7 +29,7 @@ _TURN = re.compile(
 # looks like a negation, and denies a change or a certainty only
 _NO_DENIAL = re.compile(
     r"\b(?:no|without|not) (?:(?:significant|interval|appreciable|definite|acute|substantial|other|further|overall) )*"
-    r"(?:change|changes|changed|improvement|increase|worsening|progression|difference)\b|\bnot only\b|\bno longer\b|"
+    r"(?:change|changes|changed|improvement|increase|worsening|progression|difference)\b|\bnot only\b|"
     r"\bcannot (?:be )?(?:entirely |completely )?(?:exclude|excluded|rule|ruled)(?: out)?\b|\bnot (?:excluded|ruled out)\b"
 )
 _BEFORE = re.compile(
@@ -42,11 +42,9 @@ _AFTER = re.compile(
     r"(?:is|are|appears?) (?:unremarkable|normal|within (?:the )?(?:normal )?limits)|ruled out|resolved)"
 )
 _OPEN = re.compile(
-    r"\b(?:possib\w+|may|might|could|suspicio\w+|suspected|concern\w*|question\w*|cannot|versus|vs|or|equivocal|"
+    r"\b(?:possib\w+|may|might|could|suspicio\w+|suspected|concern\w*|question\w*|cannot|versus|vs|equivocal|"
     r"not (?:excluded|ruled out)|suggest\w*|consider\w*|differential|uncertain|potential\w*|if (?:clinically )?\w+)\b"
 )
-# "or" leaves open only what it stands beside; between denied entities it is a list
-_LIST = re.compile(r"\bor\b")
 
 
 @cache
@@ -58,7 +56,7 @@ def read_entities(report: str) -> dict[str, Presence]:
     """What a report says of the entities it mentions.
 
     Args:
-        report: free text in English, cleaned or not; sentences end with a full stop.
+        report: free text in English, cleaned or not; sentences end with a full stop. A comma ends no negation.
 
     >>> read_entities("Small left effusion. No pneumothorax, pneumonia cannot be excluded.")["pleural effusion"].name
     'PRESENT'
@@ -80,9 +78,8 @@ def _clauses(sentence: str) -> list[str]:
 
 def _presence(clause: str, start: int, end: int) -> Presence:
     calm = _NO_DENIAL.sub(lambda cue: " " * len(cue.group()), clause)
-    if _BEFORE.search(calm[:end]) or _AFTER.match(calm[end:].lstrip(" ,")) or _AFTER.search(calm[end : end + 40]):
+    if _BEFORE.search(calm[:end]) or _AFTER.search(calm[end : end + 40]):
         return Presence.ABSENT
-    around = _LIST.sub("  ", clause)
-    if _OPEN.search(around[max(0, start - 60) : start]) or _OPEN.search(around[end : end + 40]):
+    if _OPEN.search(clause[max(0, start - 60) : start]) or _OPEN.search(clause[end : end + 40]):
         return Presence.UNCERTAIN
     return Presence.PRESENT

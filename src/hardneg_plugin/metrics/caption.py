@@ -14,6 +14,8 @@ from hardneg_plugin.metrics.tally import Floats, Scored, Tally, means
 
 ORDERS = 4
 """BLEU-1 to BLEU-4."""
+CAPTION_SCORES = (*(f"BLEU-{n}" for n in range(1, ORDERS + 1)), "METEOR", "ROUGE-L", "CIDEr")
+"""What `CaptionScores` gives, known without the package that computes it."""
 
 
 @dataclass(frozen=True)

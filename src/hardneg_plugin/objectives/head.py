@@ -11,8 +11,8 @@ SHARE = 0.1
 class Head(nn.Linear):
     """A linear map without bias, of features less their running mean.
 
-    Features of reports have nearly all in common: at the start of training two of them have a cosine of about .97, and an
-    alignment that must first undo that learns late. What they have in common is taken off before the map.
+    Features of reports have much in common: an untrained decoder gives two of them a mean cosine of .88, their word embeddings one
+    of .75, and an alignment that must first undo that learns late. What they have in common is taken off before the map.
 
     Args:
         features: width of the features.

@@ -103,7 +103,7 @@ class RelationEnhancedObjective(HardNegativeObjective):
         self, pairs: PairEmbeddings, batch: EmbeddedBatch, negatives: HardNegatives, hardened: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         whole, logs = super()._align(pairs, batch, negatives, hardened)
-        local = torch.stack([*self._contrasts(pairs, batch, negatives)])
+        local = torch.stack(self._contrasts(pairs, batch, negatives))
         return whole + self.local_weight * local.sum(0), {
             **logs,
             "global_loss": whole.detach().mean(),
@@ -113,13 +113,12 @@ class RelationEnhancedObjective(HardNegativeObjective):
     def _contrasts(self, pairs: PairEmbeddings, batch: EmbeddedBatch, negatives: HardNegatives) -> list[Tensor]:
         words, regions = self.parts(pairs)
         own = batch.shards.own
-        all_words, all_regions = (_gathered(part, batch) for part in (words, regions))
         if len(batch.shards.sizes) == 1:
             scores = self.scores.all_pairs(words, regions, self.chunk)
             to_report, to_image = scores.transpose(1, 2), scores
         else:
-            to_report = self.scores.all_pairs(all_words, regions, self.chunk).transpose(1, 2)
-            to_image = self.scores.all_pairs(words, all_regions, self.chunk)
+            to_report = self.scores.all_pairs(_gathered(words, batch), regions, self.chunk).transpose(1, 2)
+            to_image = self.scores.all_pairs(words, _gathered(regions, batch), self.chunk)
         places = negatives.places
         weight = self.negative_weight * (negatives.valid & (places >= 0)).to(to_report.dtype)
         losses = []

@@ -91,8 +91,7 @@ class PairScores(nn.Module):
 
     def forward(self, words: Local, regions: Local) -> Tensor:
         """One score per read-out `(R, ...)`, for pairs as leading dimensions broadcast: semantic, then importance."""
-        attention = self.attention(words, regions)
-        local = matchings(words.features, attention @ regions.features, self.local.weight)
+        local = self._matched(words, regions)
         mask = words.mask.expand(local.shape[:-1])
         read = []
         if self.semantic is not None and self.whole is not None:
@@ -116,9 +115,13 @@ class PairScores(nn.Module):
         """β of each word `(..., W)`; None where words are not weighed."""
         if self.importance is None:
             return None
-        local = matchings(words.features, self.attention(words, regions) @ regions.features, self.local.weight)
+        local = self._matched(words, regions)
         weights: Tensor = self.importance(local, words.mask.expand(local.shape[:-1]))[1]
         return weights
+
+    def _matched(self, words: Local, regions: Local) -> Tensor:
+        """How each word differs from what it looks at, `(..., W, S)`."""
+        return matchings(words.features, self.attention(words, regions) @ regions.features, self.local.weight)
 
     def all_pairs(self, words: Local, regions: Local, chunk: int) -> Tensor:
         """Every report with every image, `(R, reports, images)`, `chunk` reports at a time.

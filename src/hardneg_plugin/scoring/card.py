@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hardneg_plugin.metrics.caption import CaptionScores
+from hardneg_plugin.metrics.caption import CAPTION_SCORES, CaptionScores
 from hardneg_plugin.metrics.clinical import ClinicalMetric
 from hardneg_plugin.metrics.diversity import diversity
 from hardneg_plugin.metrics.findings import findings_scores
@@ -104,8 +104,7 @@ def every_score() -> frozenset[str]:
         findings={"reference": [["any", []]], "generated": [["any", []]]},
         measured={"loss": 1.0, "words": 2.0, "image_specificity": 1.0, **ranks},
     )
-    card = score_records([known], caption=CaptionScores(meteor=False))
-    return frozenset({name for tally in card.tallies for name in tally.values()} | {"METEOR"})
+    return frozenset(CAPTION_SCORES).union(*(tally.values() for tally in score_records([known]).tallies))
 
 
 def scores_and_intervals(cards: Mapping[str, ScoreCard]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ PRESENT, UNCERTAIN, ABSENT = Presence.PRESENT, Presence.UNCERTAIN, Presence.ABSE
         ("The lungs are free of infiltrate.", "infiltrate", ABSENT),
         ("Pneumothorax is not seen.", "pneumothorax", ABSENT),
         ("The right pneumothorax has resolved.", "pneumothorax", ABSENT),
+        ("The effusion is no longer seen.", "pleural effusion", ABSENT),
         ("Pneumonia cannot be excluded.", "pneumonia", UNCERTAIN),
         ("Possible right lower lobe pneumonia.", "pneumonia", UNCERTAIN),
         ("Opacity at the base, atelectasis versus infiltrate.", "infiltrate", UNCERTAIN),

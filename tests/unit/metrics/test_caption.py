@@ -115,6 +115,7 @@ def test_names_and_silence(fake_meteor, reports, capfd):
     generated, references, _ = reports
     scored = CaptionScores()(generated, references)
     assert list(scored.values) == ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"]
+    assert tuple(scored.values) == caption.CAPTION_SCORES
     assert list(scored.columns) == ["BLEU-4", "METEOR", "ROUGE-L", "CIDEr"]
     assert {len(column) for column in scored.columns.values()} == {23}
     assert capfd.readouterr().out == "", "pycocoevalcap must not print"

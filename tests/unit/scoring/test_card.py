@@ -2,6 +2,7 @@
 
 import math
 import random
+import sys
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from hardneg_plugin.data.phantom import PhantomStudies
 from hardneg_plugin.metrics.caption import CaptionScores
 from hardneg_plugin.metrics.retrieval import ranks_among, retrieval_ranks
 from hardneg_plugin.runs.run_folder import write_jsonl
-from hardneg_plugin.scoring.card import score_records
+from hardneg_plugin.scoring.card import every_score, score_records
 from hardneg_plugin.scoring.peers import Peers
 from hardneg_plugin.scoring.record import make_record, read_predictions
 from hardneg_plugin.scoring.report_scores import Embeddings, ReportScores
@@ -116,3 +117,16 @@ def test_scores_of_one_study_are_finite():
     card = score_records([make_record("a", "the heart is normal .", "")], caption=CAPTION)
     assert all(math.isfinite(value) for value in card.values.values())
     assert all(math.isfinite(end) for pair in card.intervals().values() for end in pair)
+
+
+def test_every_score_that_has_an_interval_is_known_beforehand(seen):
+    batch, generated, losses, embeddings = seen
+    scores = ReportScores(caption=CAPTION, read_findings=PhantomStudies().read_findings)
+    scores.update(batch, generated, losses, embeddings)
+    assert {*scores.card().intervals(), "METEOR"} == every_score()
+
+
+def test_the_names_of_scores_need_no_package_that_computes_them(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocoevalcap", None)
+    every_score.cache_clear()
+    assert {"BLEU-4", "CIDEr", "specificity"} <= every_score()

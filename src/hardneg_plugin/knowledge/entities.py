@@ -1,11 +1,25 @@
 """The entities of chest X-ray reports: how each is written, and where it can be."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
-SIDES = ("left", "right", "bilateral")
-LOBES = ("right upper lobe", "right middle lobe", "right lower lobe", "left upper lobe", "lingula", "left lower lobe")
-ZONES = ("apex", "upper lobe", "middle lobe", "lower lobe", "base", "hilum", "lingula", "retrocardiac")
+SIDES = ("left", "right")
+ZONES = ("apical", "upper lobe", "middle lobe", "lower lobe", "basal", "hilar", "lingular", "retrocardiac")
 LUNG = (*SIDES, *ZONES)
+
+POSITIONS: Mapping[str, str] = {
+    "left": r"left|bilateral\w*|both|bibasilar|biapical",
+    "right": r"right|bilateral\w*|both|bibasilar|biapical",
+    "apical": r"apex|apices|(?:bi)?apical",
+    "upper lobe": r"upper (?:lobes?|lungs?|zones?)",
+    "middle lobe": r"(?:middle|mid) (?:lobes?|lungs?|zones?)",
+    "lower lobe": r"lower (?:lobes?|lungs?|zones?)",
+    "basal": r"bas(?:e|es|al|ilar)|bibasilar",
+    "hilar": r"hil(?:um|a|ar)|(?:infra|peri)hilar",
+    "lingular": r"lingul\w+",
+    "retrocardiac": r"retrocardiac",
+}
+"""How each position is written: regular expressions, matched as whole words in lower case."""
 
 
 class Entity(NamedTuple):
@@ -16,7 +30,7 @@ class Entity(NamedTuple):
     written: str
     """A regular expression, matched as whole words within one clause, in lower case."""
     positions: tuple[str, ...] = ()
-    """Where it can be; empty where there is only one place."""
+    """Keys of `POSITIONS` where it can be; empty where there is only one place."""
 
 
 _ENLARGED = r"(?:enlarged|enlargement|prominent|increased in size|dilated)"
@@ -133,7 +147,7 @@ ENTITIES: tuple[Entity, ...] = (
     Entity(
         "scoliosis",
         r"scolio\w+|(?:levo|dextro)\w*(?:curvature|scoliosis|convex)?|curvature of the(?: \w+)? spine",
-        ("left", "right"),
+        SIDES,
     ),
     Entity("kyphosis", r"kypho\w+"),
     Entity("rib fracture", r"rib(?: \w+){0,3} fractures?|fractures?(?: \w+){0,7} ribs?|rib deformit\w+", SIDES),

@@ -4,12 +4,13 @@ After NegEx (Chapman et al., J Biomed Inform 2001): cues before or after a menti
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
 from functools import cache
 from itertools import pairwise
+from typing import NamedTuple
 
-from hardneg_plugin.knowledge.entities import ENTITIES
+from hardneg_plugin.knowledge.entities import ENTITIES, POSITIONS
 
 
 class Presence(IntEnum):
@@ -47,9 +48,40 @@ _OPEN = re.compile(
 )
 
 
+_JOINT = re.compile(r"\b(?:and|with|or)\b|,")
+
+
 @cache
 def _patterns() -> Mapping[str, re.Pattern[str]]:
     return {entity.name: re.compile(rf"\b(?:{entity.written})\b") for entity in ENTITIES}
+
+
+@cache
+def _positions() -> Mapping[str, re.Pattern[str]]:
+    return {name: re.compile(rf"\b(?:{written})\b") for name, written in POSITIONS.items()}
+
+
+class Mention(NamedTuple):
+    """One place of a report that names an entity."""
+
+    entity: str
+    presence: Presence
+    positions: frozenset[str]
+    """Those named beside it."""
+
+
+def read_mentions(report: str) -> Iterator[Mention]:
+    """Every mention of an entity, in the order of the report's clauses; arguments as of `read_entities`."""
+    for sentence in _SENTENCE.split(report.lower()):
+        for clause in _clauses(" ".join(sentence.split())):
+            mentions = [
+                (name, mention) for name, pattern in _patterns().items() for mention in pattern.finditer(clause)
+            ]
+            parts = _parts(clause, [mention.span() for _, mention in mentions])
+            for name, mention in mentions:
+                beside = next(clause[start:end] for start, end in parts if start <= mention.start() < end)
+                places = frozenset(place for place, pattern in _positions().items() if pattern.search(beside))
+                yield Mention(name, _presence(clause, mention.start(), mention.end()), places)
 
 
 def read_entities(report: str) -> dict[str, Presence]:
@@ -62,12 +94,8 @@ def read_entities(report: str) -> dict[str, Presence]:
     'PRESENT'
     """
     found: dict[str, Presence] = {}
-    for sentence in _SENTENCE.split(report.lower()):
-        for clause in _clauses(" ".join(sentence.split())):
-            for name, pattern in _patterns().items():
-                for mention in pattern.finditer(clause):
-                    presence = _presence(clause, mention.start(), mention.end())
-                    found[name] = max(found.get(name, presence), presence)
+    for entity, presence, _ in read_mentions(report):
+        found[entity] = max(found.get(entity, presence), presence)
     return found
 
 
@@ -76,10 +104,20 @@ def _clauses(sentence: str) -> list[str]:
     return [sentence[start:end] for start, end in pairwise(starts) if end > start]
 
 
+def _parts(clause: str, mentions: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The clause cut at the last joint between each two mentions: every part has its own places."""
+    joints = [joint.start() for joint in _JOINT.finditer(clause)]
+    cuts = {0, len(clause)}
+    for _, end in mentions:
+        if following := [start for start, _ in mentions if start >= end]:
+            cuts.update([joint for joint in joints if end <= joint < min(following)][-1:])
+    return list(pairwise(sorted(cuts)))
+
+
 def _presence(clause: str, start: int, end: int) -> Presence:
     calm = _NO_DENIAL.sub(lambda cue: " " * len(cue.group()), clause)
     if _BEFORE.search(calm[:end]) or _AFTER.search(calm[end : end + 40]):
         return Presence.ABSENT
-    if _OPEN.search(clause[max(0, start - 60) : start]) or _OPEN.search(clause[end : end + 40]):
+    if _OPEN.search(clause[max(0, start - 60) : start]) or _OPEN.search(clause[end : end + 40].partition(",")[0]):
         return Presence.UNCERTAIN
     return Presence.PRESENT

@@ -1,0 +1,60 @@
+"""What may be found in a phantom study, and where, as prompts; and which of them a report states."""
+
+from functools import cached_property
+
+from hardneg_plugin.data.phantom.findings import ATTRIBUTES, Finding, Value
+from hardneg_plugin.data.phantom.grammar import WORDS
+from hardneg_plugin.data.phantom.reading import read_findings
+from hardneg_plugin.knowledge import ABSENT, PRESENT, UNKNOWN, Prompt
+
+PLACED_BY = ("side", "lobe", "direction", "zone", "band")
+"""Attributes that say where, in the order in which a report says them."""
+
+
+class PhantomKnowledge:
+    """Every finding of the phantom, anywhere and at each place it can have."""
+
+    @cached_property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """The prompts, finding by finding."""
+        return tuple(Prompt(name, place) for name in ATTRIBUTES for place in (None, *_places(name)))
+
+    def facts(self, report: str) -> list[int]:
+        """For each prompt whether the report states it; a place that the report leaves out is unknown."""
+        stated: dict[str, set[str | None]] = {}
+        for found in read_findings(report):
+            stated.setdefault(found[0], set()).add(_place(Finding(*found)))  # type: ignore[arg-type]
+        return [_fact(prompt, stated.get(prompt.entity)) for prompt in self.prompts]
+
+
+def _fact(prompt: Prompt, places: set[str | None] | None) -> int:
+    if places is None:
+        return ABSENT
+    if prompt.position is None or prompt.position in places:
+        return PRESENT
+    return UNKNOWN if None in places else ABSENT
+
+
+def _places(name: str) -> list[str]:
+    keys = _keys(name)
+    combined = [""]
+    for key in keys:
+        combined = [f"{start} {_written(key, value)}".strip() for start in combined for value in ATTRIBUTES[name][key]]
+    return combined if keys else []
+
+
+def _place(found: Finding) -> str | None:
+    values = dict(found.attributes)
+    keys = _keys(found.name)
+    if not keys or not set(keys) <= set(values):
+        return None
+    return " ".join(_written(key, values[key]) for key in keys)
+
+
+def _keys(name: str) -> list[str]:
+    return [key for key in PLACED_BY if key in ATTRIBUTES[name]]
+
+
+def _written(key: str, value: Value) -> str:
+    written = WORDS.get(key, {}).get(value, str(value))
+    return {"zone": f"{written} zone", "lobe": f"{written} lobe"}.get(key, written)

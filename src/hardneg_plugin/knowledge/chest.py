@@ -1,0 +1,40 @@
+"""Chest X-rays as reports describe them: the prompts that may hold of a study, and which of them its report states."""
+
+from functools import cached_property
+
+from hardneg_plugin.knowledge.entities import ENTITIES, SIDES, ZONES
+from hardneg_plugin.knowledge.prompts import ABSENT, PRESENT, UNKNOWN, Prompt
+from hardneg_plugin.knowledge.reader import Presence, read_mentions
+
+
+class ChestXray:
+    """Every entity of `ENTITIES`, anywhere and at each of its positions.
+
+    What a report does not mention is absent, as those who label reports by hand count it too. Of an entity that is
+    present, its sides are known where the report names one, and so are its zones; what it leaves open is unknown.
+    """
+
+    @cached_property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """The prompts, entity by entity."""
+        return tuple(Prompt(entity.name, position) for entity in ENTITIES for position in (None, *entity.positions))
+
+    def facts(self, report: str) -> list[int]:
+        """For each prompt whether the report states it."""
+        present: dict[str, set[str]] = {}
+        open_: set[str] = set()
+        for entity, presence, positions in read_mentions(report):
+            if presence == Presence.PRESENT:
+                present.setdefault(entity, set()).update(positions)
+            elif presence == Presence.UNCERTAIN:
+                open_.add(entity)
+        return [_fact(prompt, present.get(prompt.entity), prompt.entity in open_) for prompt in self.prompts]
+
+
+def _fact(prompt: Prompt, positions: set[str] | None, is_open: bool) -> int:
+    if positions is None:
+        return UNKNOWN if is_open else ABSENT
+    if prompt.position is None or prompt.position in positions:
+        return PRESENT
+    alike = SIDES if prompt.position in SIDES else ZONES
+    return ABSENT if positions.intersection(alike) else UNKNOWN

@@ -1,0 +1,61 @@
+"""What may be found, and where: candidate prompts, as sentences that state or deny it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+ABSENT, PRESENT, UNKNOWN = 0, 1, -1
+"""What is known of a prompt in a study."""
+
+
+class Prompt(NamedTuple):
+    """Something that may be found, and where."""
+
+    entity: str
+    position: str | None = None
+    """As it stands before the entity ("left", "right upper lobe"); None: anywhere."""
+
+    @property
+    def phrase(self) -> str:
+        """The finding as a noun: "left pleural effusion"."""
+        return self.entity if self.position is None else f"{self.position} {self.entity}"
+
+    @property
+    def present(self) -> str:
+        """The sentence that it is there."""
+        return f"there is {self.phrase}"
+
+    @property
+    def absent(self) -> str:
+        """The sentence that it is not."""
+        return f"there is no {self.phrase}"
+
+
+class Knowledge(Protocol):
+    """The candidate prompts of a kind of studies, and what a report says of each."""
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """Q prompts, in an order that does not change."""
+        ...
+
+    def facts(self, report: str) -> list[int]:
+        """For each prompt `PRESENT`, `ABSENT` or `UNKNOWN`."""
+        ...
+
+
+def swaps(prompts: Sequence[Prompt]) -> Tensor:
+    """`(Q, Q)` bool: which prompts are of the same entity at another place, both places named."""
+    return torch.tensor(
+        [
+            [
+                one.entity == other.entity
+                and one.position != other.position
+                and None not in (one.position, other.position)
+                for other in prompts
+            ]
+            for one in prompts
+        ]
+    )

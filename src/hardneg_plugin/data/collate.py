@@ -10,6 +10,7 @@ from hardneg_plugin.data.studies import Batch, Sample
 from hardneg_plugin.data.tokenizer import Tokenizer
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.keys import match_key
+from hardneg_plugin.knowledge import Knowledge
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class StudyCollator:
     Args:
         tokenizer: makes ids of reports.
         max_length: tokens kept, the leading 0 and the closing 0 included; at least 2.
+        knowledge: whose prompts each report is read for; None: none.
 
     Raises:
         UserError: if `max_length` is below 2.
@@ -29,6 +31,7 @@ class StudyCollator:
 
     tokenizer: Tokenizer
     max_length: int
+    knowledge: Knowledge | None = None
 
     def __post_init__(self) -> None:
         if self.max_length < 2:
@@ -62,6 +65,12 @@ class StudyCollator:
             labels=[sample["labels"] for sample in samples],
             match_keys=torch.tensor(keys),
         )
+        if self.knowledge is not None:
+            batch["facts"] = torch.tensor([self.knowledge.facts(sample["report"]) for sample in samples])
+        if "boxes" in samples[0]:
+            batch["boxes"] = pad_sequence(
+                [sample["boxes"] for sample in samples], batch_first=True, padding_value=torch.nan
+            )
         if negatives := [negative for sample in samples for negative in sample.get("negatives", ())]:
             batch["negatives"] = self(negatives)
         return batch

@@ -14,6 +14,7 @@ from hardneg_plugin.data.mined import MinedNegatives
 from hardneg_plugin.data.studies import Sample, Split, Studies, StudySource
 from hardneg_plugin.data.tokenizer import Tokenizer
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.knowledge import Knowledge
 
 
 class SeededShuffle(Sampler[tuple[int, int]]):
@@ -58,6 +59,7 @@ class StudyDataModule(pl.LightningDataModule):
         eval_batch_size: studies per batch of validation, test and prediction; None is `batch_size`.
         pin_memory: page-locked batches, for faster copies to a GPU; None is whether CUDA is there.
         mined: the mined hard negatives that training batches carry; None: none.
+        knowledge: whose prompts the reports are read for, so that batches say which of them hold; None: none.
 
     Raises:
         UserError: if a number is out of its range.
@@ -75,6 +77,7 @@ class StudyDataModule(pl.LightningDataModule):
         eval_batch_size: int | None = None,
         pin_memory: bool | None = None,
         mined: MinedNegatives | None = None,
+        knowledge: Knowledge | None = None,
     ) -> None:
         super().__init__()
         eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
@@ -94,6 +97,7 @@ class StudyDataModule(pl.LightningDataModule):
         self._max_length, self._seed = max_length, seed
         self._num_workers, self._pin_memory = num_workers, pin_memory
         self._mined = mined
+        self._knowledge = knowledge
         self._training_studies: Studies | None = None
 
     @property
@@ -150,7 +154,7 @@ class StudyDataModule(pl.LightningDataModule):
 
     def _loading(self) -> dict[str, Any]:
         return {
-            "collate_fn": StudyCollator(self.tokenizer, self._max_length),
+            "collate_fn": StudyCollator(self.tokenizer, self._max_length, self._knowledge),
             "num_workers": self._num_workers,
             "persistent_workers": self._num_workers > 0,
             # Its own, for the workers' seeds: a draw from the global one would fall before the seeding of an epoch or

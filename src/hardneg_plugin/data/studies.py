@@ -29,6 +29,9 @@ class Sample(_Study, total=False):
 
     negatives: "list[Sample]"
     """Its K mined hard negatives, as many for every study, where the training split has such."""
+    boxes: Tensor
+    """`(V, R, 4)` float32, the same R regions of every view as (top, left, bottom, right) in shares of its height and width; NaN:
+    no such box. Where the data set has boxes, every study has this."""
 
 
 class Studies(Protocol):
@@ -105,6 +108,10 @@ class _StudyBatch(TypedDict):
 class Batch(_StudyBatch, total=False):
     """What a model receives; B studies, V views (padded), T tokens (padded)."""
 
+    facts: Tensor
+    """`(B, Q)` int64: 1 where a report states a prompt, 0 where it does not, -1 where it leaves it open."""
+    boxes: Tensor
+    """`(B, V, R, 4)` float32: as the samples', NaN where a view is missing; where the data set has such."""
     negatives: "Batch"
     """The K mined hard negatives of each study, B * K rows, of which row `i * K + j` is the j-th of study i. Only training
     batches have them, and only where they are asked for."""

@@ -5,6 +5,7 @@ from hardneg_plugin.data.collate import StudyCollator
 from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.keys import match_key
+from hardneg_plugin.knowledge import ChestXray
 
 TOKENIZER = WordTokenizer((".", "<unk>", "clear", "heart", "lungs", "normal"))
 
@@ -87,3 +88,22 @@ def test_images_of_two_sizes_are_refused_by_study(samples):
 def test_max_length_has_room_for_a_word():
     with pytest.raises(UserError, match=r"at least 2.*but got 1"):
         StudyCollator(TOKENIZER, 1)
+
+
+def test_facts_are_what_the_reports_state(samples):
+    knowledge = ChestXray()
+    batch = StudyCollator(TOKENIZER, 60, knowledge)(samples)
+    assert batch["facts"].tolist() == [knowledge.facts(item["report"]) for item in samples]
+    assert batch["facts"][1].sum() > 0  # "Heart enlarged."
+    assert "facts" not in StudyCollator(TOKENIZER, 60)(samples)
+
+
+def test_boxes_of_missing_views_are_nan(samples):
+    for item in samples:
+        item["boxes"] = torch.rand(len(item["images"]), 2, 4)
+    boxes = StudyCollator(TOKENIZER, 60)(samples)["boxes"]
+    assert boxes.shape == (3, 3, 2, 4)
+    for row, item in enumerate(samples):
+        views = len(item["images"])
+        assert torch.equal(boxes[row, :views], item["boxes"])
+        assert boxes[row, views:].isnan().all()

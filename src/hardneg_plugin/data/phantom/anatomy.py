@@ -178,7 +178,8 @@ class Frontal:
         self.ribcage = g.inside(edge + 0.012 - self.out)
         self.lungs = g.inside(edge - self.out, 0.012) * g.inside(self.out - medial, 0.014)
         self.lungs *= g.inside(self.diaphragm(g.u) - g.v, 0.012)
-        self.organs = np.maximum(self._heart(), self._aorta())
+        self.heart = self._heart()
+        self.organs = np.maximum(self.heart, self._aorta())
         self.aerated = self.lungs * (1 - 0.85 * self.organs)
         """Where there is lung with nothing but chest wall before and behind it: what fluid can fill."""
 
@@ -256,7 +257,8 @@ class Lateral:
         chest = g.inside(edge - np.abs(g.u), 0.014)
         self.left, self.right = (chest * g.inside(self.diaphragm(g.u, side) - g.v, 0.012) for side in ("left", "right"))
         """Each side's lung."""
-        self.organs = np.maximum(0.8 * self._heart(), self._vessels())
+        self.heart = self._heart()
+        self.organs = np.maximum(0.8 * self.heart, self._vessels())
         self.aerated = 0.5 * (self.left + self.right) * (1 - self.organs)
         """Where there is lung with nothing but chest wall beside it; a half where it is one side's lung only."""
 

@@ -38,22 +38,22 @@ Stream = tuple[int, int]
 """(seed, number of the study): what every random choice of a study is drawn from."""
 
 
-def _draws(stream: Stream, *purpose: int) -> Generator:
-    # a generator per purpose: what one finding draws moves neither the body nor the noise nor another finding
+def draws(stream: Stream, *purpose: int) -> Generator:
+    """A generator per purpose: what one finding draws moves neither the body nor the noise nor another finding."""
     return np.random.default_rng((*stream, *purpose))
 
 
 def _density(stream: Stream, findings: Collection[Finding], view: View, size: int) -> Array:
     which = VIEWS.index(view)
-    body = shaped(draw_body(_draws(stream, 1)), findings)
-    grid = placed_grid(size, _draws(stream, 2, which))
+    body = shaped(draw_body(draws(stream, 1)), findings)
+    grid = placed_grid(size, draws(stream, 2, which))
     names = list(ATTRIBUTES)
     scene: Any  # each view's marks are drawn into its own projection
     scene, drawn = (Frontal(body, grid), marks.FRONTAL) if view == "frontal" else (Lateral(body, grid), marks.LATERAL)
     density = scene.density()
     for found in sorted(findings):
         if found.name in drawn:
-            density = density + drawn[found.name](scene, found, _draws(stream, 3, which, names.index(found.name)))
+            density = density + drawn[found.name](scene, found, draws(stream, 3, which, names.index(found.name)))
     return density
 
 
@@ -80,7 +80,7 @@ def render(stream: Stream, findings: Collection[Finding], size: int) -> NDArray[
     """
     images = np.empty((len(VIEWS), size, size), np.uint8)
     for which, view in enumerate(VIEWS):
-        rng = _draws(stream, 4, which)
+        rng = draws(stream, 4, which)
         grey = _expose(_density(stream, findings, view, size), rng) + _texture(size, rng)
         images[which] = np.clip(255 * grey + 0.5, 0, 255)
     return images
@@ -99,7 +99,7 @@ def find_marks(stream: Stream, findings: Collection[Finding], size: int) -> list
         absent = [other for other in present if other != found]
         for which, view in enumerate(VIEWS):
             grey = [
-                _expose(_density(stream, these, view, size), _draws(stream, 4, which)) for these in (present, absent)
+                _expose(_density(stream, these, view, size), draws(stream, 4, which)) for these in (present, absent)
             ]
             mask = np.abs(np.minimum(grey[0], 1) - np.minimum(grey[1], 1)) > VISIBLE
             if mask.any():

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.random import Generator, default_rng
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from hardneg_plugin.data.phantom.findings import Finding, canonical, draw_findings
 from hardneg_plugin.data.phantom.grammar import write_report
 from hardneg_plugin.data.phantom.reading import read_findings
+from hardneg_plugin.data.phantom.regions import region_boxes
 from hardneg_plugin.data.phantom.render import VIEWS, Mark, Stream, find_marks, render
 from hardneg_plugin.data.studies import SPLITS, Sample, Split
 from hardneg_plugin.errors import UserError
@@ -33,9 +35,12 @@ class PhantomSplit(Dataset[Sample]):
         seed: of the whole data set.
         normal_share: probability that a study has no finding.
         cache: keep a study's images once drawn, for this process and every worker forked from it.
+        boxes: whether samples say where the regions of the anatomy are.
     """
 
-    def __init__(self, name: Split, count: int, size: int, seed: int, normal_share: float, cache: bool) -> None:
+    def __init__(
+        self, name: Split, count: int, size: int, seed: int, normal_share: float, cache: bool, boxes: bool = False
+    ) -> None:
         self.size, self.seed = size, seed
         # Every split numbers its studies from another start: no study is in two, and none depends on a split's length.
         self.first = SPLITS.index(name) << 32
@@ -45,6 +50,7 @@ class PhantomSplit(Dataset[Sample]):
         """What there is to see in each study."""
         self.reports: Sequence[str] = [write_report(*pair) for pair in zip(self.findings, draws, strict=True)]
         self._cache = _SharedImages(count, size) if cache else None
+        self._boxes = boxes
 
     @property
     def patients(self) -> Sequence[str | None]:
@@ -68,13 +74,21 @@ class PhantomSplit(Dataset[Sample]):
             images = torch.from_numpy(render(self._stream(index), self.findings[index], self.size)).unsqueeze(1)
             if self._cache:
                 self._cache.put(index, images)
-        return Sample(
+        shifts = np.zeros((len(VIEWS), 2), np.int64)
+        if seed is not None:
+            images, shifts = _augmented(images, default_rng(seed))
+        sample = Sample(
             id=self.ids[index],
-            images=images if seed is None else _augmented(images, default_rng(seed)),
+            images=images,
             report=self.reports[index],
             patient=self.ids[index],
             labels=canonical(self.findings[index]),
         )
+        if self._boxes:
+            boxes = region_boxes(self._stream(index), self.findings[index], self.size)
+            moved = boxes + np.tile(shifts, 2)[:, None] / self.size
+            sample["boxes"] = torch.from_numpy(moved.astype(np.float32))
+        return sample
 
     def marks(self, index: int) -> list[Mark]:
         """Where each finding of a study shows, by view: its box `(y0, x0, y1, x1)` and its mask `(H, W)`.
@@ -100,6 +114,7 @@ class PhantomStudies:
         seed: another seed is another population; not negative.
         normal_share: share of the studies without any finding, in [0, 1].
         cache: keep images once drawn: 2 * size² bytes a study, shared by the workers of a data loader.
+        boxes: samples also say where the regions of the anatomy are (`REGIONS`).
 
     Raises:
         UserError: an argument is out of its range.
@@ -116,6 +131,7 @@ class PhantomStudies:
         seed: int = 0,
         normal_share: float = 0.4,
         cache: bool = True,
+        boxes: bool = False,
     ) -> None:
         for name, number, least in (
             ("train", train, 0),
@@ -129,7 +145,7 @@ class PhantomStudies:
         if not 0 <= normal_share <= 1:
             raise UserError(f"PhantomStudies: expected `normal_share` to be from 0 to 1, but got {normal_share}.")
         self._counts: dict[Split, int] = {"train": train, "val": val, "test": test}
-        self._size, self._seed, self._normal_share, self._cache = size, seed, normal_share, cache
+        self._arguments = (size, seed, normal_share, cache, boxes)
         self._splits: dict[Split, PhantomSplit] = {}
 
     def split(self, name: Split) -> PhantomSplit:
@@ -137,9 +153,7 @@ class PhantomStudies:
         if name not in self._counts:
             raise UserError(f"PhantomStudies: expected a split of {', '.join(self._counts)}, but got {name!r}.")
         if name not in self._splits:
-            self._splits[name] = PhantomSplit(
-                name, self._counts[name], self._size, self._seed, self._normal_share, self._cache
-            )
+            self._splits[name] = PhantomSplit(name, self._counts[name], *self._arguments)
         return self._splits[name]
 
 
@@ -164,12 +178,17 @@ def _shared_bytes(*shape: int) -> Tensor:
     return torch.frombuffer(mmap.mmap(-1, max(1, count)), dtype=torch.uint8)[:count].view(shape)
 
 
-def _augmented(images: Tensor, rng: Generator) -> Tensor:
-    """The images of a study moved and exposed a little differently; never flipped, since sides matter."""
+def _augmented(images: Tensor, rng: Generator) -> tuple[Tensor, NDArray[np.int64]]:
+    """The images of a study moved and exposed a little differently, and by how many pixels, `(V, 2)` as (down, right).
+
+    Never flipped, since sides matter.
+    """
     reach = int(SHIFT * images.shape[-1])
     gain = 1 + rng.uniform(-EXPOSURE, EXPOSURE)
+    starts = rng.integers(0, 2 * reach + 1, (len(images), 2))
     moved = [
         np.pad(view[0], reach, mode="edge")[dy : dy + view.shape[1], dx : dx + view.shape[2]]
-        for view, (dy, dx) in zip(images.numpy(), rng.integers(0, 2 * reach + 1, (len(images), 2)), strict=True)
+        for view, (dy, dx) in zip(images.numpy(), starts, strict=True)
     ]
-    return torch.from_numpy(np.clip(np.stack(moved) * gain + 0.5, 0, 255).astype(np.uint8)).unsqueeze(1)
+    exposed = np.clip(np.stack(moved) * gain + 0.5, 0, 255).astype(np.uint8)
+    return torch.from_numpy(exposed).unsqueeze(1), reach - starts

@@ -17,10 +17,12 @@ from hardneg_plugin.config import conf_dir
 from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.functional.hardening import Arc, Ascent, Projection, Released, Segment
 from hardneg_plugin.generator import ReportGenerator
+from hardneg_plugin.grounding import Boxes, Cells, Learned
 from hardneg_plugin.objectives import (
     Absolute,
     Alternating,
     Bank,
+    GroundedKnowledgeObjective,
     Hinge,
     InBatch,
     InfoNCE,
@@ -78,7 +80,7 @@ def test_conf_dir_is_the_checkout_here():
 
 @pytest.mark.parametrize("group", STRATEGIES)
 def test_strategies_are_what_the_configs_say(group):
-    objectives = ["reclf"] if group == "alignment" else []  # these are more than a strategy
+    objectives = ["gk_mvlp", "reclf"] if group == "alignment" else []  # these are more than a strategy
     assert choices(group) == sorted([*STRATEGIES[group], *objectives])
     for choice, expected in STRATEGIES[group].items():
         config = compose(f"{group}={choice}", *(["data.mined.table=x"] if choice == "paired" else []))
@@ -95,6 +97,40 @@ def test_reclf_is_an_objective_with_its_own_defaults():
     more = own.keys() - plain.keys()
     assert {key: own[key] for key in more} == {key: defaults[key].default for key in more}
     assert more == {name for name in defaults if name not in ("image_width", "report_width", "width", "options")}
+
+
+def test_gk_mvlp_is_an_objective_with_its_own_defaults():
+    config = compose("alignment=gk_mvlp")
+    assert settings(instantiate(config.alignment)) == settings(InfoNCE())
+    own = OmegaConf.to_container(config.model.hard_negatives, resolve=True)
+    plain = compose().model.hard_negatives
+    assert own.pop("_target_") == "hardneg_plugin.objectives.GroundedKnowledgeObjective"
+    defaults = inspect.signature(GroundedKnowledgeObjective).parameters
+    more = own.keys() - plain.keys()
+    given = {"knowledge", "entity_width"}
+    assert {key: own[key] for key in more - given} == {key: defaults[key].default for key in more - given}
+    assert more == {
+        name for name in defaults if name not in ("image_width", "report_width", "width", "grounding", "options")
+    }
+    assert config.model.grounding.width == own["entity_width"]
+
+
+@pytest.mark.parametrize(
+    ("override", "kind", "prompts"),
+    [
+        ("regions=cells", Cells, 43),
+        ("regions=learned", Learned, 43),
+        ("regions=boxes", Boxes, 43),
+        ("data=prepared data.root=x", Cells, 207),
+        ("data=mimic_cxr data.root=x", Cells, 207),
+    ],
+)
+def test_every_choice_of_regions_and_knowledge_builds_a_grounding(override, kind, prompts):
+    config = compose("alignment=gk_mvlp", *override.split())
+    grounding = instantiate(config.model.grounding)(16)
+    assert type(grounding.regions) is kind
+    assert len(grounding.prompts) == prompts
+    assert instantiate(config.data.datamodule.knowledge).prompts == grounding.prompts
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "hardneg_plugin"
 LAYERS = [
     [["errors"]],
     [["functional"], ["schedule"], ["distributed"], ["json_file", "neighbours", "whole_file"], ["knowledge"]],
-    [["bank"]],
+    [["bank"], ["grounding"]],
     [["objectives"]],
     [["mixin", "wrap", "features", "param_group", "signatures"]],
-    [["backbones"], ["data"], ["metrics"], ["lr"], ["optimization"], ["callbacks"]],
+    [["backbones"], ["data"], ["metrics"], ["tasks"], ["lr"], ["optimization"], ["callbacks"]],
     [["config"]],
     [["runs"], ["writing"]],
     [["scoring", "generator", "hard_negative_generator", "baselines", "mining", "inspection", "diagnosis"]],

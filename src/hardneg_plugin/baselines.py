@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hardneg_plugin.backbones.grounded import GroundedVisual
 from hardneg_plugin.backbones.visual import VisualExtractor
 from hardneg_plugin.data.studies import Batch
 
@@ -27,7 +28,7 @@ class EmbeddedStudies:
 
 
 @torch.no_grad()
-def embed_studies(visual: VisualExtractor, batches: Iterable[Batch]) -> EmbeddedStudies:
+def embed_studies(visual: VisualExtractor | GroundedVisual, batches: Iterable[Batch]) -> EmbeddedStudies:
     """Run a visual extractor over a split in evaluation mode; its mode is restored."""
     device = next(visual.parameters()).device
     was_training = visual.training

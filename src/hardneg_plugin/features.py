@@ -40,6 +40,8 @@ class Features:
     patient_ids: Where | None = None
     texts: Where | None = None
     labels: Where | None = None
+    facts: Where | None = None
+    statements: Where | None = None
     negatives: Where | None = None
 
     def __post_init__(self) -> None:
@@ -97,6 +99,9 @@ class Features:
             patient_ids=read("patient_ids"),
             texts=read("texts"),
             labels=read("labels"),
+            grid=(images.shape[2], images.shape[3]) if images.ndim == 4 else None,
+            facts=read("facts"),
+            statements=read("statements"),
             negatives=_mined(read("negatives")),
         )
 

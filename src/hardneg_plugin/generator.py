@@ -15,10 +15,12 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from hardneg_plugin.backbones.decoder import ReportDecoder, evaluating
 from hardneg_plugin.backbones.decoding import Decoding
-from hardneg_plugin.backbones.visual import VisualExtractor
+from hardneg_plugin.backbones.grounded import GroundedVisual
+from hardneg_plugin.backbones.visual import VisualExtractor, VisualFeatures
 from hardneg_plugin.data.studies import Batch, FindingsReader
 from hardneg_plugin.data.tokenizer import Tokenizer, check_vocabulary
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.grounding import Grounding
 from hardneg_plugin.metrics.caption import CaptionScores
 from hardneg_plugin.optimization import clip_gradients, parameter_groups
 from hardneg_plugin.scoring.report_scores import Embeddings, ReportScores
@@ -49,6 +51,8 @@ class ReportGenerator(pl.LightningModule):
 
     Args:
         visual: images to patch features.
+        grounding: makes the module that looks for what may be found, called with the width of the patches: what it finds goes to
+            the decoder with them. None: there is none.
         backbone: makes the report decoder, called with `vocab_size` and `patch_width`.
         tokenizer: words to ids; its state is part of every checkpoint.
         optimizer: makes the optimizer out of parameter groups. Weights of one dimension (biases, norms, the logit scale)
@@ -74,6 +78,7 @@ class ReportGenerator(pl.LightningModule):
         backbone: Callable[..., ReportDecoder],
         tokenizer: Tokenizer,
         optimizer: Callable[..., Optimizer],
+        grounding: Callable[[int], Grounding] | None = None,
         lr_schedule: Callable[..., LRScheduler] | None = None,
         lr_interval: Literal["step", "epoch"] = "step",
         visual_lr: float | None = None,
@@ -85,7 +90,9 @@ class ReportGenerator(pl.LightningModule):
         compile: bool = False,
     ) -> None:
         super().__init__()
-        self.visual = visual.to(memory_format=torch.channels_last) if channels_last else visual  # type: ignore[call-overload]
+        if channels_last:
+            visual = visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.visual = visual if grounding is None else GroundedVisual(visual, grounding)
         self.decoder = backbone(vocab_size=tokenizer.vocab_size, patch_width=visual.width)
         self.tokenizer = tokenizer
         self._make_optimizer, self._make_lr_schedule = optimizer, lr_schedule
@@ -269,8 +276,14 @@ class ReportGenerator(pl.LightningModule):
         """What was measured on a split in the last validation or test."""
         return cast(ReportScores, self.scores[split])
 
+    def see(self, batch: Batch) -> VisualFeatures:
+        """What the visual extractor makes of a batch's images, and of its boxes where it looks at such."""
+        boxes = {"boxes": batch["boxes"]} if "boxes" in batch and isinstance(self.visual, GroundedVisual) else {}
+        features: VisualFeatures = self.visual(batch["images"], batch["view_mask"], **boxes)
+        return features
+
     def _teacher_forced(self, batch: Batch) -> Features:
-        visual = self.visual(batch["images"], batch["view_mask"])
+        visual = self.see(batch)
         states = self.decoder.states(visual.patches, batch["tokens"], patch_mask=visual.patch_mask)
         losses = report_losses(self.decoder.classify(states), batch["tokens"], batch["token_mask"])
         loss, words = losses.sum(0)
@@ -281,6 +294,7 @@ class ReportGenerator(pl.LightningModule):
             "patch_mask": visual.patch_mask,
             "pooled": visual.pooled,
             "states": states,
+            **({} if visual.entities is None else {"entities": visual.entities}),
         }
 
     def _write(self, patches: Tensor, patch_mask: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.errors import UserError
@@ -33,6 +34,9 @@ class HardNegativeReportGenerator(HardNegativeMixin, ReportGenerator):
     Recall (R@1, ...) always embeds reports without their image: with it, each report would carry its own answer.
     """
 
+    statement_tokens: Tensor | None
+    statement_mask: Tensor | None
+
     def __init__(
         self,
         *,
@@ -50,6 +54,12 @@ class HardNegativeReportGenerator(HardNegativeMixin, ReportGenerator):
         embedding = self.decoder.word_embedding
         report_width = embedding.embedding_dim if report_feature == "word_embeddings" else self.decoder.width
         self.hard_negatives = hard_negatives(image_width=self.visual.width, report_width=report_width)
+        tokens = [torch.tensor(self.tokenizer.encode(text)) for text in self.hard_negatives.statement_texts]
+        rows = pad_sequence(tokens, batch_first=True) if tokens else None
+        self.register_buffer("statement_tokens", rows, persistent=False)
+        lengths = torch.tensor([len(row) for row in tokens])
+        mask = None if rows is None else torch.arange(rows.shape[1]) < lengths[:, None]
+        self.register_buffer("statement_mask", mask, persistent=False)
 
     def embed(self, batch: Batch, outputs: Features) -> PairEmbeddings:
         """The pooled patches, and the mean over the words of each report; patches and words themselves as parts.
@@ -67,6 +77,9 @@ class HardNegativeReportGenerator(HardNegativeMixin, ReportGenerator):
             region_mask=outputs["patch_mask"],
             words=states,
             word_mask=batch["token_mask"][:, 1:],
+            entities=outputs.get("entities"),
+            facts=batch.get("facts"),
+            statements=self._statements(),
         )
 
     def embed_apart(self, batch: Batch, pooled: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,8 +92,15 @@ class HardNegativeReportGenerator(HardNegativeMixin, ReportGenerator):
             return self.decoder.word_embeddings(tokens)
         return self.decoder.text_states(tokens)
 
+    def _statements(self) -> Tensor | None:
+        if self.statement_tokens is None or self.statement_mask is None:
+            return None
+        features: Tensor = masked_mean(self.words_of(self.statement_tokens), self.statement_mask[:, 1:])
+        of_both: Tensor = features.unflatten(0, (2, -1))
+        return of_both
+
     def _embed_mined(self, mined: Batch) -> PairEmbeddings:
-        visual = self.visual(mined["images"], mined["view_mask"])
+        visual = self.see(mined)
         if self._report_feature == "decoder_states":
             states = self.decoder.states(visual.patches, mined["tokens"], patch_mask=visual.patch_mask)
         else:

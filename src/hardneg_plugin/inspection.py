@@ -117,7 +117,7 @@ def quantised(attention: Tensor) -> NDArray[np.uint8]:
 
 def _read(model: ReportGenerator, batch: Batch, decoding: Decoding) -> _Seen:
     batch = model.transfer_batch_to_device(batch, model.device, 0)
-    features = model.visual(batch["images"], batch["view_mask"])
+    features = model.see(batch)
     words = model.decoder.decode(features.patches, decoding, patch_mask=features.patch_mask).tokens[:, 0]
     maps = _attention(model.decoder, features, words)
     written = [

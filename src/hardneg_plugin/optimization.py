@@ -7,21 +7,25 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
+VISUAL = ("visual.network.", "visual.extractor.network.")
+"""How the names of what may have been trained on other images begin."""
+
 
 def parameter_groups(
     named_parameters: Iterable[tuple[str, nn.Parameter]], *, visual_lr: float | None, decay_vectors: bool
 ) -> list[dict[str, Any]]:
-    """Groups for an optimizer: `visual_lr` for what is called `visual.*`, no weight decay on weights of one dimension.
+    """Groups for an optimizer: `visual_lr` for the network of the visual extractor, no weight decay on weights of one dimension.
 
     Args:
-        named_parameters: of the model; those that need no gradient are left out.
+        named_parameters: of the model; those that need no gradient are left out. The network's start with "visual." and go on with
+            "network.", at once or after "extractor.".
         visual_lr: None: that of the optimizer.
         decay_vectors: weight decay on weights of one dimension (biases, norms, a logit scale) too.
     """
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, parameter in named_parameters:
         if parameter.requires_grad:
-            groups.setdefault((name.startswith("visual."), parameter.ndim > 1 or decay_vectors), []).append(parameter)
+            groups.setdefault((name.startswith(VISUAL), parameter.ndim > 1 or decay_vectors), []).append(parameter)
     return [
         {
             "params": parameters,

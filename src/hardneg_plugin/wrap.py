@@ -33,6 +33,8 @@ def plug_in(
     patient_ids: Where | None = None,
     texts: Where | None = None,
     labels: Where | None = None,
+    facts: Where | None = None,
+    statements: Where | None = None,
     negatives: Where | None = None,
 ) -> Host:
     """Add increasingly hard negatives to the training of any report generator, without a change to its code.
@@ -64,6 +66,8 @@ def plug_in(
         patient_ids: of the studies.
         texts: report texts, or `(B, T)` token ids.
         labels: label sets.
+        facts: `(B, Q)`, what is known of an objective's prompts; for `GroundedKnowledgeObjective`, as the next.
+        statements: `(2, Q, D)`, pooled report features of the sentences `objective.statement_texts`.
         negatives: mined studies that the batch carries, encoded and pooled, as `PairEmbeddings`; for the source `Paired`.
 
     Raises:
@@ -71,7 +75,9 @@ def plug_in(
             `configure_model` or `setup`), a host that is no LightningModule or has a plug-in, and for what `HardNegativeMixin`
             cannot train.
     """
-    features = Features(images, reports, image_mask, report_mask, study_ids, patient_ids, texts, labels, negatives)
+    features = Features(
+        images, reports, image_mask, report_mask, study_ids, patient_ids, texts, labels, facts, statements, negatives
+    )
     objective = HardNegativeObjective() if hard_negatives is None else hard_negatives
     if isinstance(host, type):
         _check_host(host)

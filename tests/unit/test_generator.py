@@ -13,11 +13,13 @@ from hardneg_plugin.backbones.decoding import Decoding
 from hardneg_plugin.backbones.transformer import TransformerDecoder
 from hardneg_plugin.backbones.visual import VisualExtractor
 from hardneg_plugin.data.collate import StudyCollator
-from hardneg_plugin.data.phantom import PhantomStudies
+from hardneg_plugin.data.phantom import PhantomKnowledge, PhantomStudies
 from hardneg_plugin.data.tokenizer import WordTokenizer, check_vocabulary
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.generator import ReportGenerator, report_losses
+from hardneg_plugin.grounding import Boxes, Cells, Grounding
 from hardneg_plugin.hard_negative_generator import HardNegativeReportGenerator, ReportFeature
+from hardneg_plugin.objectives import GroundedKnowledgeObjective
 from hardneg_plugin.schedule import Progress
 
 STUDIES = PhantomStudies(train=12, val=1, test=1, size=32).split("train")
@@ -37,6 +39,21 @@ def arguments(**more):
 
 def plugged(**more):
     return HardNegativeReportGenerator(**arguments(hard_negatives=partial(HardNegativeObjective, width=8), **more))
+
+
+KNOWLEDGE = PhantomKnowledge()
+BOXED = PhantomStudies(train=12, val=1, test=1, size=32, boxes=True).split("train")
+
+
+def grounded(regions=None, **more):
+    grounding = partial(Grounding, knowledge=KNOWLEDGE, width=8, heads=2, regions=regions or Cells(1, 1))
+    objective = partial(GroundedKnowledgeObjective, width=8, knowledge=KNOWLEDGE, entity_width=8)
+    torch.manual_seed(0)
+    return HardNegativeReportGenerator(**arguments(hard_negatives=objective, grounding=grounding, **more))
+
+
+def known(studies=BOXED):
+    return StudyCollator(TOKENIZER, 40, KNOWLEDGE)([studies[i] for i in range(4)])
 
 
 @pytest.fixture
@@ -61,6 +78,57 @@ def test_every_parameter_gets_a_gradient(batch):
         terms = model.hard_negatives(model.embed(batch, outputs), Progress(fraction=0.9, epoch=9, step=90))
         (outputs["loss"] + terms.alignment_loss + terms.separation_loss).backward()
         assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("feature", get_args(ReportFeature))
+@pytest.mark.parametrize("regions", [Cells(1, 1), Boxes(8)], ids=["cells", "boxes"])
+def test_every_parameter_of_a_grounded_generator_gets_a_gradient(regions, feature):
+    model, batch = grounded(regions, report_feature=feature), known()
+    outputs = model._teacher_forced(batch)
+    terms = model.hard_negatives(model.embed(batch, outputs), Progress(fraction=0.9, epoch=9, step=90))
+    assert {"matching_loss", "entity_loss", "statement_loss"} <= terms.logs.keys()
+    (outputs["loss"] + terms.alignment_loss).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_what_is_known_of_a_study_never_reaches_what_is_written():
+    model, batch = grounded().eval(), known()
+    torch.nn.init.normal_(
+        model.visual.fusion.ask.out_proj.weight
+    )  # as trained: at the start nothing found reaches the decoder
+    before = model._teacher_forced(batch)["patches"]
+    written = model(batch["images"], batch["view_mask"])
+    labels = {"facts": 1 - batch["facts"], "labels": ["other"] * 4, "references": ["other"] * 4}
+    outputs = model._teacher_forced({**batch, **labels})
+    assert torch.equal(outputs["patches"], before)
+    assert model._texts(model._write(outputs["patches"], outputs["patch_mask"])) == written
+    without = {name: value for name, value in batch.items() if name not in ("facts", "labels", "boxes")}
+    assert torch.equal(model._teacher_forced(without)["patches"], before)
+
+
+def test_what_is_found_reaches_the_decoder_once_it_is_learned():
+    model, batch = grounded().eval(), known()
+    start = model._teacher_forced(batch)
+    torch.testing.assert_close(start["patches"], model.visual.extractor(batch["images"], batch["view_mask"]).patches)
+    torch.nn.init.normal_(model.visual.fusion.ask.out_proj.weight)
+    assert not torch.allclose(model._teacher_forced(batch)["states"], start["states"])
+
+
+def test_boxes_say_where_to_look():
+    boxed = PhantomStudies(train=4, val=1, test=1, size=96, boxes=True).split("train")  # with patches to choose from
+    model, batch = grounded(Boxes(8)).eval(), known(boxed)
+    moved = {**batch, "boxes": batch["boxes"].flip(0)}
+    assert not torch.allclose(*(model._teacher_forced(b)["entities"] for b in (batch, moved)))
+    assert grounded(Boxes(8)).eval()(batch["images"]) is not None  # an image by itself has no boxes
+
+
+def test_statements_are_the_mean_of_their_words():
+    model = grounded().eval()
+    statements = model.embed(known(), model._teacher_forced(known())).statements
+    texts = model.hard_negatives.statement_texts
+    for row in (0, 5, len(texts) - 1):
+        tokens = torch.tensor([TOKENIZER.encode(texts[row])])
+        torch.testing.assert_close(statements.flatten(0, 1)[row], model.words_of(tokens)[0].mean(0))
 
 
 def test_text_only_features_do_not_see_the_image_and_decoder_states_do(batch):
@@ -104,12 +172,13 @@ def test_writes_a_report_per_study(batch):
     assert all(len(report.split()) <= 8 and set(report.split()) <= set(TOKENIZER.vocabulary) for report in reports)
 
 
-def test_parameter_groups_cover_everything_once_and_spare_vectors_from_decay():
-    model = plugged(visual_lr=1e-4)
+@pytest.mark.parametrize("make", [plugged, grounded])
+def test_parameter_groups_cover_everything_once_and_spare_vectors_from_decay(make):
+    model = make(visual_lr=1e-4)
     optimizer = model.configure_optimizers()
     held = [p for group in optimizer.param_groups for p in group["params"]]
     assert len(held) == len(set(map(id, held))) == len(list(model.parameters()))
-    visual = {id(p) for p in model.visual.parameters()}
+    visual = {id(p) for p in model.visual.network.parameters()}
     for group in optimizer.param_groups:
         assert {p.ndim > 1 for p in group["params"]} == {group["weight_decay"] > 0}
         assert {id(p) in visual for p in group["params"]} == {group["lr"] == 1e-4}

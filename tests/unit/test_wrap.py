@@ -18,8 +18,17 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from hardneg_plugin import HardNegativeObjective, PairEmbeddings, plug_in
+from hardneg_plugin.data.phantom import PhantomKnowledge
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.objectives import Hinge, InBatch, Paired, RelationEnhancedObjective, Weights
+from hardneg_plugin.grounding import Grounding, Learned
+from hardneg_plugin.objectives import (
+    GroundedKnowledgeObjective,
+    Hinge,
+    InBatch,
+    Paired,
+    RelationEnhancedObjective,
+    Weights,
+)
 from hardneg_plugin.schedule import Constant, Progress
 
 sys.path.append(str(Path(__file__).parent))
@@ -487,6 +496,31 @@ def test_a_foreign_host_matches_words_with_patches(tmp_path):
     assert model.hard_negatives.state_dict().keys() == before.keys()
     bare = fit(tmp_path, own=objective(image_width=8, report_width=8, width=6))[0]
     assert losses != bare
+
+
+@pytest.mark.parametrize("statement_weight", [0.0, 1.0])
+def test_a_foreign_host_grounds_what_is_known(tmp_path, statement_weight):
+    knowledge = PhantomKnowledge()
+    own = GroundedKnowledgeObjective(
+        image_width=8,
+        report_width=8,
+        width=6,
+        heads=2,
+        knowledge=knowledge,
+        grounding=functools.partial(Grounding, width=4, heads=2, regions=functools.partial(Learned, count=3)),
+        statement_weight=statement_weight,
+        schedule=Constant(hardness=0.5),
+    )
+    count = len(knowledge.prompts)
+    facts = torch.randint(-1, 2, (16, count), generator=torch.Generator().manual_seed(0))
+    places = {**PLACES, "facts": lambda batch, outputs: facts[[int(name.split()[1]) for name in batch["id"]]]}
+    if statement_weight:
+        places["statements"] = lambda batch, outputs: torch.ones(2, count, 8)
+    losses, model, run = fit(tmp_path, own=own, places=places)
+    assert all(math.isfinite(loss) for loss in losses)
+    for name in ("matching_loss", "entity_loss", *(["statement_loss"] if statement_weight else [])):
+        assert run.callback_metrics[f"train/{name}"] > 0
+    assert model.hard_negatives.state_dict().keys() == copy.deepcopy(own).state_dict().keys()
 
 
 def test_gradient_checkpointing_runs_forward_again_and_is_counted_once(tmp_path, reference):

@@ -25,6 +25,8 @@ class VisualFeatures(NamedTuple):
     """`(B, width)`: mean over the patches of the views that exist; zero for a study without views."""
     grid: tuple[int, int]
     """Rows and columns of the P patches of a view, which lie row by row."""
+    entities: Tensor | None = None
+    """`(B, Q, width)`: what was found of each prompt, by an extractor that looks for them."""
 
 
 class VisualExtractor(nn.Module):

@@ -3,6 +3,7 @@
 from hardneg_plugin.objectives.alignment import InfoNCE, ReleasedAlignment, Triplet
 from hardneg_plugin.objectives.alternating import Alternating
 from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
+from hardneg_plugin.objectives.grounded_knowledge import GroundedKnowledgeObjective
 from hardneg_plugin.objectives.hard_negative import HardNegativeObjective, ObjectiveOutput, Weights
 from hardneg_plugin.objectives.neighbours import Bank
 from hardneg_plugin.objectives.pairs import PairEmbeddings
@@ -15,6 +16,7 @@ __all__ = [
     "Alternating",
     "Bank",
     "EmbeddedBatch",
+    "GroundedKnowledgeObjective",
     "HardNegativeObjective",
     "HardNegatives",
     "Hinge",

@@ -1,6 +1,6 @@
 """The hard-negative objective: find each study's closest peers, make them harder, tell them from its own report."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,6 +74,9 @@ class HardNegativeObjective(nn.Module):
     Raises:
         UserError: `width` without `image_width` and `report_width`.
     """
+
+    statement_texts: Sequence[str] = ()
+    """Sentences whose features the host gives with each batch (`PairEmbeddings.statements`)."""
 
     def __init__(
         self,

@@ -26,6 +26,10 @@ class PairEmbeddings:
         region_mask: `(B, P)` bool, True where there is one; None: all are there.
         words: `(B, W, D_r)` features of the report's words, likewise.
         word_mask: `(B, W)` bool; None: all are there.
+        grid: rows and columns of the regions, where these are patches: view by view, and row by row within a view.
+        entities: `(B, Q, D_e)`: what the host's own grounded-knowledge module found of each prompt (`Grounding`).
+        facts: `(B, Q)`: 1 where the report states a prompt, 0 where it does not, -1 where it leaves it open.
+        statements: `(2, Q, D_r)` pooled report features of the sentences that each prompt is absent, and that it is present.
         negatives: mined hard negatives that the batch carries: `B * K` studies, of which row `i * K + j` is the j-th of
             study i. Only `Paired` takes them.
 
@@ -47,6 +51,10 @@ class PairEmbeddings:
     region_mask: Tensor | None = None
     words: Tensor | None = None
     word_mask: Tensor | None = None
+    grid: tuple[int, int] | None = None
+    entities: Tensor | None = None
+    facts: Tensor | None = None
+    statements: Tensor | None = None
     negatives: "PairEmbeddings | None" = None
 
     def __post_init__(self) -> None:
@@ -61,6 +69,10 @@ class PairEmbeddings:
                 raise ValueError(f"Expected `{name}` for {len(self.images)} studies, but got {len(field)}.")
         for name, mask in (("regions", "region_mask"), ("words", "word_mask")):
             _check_parts(name, getattr(self, name), mask, getattr(self, mask), len(self.images))
+        for name in ("entities", "facts"):
+            field = getattr(self, name)
+            if field is not None and len(field) != len(self.images):
+                raise ValueError(f"Expected `{name}` of {len(self.images)} studies, but got {tuple(field.shape)}.")
         if self.negatives is not None and (not len(self.images) or len(self.negatives.images) % len(self.images)):
             raise ValueError(
                 f"Expected `negatives` with K rows for each of {len(self.images)} studies, "

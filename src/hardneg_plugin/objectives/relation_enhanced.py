@@ -5,12 +5,11 @@ from torch import Tensor
 
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.contrast import info_nce_of_logits
-from hardneg_plugin.functional.pooling import masked_mean
 from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
 from hardneg_plugin.objectives.hard_negative import HardNegativeObjective
-from hardneg_plugin.objectives.head import Head
 from hardneg_plugin.objectives.pairs import PairEmbeddings
-from hardneg_plugin.objectives.relations import Local, PairScores
+from hardneg_plugin.objectives.parts import PartHeads
+from hardneg_plugin.objectives.relations import PairScores
 
 
 class RelationEnhancedObjective(HardNegativeObjective):
@@ -74,30 +73,12 @@ class RelationEnhancedObjective(HardNegativeObjective):
             )
         super().__init__(image_width=image_width, report_width=report_width, width=width, **options)  # type: ignore[arg-type]
         with torch.random.fork_rng(devices=[]):  # as of the other heads
-            self.region_head = Head(image_width, width, centred=False)
-            self.word_head = Head(report_width, width, centred=False)
+            self.parts = PartHeads(image_width, report_width, width)
             self.scores = PairScores(
                 width, matching_width, attention_scale=attention_scale, rounds=rounds, weigh=weigh_words
             )
         self.score_scale, self.local_weight, self.negative_weight = score_scale, local_weight, negative_weight
         self.chunk = chunk
-
-    def parts(self, pairs: PairEmbeddings) -> tuple[Local, Local]:
-        """The words and the regions of B studies as they are matched: features `(B, W, D)` and `(B, P, D)`.
-
-        Raises:
-            ValueError: the host gives no regions or no words.
-        """
-        if pairs.regions is None or pairs.words is None:
-            raise ValueError(
-                "alignment=reclf matches words with regions: give PairEmbeddings(regions=(B, P, D), words=(B, W, D)), "
-                "with their masks."
-            )
-        with torch.autocast(pairs.images.device.type, enabled=False):
-            return (
-                _local(self.word_head, pairs.words, pairs.word_mask),
-                _local(self.region_head, pairs.regions, pairs.region_mask),
-            )
 
     def _align(
         self, pairs: PairEmbeddings, batch: EmbeddedBatch, negatives: HardNegatives, hardened: Tensor | None
@@ -117,8 +98,8 @@ class RelationEnhancedObjective(HardNegativeObjective):
             scores = self.scores.all_pairs(words, regions, self.chunk)
             to_report, to_image = scores.transpose(1, 2), scores
         else:
-            to_report = self.scores.all_pairs(_gathered(words, batch), regions, self.chunk).transpose(1, 2)
-            to_image = self.scores.all_pairs(words, _gathered(regions, batch), self.chunk)
+            to_report = self.scores.all_pairs(words.gathered(batch.shards), regions, self.chunk).transpose(1, 2)
+            to_image = self.scores.all_pairs(words, regions.gathered(batch.shards), self.chunk)
         places = negatives.places
         weight = self.negative_weight * (negatives.valid & (places >= 0)).to(to_report.dtype)
         losses = []
@@ -135,15 +116,3 @@ class RelationEnhancedObjective(HardNegativeObjective):
             ]
             losses.append((both[0] + both[1]) / 2)
         return losses
-
-
-def _local(head: Head, parts: Tensor, mask: Tensor | None) -> Local:
-    mask = torch.ones(parts.shape[:2], dtype=torch.bool, device=parts.device) if mask is None else mask.bool()
-    # what is under the mask may be anything: it must not turn into NaN
-    features = head(torch.where(mask[:, :, None], parts.float(), 0.0))
-    return Local(features, mask, masked_mean(features, mask))
-
-
-def _gathered(local: Local, batch: EmbeddedBatch) -> Local:
-    features, mask = batch.shards.gather_parts(local.features, local.mask)
-    return Local(features, mask, masked_mean(features, mask))

@@ -1,24 +1,12 @@
 """Local matchings of words and regions, and two ways of relating them: by meaning and by importance (RECLF, reconstructed)."""
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hardneg_plugin.functional.matching import importance, matchings, reason, word_region_attention
-
-
-class Local(NamedTuple):
-    """Words or regions of studies, in the width that both share."""
-
-    features: Tensor
-    """`(..., M, D)`."""
-    mask: Tensor
-    """`(..., M)` bool, True where there is one."""
-    whole: Tensor
-    """`(..., D)`: the report or the image as one vector."""
+from hardneg_plugin.objectives.parts import Local
 
 
 class Round(nn.Module):

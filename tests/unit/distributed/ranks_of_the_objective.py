@@ -13,11 +13,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.rnn import pad_sequence
 
 from hardneg_plugin import HardNegativeObjective, PairEmbeddings
+from hardneg_plugin.data.phantom import PhantomKnowledge
 from hardneg_plugin.distributed import Shards, from_first_rank, mean_over_ranks
 from hardneg_plugin.functional.hardening import Arc, Ascent, Projection, Segment
+from hardneg_plugin.grounding import Grounding, Learned
 from hardneg_plugin.objectives import (
     Alternating,
     Bank,
+    GroundedKnowledgeObjective,
     Hinge,
     InBatch,
     InfoNCE,
@@ -28,6 +31,8 @@ from hardneg_plugin.objectives import (
 )
 from hardneg_plugin.schedule import Constant, Progress
 
+KNOWLEDGE = PhantomKnowledge()
+PROMPTS = len(KNOWLEDGE.prompts)
 NEIGHBOURS = {f"study {i}": [f"study {(i + j) % 30}" for j in (1, 5, 7)] for i in range(30)}
 SOURCES = {
     "in_batch": lambda: InBatch(k=2),
@@ -36,7 +41,7 @@ SOURCES = {
     "table": lambda: Bank(k=2, table=NEIGHBOURS),
     "paired": lambda: Paired(k=2),
 }
-ALIGNMENTS = {"info_nce": InfoNCE, "triplet": Triplet, "reclf": InfoNCE}
+ALIGNMENTS = {"info_nce": InfoNCE, "triplet": Triplet, "reclf": InfoNCE, "gk_mvlp": InfoNCE}
 HARDENINGS = {
     "arc": Arc,
     "segment": Segment,
@@ -49,7 +54,7 @@ CASES = [
     *itertools.product(SOURCES, ["info_nce"], ["arc", "alternating"]),
     *itertools.product(["in_batch"], ["info_nce"], ["segment", "projection", "ascent", "none"]),
     *itertools.product(["in_batch", "bank"], ["triplet"], ["arc"]),
-    *itertools.product(["in_batch", "queue"], ["reclf"], ["arc"]),
+    *itertools.product(["in_batch", "queue"], ["reclf", "gk_mvlp"], ["arc"]),
 ]
 SIZES = [(5, 3), (4, 4), (2, 6), (5, 3), (1, 4), (3, 3)]
 """Studies of each rank, step by step."""
@@ -65,6 +70,10 @@ class Model(nn.Module):
         kind: Any = HardNegativeObjective
         if alignment == "reclf":
             kind = partial(RelationEnhancedObjective, matching_width=4, chunk=2)
+        if alignment == "gk_mvlp":
+            regions = partial(Learned, count=2)
+            grounding = partial(Grounding, width=4, heads=2, regions=regions)
+            kind = partial(GroundedKnowledgeObjective, heads=1, knowledge=KNOWLEDGE, grounding=grounding)
         self.objective = kind(
             separation=Hinge(margin=0.0),
             negatives=SOURCES[source](),
@@ -91,6 +100,8 @@ class Model(nn.Module):
             region_mask=batch["region_mask"],
             words=self.report(batch["words"]),
             word_mask=batch["word_mask"],
+            facts=batch["facts"],
+            statements=self.report(torch.linspace(-1, 1, 2 * PROMPTS * 5).sin().view(2, PROMPTS, 5)),
             negatives=self.pairs(batch["negatives"]) if "negatives" in batch else None,
         )
 
@@ -104,6 +115,7 @@ def studies(numbers: list[int], seed: int, negatives: int = 0) -> dict[str, Any]
         "ids": [f"study {number}" for number in numbers],
         "texts": ["normal" if number % 7 == 0 else f"text {number}" for number in numbers],
         "patients": [number % 15 for number in numbers],
+        "facts": torch.stack([torch.randint(-1, 2, (PROMPTS,), generator=r) for r in random]),
     }
     # as many as the number has it, so that ranks have different longest ones
     for name, width, most in (("region", 6, 3), ("word", 5, 4)):

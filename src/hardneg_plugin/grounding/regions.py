@@ -1,0 +1,144 @@
+"""Which regions of an image there are: boxes of the data set, the cells of a grid, or what learned queries look at."""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.functional.regions import box_weights, by_view, cell_weights
+
+
+class Patches(NamedTuple):
+    """The patches of B studies, view by view, and row by row within a view."""
+
+    features: Tensor
+    """`(B, P, D)`."""
+    mask: Tensor | None
+    """`(B, P)` bool, True where there is one; None: all are there."""
+    grid: tuple[int, int] | None
+    """Rows and columns of a view's patches; None: not known."""
+    boxes: Tensor | None = None
+    """`(B, V, R, 4)` as (top, left, bottom, right) in shares of the image; NaN: no such box."""
+
+
+class Regions(nn.Module, ABC):
+    """R regions of each study, as weights over its patches."""
+
+    kinds: int
+    """How many regions are told apart by an embedding of their own."""
+
+    @abstractmethod
+    def forward(self, patches: Patches) -> tuple[Tensor, Tensor]:
+        """Weights `(B, R, P)`, each row of sum 1, or 0 where there is no region; and of which kind each is, `(R,)` int64."""
+
+
+class Cells(Regions):
+    """The cells of a grid over each view.
+
+    Args:
+        rows, columns: of the grid; a cell averages its patches.
+
+    Raises:
+        UserError: a number below 1.
+    """
+
+    def __init__(self, rows: int = 3, columns: int = 3) -> None:
+        super().__init__()
+        if min(rows, columns) < 1:
+            raise UserError(f"regions: expected rows and columns from 1, but got {rows} and {columns}.")
+        self.cells = rows, columns
+        self.kinds = rows * columns
+
+    def forward(self, patches: Patches) -> tuple[Tensor, Tensor]:
+        """See `Regions`; cells come view by view."""
+        views, grid = _views(patches)
+        weights = by_view(cell_weights(grid, self.cells), views).to(patches.features.device)
+        return _of_those_there(weights.expand(len(patches.features), -1, -1), patches.mask), _kinds(
+            self.kinds, views, weights
+        )
+
+
+class Boxes(Regions):
+    """Boxes that the data set gives, the same R in each view, and each view as a whole; a study may lack boxes.
+
+    Args:
+        count: R, how many a view has at most.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+        self.kinds = count + 1
+
+    def forward(self, patches: Patches) -> tuple[Tensor, Tensor]:
+        """See `Regions`; a view's boxes come before the view itself, view by view.
+
+        Raises:
+            UserError: other numbers of boxes or views.
+        """
+        views, grid = _views(patches)
+        studies = len(patches.features)
+        boxes = patches.boxes
+        if boxes is None:
+            boxes = patches.features.new_full((studies, views, self.count, 4), torch.nan)
+        if boxes.shape != (studies, views, self.count, 4):
+            raise UserError(
+                f"regions: expected boxes {(studies, views, self.count, 4)}, of {self.count} regions in each of {views} views, "
+                f"but got {tuple(boxes.shape)}."
+            )
+        whole = boxes.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(studies, views, 1, 4)
+        weights = box_weights(torch.cat([boxes, whole], dim=2), grid)  # (B, V, R + 1, P of a view)
+        placed = torch.einsum("bvrp,vw->bvrwp", weights, torch.eye(views, device=weights.device))
+        return _of_those_there(placed.flatten(3).flatten(1, 2), patches.mask), _kinds(self.kinds, views, weights)
+
+
+class Learned(Regions):
+    """What learned queries attend to among all patches of a study; needs to know neither views nor grid.
+
+    Args:
+        width: of the patches.
+        count: of the queries.
+    """
+
+    def __init__(self, width: int, count: int = 16) -> None:
+        super().__init__()
+        self.kinds = count
+        self.queries = nn.Parameter(torch.randn(count, width) * width**-0.5)
+        self.keys = nn.Linear(width, width, bias=False)
+
+    def forward(self, patches: Patches) -> tuple[Tensor, Tensor]:
+        """See `Regions`."""
+        logits = self.queries @ self.keys(patches.features).mT
+        if patches.mask is not None:
+            logits = logits.masked_fill(~patches.mask[:, None], torch.finfo(logits.dtype).min)
+        return _of_those_there(logits.softmax(-1), patches.mask), torch.arange(self.kinds, device=logits.device)
+
+
+def _views(patches: Patches) -> tuple[int, tuple[int, int]]:
+    if patches.grid is None:
+        raise UserError(
+            "regions: cells and boxes need to know the rows and columns of the patches, which this host does not tell: "
+            "give features (B, C, H, W), or use learned queries (alignment.regions=learned)."
+        )
+    size = patches.grid[0] * patches.grid[1]
+    views, left = divmod(patches.features.shape[1], size)
+    if left or not views:
+        raise UserError(
+            f"regions: expected whole views of {patches.grid[0]} x {patches.grid[1]} patches, "
+            f"but got {patches.features.shape[1]} patches."
+        )
+    return views, patches.grid
+
+
+def _of_those_there(weights: Tensor, mask: Tensor | None) -> Tensor:
+    """Weights `(B, R, P)` of the patches that are there, again of sum 1."""
+    if mask is None:
+        return weights
+    kept = weights * mask[:, None]
+    return kept / kept.sum(-1, keepdim=True).clamp_min(torch.finfo(kept.dtype).tiny)
+
+
+def _kinds(kinds: int, views: int, like: Tensor) -> Tensor:
+    return torch.arange(kinds, device=like.device).repeat(views)

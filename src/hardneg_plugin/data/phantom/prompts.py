@@ -1,0 +1,62 @@
+"""Sentences that state a finding and sentences that deny it, in the words of phantom reports."""
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+from numpy.random import Generator
+
+from hardneg_plugin.data.phantom.findings import ATTRIBUTES
+from hardneg_plugin.data.phantom.grammar import PHRASES, WORDS
+
+WORDINGS = 12
+"""Sentences of either sort for each finding: every value of an attribute stands in as many of them, give or take one."""
+
+DENIALS = (
+    "no {name}",
+    "there is no {name}",
+    "no {name} is seen",
+    "no {name} is identified",
+    "{name} is not seen",
+    "no evidence of {name}",
+)
+"""How reports deny a finding; here each is denied so, those too of which reports never say that they are absent."""
+
+T = TypeVar("T")
+
+
+def zero_shot_prompts() -> Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """By finding, in the order of `ATTRIBUTES`: `WORDINGS` sentences that state it and as many that deny it.
+
+    What states a finding gives all of its attributes, as reports do; values and phrases are spread evenly over the wordings, so
+    that their average leans to no side, size or place. The same at every call.
+
+    >>> zero_shot_prompts()["pneumothorax"][1][:2]
+    ('No pneumothorax.', 'There is no pneumothorax.')
+    """
+    rng = np.random.default_rng(0)
+    prompts = {}
+    for name in ATTRIBUTES:
+        denials = [DENIALS[index % len(DENIALS)].format(name=name) for index in range(WORDINGS)]
+        prompts[name] = tuple(map(_sentence, _statements(name, rng))), tuple(map(_sentence, denials))
+    return prompts
+
+
+def _statements(name: str, rng: Generator) -> list[str]:
+    values = {
+        key: [WORDS.get(key, {}).get(value, str(value)) for value in _spread(among, rng)]
+        for key, among in ATTRIBUTES[name].items()
+    }
+    return [
+        phrase.format(**{key: words[index] for key, words in values.items()})
+        for index, phrase in enumerate(_spread(PHRASES[name], rng))
+    ]
+
+
+def _spread(among: Sequence[T], rng: Generator) -> list[T]:
+    """Each of them as often, give or take one, `WORDINGS` in all, in random order."""
+    return [among[index] for index in rng.permutation(np.arange(WORDINGS) % len(among))]
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + "."

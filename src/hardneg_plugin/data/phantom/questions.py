@@ -1,0 +1,86 @@
+"""Questions about a phantom study, with the answers that its findings give."""
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import NamedTuple
+
+from numpy.random import Generator
+
+from hardneg_plugin.data.phantom.findings import ATTRIBUTES, Finding, Value, draw_findings
+from hardneg_plugin.data.phantom.grammar import WORDS
+
+FINDING_NAMES: tuple[str, ...] = tuple(ATTRIBUTES)
+"""In the order in which scores and labels of findings stand."""
+
+KINDS = ("presence", "side", "size", "place")
+
+WITH_ARTICLE: Mapping[str, str] = {
+    "pleural effusion": "a pleural effusion",
+    "pneumothorax": "a pneumothorax",
+    "nodule": "a nodule",
+    "elevated hemidiaphragm": "an elevated hemidiaphragm",
+    "tortuous aorta": "a tortuous aorta",
+    "rib fracture": "a rib fracture",
+    "pacemaker": "a pacemaker",
+    "central line": "a central line",
+}
+"""The findings that are spoken of with an article."""
+
+ABOUT: Mapping[tuple[str, str], tuple[str, str]] = {
+    ("cardiomegaly", "grade"): ("size", "which grade is the cardiomegaly?"),
+    ("pleural effusion", "size"): ("size", "how large is the pleural effusion?"),
+    ("pneumothorax", "size"): ("size", "how large is the pneumothorax?"),
+    ("consolidation", "lobe"): ("place", "in which lobe is the consolidation?"),
+    ("nodule", "mm"): ("size", "how many mm is the nodule?"),
+    ("nodule", "zone"): ("place", "in which zone is the nodule?"),
+    ("atelectasis", "band"): ("place", "in which band is the atelectasis?"),
+    ("scoliosis", "direction"): ("side", "to which side is the scoliosis convex?"),
+    ("rib fracture", "number"): ("place", "which rib is fractured?"),
+} | {
+    (name, "side"): ("side", f"on which side is the {name}?")
+    for name, attributes in ATTRIBUTES.items()
+    if "side" in attributes
+}
+"""By finding and attribute: the kind and the text of the question whose answer is its value."""
+
+
+class Question(NamedTuple):
+    """One question with its answer, both in plain lower-case words."""
+
+    kind: str
+    """One of `KINDS`."""
+    text: str
+    answer: str
+
+
+def ask(findings: Collection[Finding], rng: Generator, normal_share: float = 0.4) -> list[Question]:
+    """All questions about the attributes of a study's findings, and some about what it has and has not.
+
+    Presence is asked of every finding that either this study or another one drawn from `rng` has, but not both. Each finding is
+    thus asked of where it is as often as where it is not, whatever its frequency: its name does not tell the answer.
+
+    Args:
+        findings: all that the study has; an attribute that one of them lacks is not asked for.
+        rng: where the other study comes from.
+        normal_share: the share of normal studies that `findings` was drawn with, as in `PhantomStudies`; with another, presence is
+            not balanced.
+
+    Returns:
+        Presence first, then the findings in alphabetical order; none at all where neither study has a finding.
+    """
+    here, there = ({found.name for found in study} for study in (findings, draw_findings(rng, normal_share)))
+    presence = [
+        Question("presence", f"is there {WITH_ARTICLE.get(name, name)}?", "yes" if name in here else "no")
+        for name in sorted(here ^ there)
+    ]
+    return presence + [question for found in sorted(findings) for question in _about(found)]
+
+
+def _about(found: Finding) -> Iterator[Question]:
+    for key, value in found.attributes:
+        if (found.name, key) in ABOUT:
+            kind, text = ABOUT[found.name, key]
+            yield Question(kind, text, _written(key, value))
+
+
+def _written(key: str, value: Value) -> str:
+    return WORDS.get(key, {}).get(value, str(value))

@@ -1,0 +1,126 @@
+"""Training a small head on frozen features: the same for every encoder, and the epoch that is best on validation is kept."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from hardneg_plugin.errors import UserError
+
+Head = TypeVar("Head", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """How a head is trained: AdamW at a constant rate for a fixed number of epochs.
+
+    Raises:
+        UserError: a number is out of its range.
+    """
+
+    epochs: int = 20
+    batch_size: int = 32
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    seed: int = 0
+    """Of the head's first weights and of the order of the batches."""
+
+    def __post_init__(self) -> None:
+        for name, number in (("epochs", self.epochs), ("batch_size", self.batch_size)):
+            if number < 1:
+                raise UserError(f"{name}: expected at least 1, but got {number}.")
+        if not 0 < self.lr < math.inf or not 0 <= self.weight_decay < math.inf:
+            raise UserError(
+                f"lr and weight_decay: expected a rate above 0 and a decay of at least 0, but got {self.lr} and "
+                f"{self.weight_decay}."
+            )
+
+
+@dataclass(frozen=True)
+class Fitted(Generic[Head]):
+    """A head as it was after its best epoch, in evaluation mode."""
+
+    head: Head
+    epoch: int
+    """The best one, counted from 1."""
+    scores: tuple[float, ...]
+    """On validation, after each epoch."""
+
+
+class Standardise(nn.Module):
+    """Features less their mean and over their standard deviation, channel by channel, both those of the training features.
+
+    So an encoder does not win by the scale of its features. A channel that is constant in training is only centred; without
+    any feature to learn from, all are left as they are.
+
+    Args:
+        features: `(K, D)`, those of training.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, features: Tensor) -> None:
+        super().__init__()
+        std, mean = features.new_ones(features.shape[1]).float(), features.new_zeros(features.shape[1]).float()
+        if len(features):
+            std, mean = torch.std_mean(features.float(), dim=0, correction=0)
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", torch.where(std > 1e-5 * mean.abs(), std, 1.0))  # less is float32's rounding
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`(..., D)` to `(..., D)` float32."""
+        return (features.float() - self.mean) / self.std
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within, what draws from torch's CPU generator draws from this seed; afterwards that goes on as if nothing had been."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed the accelerators too
+        yield
+
+
+def fit(
+    head: Head, count: int, loss: Callable[[Tensor], Tensor], score: Callable[[], float], how: Fitting
+) -> Fitted[Head]:
+    """Train a head in place, and leave it as it was after the epoch with the highest score.
+
+    Of equal epochs the last is kept, and a score that is not a number is the lowest. Torch's global random state is neither
+    read nor moved.
+
+    Args:
+        head: on the device where it is to be trained.
+        count: of training rows, at least 1.
+        loss: from the rows of a batch, `(B,)` int64, to the loss of each, `(B,)`.
+        score: on validation, the higher the better; called without gradients and in evaluation mode.
+        how: the settings.
+
+    Raises:
+        UserError: there is nothing to train on.
+    """
+    if count < 1:
+        raise UserError("Expected at least one study to train the head on, but got none: check the training split.")
+    order = torch.Generator().manual_seed(how.seed)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=how.lr, weight_decay=how.weight_decay)
+    best, chosen, kept = -math.inf, 0, head.state_dict()
+    scores: list[float] = []
+    for epoch in range(1, how.epochs + 1):
+        head.train()
+        for rows in torch.randperm(count, generator=order).split(how.batch_size):
+            optimizer.zero_grad()
+            loss(rows).mean().backward()
+            optimizer.step()
+        head.eval()
+        with torch.no_grad():
+            scores.append(score())
+        this = -math.inf if math.isnan(scores[-1]) else scores[-1]
+        if this >= best:
+            best, chosen = this, epoch
+            kept = {name: value.clone() for name, value in head.state_dict().items()}
+    head.load_state_dict(kept)
+    return Fitted(head, chosen, tuple(scores))

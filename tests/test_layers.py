@@ -18,7 +18,21 @@ LAYERS = [
     [["backbones"], ["data"], ["metrics"], ["tasks"], ["lr"], ["optimization"], ["callbacks"]],
     [["config"]],
     [["runs"], ["writing"]],
-    [["scoring", "generator", "hard_negative_generator", "baselines", "mining", "inspection", "diagnosis"]],
+    [
+        [
+            "scoring",
+            "study_model",
+            "aligned_model",
+            "generator",
+            "hard_negative_generator",
+            "pretraining",
+            "baselines",
+            "downstream",
+            "mining",
+            "inspection",
+            "diagnosis",
+        ]
+    ],
     [["pages"], ["comparing"]],
     [["apps"]],
 ]

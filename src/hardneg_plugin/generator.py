@@ -1,36 +1,23 @@
 """Report generators as LightningModules: from images to words."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from hardneg_plugin.backbones.decoder import ReportDecoder, evaluating
 from hardneg_plugin.backbones.decoding import Decoding
-from hardneg_plugin.backbones.grounded import GroundedVisual
-from hardneg_plugin.backbones.visual import VisualExtractor, VisualFeatures
 from hardneg_plugin.data.studies import Batch, FindingsReader
-from hardneg_plugin.data.tokenizer import Tokenizer, check_vocabulary
+from hardneg_plugin.data.tokenizer import Tokenizer
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.grounding import Grounding
 from hardneg_plugin.metrics.caption import CaptionScores
-from hardneg_plugin.optimization import clip_gradients, parameter_groups
 from hardneg_plugin.scoring.report_scores import Embeddings, ReportScores
+from hardneg_plugin.study_model import Evaluated, Features, StudyModel, features_of
 from hardneg_plugin.writing import Images, WrittenReport, read_views, report_of, studies_of
-
-Features = dict[str, Tensor]
-Evaluated = Literal["val", "test"]
-
-PROGRESS_BAR = ("BLEU-4", "CIDEr", "findings_F1", "R@5")
-"""Scores that the progress bar shows beside the loss."""
 
 
 def report_losses(log_probs: Tensor, tokens: Tensor, token_mask: Tensor) -> Tensor:
@@ -46,26 +33,17 @@ def report_losses(log_probs: Tensor, tokens: Tensor, token_mask: Tensor) -> Tens
     return torch.stack([(losses * mask).sum(1), mask.sum(1).to(losses.dtype)], dim=1)
 
 
-class ReportGenerator(pl.LightningModule):
+class ReportGenerator(StudyModel[ReportScores]):
     """A report generator: visual extractor, report decoder, teacher-forced training, beam search, scores.
 
     Args:
-        visual: images to patch features.
-        grounding: makes the module that looks for what may be found, called with the width of the patches: what it finds goes to
-            the decoder with them. None: there is none.
         backbone: makes the report decoder, called with `vocab_size` and `patch_width`.
         tokenizer: words to ids; its state is part of every checkpoint.
-        optimizer: makes the optimizer out of parameter groups. Weights of one dimension (biases, norms, the logit scale)
-            are exempt from weight decay unless `decay_vectors`.
-        lr_schedule: makes the learning-rate schedule out of the optimizer; None keeps the rate. With
-            `lr_interval="step"` it is called with `total_steps` too and stepped every optimizer step, else every epoch.
-        visual_lr: learning rate of the visual extractor; None: that of the optimizer.
-        decay_vectors: weight decay on weights of one dimension too.
         decoding: how reports are written; None: a beam search of 3 up to 60 words.
         caption: caption scores for validation and test; None leaves them out (then nothing needs pycocoevalcap).
         read_findings: reads findings out of a text, where the data set knows how.
-        channels_last: keep the visual extractor's weights channels last, which convolutions on a GPU prefer.
         compile: run visual extractor and teacher-forced decoder through torch.compile.
+        arguments: of `StudyModel`: visual, optimizer, grounding, lr_schedule, lr_interval, visual_lr, decay_vectors, channels_last.
     """
 
     image_size: int | None = None
@@ -74,38 +52,21 @@ class ReportGenerator(pl.LightningModule):
     def __init__(
         self,
         *,
-        visual: VisualExtractor,
         backbone: Callable[..., ReportDecoder],
         tokenizer: Tokenizer,
-        optimizer: Callable[..., Optimizer],
-        grounding: Callable[[int], Grounding] | None = None,
-        lr_schedule: Callable[..., LRScheduler] | None = None,
-        lr_interval: Literal["step", "epoch"] = "step",
-        visual_lr: float | None = None,
-        decay_vectors: bool = False,
         decoding: Decoding | None = None,
         caption: CaptionScores | None = None,
         read_findings: FindingsReader | None = None,
-        channels_last: bool = False,
         compile: bool = False,
+        **arguments: Any,
     ) -> None:
-        super().__init__()
-        if channels_last:
-            visual = visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.visual = visual if grounding is None else GroundedVisual(visual, grounding)
-        self.decoder = backbone(vocab_size=tokenizer.vocab_size, patch_width=visual.width)
-        self.tokenizer = tokenizer
-        self._make_optimizer, self._make_lr_schedule = optimizer, lr_schedule
-        self._lr_interval, self._visual_lr, self._decay_vectors = lr_interval, visual_lr, decay_vectors
+        def make_scores(split: Evaluated) -> ReportScores:
+            return ReportScores(caption=caption, read_findings=read_findings, cut=split == "test")
+
+        super().__init__(tokenizer=tokenizer, make_scores=make_scores, compile=compile, **arguments)
+        self.decoder = backbone(vocab_size=tokenizer.vocab_size, patch_width=self.visual.width)
         self._decoding = decoding or Decoding()
-        self.scores = nn.ModuleDict(
-            {
-                "val": ReportScores(caption=caption, read_findings=read_findings),
-                "test": ReportScores(caption=caption, read_findings=read_findings, cut=True),
-            }
-        )
         if compile:
-            self.visual.network.compile()
             self.decoder.states = torch.compile(self.decoder.states)  # type: ignore[method-assign]
 
     @classmethod
@@ -214,73 +175,10 @@ class ReportGenerator(pl.LightningModule):
         reports: list[str] = self(batch["images"], batch["view_mask"])
         return reports
 
-    def on_validation_epoch_start(self) -> None:
-        """Start the scores of a split anew."""
-        self.scores_of("val").reset()
-
-    def on_test_epoch_start(self) -> None:
-        """Start the scores of a split anew."""
-        self.scores_of("test").reset()
-
-    def on_validation_epoch_end(self) -> None:
-        """Score the split once, over all ranks."""
-        if not self.trainer.sanity_checking:
-            self._log_scores("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Score the split once, over all ranks."""
-        self._log_scores("test")
-
-    def configure_optimizers(self) -> Any:
-        """One optimizer over all parameters, and its schedule."""
-        optimizer = self._make_optimizer(
-            parameter_groups(self.named_parameters(), visual_lr=self._visual_lr, decay_vectors=self._decay_vectors)
-        )
-        if self._make_lr_schedule is None:
-            return optimizer
-        arguments = {}
-        if self._lr_interval == "step":
-            total_steps = self.trainer.estimated_stepping_batches
-            if math.isinf(total_steps):
-                raise UserError(
-                    "The learning-rate schedule counts all steps, but training has no end: set trainer.max_epochs or "
-                    "trainer.max_steps, or lr_schedule=constant."
-                )
-            arguments["total_steps"] = int(total_steps)
-        schedule = self._make_lr_schedule(optimizer, **arguments)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self._lr_interval}}
-
-    def configure_gradient_clipping(
-        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
-    ) -> None:
-        """As Lightning does, and with a fused optimizer in bf16 too.
-
-        Lightning refuses to clip under a fused optimizer in mixed precision, since that may unscale gradients by itself; in
-        bf16 there is no scale.
-        """
-        if self.trainer.precision != "bf16-mixed":
-            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        elif gradient_clip_val:
-            clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the vocabulary with the weights that it indexes, and what builds the decoder without other files."""
-        checkpoint["tokenizer"] = self.tokenizer.state()
+        """Keep what builds the decoder without other files, too."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["backbone"] = self.decoder.settings
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse weights that index another vocabulary."""
-        check_vocabulary(checkpoint, self.tokenizer)
-
-    def scores_of(self, split: Evaluated) -> ReportScores:
-        """What was measured on a split in the last validation or test."""
-        return cast(ReportScores, self.scores[split])
-
-    def see(self, batch: Batch) -> VisualFeatures:
-        """What the visual extractor makes of a batch's images, and of its boxes where it looks at such."""
-        boxes = {"boxes": batch["boxes"]} if "boxes" in batch and isinstance(self.visual, GroundedVisual) else {}
-        features: VisualFeatures = self.visual(batch["images"], batch["view_mask"], **boxes)
-        return features
 
     def _teacher_forced(self, batch: Batch) -> Features:
         visual = self.see(batch)
@@ -290,11 +188,8 @@ class ReportGenerator(pl.LightningModule):
         return {
             "loss": loss / words,
             "losses": losses.detach(),
-            "patches": visual.patches,
-            "patch_mask": visual.patch_mask,
-            "pooled": visual.pooled,
             "states": states,
-            **({} if visual.entities is None else {"entities": visual.entities}),
+            **features_of(visual),
         }
 
     def _write(self, patches: Tensor, patch_mask: Tensor) -> Tensor:
@@ -332,7 +227,5 @@ class ReportGenerator(pl.LightningModule):
         return None
 
     def _log_scores(self, split: Evaluated) -> None:
-        # the same numbers on every rank already: nothing to synchronise
-        for name, value in self.scores_of(split).compute().items():
-            self.log(f"{split}/{name}", value, prog_bar=name in PROGRESS_BAR)
+        super()._log_scores(split)
         self.scores_of(split).warn_of_collapse()

@@ -7,20 +7,20 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
+from hardneg_plugin.aligned_model import AlignedModel
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.pooling import masked_mean
-from hardneg_plugin.generator import Features, ReportGenerator
-from hardneg_plugin.mixin import HardNegativeMixin
+from hardneg_plugin.generator import ReportGenerator
 from hardneg_plugin.objectives import HardNegativeObjective, PairEmbeddings
 from hardneg_plugin.scoring.report_scores import Embeddings
+from hardneg_plugin.study_model import Features, features_of
 
 ReportFeature = Literal["decoder_states", "text_only", "word_embeddings"]
 
 
-class HardNegativeReportGenerator(HardNegativeMixin, ReportGenerator):
+class HardNegativeReportGenerator(AlignedModel, ReportGenerator):
     """`ReportGenerator` with hard negatives in training, and image-to-report recall at validation and test.
 
     Args:
@@ -33,9 +33,6 @@ class HardNegativeReportGenerator(HardNegativeMixin, ReportGenerator):
 
     Recall (R@1, ...) always embeds reports without their image: with it, each report would carry its own answer.
     """
-
-    statement_tokens: Tensor | None
-    statement_mask: Tensor | None
 
     def __init__(
         self,
@@ -53,38 +50,18 @@ class HardNegativeReportGenerator(HardNegativeMixin, ReportGenerator):
         self._report_feature = report_feature
         embedding = self.decoder.word_embedding
         report_width = embedding.embedding_dim if report_feature == "word_embeddings" else self.decoder.width
-        self.hard_negatives = hard_negatives(image_width=self.visual.width, report_width=report_width)
-        tokens = [torch.tensor(self.tokenizer.encode(text)) for text in self.hard_negatives.statement_texts]
-        rows = pad_sequence(tokens, batch_first=True) if tokens else None
-        self.register_buffer("statement_tokens", rows, persistent=False)
-        lengths = torch.tensor([len(row) for row in tokens])
-        mask = None if rows is None else torch.arange(rows.shape[1]) < lengths[:, None]
-        self.register_buffer("statement_mask", mask, persistent=False)
+        self.align(hard_negatives(image_width=self.visual.width, report_width=report_width))
 
     def embed(self, batch: Batch, outputs: Features) -> PairEmbeddings:
-        """The pooled patches, and the mean over the words of each report; patches and words themselves as parts.
+        """As of every `AlignedModel`, from the "states" of the report loss where these stand for the report.
 
         Where the batch carries mined studies, theirs too, with a gradient of their own: for K per study that is K further
         passes of the batch's size through visual extractor and decoder, forward and backward, with K times its activations
         in memory. They count in the batch statistics of a visual extractor that keeps such.
         """
         attends = self._report_feature == "decoder_states"
-        states = outputs["states"] if attends else self.words_of(batch["tokens"])
-        negatives = self._embed_mined(batch["negatives"]) if "negatives" in batch else None
-        return replace(
-            self._pairs(batch, outputs["pooled"], states, negatives),
-            regions=outputs["patches"],
-            region_mask=outputs["patch_mask"],
-            words=states,
-            word_mask=batch["token_mask"][:, 1:],
-            entities=outputs.get("entities"),
-            facts=batch.get("facts"),
-            statements=self._statements(),
-        )
-
-    def embed_apart(self, batch: Batch, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit-length embeddings `(B, D)` of images and of reports without their image, as recall is measured by."""
-        return self.hard_negatives.project(self._pairs(batch, pooled, self.words_of(batch["tokens"])))
+        pairs = self.pairs(batch, outputs, outputs["states"] if attends else self.words_of(batch["tokens"]))
+        return replace(pairs, negatives=self._embed_mined(batch["negatives"])) if "negatives" in batch else pairs
 
     def words_of(self, tokens: Tensor) -> Tensor:
         """Features `(B, T - 1, D)` of `tokens[:, 1:]` that attend to no image: what the mean is taken of."""
@@ -92,34 +69,13 @@ class HardNegativeReportGenerator(HardNegativeMixin, ReportGenerator):
             return self.decoder.word_embeddings(tokens)
         return self.decoder.text_states(tokens)
 
-    def _statements(self) -> Tensor | None:
-        if self.statement_tokens is None or self.statement_mask is None:
-            return None
-        features: Tensor = masked_mean(self.words_of(self.statement_tokens), self.statement_mask[:, 1:])
-        of_both: Tensor = features.unflatten(0, (2, -1))
-        return of_both
-
     def _embed_mined(self, mined: Batch) -> PairEmbeddings:
         visual = self.see(mined)
         if self._report_feature == "decoder_states":
-            states = self.decoder.states(visual.patches, mined["tokens"], patch_mask=visual.patch_mask)
+            words = self.decoder.states(visual.patches, mined["tokens"], patch_mask=visual.patch_mask)
         else:
-            states = self.words_of(mined["tokens"])
-        return self._pairs(mined, visual.pooled, states)
-
-    def _pairs(
-        self, batch: Batch, pooled: Tensor, states: Tensor, negatives: PairEmbeddings | None = None
-    ) -> PairEmbeddings:
-        study_ids, patient_ids, texts, labels = batch["match_keys"].unbind(1)
-        return PairEmbeddings(
-            images=pooled,
-            reports=masked_mean(states, batch["token_mask"][:, 1:]),
-            study_ids=study_ids,
-            patient_ids=patient_ids,
-            texts=texts,
-            labels=labels,
-            negatives=negatives,
-        )
+            words = self.words_of(mined["tokens"])
+        return self.pairs(mined, features_of(visual), words)
 
     def _embeddings(self, batch: Batch, outputs: Features, words: Tensor) -> Embeddings:
         images, references = self.embed_apart(batch, outputs["pooled"])

@@ -21,12 +21,14 @@ from hardneg_plugin.data.datamodule import StudyDataModule
 from hardneg_plugin.data.tokenizer import check_vocabulary
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.generator import ReportGenerator
+from hardneg_plugin.pretraining import ImageReportEncoder
 from hardneg_plugin.runs.checkpoint import load_weights, read_checkpoint
 from hardneg_plugin.runs.overrides import check_overrides
 from hardneg_plugin.runs.run_folder import RunFolder, write_json, write_jsonl
 from hardneg_plugin.runs.trusted import check_trusted
 from hardneg_plugin.scoring.card import ScoreCard, score_records, scores_and_intervals
 from hardneg_plugin.scoring.record import make_record
+from hardneg_plugin.study_model import StudyModel
 
 log = logging.getLogger(__name__)
 
@@ -110,10 +112,10 @@ def train(job: Job) -> None:
             },
         )
         print_scores("Test split", {"this model": cards["test"].values, **baselines})
-        print_files(run)
+        print_files(run, isinstance(model, ReportGenerator))
 
 
-def build(config: DictConfig) -> tuple[StudyDataModule, ReportGenerator]:
+def build(config: DictConfig) -> tuple[StudyDataModule, StudyModel[Any]]:
     """The data and the model of a config, whose settings do not contradict one another.
 
     Raises:
@@ -123,14 +125,15 @@ def build(config: DictConfig) -> tuple[StudyDataModule, ReportGenerator]:
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data: StudyDataModule = instantiate(config.data.datamodule)
     # as a call of our own: instantiate would take a tokenizer that is a dataclass for a config
-    model: ReportGenerator = instantiate(config.model, _partial_=True)(
-        tokenizer=data.tokenizer, read_findings=data.source.read_findings
-    )
+    make = instantiate(config.model, _partial_=True)
+    writes = not (isinstance(make.func, type) and issubclass(make.func, ImageReportEncoder))
+    reader = {"read_findings": data.source.read_findings} if writes else {}
+    model: StudyModel[Any] = make(tokenizer=data.tokenizer, **reader)
     return data, model
 
 
 def facts(
-    trainer: pl.Trainer, model: ReportGenerator, config: DictConfig, seconds: float, has_best: bool
+    trainer: pl.Trainer, model: StudyModel[Any], config: DictConfig, seconds: float, has_best: bool
 ) -> dict[str, Any]:
     """What metrics.json says beside the scores: how they came about."""
     return {
@@ -143,12 +146,19 @@ def facts(
             "processes": trainer.world_size,
         },
         "parameters": count_parameters(model),
+        **(scored_against(config) if isinstance(model, ReportGenerator) else {}),
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "pytorch-lightning", "timm")},
+    }
+
+
+def scored_against(config: DictConfig) -> dict[str, Any]:
+    """What generated reports were compared with, and how they were written."""
+    return {
         "scored_against": {
             "references": "full reports as the tokenizer cleans them; cut/ those cut to max_length words",
             "max_length": config.data.max_length,
             "decoding": OmegaConf.to_container(config.decoding, resolve=True),
-        },
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "pytorch-lightning", "timm")},
+        }
     }
 
 
@@ -171,7 +181,7 @@ def check_settings(config: DictConfig) -> None:
         )
 
 
-def checkpoint_to_resume(config: DictConfig, run: RunFolder, model: ReportGenerator) -> Path | None:
+def checkpoint_to_resume(config: DictConfig, run: RunFolder, model: StudyModel[Any]) -> Path | None:
     """The last checkpoint of a run to resume, known to fit the model; None to start from the beginning.
 
     Raises:
@@ -190,7 +200,7 @@ def checkpoint_to_resume(config: DictConfig, run: RunFolder, model: ReportGenera
 
 def score(
     trainer: pl.Trainer,
-    model: ReportGenerator,
+    model: StudyModel[Any],
     data: StudyDataModule,
     split: str,
     checkpoint: str | None,
@@ -200,13 +210,14 @@ def score(
     evaluate = trainer.validate if split == "val" else trainer.test
     evaluate(model, data, ckpt_path=checkpoint, verbose=False)
     scores = model.scores_of(split)  # type: ignore[arg-type]
-    records, card = scores.records(), scores.card()
-    if trainer.is_global_zero:
+    records = scores.records()
+    card: ScoreCard = scores.card()
+    if trainer.is_global_zero and records:  # a model that writes nothing has none
         write_jsonl(run.predictions(split), records)
     return card
 
 
-def score_baselines(config: DictConfig, data: StudyDataModule, model: ReportGenerator) -> dict[str, dict[str, float]]:
+def score_baselines(config: DictConfig, data: StudyDataModule, model: StudyModel[Any]) -> dict[str, dict[str, float]]:
     """What two ways to write a report without having learned anything score on the test split; in one process."""
     train = embed_studies(model.visual, data.in_order("train"))
     test = embed_studies(model.visual, data.in_order("test"))
@@ -227,7 +238,7 @@ def score_baselines(config: DictConfig, data: StudyDataModule, model: ReportGene
     return computed
 
 
-def count_parameters(model: ReportGenerator) -> dict[str, int]:
+def count_parameters(model: StudyModel[Any]) -> dict[str, int]:
     """Parameters that write reports, and those that exist in training only."""
     counts = {"inference": 0, "training_only": 0}
     for name, parameter in model.named_parameters():
@@ -242,18 +253,24 @@ def log_settings(trainer: pl.Trainer, config: DictConfig) -> None:
         logger.log_hyperparams(settings)
 
 
-def print_files(run: RunFolder) -> None:
+def print_files(run: RunFolder, writes: bool) -> None:
     """Say where everything is."""
     shown = Path(run.path)
     print(f"\nRun folder    {shown}")
     print(f"  scores      {run.metrics.relative_to(shown)}")
-    print(f"  reports     {run.predictions('test').relative_to(shown)}, {run.predictions('val').relative_to(shown)}")
+    if writes:
+        print(
+            f"  reports     {run.predictions('test').relative_to(shown)}, {run.predictions('val').relative_to(shown)}"
+        )
     checkpoints = [path for path in (run.best, run.last) if path.is_file()]
     print(f"  checkpoints {', '.join(str(path.relative_to(shown)) for path in checkpoints)}")
     print("  curves      logs/ (tensorboard --logdir), logs/csv/")
     print(f"Score it again: hardneg-evaluate run={shown}{'' if run.best in checkpoints else ' checkpoint=last'}")
-    print(f"Look at it, study by study: hardneg-page run={shown}")
-    print(f"Write reports with it: hardneg-predict {shown} IMAGE...")
+    if writes:
+        print(f"Look at it, study by study: hardneg-page run={shown}")
+        print(f"Write reports with it: hardneg-predict {shown} IMAGE...")
+    else:
+        print(f"See what it is worth: hardneg-evaluate run={shown} task=zero_shot")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
+from hardneg_plugin.aligned_model import AlignedModel
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.diagnosis.measures import (
     EmbeddedSplit,
@@ -36,7 +37,7 @@ from hardneg_plugin.diagnosis.warning_signs import (
 )
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.generator import ReportGenerator
-from hardneg_plugin.hard_negative_generator import HardNegativeReportGenerator
+from hardneg_plugin.study_model import StudyModel
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Diagnosis(pl.Callback):
     """Show a few studies and the similarities of a split after validation, and warn of what goes wrong.
 
     Of a `ReportGenerator`: images, reference and generated report of a few studies, and whether its words depend on the image.
-    Of a `HardNegativeReportGenerator` also histograms of the similarities to own, random, hard negative and hardened reports,
+    Of an `AlignedModel` also histograms of the similarities to own, random, hard negative and hardened reports,
     and whether the embeddings collapse, stay at chance, or align without the text. Of any host of the plug-in, from what it
     logs: whether there are hard negatives, and whether hardening changes them. Each warning is told once per run.
 
@@ -116,21 +117,23 @@ class Diagnosis(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Embed the batch in the objective's space, exchange the reports of the first, and keep pictures to show."""
-        if not self._is_due(trainer) or not isinstance(pl_module, ReportGenerator):
+        if not self._is_due(trainer):
             return
-        self._pictures |= _pictures_of(batch, _rows_to_show(trainer, batch_idx, len(batch["ids"]), self.studies))
         with trainer.precision_plugin.forward_context():
-            if batch_idx == 0:
-                self._exchanged = exchange_reports(pl_module, batch, outputs)
-            if isinstance(pl_module, HardNegativeReportGenerator):
+            if isinstance(pl_module, ReportGenerator):
+                rows = _rows_to_show(trainer, batch_idx, len(batch["ids"]), self.studies)
+                self._pictures |= _pictures_of(batch, rows)
+                if batch_idx == 0:
+                    self._exchanged = exchange_reports(pl_module, batch, outputs)
+            if isinstance(pl_module, AlignedModel):
                 embeddings = pl_module.hard_negatives.project(pl_module.embed(batch, outputs))
                 self._embedded.update(batch["ids"], *embeddings, batch["match_keys"])
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show, and tell the signs; the model has scored the split by now."""
-        if not self._is_due(trainer) or not isinstance(pl_module, ReportGenerator):
+        if not self._is_due(trainer) or not isinstance(pl_module, StudyModel):
             return
-        is_plugged = isinstance(pl_module, HardNegativeReportGenerator)
+        is_plugged = isinstance(pl_module, AlignedModel)
         records = pl_module.scores_of("val").records()  # these two gather over the ranks
         embedded = self._embedded.studies() if is_plugged else None
         if not trainer.is_global_zero:
@@ -141,7 +144,7 @@ class Diagnosis(pl.Callback):
             figures["words_moved_by_image"] = self._exchanged.words_moved
             signs["ignores_image"] = ignores_image(self._exchanged)
         measured = {}
-        if embedded is not None and len(embedded.images) > 1 and isinstance(pl_module, HardNegativeReportGenerator):
+        if embedded is not None and len(embedded.images) > 1 and isinstance(pl_module, AlignedModel):
             means = self._means()
             measured = similarities(embedded, hardening_of(pl_module.hard_negatives, means.get("hardness", 0.0)))
             of_embeddings, of_alignment = _spread(embedded), _alignment(embedded, self._exchanged)

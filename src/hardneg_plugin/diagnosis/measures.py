@@ -10,10 +10,11 @@ from torch import Tensor
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.functional.hardening import Ascent, Released
 from hardneg_plugin.functional.mining import are_matches, mine
-from hardneg_plugin.generator import Features, ReportGenerator
+from hardneg_plugin.generator import ReportGenerator
 from hardneg_plugin.hard_negative_generator import HardNegativeReportGenerator
 from hardneg_plugin.metrics.gathering import StudyMetric
 from hardneg_plugin.objectives import Alternating, HardNegativeObjective
+from hardneg_plugin.study_model import Features
 
 Harden = Callable[[Tensor, Tensor, Tensor], Tensor]
 """From images, reports and negatives, `(N, D)` each, to hardened negatives."""

@@ -135,13 +135,18 @@ def _without_starting_weights(model: DictConfig, backbone: dict[str, Any]) -> Di
     Raises:
         UserError: the model has no such parts.
     """
-    for part in ("visual", "backbone"):
+    text_side = "text" if "text" in model else "backbone"
+    for part in ("visual", text_side):
         if not isinstance(model.get(part), DictConfig):
             raise UserError(f"Expected the config of a report generator, but that of the run has no model.{part}.")
     visual = dict(model.visual)
     if visual.get("pretrained") or visual.get("weights"):
         # started from trained weights, the extractor was built for three channels
         visual |= {"pretrained": False, "weights": None, "options": {"in_chans": 3, **(visual.get("options") or {})}}
+    if text_side == "text":
+        without = OmegaConf.create({**model, "visual": visual})
+        assert isinstance(without, DictConfig)
+        return without
     decoder = {**model.backbone, **({"checkpoint": None} if "checkpoint" in model.backbone else {}), **backbone}
     # not merged: settings that a checkpoint replaces are replaced as a whole
     built = OmegaConf.create({**model, "visual": visual, "backbone": decoder})

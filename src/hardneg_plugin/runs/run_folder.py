@@ -24,6 +24,7 @@ class RunFolder:
         self.config = self.path / "config.yaml"
         self.overrides = self.path / "overrides.yaml"
         self.metrics = self.path / "metrics.json"
+        self.tasks = self.path / "tasks"
         self.best = self.path / "checkpoints" / "best.ckpt"
         self.last = self.path / "checkpoints" / "last.ckpt"
 

@@ -83,7 +83,7 @@ def score_records(
     card.add(Scored.of_means({"specificity": peers.specificity(generated).tolist()}))
     if findings is not None:
         card.add(Scored.of_means({"specificity_findings": peers.findings_specificity(*findings).tolist()}))
-    for scored in _measured(records):
+    for scored in measured_scores(records):
         card.add(scored)
     card.values |= diversity(generated)
     length = Scored.of_means({"length": [len(text.split()) for text in generated]})
@@ -117,7 +117,7 @@ def scores_and_intervals(cards: Mapping[str, ScoreCard]) -> dict[str, Any]:
     }
 
 
-def _measured(records: Sequence[Record]) -> list[Scored]:
+def measured_scores(records: Sequence[Record]) -> list[Scored]:
     """What follows from what only the model could tell."""
     measured = [record.get("measured", {}) for record in records]
     names = set.intersection(*(set(of_study) for of_study in measured))

@@ -105,18 +105,29 @@ class ReportScores(StudyMetric[tuple[list[Record], ScoreCard]]):
 def _measure(records: Sequence[Record], embeddings: Embeddings, peers: Peers) -> None:
     """Write into each record how high images rank their own reports, and reports their own images."""
     images, references, generated = (F.normalize(rows.float(), dim=-1) for rows in embeddings)
-    texts = torch.from_numpy(groups_of([record["reference"] for record in records], [None])["text"]).to(images.device)
     pools = torch.from_numpy(peers.index).to(images.device)
     own = (generated * images).sum(-1)
     others = torch.einsum("nd,nkd->nk", generated, images[pools.clamp_min(0)])
-    measured = {
-        "rank": retrieval_ranks(images, references, texts),
-        "r2i_rank": retrieval_ranks(references, images, texts),
-        "peers_rank": ranks_among(images, references, pools),
-        "peers_r2i_rank": ranks_among(references, images, pools),
-    }
-    columns = {name: ranks.tolist() for name, ranks in measured.items()}
+    columns = embedding_ranks(images, references, [record["reference"] for record in records], peers)
     columns["image_specificity"] = peers.picks(own.double().cpu().numpy(), others.double().cpu().numpy()).tolist()
     for index, record in enumerate(records):
         of_study = {name: column[index] for name, column in columns.items() if not np.isnan(column[index])}
         record["measured"] = {**record.get("measured", {}), **of_study}
+
+
+def embedding_ranks(images: Tensor, reports: Tensor, texts: Sequence[str], peers: Peers) -> dict[str, list[float]]:
+    """By what is measured (the keys of `RECALL`), for each of N studies the rank of its own among all or among its peers.
+
+    Args:
+        images, reports: `(N, D)`.
+        texts: of the reports; equal ones count as one.
+        peers: of the studies.
+    """
+    keys = torch.from_numpy(groups_of(list(texts), [None])["text"]).to(images.device)
+    pools = torch.from_numpy(peers.index).to(images.device)
+    return {
+        "rank": retrieval_ranks(images, reports, keys).tolist(),
+        "r2i_rank": retrieval_ranks(reports, images, keys).tolist(),
+        "peers_rank": ranks_among(images, reports, pools).tolist(),
+        "peers_r2i_rank": ranks_among(reports, images, pools).tolist(),
+    }

@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from hardneg_plugin.apps import task
 from hardneg_plugin.apps.cli import run_command
 from hardneg_plugin.apps.job import Job
 from hardneg_plugin.apps.launch import carry_out
@@ -25,6 +26,8 @@ def main() -> None:
     """Entry point of hardneg-evaluate."""
     if any(argument.startswith("predictions=") for argument in sys.argv[1:]):
         run_command("score", score)
+    elif any(argument.startswith("task=") for argument in sys.argv[1:]):
+        run_command("task", task.start)
     else:
         run_command("evaluate", start)
 

@@ -1,5 +1,6 @@
 """Chest X-rays as reports describe them: the prompts that may hold of a study, and which of them its report states."""
 
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 from hardneg_plugin.knowledge.entities import ENTITIES, SIDES, ZONES
@@ -18,6 +19,16 @@ class ChestXray:
     def prompts(self) -> tuple[Prompt, ...]:
         """The prompts, entity by entity."""
         return tuple(Prompt(entity.name, position) for entity in ENTITIES for position in (None, *entity.positions))
+
+    def wordings(self) -> Mapping[str, tuple[Sequence[str], Sequence[str]]]:
+        """By entity, three sentences that state it and three that deny it."""
+        return {
+            entity.name: (
+                tuple(text.format(entity.name) for text in ("there is {}.", "{} is present.", "{} is seen.")),
+                tuple(text.format(entity.name) for text in ("there is no {}.", "no {}.", "no {} is seen.")),
+            )
+            for entity in ENTITIES
+        }
 
     def facts(self, report: str) -> list[int]:
         """For each prompt whether the report states it."""

@@ -1,6 +1,6 @@
 """What may be found, and where: candidate prompts, as sentences that state or deny it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -43,6 +43,10 @@ class Knowledge(Protocol):
 
     def facts(self, report: str) -> list[int]:
         """For each prompt `PRESENT`, `ABSENT` or `UNKNOWN`."""
+        ...
+
+    def wordings(self) -> Mapping[str, tuple[Sequence[str], Sequence[str]]]:
+        """By entity, sentences that state it and as many that deny it, in the words of reports."""
         ...
 
 

@@ -1,9 +1,11 @@
 """What may be found in a phantom study, and where, as prompts; and which of them a report states."""
 
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 from hardneg_plugin.data.phantom.findings import ATTRIBUTES, Finding, Value
 from hardneg_plugin.data.phantom.grammar import WORDS
+from hardneg_plugin.data.phantom.prompts import zero_shot_prompts
 from hardneg_plugin.data.phantom.reading import read_findings
 from hardneg_plugin.knowledge import ABSENT, PRESENT, UNKNOWN, Prompt
 
@@ -18,6 +20,10 @@ class PhantomKnowledge:
     def prompts(self) -> tuple[Prompt, ...]:
         """The prompts, finding by finding."""
         return tuple(Prompt(name, place) for name in ATTRIBUTES for place in (None, *_places(name)))
+
+    def wordings(self) -> Mapping[str, tuple[Sequence[str], Sequence[str]]]:
+        """By finding, sentences that state it and as many that deny it."""
+        return zero_shot_prompts()
 
     def facts(self, report: str) -> list[int]:
         """For each prompt whether the report states it; a place that the report leaves out is unknown."""

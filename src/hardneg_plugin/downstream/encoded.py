@@ -1,0 +1,105 @@
+"""A split as a frozen model sees it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from hardneg_plugin.aligned_model import AlignedModel
+from hardneg_plugin.backbones.decoder import evaluating
+from hardneg_plugin.data.studies import Batch
+from hardneg_plugin.downstream.maps import finding_maps
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.functional.pooling import masked_mean
+from hardneg_plugin.generator import ReportGenerator
+from hardneg_plugin.knowledge import Knowledge
+from hardneg_plugin.study_model import StudyModel
+
+Model = StudyModel[Any]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """N studies, on the CPU."""
+
+    ids: list[str]
+    pooled: Tensor
+    """`(N, D_v)`."""
+    patches: Tensor
+    """`(N, P, D_v)`, view by view."""
+    patch_mask: Tensor
+    """`(N, P)` bool."""
+    grid: tuple[int, int]
+    """Of a view's patches."""
+    images: Tensor | None = None
+    """`(N, D)`, in the space of the alignment, where there is one; so are the next."""
+    reports: Tensor | None = None
+    maps: Tensor | None = None
+    """`(N, P, F)`: where the model looks for each finding; where asked for."""
+
+    @property
+    def first_view(self) -> Tensor:
+        """The patches of the first view as a map: `(N, D_v, h, w)`."""
+        size = self.grid[0] * self.grid[1]
+        first: Tensor = self.patches[:, :size].mT.unflatten(2, self.grid)
+        return first
+
+
+def encode(
+    model: Model, batches: Iterable[Batch], *, device: str, maps_of: Knowledge | None = None, patches: bool = True
+) -> Encoded:
+    """Run a frozen model over a split, in evaluation mode.
+
+    Args:
+        model: it.
+        batches: of the split, in order.
+        device: where to run.
+        maps_of: also where the model looks for each of its entities.
+        patches: False keeps the pooled features only.
+    """
+    model.to(device)
+    ids: list[str] = []
+    columns: dict[str, list[Tensor]] = {}
+    grid = (1, 1)
+    with evaluating(model), torch.no_grad():
+        for batch in batches:
+            batch = model.transfer_batch_to_device(batch, torch.device(device), 0)
+            seen = model.see(batch)
+            grid = seen.grid
+            of_batch = {"pooled": seen.pooled}
+            if patches:
+                of_batch |= {"patches": seen.patches, "patch_mask": seen.patch_mask}
+            if isinstance(model, AlignedModel):
+                of_batch["images"], of_batch["reports"] = model.embed_apart(batch, seen.pooled)
+            if maps_of is not None:
+                of_batch["maps"] = finding_maps(model, batch, maps_of).mT
+            ids += batch["ids"]
+            for name, rows in of_batch.items():
+                columns.setdefault(name, []).append(rows.cpu() if rows.dtype == torch.bool else rows.float().cpu())
+    joined = {name: _joined(rows) for name, rows in columns.items()}
+    if not patches:
+        joined |= {"patches": torch.empty(len(ids), 0, 0), "patch_mask": torch.empty(len(ids), 0, dtype=torch.bool)}
+    return Encoded(ids=ids, grid=grid, **joined)
+
+
+def text_features(model: Model, texts: Sequence[str]) -> Tensor:
+    """What the model makes of texts before any alignment, `(M, D_q)`: the mean over their words, on the CPU."""
+    rows = [torch.tensor(model.tokenizer.encode(text)) for text in texts]
+    tokens = pad_sequence(rows, batch_first=True).to(model.device)
+    mask = (torch.arange(tokens.shape[1]) < torch.tensor([len(row) for row in rows])[:, None])[:, 1:]
+    with evaluating(model), torch.no_grad():
+        if isinstance(model, AlignedModel):
+            words = model.words_of(tokens)
+        elif isinstance(model, ReportGenerator):
+            words = model.decoder.word_embeddings(tokens)
+        else:
+            raise UserError(f"Expected a model that reads texts, but got a {type(model).__name__}.")
+        return masked_mean(words, mask.to(words.device)).float().cpu()
+
+
+def _joined(batches: list[Tensor]) -> Tensor:
+    """The studies of all batches; those of fewer patches are filled up with what is masked."""
+    return pad_sequence([study for batch in batches for study in batch], batch_first=True)

@@ -1,0 +1,291 @@
+"""What each study of a split adds to the scores of a downstream task."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.random import default_rng
+from torch import Tensor
+
+from hardneg_plugin.data.phantom.findings import ATTRIBUTES
+from hardneg_plugin.data.phantom.questions import Question, ask
+from hardneg_plugin.data.phantom.studies import PhantomSplit
+from hardneg_plugin.data.studies import Studies
+from hardneg_plugin.downstream.encoded import Encoded
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.knowledge import Knowledge
+from hardneg_plugin.scoring.peers import Peers
+from hardneg_plugin.scoring.record import make_record
+from hardneg_plugin.scoring.report_scores import embedding_ranks
+from hardneg_plugin.scoring.task_scores import TaskRow
+from hardneg_plugin.tasks.fitting import Fitting
+from hardneg_plugin.tasks.linear_probe import Labelled, linear_probe
+from hardneg_plugin.tasks.localisation import box_iou, chance_levels, choose_threshold, pointing_game
+from hardneg_plugin.tasks.segmentation import Outlined, dice, predict_masks, train_segmentation
+from hardneg_plugin.tasks.vqa import Asked, answer_indices, blind_answers, closed_answers, predict_answers, train_vqa
+from hardneg_plugin.tasks.zero_shot import zero_shot_scores
+
+RECALL_AT = (1, 5, 10)
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split of studies as a model sees it, and what is known of them."""
+
+    studies: Studies
+    encoded: Encoded
+
+    def labels(self, knowledge: Knowledge) -> Tensor:
+        """Which entities each study has, `(N, F)`: 1, 0, or -1 where the report leaves it open."""
+        rows = [row for row, prompt in enumerate(knowledge.prompts) if prompt.position is None]
+        return torch.tensor([knowledge.facts(report) for report in self.studies.reports])[:, rows]
+
+    @property
+    def phantom(self) -> PhantomSplit:
+        """The same, of the phantom, of which everything is known.
+
+        Raises:
+            UserError: it is another data set.
+        """
+        if not isinstance(self.studies, PhantomSplit):
+            raise UserError("This task needs boxes, masks or facts of every finding, which only data=phantom has.")
+        return self.studies
+
+
+@dataclass
+class TaskResult:
+    """Of N studies."""
+
+    rows: list[TaskRow]
+    baselines: dict[str, float] = field(default_factory=dict)
+    """What the same scores are without looking at images."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What validation chose."""
+
+
+def entities_of(knowledge: Knowledge) -> list[str]:
+    """The names of the F entities, in the order of `Split.labels`."""
+    return [prompt.entity for prompt in knowledge.prompts if prompt.position is None]
+
+
+def retrieval(split: Split) -> TaskResult:
+    """Recall both ways, over the whole split and among each study's 15 closest peers; needs no label."""
+    studies, encoded = split.studies, split.encoded
+    images, reports = _aligned(encoded)
+    columns = zip(studies.ids, studies.reports, studies.patients, studies.labels, strict=True)
+    records = [make_record(name, text, "", patient=patient, labels=labels) for name, text, patient, labels in columns]
+    ranks = embedding_ranks(images, reports, studies.reports, Peers.of(records))
+    names = {"rank": "R@", "r2i_rank": "r2i_R@", "peers_rank": "peers_R@", "peers_r2i_rank": "peers_r2i_R@"}
+    means = [
+        {f"{names[kind]}{k}": {"": [float(of_study[kind] <= k), 1.0]} for kind in names for k in RECALL_AT}
+        for of_study in ({kind: ranks[kind][row] for kind in ranks} for row in range(len(studies)))
+    ]
+    return TaskResult(_rows(studies.ids, means=means))
+
+
+def zero_shot(split: Split, knowledge: Knowledge, present: Tensor, absent: Tensor) -> TaskResult:
+    """AUROC of findings by sentences alone.
+
+    Args:
+        split: with embeddings.
+        knowledge: whose entities.
+        present, absent: `(F, S, D)`, the embedded sentences that state and that deny each.
+    """
+    scores = zero_shot_scores(_aligned(split.encoded)[0], present, absent)
+    return TaskResult(
+        _ranked(split.studies.ids, "zero_shot_AUROC", entities_of(knowledge), scores, split.labels(knowledge))
+    )
+
+
+def probe(
+    train: Split, val: Split, test: Split, knowledge: Knowledge, shares: Sequence[float], seed: int
+) -> TaskResult:
+    """AUROC of logistic regressions on the pooled features, trained on shares of the labels; what is open counts as absent."""
+    parts = [Labelled(part.encoded.pooled, part.labels(knowledge) == 1) for part in (train, val, test)]
+    rankings: list[dict[str, dict[str, list[float]]]] = [{} for _ in test.studies.ids]
+    settings = {}
+    for result in linear_probe(*parts, shares=shares, seed=seed):
+        name = f"probe_{100 * result.share:g}%_AUROC"
+        settings[name] = {"studies": result.studies}
+        rows = _ranked(test.studies.ids, name, entities_of(knowledge), result.scores, test.labels(knowledge))
+        for ranking, row in zip(rankings, rows, strict=True):
+            ranking |= row["rankings"]
+    return TaskResult(_rows(test.studies.ids, rankings=rankings), settings=settings)
+
+
+def localisation(val: Split, test: Split, knowledge: Knowledge) -> TaskResult:
+    """Whether the model looks into each finding's box on the first view: the pointing game, and the overlap with the box."""
+    names = entities_of(knowledge)
+    chosen = _boxed(val, names)
+    maps, boxes, owners = _boxed(test, names)
+    size = (test.phantom.size, test.phantom.size)
+    threshold = choose_threshold(chosen[0], chosen[1], size)
+    hits, overlaps = pointing_game(maps, boxes, size), box_iou(maps, boxes, size, threshold)
+    means: list[dict[str, dict[str, list[float]]]] = [{} for _ in test.studies.ids]
+    for (row, finding), hit, overlap in zip(owners, hits.tolist(), overlaps.tolist(), strict=True):
+        for name, value in (("pointing_game", float(hit)), ("IoU", overlap)):
+            _add(means[row], name, names[finding], value)
+    chance = _mean_by([finding for _, finding in owners], chance_levels(boxes, size).tolist())
+    return TaskResult(
+        _rows(test.studies.ids, means=means),
+        baselines={"pointing_game": chance, "IoU": chance},
+        settings={"threshold": threshold},
+    )
+
+
+def segmentation(
+    train: Split, val: Split, test: Split, how: Fitting, *, studies: int, width: int, device: str
+) -> TaskResult:
+    """Dice of a light decoder on the frozen patches of the first view, trained on the masks of the first `studies`."""
+    parts = [
+        _outlined(part, count) for part, count in ((train, studies), (val, len(val.studies)), (test, len(test.studies)))
+    ]
+    fitted = train_segmentation(parts[0], parts[1], how=how, width=width, device=device)
+    found = predict_masks(fitted.head, parts[2].patches)
+    values, alarms = dice(found, parts[2].masks), found.flatten(2).any(-1)
+    means: list[dict[str, dict[str, list[float]]]] = [{} for _ in test.studies.ids]
+    for row, (of_study, seen) in enumerate(zip(values.tolist(), alarms.tolist(), strict=True)):
+        for name, value, alarm in zip(ATTRIBUTES, of_study, seen, strict=True):
+            if np.isnan(value):
+                _add(means[row], "false_alarms", name, float(alarm))
+            else:
+                _add(means[row], "Dice", name, value)
+    return TaskResult(
+        _rows(test.studies.ids, means=means), settings={"epoch": fitted.epoch, "studies": len(parts[0].patches)}
+    )
+
+
+def vqa(
+    splits: Mapping[str, Split], embedded: Mapping[str, Tensor], how: Fitting, *, seed: int, device: str
+) -> TaskResult:
+    """The share of right answers to generated questions, by kind.
+
+    Args:
+        splits: "train", "val" and "test".
+        embedded: by the text of a question its embedding `(D_q,)`; of all that `questions_of` gives.
+        how: how the head is trained.
+        seed: of the questions.
+        device: where.
+    """
+    asked = {name: questions_of(split, seed) for name, split in splits.items()}
+    answers = closed_answers(question.answer for of_study in asked["train"] for question in of_study)
+    parts = {name: _asked(splits[name], asked[name], embedded, answers) for name in splits}
+    fitted = train_vqa(parts["train"], parts["val"], len(answers), how=how, device=device)
+    given = predict_answers(fitted.head, parts["test"])
+    flat = {name: [question for of_study in asked[name] for question in of_study] for name in ("train", "test")}
+    blind = blind_answers(parts["train"].answers, [q.text for q in flat["train"]], [q.text for q in flat["test"]])
+    is_right, is_blindly_right = ((some == parts["test"].answers).tolist() for some in (given, blind))
+    means: list[dict[str, dict[str, list[float]]]] = [{} for _ in splits["test"].studies.ids]
+    for question, row, right in zip(flat["test"], parts["test"].study.tolist(), is_right, strict=True):
+        _add(means[row], f"vqa_{question.kind}", question.kind, float(right))
+        _add(means[row], "vqa", question.kind, float(right))
+    baselines = {
+        f"vqa_{kind}": _share(
+            [right for q, right in zip(flat["test"], is_blindly_right, strict=True) if q.kind == kind]
+        )
+        for kind in sorted({question.kind for question in flat["test"]})
+    }
+    baselines["vqa"] = sum(baselines.values()) / max(1, len(baselines))
+    rows = _rows(splits["test"].studies.ids, means=means)
+    return TaskResult(rows, baselines=baselines, settings={"epoch": fitted.epoch, "answers": len(answers)})
+
+
+def questions_of(split: Split, seed: int) -> list[list[Question]]:
+    """The questions about each study: the same for every model."""
+    return [ask(findings, default_rng((seed, row))) for row, findings in enumerate(split.phantom.findings)]
+
+
+def _aligned(encoded: Encoded) -> tuple[Tensor, Tensor]:
+    if encoded.images is None or encoded.reports is None:
+        raise UserError(
+            "This task needs a space in which texts and images meet, but this run is of the bare host: train with "
+            "model=hard_negatives or model=pretrain."
+        )
+    return encoded.images, encoded.reports
+
+
+def _boxed(split: Split, names: Sequence[str]) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
+    """The map and the box of each finding on the first view `(M, h, w)`, `(M, 4)`, and whose each is (study, finding)."""
+    encoded, phantom = split.encoded, split.phantom
+    assert encoded.maps is not None
+    size = encoded.grid[0] * encoded.grid[1]
+    first = encoded.maps[:, :size].mT.unflatten(2, encoded.grid)  # (N, F, h, w)
+    maps, boxes, owners = [], [], []
+    for row in range(len(phantom)):
+        for mark in phantom.marks(row):
+            if mark.view == "frontal":
+                finding = names.index(mark.finding.name)
+                maps.append(first[row, finding])
+                boxes.append(mark.box)
+                owners.append((row, finding))
+    if not maps:
+        raise UserError("task=localisation: the split has no finding: let it have more studies.")
+    return torch.stack(maps), torch.tensor(boxes), owners
+
+
+def _outlined(split: Split, count: int) -> Outlined:
+    phantom, names = split.phantom, list(ATTRIBUTES)
+    count = min(count, len(phantom))
+    masks = torch.zeros(count, len(names), phantom.size, phantom.size, dtype=torch.bool)
+    for row in range(count):
+        for mark in phantom.marks(row):
+            if mark.view == "frontal":
+                masks[row, names.index(mark.finding.name)] |= torch.from_numpy(mark.mask)
+    return Outlined(split.encoded.first_view[:count].contiguous(), masks)
+
+
+def _asked(
+    split: Split, asked: Sequence[Sequence[Question]], embedded: Mapping[str, Tensor], answers: Sequence[str]
+) -> Asked:
+    owners = [row for row, of_study in enumerate(asked) for _ in of_study]
+    flat = [question for of_study in asked for question in of_study]
+    return Asked(
+        split.encoded.patches,
+        split.encoded.patch_mask,
+        torch.stack([embedded[question.text] for question in flat]),
+        torch.tensor(owners),
+        answer_indices([question.answer for question in flat], answers),
+    )
+
+
+def _ranked(ids: Sequence[str], name: str, groups: Sequence[str], scores: Tensor, labels: Tensor) -> list[TaskRow]:
+    """Rows of an AUROC; what is unknown (-1) is left out."""
+    rankings = [
+        {
+            name: {
+                group: [score, float(label)]
+                for group, score, label in zip(groups, of_scores, of_labels, strict=True)
+                if label >= 0
+            }
+        }
+        for of_scores, of_labels in zip(scores.tolist(), labels.tolist(), strict=True)
+    ]
+    return _rows(ids, rankings=rankings)
+
+
+def _rows(ids: Iterable[str], *, means: Sequence[Any] = (), rankings: Sequence[Any] = ()) -> list[TaskRow]:
+    names = list(ids)
+    return [
+        cast(TaskRow, {"id": name, "means": mean, "rankings": ranking})
+        for name, mean, ranking in zip(
+            names, means or [{} for _ in names], rankings or [{} for _ in names], strict=True
+        )
+    ]
+
+
+def _add(means: dict[str, dict[str, list[float]]], name: str, group: str, value: float) -> None:
+    total, count = means.setdefault(name, {}).get(group, (0.0, 0.0))
+    means[name][group] = [total + value, count + 1.0]
+
+
+def _mean_by(groups: Sequence[int], values: Sequence[float]) -> float:
+    by_group: dict[int, list[float]] = {}
+    for group, value in zip(groups, values, strict=True):
+        by_group.setdefault(group, []).append(value)
+    return float(np.mean([np.mean(of_group) for of_group in by_group.values()]))
+
+
+def _share(right: Sequence[bool]) -> float:
+    return sum(right) / max(1, len(right))

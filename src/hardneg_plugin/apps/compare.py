@@ -29,6 +29,7 @@ from hardneg_plugin.comparing.runs import PlannedRun, at_work_on, check_same_set
 from hardneg_plugin.comparing.scored import compare_split, measures_there, score_split
 from hardneg_plugin.comparing.settings import Settings, overrides_of_variants
 from hardneg_plugin.comparing.tables import latex, markdown, tables
+from hardneg_plugin.comparing.task_files import tasks_of_all
 from hardneg_plugin.comparing.verdicts import cautions, choice, verdicts
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.pages.render import write_page
@@ -164,6 +165,9 @@ def compare_runs(runs: Sequence[PlannedRun], settings: Settings, failed: Mapping
     folders = {name: [run.folder for run in own] for name, own in complete.items()}
     with Console(stderr=True).status("Scoring and comparing"):
         scored = {split: score_split(folders, split, caption) for split in SPLITS}
+        for split in SPLITS:
+            if partly := tasks_of_all(folders, split)[1]:
+                notes.append(f"{', '.join(partly)} on {split}: left out, since not all runs did it.")
         measures = measures_there(list(scored.values()), settings.measures)
         notes += [f"{name} is left out: findings are not known." for name in settings.measures if name not in measures]
         compared = Comparison(
@@ -192,11 +196,12 @@ def compare_runs(runs: Sequence[PlannedRun], settings: Settings, failed: Mapping
         )
         write(compared, settings.path)
     print_comparison(compared)
-    if settings.page:
+    has_page = settings.page > 0 and folders[settings.baseline][0].predictions("test").is_file()
+    if has_page:
         write_page_of(compared, settings)
     print(f"\nComparison    {settings.path}")
     print("  tables      comparison.md, comparison.tex; all figures: comparison.json")
-    print(f"  plots       plots/{', page.html' if settings.page else ''}")
+    print(f"  plots       plots/{', page.html' if has_page else ''}")
     return compared
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from hardneg_plugin.comparing.comparison import ALPHA, Compared, SplitResult
+from hardneg_plugin.comparing.task_files import add_tasks, read_task, task_files, tasks_of_all
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.metrics.caption import CaptionScores
 from hardneg_plugin.metrics.significance import compare, holm, intervals
@@ -41,6 +42,9 @@ def score_split(runs: Mapping[str, Sequence[RunFolder]], split: str, caption: Ca
     first: tuple[Path, dict[str, str]] | None = None
     peers = None
     cards: dict[str, list[ScoreCard]] = {}
+    tasks, _ = tasks_of_all(runs, split)
+    if not any(folder.predictions(split).is_file() for folders in runs.values() for folder in folders):
+        return _score_tasks(runs, split, tasks)
     for variant, folders in runs.items():
         for folder in folders:
             path = folder.predictions(split)
@@ -51,9 +55,31 @@ def score_split(runs: Mapping[str, Sequence[RunFolder]], split: str, caption: Ca
             if first is None:
                 first, peers = (path, references), Peers.of(records)
             _check_same_studies(first, (path, references))
-            cards.setdefault(variant, []).append(score_records(records, caption=caption, peers=peers))
+            card = score_records(records, caption=caption, peers=peers)
+            files = task_files(folder, split)
+            add_tasks(card, [files[task] for task in tasks], [record["id"] for record in records])
+            cards.setdefault(variant, []).append(card)
     assert first is not None
     return ScoredSplit(list(first[1]), cards)
+
+
+def _score_tasks(runs: Mapping[str, Sequence[RunFolder]], split: str, tasks: Sequence[str]) -> ScoredSplit:
+    """Of runs that write no reports."""
+    if not tasks:
+        raise UserError(
+            f"These runs write no reports, and there is no task that all of them did on {split}: set "
+            "downstream.tasks=[retrieval,zero_shot]."
+        )
+    ids: list[str] = []
+    cards: dict[str, list[ScoreCard]] = {}
+    for variant, folders in runs.items():
+        for folder in folders:
+            files = task_files(folder, split)
+            ids = ids or [row["id"] for row in read_task(files[tasks[0]])]
+            card = ScoreCard(each=[{} for _ in ids])
+            add_tasks(card, [files[task] for task in tasks], ids)
+            cards.setdefault(variant, []).append(card)
+    return ScoredSplit(ids, cards)
 
 
 def compare_split(scored: ScoredSplit, baseline: str, measures: Sequence[str], resamples: int) -> SplitResult:

@@ -10,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from hardneg_plugin.comparing.comparison import ALPHA
+from hardneg_plugin.comparing.task_files import HIGHER_IS_BETTER
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.scoring.card import every_score
 
@@ -58,7 +59,7 @@ class Settings:
         for name in self.measures:
             if name in ("length", "report_loss"):
                 raise UserError(f"compare.measures: expected scores of which more is better, but got {name}.")
-            if name not in every_score():
+            if name not in every_score() and not HIGHER_IS_BETTER.fullmatch(name):
                 raise UserError(
                     f"compare.measures: expected scores that have an interval, but got {name}. There are: "
                     f"{', '.join(sorted(every_score() - {'length', 'report_loss'}))}."

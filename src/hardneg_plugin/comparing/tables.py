@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hardneg_plugin.comparing.comparison import ALPHA, Compared, Comparison
+from hardneg_plugin.comparing.task_files import HIGHER_IS_BETTER
 from hardneg_plugin.comparing.verdicts import cautions, choice, p_shown, verdict, verdicts
 
 USUAL = ("findings_F1", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "R@1", "unique_share")
@@ -41,7 +42,7 @@ def scores_table(comparison: Comparison, split: str) -> Table:
     """Means over seeds with their standard deviations, a variant per row."""
     names = [
         name
-        for name in (*comparison.measures, *(name for name in USUAL if name not in comparison.measures))
+        for name in (*comparison.measures, *_beside(comparison, split))
         if any(comparison.scores(variant, split, name) for variant in comparison.variants)
     ]
     rows = [
@@ -52,6 +53,18 @@ def scores_table(comparison: Comparison, split: str) -> Table:
     over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     title = f"Scores on {split} ({comparison.splits[split].studies} studies), {over}"
     return Table(title, ["variant", *names], rows)
+
+
+def _beside(comparison: Comparison, split: str) -> list[str]:
+    """The scores that are shown beside the measures: the usual ones, and those of downstream tasks."""
+    of_tasks = {
+        name
+        for runs in comparison.variants.values()
+        for run in runs
+        for name in run.scores[split]
+        if HIGHER_IS_BETTER.fullmatch(name)
+    }
+    return [name for name in (*USUAL, *sorted(of_tasks)) if name not in comparison.measures]
 
 
 def differences_table(comparison: Comparison, split: str) -> Table:
@@ -81,11 +94,7 @@ def differences_table(comparison: Comparison, split: str) -> Table:
 def other_differences_table(comparison: Comparison, split: str) -> Table:
     """The usual scores that do not count for the verdict: differences from the baseline with their intervals."""
     differences = comparison.splits[split].differences
-    names = [
-        name
-        for name in USUAL
-        if name not in comparison.measures and any(name in by_score for by_score in differences.values())
-    ]
+    names = [name for name in _beside(comparison, split) if any(name in by_score for by_score in differences.values())]
     rows = [
         [variant, *(_with_interval(by_score.get(name)) for name in names)] for variant, by_score in differences.items()
     ]

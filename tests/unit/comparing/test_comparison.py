@@ -6,11 +6,13 @@ import re
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from hardneg_plugin.comparing.comparison import Compared, Comparison, RunResult, result_of, seconds_of
 from hardneg_plugin.comparing.plots import curves_figure, scores_figure, write_plots
 from hardneg_plugin.comparing.scored import compare_split, mean_over_seeds, measures_there, score_split
 from hardneg_plugin.comparing.tables import latex, markdown, scores_table, tables
+from hardneg_plugin.comparing.task_files import tasks_of_all
 from hardneg_plugin.comparing.verdicts import cautions, choice, verdict, verdicts
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.metrics.tally import Tally
@@ -48,6 +50,72 @@ def folders(tmp_path):
         return made
 
     return make
+
+
+def task_rows(seed, right):
+    """A pointing game over two findings, and scores of which `right` in ten are in order."""
+    rng = np.random.default_rng((seed, right))
+    rows = []
+    for i in rng.permutation(STUDIES):
+        label = float(i % 2)
+        score = label if (i + seed) % 10 < right else float(rng.random())
+        rows.append(
+            {
+                "id": f"s{i:02d}",
+                "means": {"pointing_game": {f"finding {i % 2}": [float(i % 10 < right), 1.0]}},
+                "rankings": {"zero_shot_AUROC": {"nodule": [score, label]}},
+            }
+        )
+    return rows
+
+
+def test_tasks_that_all_runs_did_are_further_scores(folders):
+    runs = folders(host=3, arc=9)
+    for name, own in runs.items():
+        for seed, run in enumerate(own, start=1):
+            for split in ("val", "test"):
+                write_jsonl(run.tasks / f"zero_shot_{split}.jsonl", task_rows(seed, {"host": 2, "arc": 9}[name]))
+    write_jsonl(runs["host"][0].tasks / "vqa_test.jsonl", task_rows(1, 3))
+    assert tasks_of_all(runs, "test") == (["zero_shot"], ["vqa"])
+    scored = score_split(runs, "test", None)
+    rows = {row["id"]: row for row in task_rows(2, 9)}
+    pairs = [rows[study]["rankings"]["zero_shot_AUROC"]["nodule"] for study in scored.ids]
+    expected = roc_auc_score([label for _, label in pairs], [score for score, _ in pairs])
+    assert scored.cards["arc"][1].values["zero_shot_AUROC"] == pytest.approx(expected)
+    measures = measures_there([scored], ["zero_shot_AUROC", "specificity"])
+    found = compare_split(scored, "host", measures, 300).differences["arc"]
+    assert found["zero_shot_AUROC"].difference > 0.1
+    assert found["zero_shot_AUROC"].corrected is not None
+    assert found["pointing_game"].low > 0
+
+
+def test_runs_that_write_nothing_are_compared_by_tasks_alone(folders):
+    runs = folders(host=3, arc=9)
+    for own in runs.values():
+        for run in own:
+            run.predictions("test").unlink()
+    with pytest.raises(UserError, match="no task that all of them did on test"):
+        score_split(runs, "test", None)
+    for name, own in runs.items():
+        for seed, run in enumerate(own, start=1):
+            write_jsonl(run.tasks / "zero_shot_test.jsonl", task_rows(seed, {"host": 2, "arc": 9}[name]))
+    scored = score_split(runs, "test", None)
+    assert scored.ids == [f"s{i:02d}" for i in range(STUDIES)]
+    assert set(scored.cards["host"][0].values) == {"pointing_game", "zero_shot_AUROC"}
+    assert compare_split(scored, "host", ["zero_shot_AUROC"], 300).differences["arc"]["zero_shot_AUROC"].low > 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [(task_rows(1, 3)[1:], "other studies"), ([{"id": "s00"}], "something else")],
+    ids=["fewer", "other"],
+)
+def test_a_task_of_other_studies_is_told(folders, rows, said):
+    runs = folders(host=3)
+    for run in runs["host"]:
+        write_jsonl(run.tasks / "zero_shot_test.jsonl", rows)
+    with pytest.raises(UserError, match=said):
+        score_split(runs, "test", None)
 
 
 def test_means_over_seeds_differences_and_corrected_p_values_are_those_of_the_records(folders):

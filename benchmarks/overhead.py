@@ -1,12 +1,13 @@
 """What the plug-in adds to a training step: time and peak memory over the bare host's, by where hard negatives come from.
 
 All models start from the same weights and see the same batch; their steps take turns in one run, so that a slow spell of the
-machine falls on all of them (all six models take some 20 GiB; `--variants` chooses). Queue and bank are full. Memory is that of
+machine falls on all of them (all models take some 30 GiB; `--variants` chooses). Queue and bank are full. Memory is that of
 a fresh process for each: what building the model and three steps add, at their peak. Then the objective alone, forward and
 backward, over batch and queue sizes. Prints tables and a JSON line.
 
     python benchmarks/overhead.py                    # a ResNet-101 at 224 px, two views, the released decoder sizes
     python benchmarks/overhead.py --size phantom     # what the demo trains
+    python benchmarks/overhead.py --size phantom --studies 64 --variants reclf "reclf, chunk 16" gk_mvlp --no-objective
 """
 
 import argparse
@@ -56,6 +57,9 @@ VARIANTS = {
     "paired": ["negatives=paired", "data.mined.table=unused"],
     "in_batch, text_only": ["model.report_feature=text_only"],
     "reclf": ["alignment=reclf"],
+    "reclf, chunk 16": ["alignment=reclf", "model.hard_negatives.chunk=16"],
+    "reclf, 64 wide": ["alignment=reclf", "model.hard_negatives.matching_width=64"],
+    "gk_mvlp": ["alignment=gk_mvlp"],
 }
 BATCHES, QUEUES = (16, 64, 256, 1024), (0, 4_096, 16_384, 65_536)
 MIB = 2**20
@@ -94,9 +98,9 @@ def filled(objective: HardNegativeObjective, width: int) -> None:
 class Step:
     """Forward, backward and update of one variant, without the trainer around them, which is the same for all."""
 
-    def __init__(self, size: str, variant: str) -> None:
+    def __init__(self, size: str, variant: str, studies: int) -> None:
         torch.manual_seed(0)
-        settings = SIZES[size]
+        settings = SIZES[size] | {"batch": {**SIZES[size]["batch"], "studies": studies}}
         vocabulary = settings["batch"]["vocabulary"]
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             config = compose("train", [*settings["overrides"], *VARIANTS[variant], "metrics.caption=null"])
@@ -108,6 +112,9 @@ class Step:
         self.batch = made_batch(**settings["batch"])
         if variant == "paired":
             self.batch["negatives"] = made_batch(**settings["batch"], first=500)
+        if variant == "gk_mvlp":
+            prompts = len(self.model.hard_negatives.prompts)
+            self.batch["facts"] = torch.randint(0, 2, (studies, prompts))
         self.done = 0
 
     def __call__(self) -> None:
@@ -142,10 +149,10 @@ def peak_bytes() -> int:
     return int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) * 1024
 
 
-def memory_of(size: str, variant: str) -> float:
+def memory_of(size: str, variant: str, studies: int) -> float:
     """MiB that the model and three of its steps add to the process at their peak."""
     before = peak_bytes()
-    step = Step(size, variant)
+    step = Step(size, variant, studies)
     for _ in range(3):
         step()
     return (peak_bytes() - before) / MIB
@@ -171,23 +178,38 @@ def objective_seconds(studies: int, queue: int, repeats: int = 5, width: int = 2
     return statistics.median(seconds_of(call) for _ in range(repeats))
 
 
+def objective_alone() -> dict[int, dict[int, float]]:
+    """Seconds by queue and batch, printed as a table."""
+    alone = {queue: {studies: objective_seconds(studies, queue) for studies in BATCHES} for queue in QUEUES}
+    print(
+        "\nThe objective alone, forward and backward, width 256: milliseconds by studies in the batch and in the queue"
+    )
+    print(f"{'queue':>8}" + "".join(f"{studies:>10}" for studies in BATCHES))
+    for queue, row in alone.items():
+        print(f"{queue:8}" + "".join(f"{1000 * value:10.1f}" for value in row.values()))
+    return alone
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="released")
+    parser.add_argument("--studies", type=int, default=16, help="of a batch")
+    parser.add_argument("--no-objective", action="store_true", help="leave out the objective alone")
     parser.add_argument("--turns", type=int, default=7, help="measured steps of each, after two that are not counted")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--memory-of", choices=VARIANTS, help=argparse.SUPPRESS)  # in a process of its own
     arguments = parser.parse_args()
     if arguments.memory_of:
-        print(memory_of(arguments.size, arguments.memory_of))
+        print(memory_of(arguments.size, arguments.memory_of, arguments.studies))
         return
     names = ["host", *(name for name in arguments.variants if name != "host")]
     memory = {}
     for name in tqdm(names, desc="memory"):  # first, while this process is small itself
         command = [sys.executable, __file__, "--size", arguments.size, "--memory-of", name]
+        command += ["--studies", str(arguments.studies)]
         memory[name] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
-    steps = {name: Step(arguments.size, name) for name in names}
+    steps = {name: Step(arguments.size, name, arguments.studies) for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in tqdm(range(arguments.turns + 2), desc="turns"):
         # each in turn first: what ran before leaves caches and memory as it likes
@@ -196,25 +218,25 @@ def main() -> None:
     del steps
     seconds = {name: values[2:] for name, values in seconds.items()}
     ratios = {name: [a / b for a, b in zip(values, seconds["host"], strict=True)] for name, values in seconds.items()}
-    print(f"{arguments.size} size, {torch.get_num_threads()} threads, {arguments.turns} turns; medians (min - max)")
+    print(
+    threads = f"{torch.get_num_threads()} threads"
+    print(
+        f"{arguments.size} size, {arguments.studies} studies, {threads}, {arguments.turns} turns; medians (min - max)"
+    )
+    )
     print(f"{'':20} {'seconds per step':>26} {'over the host':>26} {'peak MiB':>9} {'over the host':>14}")
     for name, values in seconds.items():
         over = memory[name] / memory["host"]
         cells = f"{_cell(values):>26} {_cell(ratios[name]):>26}"
         print(f"{name:20} {cells} {memory[name]:9.0f} {over:14.3f}", flush=True)
 
-    alone = {queue: {studies: objective_seconds(studies, queue) for studies in BATCHES} for queue in QUEUES}
-    print(
-        "\nThe objective alone, forward and backward, width 256: milliseconds by studies in the batch and in the queue"
-    )
-    print(f"{'queue':>8}" + "".join(f"{studies:>10}" for studies in BATCHES))
-    for queue, row in alone.items():
-        print(f"{queue:8}" + "".join(f"{1000 * value:10.1f}" for value in row.values()))
+    alone = {} if arguments.no_objective else objective_alone()
     print(
         json.dumps(
             {
                 "benchmark": "overhead",
                 "size": arguments.size,
+                "studies": arguments.studies,
                 "seconds": {name: statistics.median(values) for name, values in seconds.items()},
                 "time_ratio": {name: statistics.median(values) for name, values in ratios.items()},
                 "peak_mib": memory,

@@ -1,5 +1,7 @@
 """How well the rules read entities out of reports: precision and recall of each against the MeSH indexing of IU X-Ray.
 
+Then how well they read where: of the entities that both the rules and the indexing have, the positions against the qualifiers.
+
 The indexing was made by people for the whole study, of findings and impression; what has no heading of its own there is left out.
 The words of reports that were taken out ("XXXX") are missing for the rules, not for those who indexed. Prints a table and a JSON
 line.
@@ -15,7 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from hardneg_plugin.knowledge import Presence, read_entities
+from hardneg_plugin.knowledge import PRESENT, ChestXray, Presence, Prompt, read_entities
+from hardneg_plugin.knowledge.entities import SIDES, ZONES
 
 SPINE = ("Thoracic Vertebrae", "Spine", "Lumbar Vertebrae", "Cervical Vertebrae")
 MESH: dict[str, tuple[str, ...]] = {
@@ -68,6 +71,21 @@ MESH: dict[str, tuple[str, ...]] = {
 """By entity the headings, and where one has to have it a qualifier after the slash."""
 
 
+PLACES: dict[str, tuple[str, ...]] = {
+    "left": ("left", "bilateral"),
+    "right": ("right", "bilateral"),
+    "apical": ("apex",),
+    "upper lobe": ("upper lobe",),
+    "middle lobe": ("middle lobe",),
+    "lower lobe": ("lower lobe",),
+    "basal": ("base",),
+    "hilar": ("hilum",),
+    "lingular": ("lingula",),
+    "retrocardiac": ("retrocardiac",),
+}
+"""By position the qualifiers that name it."""
+
+
 class Counts(NamedTuple):
     """Studies of one entity."""
 
@@ -103,6 +121,34 @@ def counts(archive: Path) -> dict[str, Counts]:
     return found
 
 
+def place_counts(archive: Path) -> dict[str, Counts]:
+    """By position, over the entities with positions that both have, where both name a place of the same sort."""
+    found = dict.fromkeys(PLACES, Counts())
+    knowledge = ChestXray()
+    for headings, text in _studies(archive):
+        facts = dict(zip(knowledge.prompts, knowledge.facts(text), strict=True))
+        for name, wanted in MESH.items():
+            qualifiers = {
+                part.strip().lower()
+                for heading in headings
+                if any(_is(heading, want) for want in wanted)
+                for part in heading.split("/")[1:]
+            }
+            for sort in (SIDES, ZONES):
+                indexed = {place for place in sort if qualifiers.intersection(PLACES[place])}
+                read = {place for place in sort if facts.get(Prompt(name, place)) == PRESENT}
+                if not indexed or not read:
+                    continue
+                for place in indexed | read:
+                    before = found[place]
+                    found[place] = Counts(
+                        before.right + (place in indexed and place in read),
+                        before.wrong + (place not in indexed),
+                        before.missed + (place not in read),
+                    )
+    return found
+
+
 def _studies(archive: Path) -> Iterator[tuple[list[str], str]]:
     with tarfile.open(archive) as files:
         for member in files:
@@ -128,13 +174,18 @@ def _is(heading: str, wanted: str) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("archive", type=Path)
-    found = counts(parser.parse_args().archive)
+    archive = parser.parse_args().archive
+    found = counts(archive)
     print("| entity | studies | precision | recall |\n|---|---|---|---|")
     for name, one in found.items():
         print(f"| {name} | {one.right + one.missed} | {one.precision:.2f} | {one.recall:.2f} |")
     means = [sum(getattr(one, what) for one in found.values()) / len(found) for what in ("precision", "recall")]
     print(f"| mean of {len(found)} | | {means[0]:.2f} | {means[1]:.2f} |")
-    print(json.dumps({name: [one.precision, one.recall] for name, one in found.items()}))
+    places = place_counts(archive)
+    print("\n| position | named | precision | recall |\n|---|---|---|---|")
+    for name, one in places.items():
+        print(f"| {name} | {one.right + one.missed} | {one.precision:.2f} | {one.recall:.2f} |")
+    print(json.dumps({name: [one.precision, one.recall] for name, one in (found | places).items()}))
 
 
 if __name__ == "__main__":

@@ -218,11 +218,9 @@ def main() -> None:
     del steps
     seconds = {name: values[2:] for name, values in seconds.items()}
     ratios = {name: [a / b for a, b in zip(values, seconds["host"], strict=True)] for name, values in seconds.items()}
-    print(
     threads = f"{torch.get_num_threads()} threads"
     print(
         f"{arguments.size} size, {arguments.studies} studies, {threads}, {arguments.turns} turns; medians (min - max)"
-    )
     )
     print(f"{'':20} {'seconds per step':>26} {'over the host':>26} {'peak MiB':>9} {'over the host':>14}")
     for name, values in seconds.items():

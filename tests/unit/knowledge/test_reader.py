@@ -96,3 +96,7 @@ def test_agreement_with_the_indexing_of_iu_xray():
     assert sum(one.recall for one in found.values()) / 40 > 0.87
     for name in ("cardiomegaly", "atelectasis", "pleural effusion", "pneumothorax", "opacity"):
         assert min(found[name].precision, found[name].recall) > 0.8, (name, found[name])
+    places = benchmark.place_counts(REPORTS)
+    for side in ("left", "right"):
+        assert min(places[side].precision, places[side].recall) > 0.97, (side, places[side])
+    assert min(place.precision for place in places.values()) > 0.8

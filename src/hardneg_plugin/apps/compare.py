@@ -24,7 +24,7 @@ from hardneg_plugin.comparing.comparison import SPLITS, Comparison, result_of, s
 from hardneg_plugin.comparing.composing import composed, outside_of_hydra, settings_of
 from hardneg_plugin.comparing.plots import write_plots
 from hardneg_plugin.comparing.progress import Progress
-from hardneg_plugin.comparing.running import Work, launched_works, local_works, run_all
+from hardneg_plugin.comparing.running import Work, launched_works, local_works, run_all, task_works
 from hardneg_plugin.comparing.runs import PlannedRun, at_work_on, check_same_settings, run_folder
 from hardneg_plugin.comparing.scored import compare_split, measures_there, score_split
 from hardneg_plugin.comparing.settings import Settings, overrides_of_variants
@@ -84,6 +84,7 @@ def start(config: DictConfig, *, for_launcher: list[str], for_runs: list[str]) -
         check_same_settings(runs)
         try:
             failed = train_all(runs, settings, for_launcher, lock)
+            failed |= do_tasks(runs, settings, lock)
             compared = compare_runs(runs, settings, failed)
         except KeyboardInterrupt:
             finished = sum(run.state == "finished" for run in runs)
@@ -136,6 +137,15 @@ def train_all(runs: Sequence[PlannedRun], settings: Settings, for_launcher: list
     known = [seconds for run in runs if (seconds := seconds_of(run.folder)) is not None]
     with Progress(runs, jobs, known, partial(last_score, settings.measures)) as progress:
         return run_all(works, jobs, lock, progress)
+
+
+def do_tasks(runs: Sequence[PlannedRun], settings: Settings, lock: int) -> dict[str, Work]:
+    """Do the downstream tasks that finished runs lack, on this machine; gives those that were not done."""
+    works = task_works(runs, settings.tasks)
+    if not works:
+        return {}
+    with Progress(runs, settings.jobs, [], lambda run: ", downstream tasks done") as progress:
+        return run_all(works, settings.jobs, lock, progress)
 
 
 def last_score(measures: Sequence[str], run: PlannedRun) -> str:

@@ -44,7 +44,7 @@ class Progress:
         """Print what has ended since the last call, and renew the line."""
         for work in ended[self._told :]:
             for run in work.runs:
-                how = f"finished{self.last_score(run)}" if run.state == "finished" else f"did not finish: {work.error}"
+                how = f"finished{self.last_score(run)}" if work.is_done(run) else f"did not finish: {work.error}"
                 self.console.print(
                     f"[{self.finished}/{len(self.runs)}] {run.name}: {how} ({shown(work.seconds)})", markup=False
                 )

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hardneg_plugin.comparing.comparison import SPLITS
 from hardneg_plugin.comparing.runs import PlannedRun
+from hardneg_plugin.comparing.task_files import task_files
 
 TRAIN = (sys.executable, "-m", "hardneg_plugin.apps.train")
+EVALUATE = (sys.executable, "-m", "hardneg_plugin.apps.evaluate")
 POLL = 0.2
 """Seconds between two looks at the processes."""
 PATIENCE = ((signal.SIGINT, 30.0), (signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0))
@@ -23,12 +26,16 @@ PATIENCE = ((signal.SIGINT, 30.0), (signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0
 
 @dataclass
 class Work:
-    """A process that does one or several runs."""
+    """A process that does one or several runs, or the downstream tasks of one."""
 
     runs: list[PlannedRun]
     arguments: list[str]
-    """Of hardneg-train."""
+    """Of the command."""
     log: Path
+    command: tuple[str, ...] | None = None
+    """None: hardneg-train."""
+    is_done: Callable[[PlannedRun], bool] = lambda run: run.state == "finished"
+    """Whether it has done what it was to do for a run."""
     process: "subprocess.Popen[bytes] | None" = None
     started: float = 0.0
     seconds: float = 0.0
@@ -39,7 +46,7 @@ class Work:
         self.started = time.monotonic()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*TRAIN, *self.arguments],
+                [*(self.command or TRAIN), *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -108,6 +115,28 @@ def launched_works(runs: Sequence[PlannedRun], launcher: str, options: Sequence[
     return works
 
 
+def task_works(runs: Sequence[PlannedRun], tasks: Sequence[str]) -> list[Work]:
+    """A process for each finished run and split that lacks one of some downstream tasks."""
+    works = []
+    for split in SPLITS:
+
+        def is_done(run: PlannedRun, split: str = split) -> bool:
+            return set(tasks) <= set(task_files(run.folder, split))
+
+        for run in runs:
+            if run.state == "finished" and not is_done(run):
+                missing = [task for task in tasks if task not in task_files(run.folder, split)]
+                # trusted, because its settings have been compared with those that this command asks for
+                arguments = [
+                    f"run={_quoted(run.folder.path)}",
+                    f"task=[{','.join(missing)}]",
+                    f"split={split}",
+                    "trust=true",
+                ]
+                works.append(Work([run], arguments, run.folder.path / "tasks.log", EVALUATE, is_done))
+    return works
+
+
 def run_all(
     works: Sequence[Work], jobs: int, lock: int, tell: Callable[[Sequence[Work], Sequence[Work]], None]
 ) -> dict[str, Work]:
@@ -145,7 +174,7 @@ def run_all(
                     running.remove(work)
                     ended.append(work)
                     work.seconds = time.monotonic() - work.started
-                    failed |= {run.name: work for run in work.runs if run.state != "finished"}
+                    failed |= {run.name: work for run in work.runs if not work.is_done(run)}
             tell(running, ended)
         finally:
             _stop(running)

@@ -68,7 +68,7 @@ def _score_tasks(runs: Mapping[str, Sequence[RunFolder]], split: str, tasks: Seq
     if not tasks:
         raise UserError(
             f"These runs write no reports, and there is no task that all of them did on {split}: set "
-            "downstream.tasks=[retrieval,zero_shot]."
+            "compare.tasks=[retrieval,zero_shot]."
         )
     ids: list[str] = []
     cards: dict[str, list[ScoreCard]] = {}

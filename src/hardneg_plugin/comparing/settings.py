@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from hardneg_plugin.comparing.comparison import ALPHA
-from hardneg_plugin.comparing.task_files import HIGHER_IS_BETTER
+from hardneg_plugin.comparing.task_files import HIGHER_IS_BETTER, TASK_NAMES
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.scoring.card import every_score
 
@@ -33,6 +33,7 @@ class Settings:
     jobs: int
     launcher: str | None
     measures: list[str]
+    tasks: list[str]
     resamples: int
     page: int
     definitions: dict[str, list[str]]
@@ -45,6 +46,10 @@ class Settings:
                     f"compare.{key}: expected a list without repetitions, such as compare.{key}=[{_EXAMPLES[key]}], "
                     f"but got {values}."
                 )
+        if not _is_list_of(str, self.tasks) or not set(self.tasks) <= set(TASK_NAMES):
+            raise UserError(
+                f"compare.tasks: expected some of {', '.join(TASK_NAMES)}, or none as [], but got {self.tasks}."
+            )
         for key, least in (("jobs", 1), ("resamples", 1), ("page", 0)):
             number: Any = getattr(self, key)
             if not _is(int, number) or number < least:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from hardneg_plugin.comparing import running
 from hardneg_plugin.comparing.progress import Progress
-from hardneg_plugin.comparing.running import launched_works, local_works, run_all
+from hardneg_plugin.comparing.running import launched_works, local_works, run_all, task_works
 from hardneg_plugin.comparing.runs import PlannedRun, at_work_on, check_same_settings, run_folder
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.runs.run_folder import write_json
@@ -183,3 +183,37 @@ def test_each_run_that_ended_is_a_line(plan, tmp_path, capsys):
         "[1/4] good, seed 1: finished, val/BLEU-4 0.100",
         "[2/4] good, seed 2: finished, val/BLEU-4 0.100",
     ]
+
+
+def test_finished_runs_do_the_tasks_that_they_lack(plan, tmp_path, monkeypatch):
+    script = tmp_path / "evaluate.py"
+    script.write_text(
+        """
+import pathlib, re, sys
+given = dict(argument.split("=", 1) for argument in sys.argv[1:])
+for task in given["task"].strip("[]").split(","):
+    if task == "vqa":
+        sys.exit("evaluate.py: error: task=vqa: no.")
+    path = pathlib.Path(given["run"].strip("'")) / "tasks" / f"{task}_{given['split']}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("")
+"""
+    )
+    monkeypatch.setattr(running, "EVALUATE", (sys.executable, "-S", str(script)))
+    runs = plan(host="a=1", arc="b=1")
+    for run in runs[:3]:
+        write_json(run.folder.metrics, {})
+    (runs[0].folder.tasks).mkdir()
+    (runs[0].folder.tasks / "zero_shot_val.jsonl").touch()
+    works = task_works(runs, ["zero_shot", "retrieval"])
+    assert [(work.runs[0].name, work.arguments[1:3]) for work in works[:2]] == [
+        ("host, seed 1", ["task=[retrieval]", "split=val"]),
+        ("host, seed 2", ["task=[zero_shot,retrieval]", "split=val"]),
+    ]
+    assert len(works) == 6
+    assert run_all(works, 2, os.open(os.devnull, os.O_RDONLY), lambda *_: None) == {}
+    assert task_works(runs, ["zero_shot", "retrieval"]) == []
+    failed = run_all(task_works(runs, ["vqa"]), 2, os.open(os.devnull, os.O_RDONLY), lambda *_: None)
+    assert {name: work.error for name, work in failed.items()} == dict.fromkeys(
+        ["host, seed 1", "host, seed 2", "arc, seed 1"], "task=vqa: no."
+    )

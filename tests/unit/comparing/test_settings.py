@@ -6,8 +6,10 @@ import torch.nn.functional as F
 import yaml
 from hydra.utils import instantiate
 
+from hardneg_plugin.apps.task import TASKS
 from hardneg_plugin.comparing.composing import composed, settings_of
 from hardneg_plugin.comparing.settings import Settings, overrides_of_variants
+from hardneg_plugin.comparing.task_files import TASK_NAMES
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.objectives import PairEmbeddings
@@ -34,6 +36,8 @@ def compose(tmp_path):
         ("seeds", [1, 1], r"compare\.seeds: .*without repetitions"),
         ("seeds", [1, -1], r"from 0, but got -1"),
         ("seeds", [True], r"compare\.seeds"),
+        ("tasks", ["zeroshot"], r"compare\.tasks: expected some of retrieval, zero_shot, .* got \['zeroshot'\]"),
+        ("tasks", "vqa", r"compare\.tasks"),
         ("jobs", 0, r"compare\.jobs: expected a whole number from 1, but got 0"),
         ("page", 1.5, r"compare\.page"),
         ("resamples", 79, r"at least 80"),  # 4 comparisons at 0.05
@@ -114,3 +118,8 @@ def test_info_nce_is_cross_entropy_over_the_batch_alone(compose):
         strict=True,
     ):
         torch.testing.assert_close(got, wanted)
+
+
+def test_tasks_are_those_of_the_command():
+    assert tuple(TASKS) == TASK_NAMES
+    Settings(**{**VALUES, "tasks": list(TASKS), "measures": ["zero_shot_AUROC", "probe_10%_AUROC", "IoU", "vqa_side"]})

@@ -48,14 +48,15 @@ def add_tasks(card: ScoreCard, files: Sequence[Path], ids: Sequence[str]) -> Non
     """Add the scores of tasks to those of a run, but for names that it has.
 
     Raises:
-        UserError: a file cannot be read, or is of other studies.
+        UserError: a file cannot be read, or lacks studies.
     """
     for path in files:
-        rows = read_task(path)
-        if [row["id"] for row in rows] != list(ids):
+        by_id = {row["id"]: row for row in read_task(path)}
+        if not by_id.keys() >= set(ids):
             raise UserError(
                 f"{path} is of other studies than the predictions of the runs: do the task again on the same split and data."
             )
+        rows = [by_id[study] for study in ids]  # predictions may be of fewer, where a run limits its batches
         known = {name for tally in card.tallies for name in tally.values()}
         added = task_card(rows)
         card.tallies += [tally for tally in added.tallies if known.isdisjoint(tally.values())]

@@ -30,6 +30,8 @@ LAYERS = [
             "downstream",
             "mining",
             "inspection",
+            "alignment_inspection",
+            "heat_maps",
             "diagnosis",
         ]
     ],

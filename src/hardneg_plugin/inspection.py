@@ -1,6 +1,6 @@
 """What a trained generator does with each study of a split: its words, where it looked, and how close its peers are."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hardneg_plugin.alignment_inspection import FoundEntity, Reading, found_entities, read_references
 from hardneg_plugin.backbones.decoder import ReportDecoder, evaluating
 from hardneg_plugin.backbones.decoding import Decoding
 from hardneg_plugin.backbones.visual import VisualFeatures
@@ -17,6 +18,8 @@ from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.functional.hardening import harden_ascent
 from hardneg_plugin.generator import ReportGenerator
 from hardneg_plugin.hard_negative_generator import HardNegativeReportGenerator
+from hardneg_plugin.heat_maps import quantised
+from hardneg_plugin.knowledge import Prompt
 from hardneg_plugin.mining.embedders import Tfidf, embed
 from hardneg_plugin.mining.matches import Groups
 from hardneg_plugin.mining.search import Chunked, Rule
@@ -53,6 +56,10 @@ class Inspected:
     """None for a bare host, and for a study without a hard negative."""
     hard_negative: str | None
     """The nearest study of the split that is no match; None where all others match."""
+    reading: Reading | None = None
+    """How the alignment reads the reference; None for one without local matchings."""
+    entities: list[FoundEntity] | None = None
+    """Those found or stated, the most likely first; None for a model that looks for none."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +69,20 @@ class _Seen:
     ids: list[str]
     references: list[str]
     written: list[WrittenReport]
+    readings: Sequence[Reading | None]
+    entities: Sequence[list[FoundEntity] | None]
     images: Tensor
     reports: Tensor
 
 
 def inspect_split(
-    model: ReportGenerator, batches: Iterable[Batch], *, decoding: Decoding, groups: Groups, hardness: float
+    model: ReportGenerator,
+    batches: Iterable[Batch],
+    *,
+    decoding: Decoding,
+    groups: Groups,
+    hardness: float,
+    stated: Mapping[str, Mapping[Prompt, int]] = {},
 ) -> list[Inspected]:
     """Read a split once, in evaluation mode and without gradient; the mode and the random state stay what they were.
 
@@ -82,10 +97,11 @@ def inspect_split(
         groups: which studies match, `(N,)` each, in the order of the batches.
         hardness: of the hardened negatives, in [0, 1]. `Alternating`, whose auxiliary negatives exist for training studies only,
             is shown by one ascent under this budget; `Released`, which mixes the studies of a batch, with the split as its batch.
+        stated: by study what its report says of each prompt, for a model that looks for entities; empty where that is not known.
     """
     devices = [model.device] if model.device.type == "cuda" else []
     with evaluating(model), torch.no_grad(), torch.random.fork_rng(devices=devices):
-        seen = [_read(model, batch, decoding) for batch in batches]
+        seen = [_read(model, batch, decoding, stated) for batch in batches]
         ids = [study for batch in seen for study in batch.ids]
         written = [report for batch in seen for report in batch.written]
         similarities: list[Similarities | None] = [None] * len(ids)
@@ -103,19 +119,24 @@ def inspect_split(
             attention=None if report.attention is None else quantised(report.attention),
             similarities=similarity,
             hard_negative=None if hard < 0 else ids[hard],
+            reading=reading,
+            entities=entities,
         )
-        for study, report, similarity, hard in zip(ids, written, similarities, nearest.tolist(), strict=True)
+        for study, report, similarity, hard, reading, entities in zip(
+            ids,
+            written,
+            similarities,
+            nearest.tolist(),
+            (reading for batch in seen for reading in batch.readings),
+            (entities for batch in seen for entities in batch.entities),
+            strict=True,
+        )
     ]
 
 
-def quantised(attention: Tensor) -> NDArray[np.uint8]:
-    """Attention `(words, views, rows, columns)` in bytes, 255 for each word's largest value; all 0 for a word without any."""
-    largest = attention.amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(attention.dtype).tiny)
-    values: NDArray[np.uint8] = (255 * attention / largest).round().to(torch.uint8).cpu().numpy()
-    return values
-
-
-def _read(model: ReportGenerator, batch: Batch, decoding: Decoding) -> _Seen:
+def _read(
+    model: ReportGenerator, batch: Batch, decoding: Decoding, stated: Mapping[str, Mapping[Prompt, int]]
+) -> _Seen:
     batch = model.transfer_batch_to_device(batch, model.device, 0)
     features = model.see(batch)
     words = model.decoder.decode(features.patches, decoding, patch_mask=features.patch_mask).tokens[:, 0]
@@ -127,7 +148,15 @@ def _read(model: ReportGenerator, batch: Batch, decoding: Decoding) -> _Seen:
     embeddings = torch.empty(len(words), 0), torch.empty(len(words), 0)
     if isinstance(model, HardNegativeReportGenerator):
         embeddings = model.embed_apart(batch, features.pooled)
-    return _Seen(batch["ids"], batch["references"], written, *(each.cpu() for each in embeddings))
+    unknown = [None] * len(words)
+    return _Seen(
+        batch["ids"],
+        batch["references"],
+        written,
+        read_references(model, batch, features) or unknown,
+        found_entities(model, batch, features, stated) or unknown,
+        *(each.cpu() for each in embeddings),
+    )
 
 
 def _attention(decoder: ReportDecoder, features: VisualFeatures, words: Tensor) -> Tensor | None:

@@ -91,20 +91,26 @@ def report_of(tokenizer: Tokenizer, tokens: list[int], maps: Tensor | None = Non
     text = tokenizer.decode(tokens)
     if maps is None:
         return WrittenReport(text)
-    rows: list[list[Tensor]] = [[] for _ in text.split()]
+    of_words = tokens_of_words(tokenizer, tokens)
+    attention = maps.new_zeros(len(of_words), *maps.shape[1:])
+    for word, own in enumerate(of_words):
+        if own:
+            attention[word] = maps[own].mean(0)
+    return WrittenReport(text, attention)
+
+
+def tokens_of_words(tokenizer: Tokenizer, tokens: list[int]) -> list[list[int]]:
+    """For each word that a row of tokens spells the places of its tokens; a word may have none that is its own."""
+    rows: list[list[int]] = [[] for _ in tokenizer.decode(tokens).split()]
     begun = 0
     for index in range(len(tokens) if 0 not in tokens else tokens.index(0)):
         words = min(len(tokenizer.decode(tokens[: index + 1]).split()), len(rows))
         # a token that begins no word goes on with the last one; one that begins several counts for each
         for word in range(begun if words > begun else words - 1, words):
             if word >= 0:
-                rows[word].append(maps[index])
+                rows[word].append(index)
         begun = max(begun, words)
-    attention = maps.new_zeros(len(rows), *maps.shape[1:])
-    for word, of_tokens in enumerate(rows):
-        if of_tokens:
-            attention[word] = torch.stack(of_tokens).mean(0)
-    return WrittenReport(text, attention)
+    return rows
 
 
 def _gray(view: View, size: int) -> Tensor:

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 from PIL import Image
 
 from hardneg_plugin.apps import train
 from hardneg_plugin.apps.page_content import page_of_runs
-from hardneg_plugin.data.phantom import PhantomStudies
+from hardneg_plugin.data.phantom import PhantomKnowledge, PhantomStudies
 from hardneg_plugin.data.phantom.reading import read_findings
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.knowledge import PRESENT
 from hardneg_plugin.mining.matches import normalised
 from hardneg_plugin.runs.run_folder import RunFolder
 
@@ -178,6 +180,53 @@ def test_studies_of_any_number_of_views_and_a_run_without_a_best_checkpoint(tmp_
         assert written.findings is None
         assert written.similarities.hardened is None
     assert content.notes == ["run: last checkpoint; hard negatives are the nearest by its own report embeddings."]
+
+
+@pytest.fixture(scope="module")
+def aligned(tmp_path_factory):
+    """A run of each alignment that knows more of a study; not to be changed."""
+    folder = tmp_path_factory.mktemp("aligned")
+    data = [f"data.datamodule.source.{name}={value}" for name, value in PHANTOM.items()]
+    small = ["model.hard_negatives.width=16", "trainer.max_epochs=1"]
+    call_train(folder / "words", *data, *small, "alignment=reclf", "model.hard_negatives.matching_width=8")
+    call_train(folder / "entities", *data, *small, "alignment=gk_mvlp", "grounding_width=16")
+    return folder
+
+
+def test_what_alignments_know_is_shown_by_run(aligned):
+    content = page_of_runs({name: RunFolder(aligned / name) for name in ("words", "entities")}, "test")
+    knowledge, split = PhantomKnowledge(), PhantomStudies(**PHANTOM).split("test")
+    for study, report in zip(content.studies, split.reports, strict=True):
+        words, entities = (study.written[name] for name in ("words", "entities"))
+        assert words.entities is entities.reading is None
+        read = words.reading.words
+        assert read == study.reference.split()[: len(read)]
+        assert words.reading.attention.shape == (len(read), 2, 2, 2)
+        assert 0 < sum(words.reading.importance) < 1.00001
+        stated = {
+            prompt.phrase
+            for prompt, fact in zip(knowledge.prompts, knowledge.facts(report), strict=True)
+            if fact == PRESENT
+        }
+        assert {entity.phrase for entity in entities.entities if "stated" in entity.verdict.split(", ")[0]} == stated
+    assert not any("is not known" in note for note in content.notes)
+
+
+def test_a_run_whose_data_do_not_tell_what_reports_state(aligned, tmp_path):
+    run = Path(shutil.copytree(aligned / "entities", tmp_path / "old"))
+    config = OmegaConf.load(run / "config.yaml")
+    del config.data.knowledge
+    OmegaConf.save(config, run / "config.yaml")
+    content = page_of_runs({"old": RunFolder(run)}, "test")
+    assert any("old: what reports state of its entities is not known" in note for note in content.notes)
+    facts = {entity.fact for study in content.studies for entity in study.written["old"].entities}
+    assert facts <= {None}
+
+
+def test_the_page_of_a_run_with_entities(cli, aligned, tmp_path):
+    result = cli("hardneg-page", f"run={aligned}/entities", "limit=3", f"output={tmp_path}/page.html")
+    assert result.code == 0, result.err
+    assert '"entities":{"entities":{"found":[' in (tmp_path / "page.html").read_text()
 
 
 def test_the_page_of_a_run(cli, runs):

@@ -20,7 +20,8 @@ from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.functional.hardening import Arc, Ascent, Projection, Released, Segment, harden_ascent
 from hardneg_plugin.generator import ReportGenerator
 from hardneg_plugin.hard_negative_generator import HardNegativeReportGenerator
-from hardneg_plugin.inspection import inspect_split, quantised
+from hardneg_plugin.heat_maps import quantised
+from hardneg_plugin.inspection import inspect_split
 from hardneg_plugin.mining.matches import groups_of
 from hardneg_plugin.objectives import PairEmbeddings
 from hardneg_plugin.objectives.alternating import Alternating

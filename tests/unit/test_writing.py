@@ -7,7 +7,7 @@ from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.runs.run_folder import RunFolder
 from hardneg_plugin.runs.trained import size_of_images
-from hardneg_plugin.writing import WrittenReport, report_of, studies_of
+from hardneg_plugin.writing import WrittenReport, report_of, studies_of, tokens_of_words
 
 
 class Pieces:
@@ -50,6 +50,11 @@ def test_a_word_of_several_tokens_has_their_mean(tokens, words, expected):
     report = report_of(Pieces(), tokens, maps(0.1, 0.2, 0.3, 0.4, 0.5))
     assert report.words == words
     assert first_patch(report) == pytest.approx(expected)
+
+
+def test_the_tokens_of_each_word():
+    assert tokens_of_words(Pieces(), [6, 1, 6, 2, 4, 5, 0]) == [[1, 2, 3], [4], [5], [5]]
+    assert tokens_of_words(Pieces(), [0, 0]) == []
 
 
 def test_the_view_that_a_word_rests_on():

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from hardneg_plugin.backbones.decoding import Decoding
+from hardneg_plugin.backbones.grounded import GroundedVisual
 from hardneg_plugin.data.datamodule import StudyDataModule
 from hardneg_plugin.data.studies import Batch, Sample, Split, Studies
 from hardneg_plugin.errors import UserError
@@ -17,8 +18,9 @@ from hardneg_plugin.generator import ReportGenerator
 from hardneg_plugin.hard_negative_generator import HardNegativeReportGenerator
 from hardneg_plugin.inspection import Inspected, inspect_split
 from hardneg_plugin.json_file import read_json
+from hardneg_plugin.knowledge import Knowledge, Prompt
 from hardneg_plugin.mining.matches import groups_of
-from hardneg_plugin.runs.checkpoint import checkpoint_of, trained_model
+from hardneg_plugin.runs.checkpoint import check_writes, checkpoint_of, trained_model
 from hardneg_plugin.runs.run_folder import RunFolder
 from hardneg_plugin.schedule import Progress
 from hardneg_plugin.scoring.record import Record, read_predictions
@@ -71,6 +73,13 @@ class InspectedRun:
     """At which negatives were hardened at the end of training; None where none are."""
     is_otherwise: frozenset[str]
     """Studies whose report came out otherwise than predicted, so that its attention is not that of the predicted one."""
+    knows_facts: bool
+    """Whether it is known what the reports state of the entities that the model looks for."""
+
+    @property
+    def looks_for_entities(self) -> bool:
+        """Whether the model says which entities it finds."""
+        return any(study.entities is not None for study in self.inspected.values())
 
 
 def finished_run(name: str, folder: RunFolder, split: Split, *, trust: bool = False) -> FinishedRun:
@@ -80,6 +89,7 @@ def finished_run(name: str, folder: RunFolder, split: Split, *, trust: bool = Fa
         UserError: it is not finished, has no predictions of the split, or a file of it cannot be read or trusted.
     """
     config = folder.read_config(trust=trust)
+    check_writes(config.model, folder)
     if not folder.metrics.is_file():
         raise UserError(
             f"Expected a finished run, but {folder.path} holds no metrics.json yet: hardneg-train resume={folder.path} goes on "
@@ -131,16 +141,22 @@ def inspect_run(
         generator=torch.Generator(),
     )
     hardness = _final_hardness(model, run)
+    stated = _stated(run, data, studies, places, model)
     dtype = AUTOCAST.get(str(OmegaConf.select(run.config, "trainer.precision")))
     with torch.autocast(model.device.type, dtype=dtype, enabled=dtype is not None):
         inspected = inspect_split(
-            model, track(loader, run.name), decoding=decoding, groups=groups, hardness=hardness or 0.0
+            model,
+            track(loader, run.name),
+            decoding=decoding,
+            groups=groups,
+            hardness=hardness or 0.0,
+            stated=stated,
         )
     found = {study.id: study for study in inspected}
     otherwise = frozenset(study for study, own in found.items() if own.text != run.records[study]["generated"])
     if not decoding.sample:
         _check_same(run, found, otherwise)
-    return InspectedRun(run, studies, rows, found, hardness, otherwise)
+    return InspectedRun(run, studies, rows, found, hardness, otherwise, bool(stated))
 
 
 def _model(run: FinishedRun, decoding: Decoding, device: str | None, trust: bool) -> ReportGenerator:
@@ -174,6 +190,20 @@ def _rows(run: FinishedRun, studies: Studies, model: ReportGenerator) -> dict[st
                 f"{reference[:80]!r}...: the data have changed since. Set data=... to those of the run."
             )
     return rows
+
+
+def _stated(
+    run: FinishedRun, data: DictConfig | None, studies: Studies, places: list[int], model: ReportGenerator
+) -> dict[str, dict[Prompt, int]]:
+    """By study what its report says of each prompt, for a model that asks; empty where the data do not tell how to read it."""
+    config = (data or run.config.data).get("knowledge")
+    if config is None or not isinstance(model.visual, GroundedVisual):
+        return {}
+    knowledge: Knowledge = instantiate(config)
+    return {
+        studies.ids[place]: dict(zip(knowledge.prompts, knowledge.facts(studies.reports[place]), strict=True))
+        for place in places
+    }
 
 
 def _final_hardness(model: ReportGenerator, run: FinishedRun) -> float | None:

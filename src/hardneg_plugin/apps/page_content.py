@@ -156,6 +156,8 @@ def _written(run: InspectedRun, study: str) -> Written:
         },  # the higher the better
         similarities=inspected.similarities,
         hard_negative=inspected.hard_negative,
+        reading=inspected.reading,
+        entities=inspected.entities,
     )
 
 
@@ -179,6 +181,10 @@ def _notes(runs: Sequence[InspectedRun]) -> list[str]:
             )
         if all(inspected.attention is None for inspected in run.inspected.values()):
             notes.append(f"{name}: its decoder gives no attention, so there are no heat maps.")
+        if run.looks_for_entities and not run.knows_facts:
+            notes.append(
+                f"{name}: what reports state of its entities is not known, since its data have no data.knowledge."
+            )
     return notes
 
 

@@ -1,12 +1,14 @@
 """What a page shows, as plain data."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hardneg_plugin.alignment_inspection import FoundEntity, Reading
 from hardneg_plugin.inspection import Similarities
 
 
@@ -23,6 +25,8 @@ class Written:
         scores: of this study; the higher the better.
         similarities: None for a variant without an objective.
         hard_negative: the id of a study of the page; None where there is none.
+        reading: how its alignment reads the reference; None where that has no local matchings.
+        entities: those found or stated, the most likely first; None for a variant that looks for none.
 
     Raises:
         ValueError: `attention` is not of that shape and type.
@@ -35,6 +39,8 @@ class Written:
     scores: dict[str, float]
     similarities: Similarities | None
     hard_negative: str | None
+    reading: Reading | None = None
+    entities: list[FoundEntity] | None = None
 
     def __post_init__(self) -> None:
         maps = self.attention
@@ -65,11 +71,22 @@ class StudyContent:
 
     def __post_init__(self) -> None:
         for variant, written in self.written.items():
-            if written.attention is not None and written.attention.shape[1] != len(self.views):
-                raise ValueError(
-                    f"Expected attention over the {len(self.views)} views of {self.id}, but that of {variant} is over "
-                    f"{written.attention.shape[1]}."
-                )
+            for views in _views_looked_at(written):
+                if views != len(self.views):
+                    raise ValueError(
+                        f"Expected attention over the {len(self.views)} views of {self.id}, but that of {variant} is over "
+                        f"{views}."
+                    )
+
+
+def _views_looked_at(written: Written) -> Iterator[int]:
+    """Over how many views each attention is."""
+    if written.attention is not None:
+        yield written.attention.shape[1]
+    if written.reading is not None:
+        yield written.reading.attention.shape[1]
+    for entity in written.entities or ():
+        yield len(entity.attention)
 
 
 @dataclass(frozen=True)

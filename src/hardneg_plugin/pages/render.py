@@ -18,6 +18,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
+from hardneg_plugin.alignment_inspection import FoundEntity, Reading
 from hardneg_plugin.pages.content import PageContent, Score, StudyContent, Written
 from hardneg_plugin.runs.run_folder import replacing
 
@@ -28,6 +29,9 @@ JPEG_QUALITY = 80
 """About 10 kB for a chest X-ray of that size."""
 
 SCRIPTS = ("study.js", "curves.js", "page.js")
+
+SCRIPTS_WITH_ALIGNMENT = ("study.js", "alignment.js", "curves.js", "page.js")
+"""Of a page that shows what alignments know."""
 
 
 def write_page(path: Path, content: PageContent) -> None:
@@ -47,7 +51,13 @@ def render(content: PageContent) -> str:
     What is known of each study is in one JSON block; its images and attention are in a block of its own, which is not read
     before the study is shown. Both are data to the browser, never markup. A policy lets nothing run or load but what is here.
     """
-    style, script = _source("page.css"), "\n".join(_source(name) for name in SCRIPTS)
+    has_alignment = any(
+        written.reading or written.entities is not None
+        for study in content.studies
+        for written in study.written.values()
+    )
+    style = _source("page.css") + (_source("alignment.css") if has_alignment else "")
+    script = "\n".join(_source(name) for name in (SCRIPTS_WITH_ALIGNMENT if has_alignment else SCRIPTS))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(_source("template.html.jinja")).render(
         content=content,
@@ -127,11 +137,41 @@ def _pictures(study: StudyContent) -> dict[str, Any]:
     return {
         "views": [_picture(view) for view in study.views],
         "attention": {
-            variant: base64.b64encode(written.attention.tobytes()).decode()
+            variant: _base64(written.attention)
             for variant, written in study.written.items()
             if written.attention is not None
         },
+        **_alignments(study),
     }
+
+
+def _alignments(study: StudyContent) -> dict[str, Any]:
+    """What alignments know of it, by variant; without those that know nothing."""
+    readings = {variant: _reading(by.reading) for variant, by in study.written.items() if by.reading is not None}
+    entities = {variant: _entities(by.entities) for variant, by in study.written.items() if by.entities is not None}
+    return {**({"readings": readings} if readings else {}), **({"entities": entities} if entities else {})}
+
+
+def _reading(reading: Reading) -> dict[str, Any]:
+    weights = reading.importance
+    return {
+        "words": reading.words,
+        "importance": None if weights is None else [float(f"{weight:.3g}") for weight in weights],
+        "grid": reading.attention.shape[2:],
+        "attention": _base64(reading.attention),
+    }
+
+
+def _entities(entities: list[FoundEntity]) -> dict[str, Any]:
+    return {
+        "found": [[entity.phrase, float(f"{entity.probability:.3g}"), entity.verdict] for entity in entities],
+        "grid": entities[0].attention.shape[1:] if entities else None,
+        "attention": _base64(np.stack([entity.attention for entity in entities])) if entities else "",
+    }
+
+
+def _base64(values: NDArray[np.uint8]) -> str:
+    return base64.b64encode(values.tobytes()).decode()
 
 
 def _picture(view: NDArray[np.uint8]) -> dict[str, Any]:

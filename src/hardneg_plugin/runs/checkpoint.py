@@ -31,10 +31,28 @@ def checkpoint_of(run: RunFolder, name: str) -> Path:
     return path
 
 
+def writes(model: DictConfig) -> bool:
+    """Whether the model of a config writes reports: one of pre-training has no decoder."""
+    return "backbone" in model or "text" not in model
+
+
+def check_writes(model: DictConfig, run: RunFolder) -> None:
+    """Refuse the run of a model that writes nothing.
+
+    Raises:
+        UserError: with what to do instead.
+    """
+    if not writes(model):
+        raise UserError(
+            f"Expected the run of a report generator, but {run.path} is one of pre-training: it has no report decoder and writes "
+            f"no reports. hardneg-evaluate run={run.path} task=zero_shot says what its features are worth."
+        )
+
+
 def trained_model(
     model: DictConfig, path: Path, *, trust: bool = False, hard_negatives: bool = True, **arguments: Any
 ) -> Any:
-    """The `ReportGenerator` of a run with the weights and the vocabulary of a checkpoint of hardneg-train.
+    """The model of a run with the weights and the vocabulary of a checkpoint of hardneg-train.
 
     Args:
         model: the model's config, with what training started from.
@@ -135,15 +153,14 @@ def _without_starting_weights(model: DictConfig, backbone: dict[str, Any]) -> Di
     Raises:
         UserError: the model has no such parts.
     """
-    text_side = "text" if "text" in model else "backbone"
-    for part in ("visual", text_side):
+    for part in ("visual", "backbone" if writes(model) else "text"):
         if not isinstance(model.get(part), DictConfig):
-            raise UserError(f"Expected the config of a report generator, but that of the run has no model.{part}.")
+            raise UserError(f"Expected the config of one of our models, but that of the run has no model.{part}.")
     visual = dict(model.visual)
     if visual.get("pretrained") or visual.get("weights"):
         # started from trained weights, the extractor was built for three channels
         visual |= {"pretrained": False, "weights": None, "options": {"in_chans": 3, **(visual.get("options") or {})}}
-    if text_side == "text":
+    if not writes(model):
         without = OmegaConf.create({**model, "visual": visual})
         assert isinstance(without, DictConfig)
         return without

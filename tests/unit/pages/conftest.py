@@ -6,9 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hardneg_plugin.alignment_inspection import FoundEntity, Reading
 from hardneg_plugin.data.phantom import PhantomStudies
 from hardneg_plugin.data.phantom.reading import read_findings
 from hardneg_plugin.inspection import Similarities
+from hardneg_plugin.knowledge import ABSENT, PRESENT, UNKNOWN
 from hardneg_plugin.pages.content import Curve, PageContent, Score, StudyContent, Written
 
 STEPS = range(0, 1000, 20)
@@ -108,9 +110,42 @@ def made_up(count=12, variants=("host", "arc"), size=64, seed=0):
     )
 
 
+def _alignment_known(rng, study, cut=None):
+    """The same study whose variant "words" reads its reference, up to a word, and whose "entities" finds some."""
+    words, views = study.reference.split()[:cut], len(study.views)
+    weights = rng.dirichlet(np.ones(len(words) + 1))[:-1].tolist()
+    read = Reading(words, weights, rng.integers(0, 256, (len(words), views, 4, 4)).astype(np.uint8))
+    entities = [
+        FoundEntity(phrase, likely, fact, rng.integers(0, 256, (views, 3, 5)).astype(np.uint8))
+        for phrase, likely, fact in (
+            ("effusion", 0.97, PRESENT),
+            ("left effusion", 0.81, UNKNOWN),
+            ("nodule", 0.66, ABSENT),
+            ("cardiomegaly", 0.58, None),
+            ("right lower lobe consolidation with a name that is long", 0.0004, PRESENT),
+        )
+    ]
+    written = dict(study.written)
+    written["words"] = replace(written["words"], reading=read)
+    written["entities"] = replace(written["entities"], entities=entities)
+    return replace(study, written=written)
+
+
 @pytest.fixture(scope="session")
 def content():
     return made_up()
+
+
+@pytest.fixture(scope="session")
+def aligned():
+    """What alignments know, of two of three variants; the second study's reference is cut, in the third nothing is found."""
+    rng = np.random.default_rng(1)
+    content = made_up(3, ("host", "words", "entities"))
+    first, second, third = (
+        _alignment_known(rng, study, cut) for study, cut in zip(content.studies, (None, 5, None), strict=True)
+    )
+    third.written["entities"] = replace(third.written["entities"], entities=[])
+    return replace(content, studies=[first, second, third])
 
 
 @pytest.fixture(scope="session")

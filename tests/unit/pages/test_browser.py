@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hardneg_plugin.alignment_inspection import FoundEntity, Reading
 from hardneg_plugin.pages.content import PageContent, StudyContent
 from hardneg_plugin.pages.render import write_page
 
@@ -380,6 +381,147 @@ def test_hostile_texts_do_nothing_and_are_read_as_they_are(browser, hostile, tmp
     page.go("view=curves")
     assert len(page.all(".chart")) == 2
     assert [note.text for note in page.all(".chart .empty")] == ["No number was logged."]
+
+
+@pytest.fixture
+def page_of_alignments(browser, aligned, tmp_path):
+    page = Opened(browser)
+    page.open(tmp_path / "page.html", aligned)
+    return page
+
+
+def test_a_reference_shows_how_important_each_word_is_and_where_it_looks(page_of_alignments, aligned):
+    page, study = page_of_alignments, aligned.studies[0]
+    read = study.written["words"].reading
+    assert (
+        page.run("return document.querySelectorAll('.reference .text').length") == 1
+    )  # the reading, and no second time
+    words = page.all(".reference .word")
+    assert [word.text for word in words] == study.reference.split() == read.words
+    heights = [float(word.value_of_css_property("border-bottom-width").removesuffix("px")) for word in words]
+    tallest = max(heights)
+    assert heights == pytest.approx([tallest * weight / max(read.importance) for weight in read.importance], abs=1)
+    for index in (2, 5):
+        number = f"{read.importance[index]:.3f}"
+        webdriver.ActionChains(page.browser).move_to_element(words[index]).perform()
+        assert page.heated
+        assert page.one(".legend output").text == f"Importance {number} · Where “{read.words[index]}” looked"
+        assert words[index].accessible_name == f"{read.words[index]}, importance {number}"
+        shares = [
+            100 * part.sum(dtype=float) / read.attention[index].sum(dtype=float) for part in read.attention[index]
+        ]
+        shown = [float(share.text.strip(" ·%")) for share in page.all(".looked .share")]
+        assert shown == pytest.approx(shares, abs=0.51)
+    webdriver.ActionChains(page.browser).move_to_element(page.one("h1")).perform()
+    assert not page.heated
+
+
+def test_a_reference_that_was_cut_is_there_as_a_whole(page_of_alignments, aligned):
+    page, study = page_of_alignments, aligned.studies[1]
+    page.go(f"study={study.id}")
+    assert len(page.all(".reference .word")) == 5
+    assert page.one(".reference .text").text.replace("not read:", "").split() == study.reference.split()
+    assert page.one(".unread").text.startswith("not read:")
+
+
+def test_a_reference_read_in_other_words_stands_beside_it(browser, aligned, tmp_path):
+    study = aligned.studies[0]
+    read = study.written["words"].reading
+    other = replace(study.written["words"], reading=replace(read, words=["<b>"] * len(read.words), importance=None))
+    content = replace(aligned, studies=[replace(study, written={"words": other})])
+    page = Opened(browser)
+    page.open(tmp_path / "page.html", content)
+    plain, reading = page.all(".reference .text")
+    assert plain.text == study.reference
+    assert {word.text for word in reading.find_elements(By.CSS_SELECTOR, ".word")} == {"<b>"}
+    page.run("arguments[0].focus()", reading.find_element(By.CSS_SELECTOR, ".word"))
+    assert page.one(".legend output").text.endswith("“<b>” looked")
+    assert "Importance" not in page.one(".legend output").text
+
+
+def test_entities_show_what_became_of_them_and_where_they_are_looked_for(page_of_alignments, aligned):
+    page, study = page_of_alignments, aligned.studies[0]
+    own = study.written["entities"].entities
+    chips = page.all(".written[aria-label=entities] .entity")
+    assert not page.all(".written[aria-label=host] .entity, .written[aria-label=words] .entity")
+    told = [f"{e.probability:.3f}" if e.probability >= 0.001 else "below 0.001" for e in own]
+    marks = ["✓", "?", "✗", "•", "○"]
+    assert [chip.text for chip in chips] == [
+        f"{mark} {entity.phrase} {number} {entity.verdict}"
+        for mark, entity, number in zip(marks, own, told, strict=True)
+    ]
+    assert [chip.accessible_name for chip in chips] == [
+        f"{entity.phrase}, probability {number}, {entity.verdict}" for entity, number in zip(own, told, strict=True)
+    ]
+    webdriver.ActionChains(page.browser).move_to_element(chips[2]).perform()
+    assert page.heated
+    assert page.one(".legend output").text == "Probability 0.660 · Where “nodule” looked"
+    shares = [100 * part.sum(dtype=float) / own[2].attention.sum(dtype=float) for part in own[2].attention]
+    assert [float(share.text.strip(" ·%")) for share in page.all(".looked .share")] == pytest.approx(shares, abs=0.51)
+    page.go(f"study={aligned.studies[2].id}")
+    assert "No entity is found, and none is known to be stated." in page.one(".written[aria-label=entities]").text
+
+
+@pytest.mark.parametrize("group", [".weighed", ".looked-for"])
+def test_what_alignments_know_is_reached_by_keys_and_by_tapping(page_of_alignments, aligned, group):
+    page = page_of_alignments
+    items = page.all(f"{group} .word")
+    assert [item.get_attribute("tabindex") for item in items] == ["0"] + ["-1"] * (len(items) - 1)  # one stop of Tab
+    page.run("arguments[0].focus()", items[0])
+    page.press(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_LEFT)
+    assert page.heated
+    assert page.run("return document.activeElement === arguments[0]", items[1])
+    assert page.study == aligned.studies[0].id
+    page.press(Keys.ESCAPE)
+    assert not page.heated
+    items[3].click()
+    webdriver.ActionChains(page.browser).move_to_element(page.one("h1")).perform()
+    assert page.heated
+    assert items[3].get_attribute("aria-pressed") == "true"
+    page.press(Keys.ESCAPE)
+    assert not page.heated
+
+
+def test_what_alignments_know_fits_a_phone(page_of_alignments, aligned):
+    page = page_of_alignments
+    page.at_size(360, 740)
+    try:
+        for study in aligned.studies:
+            page.go(f"study={study.id}")
+            assert page.run("return [document.documentElement.scrollWidth, innerWidth]") == [360, 360]
+            beyond = "return [...document.querySelectorAll('.word')].filter((it) => it.getBoundingClientRect().right > 360).length"
+            assert page.run(beyond) == 0
+    finally:
+        page.at_size(1300, 900)
+
+
+def test_maps_of_entities_need_no_attention_of_the_decoder(browser, aligned, tmp_path):
+    study = aligned.studies[0]
+    written = {name: replace(by, attention=None) for name, by in study.written.items()}
+    page = Opened(browser)
+    page.open(tmp_path / "page.html", replace(aligned, studies=[replace(study, written=written)]))
+    assert len(page.all(".legend")) == 1
+    page.run("arguments[0].focus()", page.one(".entity"))
+    assert page.heated
+
+
+def test_hostile_entities_and_words_are_read_as_they_are(browser, hostile, tmp_path):
+    (study,) = hostile.studies
+    words = study.reference.split()
+    known = replace(
+        study.written[study.id],
+        reading=Reading(words, [0.1] * len(words), np.full((len(words), 1, 1, 2), 9, np.uint8)),
+        entities=[FoundEntity(study.id, 0.9, None, np.full((1, 1, 2), 9, np.uint8))],
+    )
+    page = Opened(browser)
+    page.open(tmp_path / "page.html", replace(hostile, studies=[replace(study, written={study.id: known})]))
+    assert browser.title.startswith("</script>")
+    assert [
+        page.run("return arguments[0].textContent.toWellFormed()", word) for word in page.all(".weighed .word")
+    ] == [word.replace("\ud800", "\ufffd") for word in words]
+    (entity,) = page.all(".entity")
+    assert study.id.split("\u2028")[0] in page.run("return arguments[0].textContent.toWellFormed()", entity)
+    assert not page.all("#study script")
 
 
 def test_pages_with_little_on_them_are_told_so(browser, tmp_path):

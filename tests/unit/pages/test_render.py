@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hardneg_plugin.alignment_inspection import FoundEntity, Reading
 from hardneg_plugin.pages.content import Curve, PageContent, Score, StudyContent, Written
 from hardneg_plugin.pages.render import render, write_page
 
@@ -52,6 +53,15 @@ def written(words=(), attention=None):
     return Written(" ".join(words), list(words), attention, None, {}, None, None)
 
 
+def known(views, of_entities=0):
+    """What an alignment knows of a study with so many views."""
+    return Written(
+        "", [], None, None, {}, None, None,
+        reading=Reading(["a"], None, np.zeros((1, views, 2, 2), np.uint8)),
+        entities=[FoundEntity("e", 0.9, None, np.zeros((of_entities, 2, 2), np.uint8))],
+    )  # fmt: skip
+
+
 def test_texts_come_out_of_the_data_as_they_went_in(content):
     data = Page(render(content)).json("data")
     assert data["variants"] == content.variants
@@ -81,6 +91,52 @@ def test_attention_and_images_come_out_as_they_went_in(content):
             image = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture["jpeg"]))), dtype=float)
             assert (picture["height"], picture["width"]) == image.shape == view.shape
             assert np.abs(image - view).mean() < 6  # most of it noise: at 64 pixels each is an edge
+
+
+def maps_of(told, *leading):
+    values = np.frombuffer(base64.b64decode(told["attention"]), np.uint8)
+    return values.reshape(*leading, *told["grid"])
+
+
+def test_what_alignments_know_comes_out_as_it_went_in(aligned):
+    page = Page(render(aligned))
+    for index, study in enumerate(aligned.studies):
+        pictures = page.json(f"pictures-{index}")
+        read, told = study.written["words"].reading, pictures["readings"].pop("words")
+        assert told["words"] == read.words
+        assert told["importance"] == pytest.approx(read.importance, rel=1e-2)
+        np.testing.assert_array_equal(maps_of(told, len(read.words), len(study.views)), read.attention)
+        entities, told = study.written["entities"].entities, pictures["entities"].pop("entities")
+        assert [tuple(each) for each in told["found"]] == [
+            (each.phrase, each.probability, each.verdict) for each in entities
+        ]
+        for own, entity in zip(maps_of(told, -1, len(study.views)) if entities else (), entities, strict=True):
+            np.testing.assert_array_equal(own, entity.attention)
+        assert not pictures["readings"]
+        assert not pictures["entities"]
+
+
+def test_pages_without_what_alignments_know_hold_nothing_of_it(content, aligned):
+    bare, known = render(content), render(aligned)
+    for text in ("withAlignments", ".weighed", '"readings":', '"entities":'):
+        assert text in known
+        assert text not in bare
+    assert json.loads(json.dumps(Page(bare).json("pictures-0"))).keys() == {"views", "attention"}
+
+
+def test_what_alignments_know_of_600_studies_stays_under_20_megabytes(aligned):
+    maps = np.full((60, 2, 7, 7), 255, np.uint8)
+    read = Reading(["pneumothorax"] * 60, [0.0123] * 60, maps)
+    entities = [FoundEntity("left upper lobe consolidation", 0.512, 0, own) for own in maps[:30]]
+    view = np.zeros((8, 8), np.uint8)
+
+    def size(count, **known):
+        of = {"a": Written("", [], None, None, {}, None, None, **known)}
+        studies = [StudyContent(str(index), [view, view], "r", of) for index in range(count)]
+        return len(render(empty(variants=["a"], studies=studies)))
+
+    known, bare = (size(3, **some) - size(1, **some) for some in ({"reading": read, "entities": entities}, {}))
+    assert 600 * (known - bare) / 2 < 20e6
 
 
 @pytest.mark.parametrize(
@@ -197,10 +253,12 @@ def test_600_studies_of_two_views_stay_under_60_megabytes():
             lambda: StudyContent("s7", [], "r", {"arc": written(["a"], np.zeros((1, 2, 2, 2), np.uint8))}),
             "the 0 views of s7, but that of arc is over 2",
         ),
+        (lambda: StudyContent("s7", [], "r", {"arc": known(2)}), "the 0 views of s7, but that of arc is over 2"),
+        (lambda: StudyContent("s7", [], "r", {"arc": known(0, 3)}), "the 0 views of s7, but that of arc is over 3"),
         (lambda: empty(studies=[StudyContent("s7", [], "r", {})] * 2), "s7"),
         (lambda: empty(curves=[Curve("arc", "train/hardness", [])]), "['arc']"),
     ],
-    ids=["rows", "type", "views", "ids", "variants"],
+    ids=["rows", "type", "views", "views of words", "views of entities", "ids", "variants"],
 )
 def test_content_that_does_not_fit_together_is_refused(make, said):
     with pytest.raises(ValueError, match=re.escape(said)):

@@ -1,7 +1,6 @@
 """The report generator with hard negatives: what of it stands for an image, and what for a report."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -15,7 +14,7 @@ from hardneg_plugin.functional.pooling import masked_mean
 from hardneg_plugin.generator import ReportGenerator
 from hardneg_plugin.objectives import HardNegativeObjective, PairEmbeddings
 from hardneg_plugin.scoring.report_scores import Embeddings
-from hardneg_plugin.study_model import Features, features_of
+from hardneg_plugin.study_model import Features
 
 ReportFeature = Literal["decoder_states", "text_only", "word_embeddings"]
 
@@ -52,30 +51,19 @@ class HardNegativeReportGenerator(AlignedModel, ReportGenerator):
         report_width = embedding.embedding_dim if report_feature == "word_embeddings" else self.decoder.width
         self.align(hard_negatives(image_width=self.visual.width, report_width=report_width))
 
-    def embed(self, batch: Batch, outputs: Features) -> PairEmbeddings:
-        """As of every `AlignedModel`, from the "states" of the report loss where these stand for the report.
-
-        Where the batch carries mined studies, theirs too, with a gradient of their own: for K per study that is K further
-        passes of the batch's size through visual extractor and decoder, forward and backward, with K times its activations
-        in memory. They count in the batch statistics of a visual extractor that keeps such.
-        """
-        attends = self._report_feature == "decoder_states"
-        pairs = self.pairs(batch, outputs, outputs["states"] if attends else self.words_of(batch["tokens"]))
-        return replace(pairs, negatives=self._embed_mined(batch["negatives"])) if "negatives" in batch else pairs
-
     def words_of(self, tokens: Tensor) -> Tensor:
         """Features `(B, T - 1, D)` of `tokens[:, 1:]` that attend to no image: what the mean is taken of."""
         if self._report_feature == "word_embeddings":
             return self.decoder.word_embeddings(tokens)
         return self.decoder.text_states(tokens)
 
-    def _embed_mined(self, mined: Batch) -> PairEmbeddings:
-        visual = self.see(mined)
-        if self._report_feature == "decoder_states":
-            words = self.decoder.states(visual.patches, mined["tokens"], patch_mask=visual.patch_mask)
-        else:
-            words = self.words_of(mined["tokens"])
-        return self.pairs(mined, features_of(visual), words)
+    def words_in_training(self, batch: Batch, outputs: Features) -> Tensor:
+        """The decoder's states where these stand for the report: those of the report loss, or, of mined studies, their own."""
+        if self._report_feature != "decoder_states":
+            return self.words_of(batch["tokens"])
+        if "states" in outputs:
+            return outputs["states"]
+        return self.decoder.states(outputs["patches"], batch["tokens"], patch_mask=outputs["patch_mask"])
 
     def _embeddings(self, batch: Batch, outputs: Features, words: Tensor) -> Embeddings:
         images, references = self.embed_apart(batch, outputs["pooled"])

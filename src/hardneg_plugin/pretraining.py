@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hardneg_plugin.aligned_model import AlignedModel
@@ -18,8 +19,7 @@ class _ImageModel(StudyModel[AlignmentScores]):
     """Sees, and has no loss of its own: what the objective is added to."""
 
     def training_step(self, batch: Batch, batch_idx: int) -> Features:
-        seen = features_of(self.see(batch))
-        return {"loss": 0.0 * seen["pooled"].sum(), **seen}
+        return {"loss": torch.zeros((), device=self.device), **features_of(self.see(batch))}
 
 
 class ImageReportEncoder(AlignedModel, _ImageModel):

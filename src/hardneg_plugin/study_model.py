@@ -1,12 +1,13 @@
 """What every model over studies shares: a visual extractor, a vocabulary, an optimizer, and scores of its splits."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, Literal, TypeVar, cast
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -83,6 +84,13 @@ class StudyModel(pl.LightningModule, Generic[Scores]):
         boxes = {"boxes": batch["boxes"]} if "boxes" in batch and isinstance(self.visual, GroundedVisual) else {}
         features: VisualFeatures = self.visual(batch["images"], batch["view_mask"], **boxes)
         return features
+
+    def tokens_of(self, texts: Sequence[str], max_length: int | None = None) -> tuple[Tensor, Tensor]:
+        """Token rows `(N, T)` of N >= 1 texts as a batch has them, each cut to `max_length`, and their mask `(N, T)`."""
+        rows = [torch.tensor(self.tokenizer.encode(text)[:max_length]) for text in texts]
+        tokens = pad_sequence(rows, batch_first=True)
+        mask = torch.arange(tokens.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
+        return tokens.to(self.device), mask.to(self.device)
 
     def on_validation_epoch_start(self) -> None:
         """Start the scores of a split anew."""

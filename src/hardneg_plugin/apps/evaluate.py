@@ -1,4 +1,4 @@
-"""hardneg-evaluate: score a trained run on a split, with other decoding or on other data if wanted; or a predictions file."""
+"""hardneg-evaluate: score a run on a split, with other decoding or on other data if wanted; a predictions file; or tasks."""
 
 import sys
 from typing import Any
@@ -16,10 +16,10 @@ from hardneg_plugin.apps.score import score
 from hardneg_plugin.apps.table import print_scores
 from hardneg_plugin.data.datamodule import StudyDataModule
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.generator import ReportGenerator
-from hardneg_plugin.runs.checkpoint import checkpoint_of, released_model, trained_model
+from hardneg_plugin.runs.checkpoint import check_writes, checkpoint_of, released_model, trained_model, writes
 from hardneg_plugin.runs.run_folder import RunFolder, write_json, write_jsonl
 from hardneg_plugin.scoring.card import scores_and_intervals
+from hardneg_plugin.study_model import StudyModel
 
 
 def main() -> None:
@@ -62,12 +62,14 @@ def evaluate(job: Job) -> None:
     records, card = scores.records(), scores.card()
     if trainer.is_global_zero:
         write_json(output.metrics, {**scores_and_intervals({config.split: card}), **settings})
-        write_jsonl(output.predictions(config.split), records)
         print_scores(f"{config.split} split of {config.run}", {str(config.checkpoint): card.values})
-        print(f"\nscores   {output.metrics}\nreports  {output.predictions(config.split)}")
+        print(f"\nscores   {output.metrics}")
+        if records:  # a model that writes nothing has none
+            write_jsonl(output.predictions(config.split), records)
+            print(f"reports  {output.predictions(config.split)}")
 
 
-def load(config: DictConfig) -> tuple[StudyDataModule, ReportGenerator, dict[str, Any]]:
+def load(config: DictConfig) -> tuple[StudyDataModule, StudyModel[Any], dict[str, Any]]:
     """The data, the model, and what metrics.json says about both.
 
     Raises:
@@ -78,17 +80,21 @@ def load(config: DictConfig) -> tuple[StudyDataModule, ReportGenerator, dict[str
     checkpoint_path = checkpoint_of(run, config.checkpoint)
     data: StudyDataModule = instantiate((config.data if "data" in config else trained.data).datamodule)
     chosen = {key: value for key, value in config.decoding.items() if value is not None}
-    decoding = OmegaConf.merge(trained.decoding, chosen)
-    arguments = {"read_findings": data.source.read_findings, "decoding": instantiate(decoding)}
+    if chosen or checkpoint_path.suffix == ".pth":
+        check_writes(trained.model, run)
+    decoding = OmegaConf.merge(trained.decoding, chosen) if writes(trained.model) else None
+    arguments = {}
+    if decoding is not None:
+        arguments = {"read_findings": data.source.read_findings, "decoding": instantiate(decoding)}
     if checkpoint_path.suffix == ".pth":
-        model: ReportGenerator = released_model(trained.model, checkpoint_path, data.tokenizer, **arguments)
+        model: StudyModel[Any] = released_model(trained.model, checkpoint_path, data.tokenizer, **arguments)
     else:
         model = trained_model(trained.model, checkpoint_path, trust=config.trust, **arguments)
         data.tokenizer = model.tokenizer
     settings = {
         "run": str(run.path),
         "checkpoint": str(checkpoint_path),
-        "decoding": OmegaConf.to_container(decoding),
+        **({} if decoding is None else {"decoding": OmegaConf.to_container(decoding)}),
         "data": OmegaConf.to_container(config.data, resolve=True) if "data" in config else "the run's own",
     }
     return data, model, settings

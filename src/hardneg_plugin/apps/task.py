@@ -1,18 +1,24 @@
 """hardneg-evaluate task=NAME: what a trained model's frozen features are worth."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from hardneg_plugin.aligned_model import AlignedModel
+from hardneg_plugin.backbones.decoder import evaluating
+from hardneg_plugin.backbones.grounded import GroundedVisual
 from hardneg_plugin.data.datamodule import StudyDataModule
+from hardneg_plugin.data.phantom.studies import PhantomSplit
 from hardneg_plugin.data.studies import Split as SplitName
 from hardneg_plugin.downstream import tasks
 from hardneg_plugin.downstream.encoded import Model, encode, text_features
+from hardneg_plugin.downstream.maps import entities_of
 from hardneg_plugin.downstream.tasks import Split, TaskResult
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.knowledge import Knowledge
@@ -24,66 +30,74 @@ from hardneg_plugin.scoring.task_scores import task_card
 class Inputs:
     """The model and the data of a run, and its splits as the model sees them, each made when first asked for."""
 
-    def __init__(self, config: DictConfig) -> None:
-        self.config = config
-        run = RunFolder.existing(config.run)
-        trained = run.read_config(trust=config.trust)
-        self.checkpoint = checkpoint_of(run, config.checkpoint)
-        self.data: StudyDataModule = instantiate((config.data if "data" in config else trained.data).datamodule)
-        if "knowledge" not in trained.data:
-            raise UserError(f"{run.config}: data.knowledge is missing: add one, as conf/data/phantom.yaml has.")
-        knowledge = (config.data if "data" in config else trained.data).knowledge
-        self.knowledge: Knowledge = instantiate(knowledge)
+    def __init__(self, config: DictConfig, wanted: Sequence[str]) -> None:
+        self.config, self.wanted = config, wanted
+        self.run = RunFolder.existing(config.run)
+        trained = self.run.read_config(trust=config.trust)
+        self.checkpoint = checkpoint_of(self.run, config.checkpoint)
+        self._data = config.data if "data" in config else trained.data
+        self.data: StudyDataModule = instantiate(self._data.datamodule)
         model = {**trained.model, **({"caption": None} if "caption" in trained.model else {}), "compile": False}
         self.model: Model = trained_model(DictConfig(model), self.checkpoint, trust=config.trust)
         self.data.tokenizer = self.model.tokenizer
         self.device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            self.model.to(self.device)
+        except (RuntimeError, AssertionError) as error:  # as torch says that there is no such device
+            raise UserError(f"device={self.device}: {str(error).splitlines()[0]}") from error
         self.judged: SplitName = config.split
+        self._splits: dict[SplitName, Split] = {}
 
-    def split(self, name: SplitName, *, maps: bool = False, patches: bool = True) -> Split:
-        """A split, and with `maps` where the model looks for each finding."""
-        encoded = encode(
-            self.model,
-            self.data.in_order(name),
-            device=self.device,
-            maps_of=self.knowledge if maps else None,
-            patches=patches,
-        )
-        return Split(self.data.source.split(name), encoded)
+    @cached_property
+    def knowledge(self) -> Knowledge:
+        """What may be found in a study."""
+        if self._data.get("knowledge") is None:
+            raise UserError(
+                f"task={', '.join(self.wanted)}: the data of {self.run.path} do not say what may be found in them: add "
+                "data=... with a data.knowledge, as conf/data/phantom.yaml has."
+            )
+        knowledge: Knowledge = instantiate(self._data.knowledge)
+        return knowledge
+
+    def split(self, name: SplitName) -> Split:
+        """A split, with patches and with where the model looks for each finding as far as a task wants these."""
+        if name not in self._splits:
+            maps = "localisation" in self.wanted and name != "train"
+            encoded = encode(
+                self.model,
+                self.data.in_order(name),
+                device=self.device,
+                maps_of=self.knowledge if maps else None,
+                patches=not OF_PATCHES.isdisjoint(self.wanted),
+            )
+            self._splits[name] = Split(self.data.source.split(name), encoded)
+        return self._splits[name]
 
 
 def retrieval(inputs: Inputs) -> TaskResult:
     """Recall both ways."""
-    return tasks.retrieval(inputs.split(inputs.judged, patches=False))
+    return tasks.retrieval(inputs.split(inputs.judged))
 
 
 def zero_shot(inputs: Inputs) -> TaskResult:
     """Findings by sentences alone."""
-    split = inputs.split(inputs.judged, patches=False)
-    model: Any = inputs.model
-    if not hasattr(model, "embed_texts"):
-        raise UserError(
-            "task=zero_shot needs a model that aligns texts with images, but this run is of the bare host: train with "
-            "model=hard_negatives or model=pretrain."
-        )
-    wordings = inputs.knowledge.wordings()
-    model.eval()
-    with torch.no_grad():
-        present, absent = (
-            torch.stack([model.embed_texts(pair[side]) for pair in wordings.values()]).cpu() for side in (0, 1)
-        )
-    return tasks.zero_shot(split, inputs.knowledge, present, absent)
+    model, wordings = inputs.model, inputs.knowledge.wordings()
+    assert isinstance(model, AlignedModel)
+    sentences = [wordings[name] for name in entities_of(inputs.knowledge)]
+    with evaluating(model), torch.no_grad():
+        present, absent = (torch.stack([model.embed_texts(pair[side]) for pair in sentences]).cpu() for side in (0, 1))
+    return tasks.zero_shot(inputs.split(inputs.judged), inputs.knowledge, present, absent)
 
 
 def linear_probe(inputs: Inputs) -> TaskResult:
     """Logistic regressions on pooled features."""
-    train, val, judged = (inputs.split(name, patches=False) for name in ("train", "val", inputs.judged))
+    train, val, judged = (inputs.split(name) for name in ("train", "val", inputs.judged))
     return tasks.probe(train, val, judged, inputs.knowledge, inputs.config.shares, inputs.config.seed)
 
 
 def localisation(inputs: Inputs) -> TaskResult:
     """Where the model looks for a finding."""
-    return tasks.localisation(inputs.split("val", maps=True), inputs.split(inputs.judged, maps=True), inputs.knowledge)
+    return tasks.localisation(inputs.split("val"), inputs.split(inputs.judged), inputs.knowledge)
 
 
 def segmentation(inputs: Inputs) -> TaskResult:
@@ -117,39 +131,98 @@ TASKS: dict[str, Callable[[Inputs], TaskResult]] = {
 }
 
 
+OF_ALIGNMENT = {"retrieval", "zero_shot", "localisation"}
+OF_PHANTOM = {"localisation", "segmentation", "vqa"}
+OF_PATCHES = {"segmentation", "vqa"}
+# whose settings of a `Fitting` are counts
+HEADS = ("segmentation.fitting", "vqa")
+WHOLE = ("epochs", "batch_size")
+
+
 def start(config: DictConfig) -> None:
     """Do one task or several; each writes its scores and what every study adds to them into the run's `tasks/`.
 
     Raises:
-        UserError: for whatever a user can cause.
+        UserError: for whatever a user can cause, before any task begins.
     """
-    wanted = [config.task] if isinstance(config.task, str) else list(config.task)
-    wanted = list(TASKS) if wanted == ["all"] else wanted
-    for name in wanted:
-        if name not in TASKS:
-            raise UserError(f"task: expected all or some of {', '.join(TASKS)}, but got {name!r}.")
-    if config.split not in ("val", "test"):
-        raise UserError(f"split: expected val or test, but got {config.split!r}.")
-    inputs = Inputs(config)
+    wanted = _wanted(config.task)
+    _check(config)
+    inputs = Inputs(config, wanted)
+    _check_possible(inputs)
     for name in wanted:
         result = TASKS[name](inputs)
         card = task_card(result.rows)
-        folder = RunFolder(config.run).tasks
-        scores, rows = folder / f"{name}_{config.split}.json", folder / f"{name}_{config.split}.jsonl"
+        intervals = card.intervals()
+        scores, rows = (inputs.run.tasks / f"{name}_{config.split}.{suffix}" for suffix in ("json", "jsonl"))
         write_jsonl(rows, result.rows)
         write_json(
             scores,
             {
                 "scores": card.values,
-                "intervals": {score: list(ends) for score, ends in card.intervals().items()},
+                "intervals": {score: list(ends) for score, ends in intervals.items()},
                 "baselines": result.baselines,
                 "chosen": result.settings,
                 "checkpoint": str(inputs.checkpoint),
+                "data": OmegaConf.to_container(config.data, resolve=True) if "data" in config else "the run's own",
+                "seed": config.seed,
                 "studies": len(result.rows),
             },
         )
-        _show(f"{name} on the {config.split} split of {config.run}", card.values, card.intervals(), result.baselines)
+        _show(f"{name} on the {config.split} split of {config.run}", card.values, intervals, result.baselines)
         print(f"scores   {scores}\nstudies  {rows}\n")
+
+
+def _wanted(named: Any) -> list[str]:
+    """The tasks, each once."""
+    wanted = list(named) if isinstance(named, ListConfig) else [named]
+    wanted = list(TASKS) if wanted == ["all"] else list(dict.fromkeys(map(str, wanted)))
+    wrong = [name for name in wanted if name not in TASKS]
+    if wrong or not wanted:
+        raise UserError(
+            f"task: expected all or some of {', '.join(TASKS)}, but got {repr(wrong[0]) if wrong else 'none'}."
+        )
+    return wanted
+
+
+def _check(config: DictConfig) -> None:
+    """Raise a UserError for settings out of their range."""
+    if config.split not in ("val", "test"):
+        raise UserError(f"split: expected val or test, but got {config.split!r}.")
+    if type(config.seed) is not int or config.seed < 0:
+        raise UserError(f"seed: expected a whole number from 0, but got {config.seed!r}.")
+    for key in ("segmentation.studies", "segmentation.width", *(f"{part}.{key}" for part in HEADS for key in WHOLE)):
+        value = OmegaConf.select(config, key)
+        if type(value) is not int or value < 1:
+            raise UserError(f"{key}: expected a whole number from 1, but got {value!r}.")
+    shares = config.shares
+    if not isinstance(shares, ListConfig) or not shares or not all(type(share) in (int, float) for share in shares):
+        raise UserError(f"shares: expected shares of the training labels, such as [0.1,1.0], but got {shares!r}.")
+
+
+def _check_possible(inputs: Inputs) -> None:
+    """Raise a UserError for a task that the model or the data do not allow."""
+    wanted, needs = inputs.wanted, set[str]()
+    if not isinstance(inputs.model, AlignedModel):
+        needs = OF_ALIGNMENT - ({"localisation"} if isinstance(inputs.model.visual, GroundedVisual) else set())
+    _refuse(
+        [name for name in wanted if name in needs],
+        wanted,
+        "needs a space in which texts and images meet, but this run is of the bare host: train with model=hard_negatives or "
+        "model=pretrain",
+    )
+    if not isinstance(inputs.data.source.split(inputs.judged), PhantomSplit):
+        _refuse(
+            [name for name in wanted if name in OF_PHANTOM],
+            wanted,
+            "needs boxes, masks or facts of every finding, which only data=phantom has",
+        )
+
+
+def _refuse(impossible: list[str], wanted: Sequence[str], reason: str) -> None:
+    if impossible:
+        left = [name for name in wanted if name not in impossible]
+        instead = f", or leave it at task=[{','.join(left)}]" if left else ""
+        raise UserError(f"task={','.join(impossible)} {reason}{instead}.")
 
 
 def _show(

@@ -17,7 +17,7 @@ class TextEncoder(nn.Module):
         width: of the states, a multiple of `heads`.
         heads: of each attention.
         layers: at least 1.
-        feedforward_width: hidden width of the feed-forward sublayers.
+        feedforward_width: hidden width of the feed-forward sublayers, at least 1.
         dropout: of attention weights, sublayer outputs, feed-forward hidden units and embedded words.
 
     Raises:
@@ -35,10 +35,10 @@ class TextEncoder(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if layers < 1 or width < 1 or heads < 1 or width % heads:
+        if min(layers, width, heads, feedforward_width) < 1 or width % heads:
             raise UserError(
-                "model.text: expected layers from 1 and a width that is a multiple of heads, "
-                f"but got layers={layers}, width={width} and heads={heads}."
+                "model.text: expected layers and feedforward_width from 1 and a width that is a multiple of heads, but got "
+                f"layers={layers}, feedforward_width={feedforward_width}, width={width} and heads={heads}."
             )
         self.width = width
         self.embedding = nn.Embedding(vocab_size + 1, width)

@@ -26,6 +26,8 @@ class Encoded:
     """N studies, on the CPU."""
 
     ids: list[str]
+    references: list[str]
+    """The reports in the tokenizer's cleaned form: what recall takes for one report."""
     pooled: Tensor
     """`(N, D_v)`."""
     patches: Tensor
@@ -59,9 +61,13 @@ def encode(
         device: where to run.
         maps_of: also where the model looks for each of its entities.
         patches: False keeps the pooled features only.
+
+    Raises:
+        UserError: the split has no study, or the model does not say where it looks.
     """
     model.to(device)
     ids: list[str] = []
+    references: list[str] = []
     columns: dict[str, list[Tensor]] = {}
     grid = (1, 1)
     with evaluating(model), torch.no_grad():
@@ -77,19 +83,22 @@ def encode(
             if maps_of is not None:
                 of_batch["maps"] = finding_maps(model, batch, maps_of).mT
             ids += batch["ids"]
+            references += batch["references"]
             for name, rows in of_batch.items():
                 columns.setdefault(name, []).append(rows.cpu() if rows.dtype == torch.bool else rows.float().cpu())
+    if not ids:
+        raise UserError(
+            "Expected studies to look at, but a split has none: give the training, val and test split some."
+        )
     joined = {name: _joined(rows) for name, rows in columns.items()}
     if not patches:
         joined |= {"patches": torch.empty(len(ids), 0, 0), "patch_mask": torch.empty(len(ids), 0, dtype=torch.bool)}
-    return Encoded(ids=ids, grid=grid, **joined)
+    return Encoded(ids=ids, references=references, grid=grid, **joined)
 
 
 def text_features(model: Model, texts: Sequence[str]) -> Tensor:
     """What the model makes of texts before any alignment, `(M, D_q)`: the mean over their words, on the CPU."""
-    rows = [torch.tensor(model.tokenizer.encode(text)) for text in texts]
-    tokens = pad_sequence(rows, batch_first=True).to(model.device)
-    mask = (torch.arange(tokens.shape[1]) < torch.tensor([len(row) for row in rows])[:, None])[:, 1:]
+    tokens, mask = model.tokens_of(texts)
     with evaluating(model), torch.no_grad():
         if isinstance(model, AlignedModel):
             words = model.words_of(tokens)
@@ -97,7 +106,7 @@ def text_features(model: Model, texts: Sequence[str]) -> Tensor:
             words = model.decoder.word_embeddings(tokens)
         else:
             raise UserError(f"Expected a model that reads texts, but got a {type(model).__name__}.")
-        return masked_mean(words, mask.to(words.device)).float().cpu()
+        return masked_mean(words, mask[:, 1:]).float().cpu()
 
 
 def _joined(batches: list[Tensor]) -> Tensor:

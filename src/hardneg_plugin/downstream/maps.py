@@ -1,5 +1,6 @@
 """Where a model looks for each finding: what its kind of alignment offers for a map."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,39 +11,59 @@ from hardneg_plugin.aligned_model import AlignedModel
 from hardneg_plugin.backbones.grounded import GroundedVisual
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.knowledge import Knowledge
+from hardneg_plugin.knowledge import Knowledge, Prompt
 from hardneg_plugin.objectives import PairEmbeddings, RelationEnhancedObjective
 from hardneg_plugin.objectives.parts import Local
 from hardneg_plugin.study_model import StudyModel
 
 
 def finding_maps(model: StudyModel[Any], batch: Batch, knowledge: Knowledge) -> Tensor:
-    """How much of each of F entities is at each patch: `(B, F, P)`, the higher the more; no place is named.
+    """How much of each of F entities is at each patch: `(B, F, P)`, the higher the more; 0 where a view is missing.
 
     A model that grounds entities: the attention of the entity's prompt. One with local matchings: the attention of the words of a
     sentence that states it, by their importance. Any other that aligns: the cosine of each patch with the sentences that state it.
 
     Raises:
-        UserError: the model has no space in which texts and images meet.
+        UserError: the model has no space in which texts and images meet, or looks for other entities.
     """
     if isinstance(model.visual, GroundedVisual):
         boxes = batch.get("boxes")
         maps = model.visual.attention(batch["images"], batch["view_mask"], boxes)
-        rows = [row for row, prompt in enumerate(model.visual.grounding.prompts) if prompt.position is None]
-        return maps[:, rows]
+        return maps[:, _rows_of(entities_of(knowledge), model.visual.grounding.prompts)]
     if not isinstance(model, AlignedModel):
         raise UserError(
             "task=localisation needs a model that aligns texts with images, but this run is of the bare host: train with "
             "model=hard_negatives or model=pretrain."
         )
     seen = model.see(batch)
-    sentences = [present for present, _ in knowledge.wordings().values()]
+    wordings = knowledge.wordings()
+    sentences = [wordings[name][0] for name in entities_of(knowledge)]
     objective = model.hard_negatives
     if isinstance(objective, RelationEnhancedObjective):
         return torch.stack([_looked(model, objective, seen.patches, seen.patch_mask, some[0]) for some in sentences], 1)
-    embedded = torch.stack([F.normalize(model.embed_texts(some).mean(0), dim=-1) for some in sentences])
+    texts = model.embed_texts([text for some in sentences for text in some])
+    embedded = torch.stack(
+        [F.normalize(some.mean(0), dim=-1) for some in texts.split([len(some) for some in sentences])]
+    )
     patches = F.normalize(objective.image_head(seen.patches.float()), dim=-1)
-    return torch.einsum("fd,bpd->bfp", embedded, patches)
+    return torch.einsum("fd,bpd->bfp", embedded, patches) * seen.patch_mask[:, None]
+
+
+def entities_of(knowledge: Knowledge) -> list[str]:
+    """The names of the F entities, in the order of their prompts."""
+    return [prompt.entity for prompt in knowledge.prompts if prompt.position is None]
+
+
+def _rows_of(entities: Sequence[str], prompts: Sequence[Prompt]) -> list[int]:
+    """Where the prompts of these entities, without a place, stand among those of a model."""
+    places = {prompt.entity: row for row, prompt in enumerate(prompts) if prompt.position is None}
+    missing = [name for name in entities if name not in places]
+    if missing:
+        raise UserError(
+            f"task=localisation: the data ask for {missing[0]!r}, but the model was trained to look for {', '.join(places)}: take "
+            "data of the kind that it was trained on."
+        )
+    return [places[name] for name in entities]
 
 
 def _looked(

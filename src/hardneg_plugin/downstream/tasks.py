@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.random import default_rng
+from numpy.random import SeedSequence, default_rng
 from torch import Tensor
 
 from hardneg_plugin.data.phantom.findings import ATTRIBUTES
@@ -14,8 +14,10 @@ from hardneg_plugin.data.phantom.questions import Question, ask
 from hardneg_plugin.data.phantom.studies import PhantomSplit
 from hardneg_plugin.data.studies import Studies
 from hardneg_plugin.downstream.encoded import Encoded
+from hardneg_plugin.downstream.maps import entities_of
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.knowledge import Knowledge
+from hardneg_plugin.scoring.card import RECALL
 from hardneg_plugin.scoring.peers import Peers
 from hardneg_plugin.scoring.record import make_record
 from hardneg_plugin.scoring.report_scores import embedding_ranks
@@ -24,10 +26,16 @@ from hardneg_plugin.tasks.fitting import Fitting
 from hardneg_plugin.tasks.linear_probe import Labelled, linear_probe
 from hardneg_plugin.tasks.localisation import box_iou, chance_levels, choose_threshold, pointing_game
 from hardneg_plugin.tasks.segmentation import Outlined, dice, predict_masks, train_segmentation
-from hardneg_plugin.tasks.vqa import Asked, answer_indices, blind_answers, closed_answers, predict_answers, train_vqa
+from hardneg_plugin.tasks.vqa import (
+    UNKNOWN_ANSWER,
+    Asked,
+    answer_indices,
+    blind_answers,
+    closed_answers,
+    predict_answers,
+    train_vqa,
+)
 from hardneg_plugin.tasks.zero_shot import zero_shot_scores
-
-RECALL_AT = (1, 5, 10)
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,7 @@ class Split:
     encoded: Encoded
 
     def labels(self, knowledge: Knowledge) -> Tensor:
-        """Which entities each study has, `(N, F)`: 1, 0, or -1 where the report leaves it open."""
+        """Which entities each study has, `(N, F)` as `entities_of` names them: 1, 0, or -1 where the report leaves it open."""
         rows = [row for row, prompt in enumerate(knowledge.prompts) if prompt.position is None]
         return torch.tensor([knowledge.facts(report) for report in self.studies.reports])[:, rows]
 
@@ -65,22 +73,16 @@ class TaskResult:
     """What validation chose."""
 
 
-def entities_of(knowledge: Knowledge) -> list[str]:
-    """The names of the F entities, in the order of `Split.labels`."""
-    return [prompt.entity for prompt in knowledge.prompts if prompt.position is None]
-
-
 def retrieval(split: Split) -> TaskResult:
-    """Recall both ways, over the whole split and among each study's 15 closest peers; needs no label."""
+    """Recall both ways, over the whole split and among each study's 15 closest peers, as at every validation; needs no label."""
     studies, encoded = split.studies, split.encoded
     images, reports = _aligned(encoded)
-    columns = zip(studies.ids, studies.reports, studies.patients, studies.labels, strict=True)
+    columns = zip(studies.ids, encoded.references, studies.patients, studies.labels, strict=True)
     records = [make_record(name, text, "", patient=patient, labels=labels) for name, text, patient, labels in columns]
-    ranks = embedding_ranks(images, reports, studies.reports, Peers.of(records))
-    names = {"rank": "R@", "r2i_rank": "r2i_R@", "peers_rank": "peers_R@", "peers_r2i_rank": "peers_r2i_R@"}
+    ranks = embedding_ranks(images, reports, encoded.references, Peers.of(records))
     means = [
-        {f"{names[kind]}{k}": {"": [float(of_study[kind] <= k), 1.0]} for kind in names for k in RECALL_AT}
-        for of_study in ({kind: ranks[kind][row] for kind in ranks} for row in range(len(studies)))
+        {f"{name}{k}": {"": [float(ranks[kind][row] <= k), 1.0]} for kind, (name, at) in RECALL.items() for k in at}
+        for row in range(len(studies))
     ]
     return TaskResult(_rows(studies.ids, means=means))
 
@@ -176,7 +178,8 @@ def vqa(
     given = predict_answers(fitted.head, parts["test"])
     flat = {name: [question for of_study in asked[name] for question in of_study] for name in ("train", "test")}
     blind = blind_answers(parts["train"].answers, [q.text for q in flat["train"]], [q.text for q in flat["test"]])
-    is_right, is_blindly_right = ((some == parts["test"].answers).tolist() for some in (given, blind))
+    wanted = parts["test"].answers
+    is_right, is_blindly_right = (((some == wanted) & (wanted != UNKNOWN_ANSWER)).tolist() for some in (given, blind))
     means: list[dict[str, dict[str, list[float]]]] = [{} for _ in splits["test"].studies.ids]
     for question, row, right in zip(flat["test"], parts["test"].study.tolist(), is_right, strict=True):
         _add(means[row], f"vqa_{question.kind}", question.kind, float(right))
@@ -194,7 +197,13 @@ def vqa(
 
 def questions_of(split: Split, seed: int) -> list[list[Question]]:
     """The questions about each study: the same for every model."""
-    return [ask(findings, default_rng((seed, row))) for row, findings in enumerate(split.phantom.findings)]
+    phantom = split.phantom
+    # a key of its own: the study with which one is compared must not be drawn as that one was
+    draws = (SeedSequence((seed, phantom.first + row), spawn_key=(0,)) for row in range(len(phantom)))
+    return [
+        ask(findings, default_rng(draw), phantom.normal_share)
+        for findings, draw in zip(phantom.findings, draws, strict=True)
+    ]
 
 
 def _aligned(encoded: Encoded) -> tuple[Tensor, Tensor]:
@@ -241,6 +250,8 @@ def _asked(
 ) -> Asked:
     owners = [row for row, of_study in enumerate(asked) for _ in of_study]
     flat = [question for of_study in asked for question in of_study]
+    if not flat:
+        raise UserError("task=vqa: a split has no question: let it have more studies.")
     return Asked(
         split.encoded.patches,
         split.encoded.patch_mask,

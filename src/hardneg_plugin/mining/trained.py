@@ -6,12 +6,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
+from hardneg_plugin.aligned_model import AlignedModel
 from hardneg_plugin.backbones.decoder import evaluating
 from hardneg_plugin.functional.pooling import masked_mean
 from hardneg_plugin.generator import ReportGenerator
-from hardneg_plugin.hard_negative_generator import HardNegativeReportGenerator
 from hardneg_plugin.mining.embedders import Embeddings
 from hardneg_plugin.runs.checkpoint import checkpoint_of, trained_model
 from hardneg_plugin.runs.run_folder import RunFolder
@@ -45,24 +44,27 @@ class TrainedRun:
         """
         folder = RunFolder.existing(self.run)
         config = folder.read_config(trust=trust)
-        model: ReportGenerator = trained_model(config.model, checkpoint_of(folder, self.checkpoint), trust=trust)
+        model: ReportGenerator | AlignedModel = trained_model(
+            config.model, checkpoint_of(folder, self.checkpoint), trust=trust
+        )
         return ModelReports(model, config.data.max_length, self.batch_size, self.device)
 
 
 @dataclass(frozen=True)
 class ModelReports:
-    """The reports as a trained generator embeds them without their images: the mean of the decoder's states over the words.
+    """The reports as a trained model embeds them without their images.
 
-    Where it was trained with hard negatives, the objective's report head comes after that: the space in which training compares.
+    Of a model trained with an objective: in the space in which training compares. Of a bare generator: the mean of the decoder's
+    states over the words.
 
     Args:
-        model: the generator.
+        model: the generator, or whatever aligns images with reports.
         max_length: tokens kept of a report, as in training.
         batch_size: reports at a time.
         device: as torch takes it.
     """
 
-    model: ReportGenerator
+    model: ReportGenerator | AlignedModel
     max_length: int
     batch_size: int = 64
     device: str = "cpu"
@@ -77,12 +79,8 @@ class ModelReports:
         return torch.cat(batches)
 
     def _batch(self, texts: Sequence[str]) -> Tensor:
-        rows = [torch.tensor(self.model.tokenizer.encode(text)[: self.max_length]) for text in texts]
-        tokens = pad_sequence(rows, batch_first=True).to(self.device)
-        mask = torch.arange(tokens.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
-        kept = mask[:, 1:].to(self.device)
-        if isinstance(self.model, HardNegativeReportGenerator):
-            pooled = self.model.hard_negatives.report_head(masked_mean(self.model.words_of(tokens), kept).float())
-        else:
-            pooled = masked_mean(self.model.decoder.text_states(tokens), kept)
+        if isinstance(self.model, AlignedModel):
+            return self.model.embed_texts(texts, self.max_length).cpu()
+        tokens, mask = self.model.tokens_of(texts, self.max_length)
+        pooled = masked_mean(self.model.decoder.text_states(tokens), mask[:, 1:])
         return F.normalize(pooled.float(), dim=-1).cpu()

@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.runs.checkpoint import checkpoint_of, trained_model
+from hardneg_plugin.runs.checkpoint import check_writes, checkpoint_of, trained_model
 from hardneg_plugin.runs.run_folder import RunFolder
 
 
@@ -20,12 +20,13 @@ def model_to_write(path: Path, checkpoint: str, *, trust: bool, image_size: int 
         image_size: pixels; None: what the config says.
 
     Raises:
-        UserError: there is no such run or checkpoint, it cannot be read, or it is not to be trusted.
+        UserError: there is no such run or checkpoint, it cannot be read, is not to be trusted, or has no decoder.
     """
     if path.suffix == ".ckpt":
         path, checkpoint = path.absolute().parent.parent, str(path)
     run = RunFolder.existing(path)
     config = run.read_config(trust=trust)
+    check_writes(config.model, run)
     size = image_size if image_size is not None else size_of_images(config, run.config)
     if size < 1:
         raise UserError(f"Expected `image_size` of at least 1 pixel, but got {size}.")

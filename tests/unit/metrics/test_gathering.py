@@ -11,6 +11,7 @@ from two_ranks import Failing, Lengths, compute_over_two_ranks
 
 from hardneg_plugin.metrics.caption import CaptionScores
 from hardneg_plugin.metrics.gathering import first_of_each
+from hardneg_plugin.scoring.alignment_scores import AlignmentScores
 from hardneg_plugin.scoring.report_scores import Embeddings, ReportScores
 
 RANK_0, RANK_1 = (
@@ -47,10 +48,12 @@ def studies(reports):
 def updates(studies, indices, size=5):
     """By metric, the updates that show it the studies at these indices."""
     chosen = {name: c[indices] if torch.is_tensor(c) else [c[i] for i in indices] for name, c in studies.items()}
-    given = {"lengths": [], "scores": []}
+    given = {"lengths": [], "scores": [], "alignment": []}
     for start in range(0, len(indices), size):
         part = {name: column[start : start + size] for name, column in chosen.items()}
         given["lengths"].append({"ids": part["ids"], "texts": part["generated"]})
+        given["alignment"].append({"batch": part, "images": part["images"], "reports": part["reports"]})
+        part = dict(part)
         embeddings = Embeddings(part.pop("images"), part.pop("reports"), part.pop("written"))
         generated, losses = part.pop("generated"), part.pop("losses")
         given["scores"].append({"batch": part, "generated": generated, "losses": losses, "embeddings": embeddings})
@@ -60,6 +63,7 @@ def updates(studies, indices, size=5):
 METRICS = {
     "lengths": Lengths,
     "scores": lambda: ReportScores(caption=CaptionScores(), read_findings=read_findings, cut=True),
+    "alignment": AlignmentScores,
 }
 
 
@@ -77,7 +81,7 @@ def equal(ours, theirs) -> bool:
 
 def told(metric):
     """What is told about single studies."""
-    return metric.records() if isinstance(metric, ReportScores) else metric._details
+    return metric.records() if hasattr(metric, "records") else metric._details
 
 
 def test_two_ranks_with_a_repeated_study_score_as_one_process_bit_for_bit(fake_meteor, studies, tmp_path: Path):

@@ -41,7 +41,7 @@ class PhantomSplit(Dataset[Sample]):
     def __init__(
         self, name: Split, count: int, size: int, seed: int, normal_share: float, cache: bool, boxes: bool = False
     ) -> None:
-        self.size, self.seed = size, seed
+        self.size, self.seed, self.normal_share = size, seed, normal_share
         # Every split numbers its studies from another start: no study is in two, and none depends on a split's length.
         self.first = SPLITS.index(name) << 32
         self.ids: Sequence[str] = [f"phantom-{name}-{index:06d}" for index in range(count)]

@@ -89,8 +89,7 @@ def read_references(model: ReportGenerator, batch: Batch, features: VisualFeatur
     objective = model.hard_negatives
     if not isinstance(objective, RelationEnhancedObjective):
         return None
-    states = model.decoder.states(features.patches, batch["tokens"], patch_mask=features.patch_mask)
-    pairs = model.embed(batch, {**features_of(features), "states": states})
+    pairs = model.embed(batch, features_of(features))
     with torch.autocast(model.device.type, enabled=False):  # as in training
         words, regions = objective.parts(pairs)
         maps = objective.scores.attention(words, regions).unflatten(-1, (-1, *features.grid)).cpu()

@@ -38,7 +38,8 @@ def pictures(studies: int = 2, views: int = 2, size: int = 64) -> Tensor:
 @pytest.mark.parametrize("case", MODELS)
 def test_any_model_gives_patches_and_has_no_dead_parameter(case: str) -> None:
     extractor = make(case)
-    patches, patch_mask, pooled, grid = extractor(pictures())
+    patches, patch_mask, pooled, grid, entities = extractor(pictures())
+    assert entities is None
     side = 4 if "stride 16" in case or "vit" in case else 2
     assert patches.shape == (2, 2 * side * side, extractor.width)
     assert patch_mask.shape == (2, 2 * side * side)
@@ -86,7 +87,7 @@ def test_pixels_are_scaled_and_normalised(in_chans: int) -> None:
 def test_missing_views_are_not_run() -> None:
     extractor, alone = make("resnet18"), make("resnet18")
     images, view_mask = pictures(3, 2), torch.tensor([[True, False], [True, True], [False, True]])
-    patches, patch_mask, pooled, _ = extractor(images, view_mask)
+    patches, patch_mask, pooled, *_ = extractor(images, view_mask)
     existing = alone(images[view_mask][:, None])
     assert patches.unflatten(1, (2, 4))[view_mask].equal(existing.patches)
     assert (patches.unflatten(1, (2, 4))[~view_mask] == 0).all()
@@ -100,7 +101,7 @@ def test_missing_views_are_not_run() -> None:
 
 def test_a_study_without_views_is_zero_and_a_batch_without_is_refused() -> None:
     extractor = make("resnet18")
-    patches, patch_mask, pooled, _ = extractor(pictures(), torch.tensor([[False, False], [True, True]]))
+    patches, patch_mask, pooled, *_ = extractor(pictures(), torch.tensor([[False, False], [True, True]]))
     assert (patches[0] == 0).all()
     assert not patch_mask[0].any()
     assert (pooled[0] == 0).all()

@@ -21,8 +21,7 @@ from hardneg_plugin.data.datamodule import StudyDataModule
 from hardneg_plugin.data.tokenizer import check_vocabulary
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.generator import ReportGenerator
-from hardneg_plugin.pretraining import ImageReportEncoder
-from hardneg_plugin.runs.checkpoint import load_weights, read_checkpoint
+from hardneg_plugin.runs.checkpoint import load_weights, read_checkpoint, writes
 from hardneg_plugin.runs.overrides import check_overrides
 from hardneg_plugin.runs.run_folder import RunFolder, write_json, write_jsonl
 from hardneg_plugin.runs.trusted import check_trusted
@@ -126,8 +125,7 @@ def build(config: DictConfig) -> tuple[StudyDataModule, StudyModel[Any]]:
     data: StudyDataModule = instantiate(config.data.datamodule)
     # as a call of our own: instantiate would take a tokenizer that is a dataclass for a config
     make = instantiate(config.model, _partial_=True)
-    writes = not (isinstance(make.func, type) and issubclass(make.func, ImageReportEncoder))
-    reader = {"read_findings": data.source.read_findings} if writes else {}
+    reader = {"read_findings": data.source.read_findings} if writes(config.model) else {}
     model: StudyModel[Any] = make(tokenizer=data.tokenizer, **reader)
     return data, model
 
@@ -253,12 +251,12 @@ def log_settings(trainer: pl.Trainer, config: DictConfig) -> None:
         logger.log_hyperparams(settings)
 
 
-def print_files(run: RunFolder, writes: bool) -> None:
+def print_files(run: RunFolder, has_reports: bool) -> None:
     """Say where everything is."""
     shown = Path(run.path)
     print(f"\nRun folder    {shown}")
     print(f"  scores      {run.metrics.relative_to(shown)}")
-    if writes:
+    if has_reports:
         print(
             f"  reports     {run.predictions('test').relative_to(shown)}, {run.predictions('val').relative_to(shown)}"
         )
@@ -266,7 +264,7 @@ def print_files(run: RunFolder, writes: bool) -> None:
     print(f"  checkpoints {', '.join(str(path.relative_to(shown)) for path in checkpoints)}")
     print("  curves      logs/ (tensorboard --logdir), logs/csv/")
     print(f"Score it again: hardneg-evaluate run={shown}{'' if run.best in checkpoints else ' checkpoint=last'}")
-    if writes:
+    if has_reports:
         print(f"Look at it, study by study: hardneg-page run={shown}")
         print(f"Write reports with it: hardneg-predict {shown} IMAGE...")
     else:

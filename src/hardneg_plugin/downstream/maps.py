@@ -69,7 +69,7 @@ def _rows_of(entities: Sequence[str], prompts: Sequence[Prompt]) -> list[int]:
 def _looked(
     model: AlignedModel, objective: RelationEnhancedObjective, patches: Tensor, patch_mask: Tensor, sentence: str
 ) -> Tensor:
-    tokens = torch.tensor([model.tokenizer.encode(sentence)], device=patches.device)
+    tokens, _ = model.tokens_of([sentence])
     words = model.words_of(tokens).expand(len(patches), -1, -1)
     pooled = words.mean(1)
     pairs = PairEmbeddings(images=patches.mean(1), reports=pooled, regions=patches, region_mask=patch_mask, words=words)

@@ -40,15 +40,23 @@ def matchings(words: Tensor, contexts: Tensor, weight: Tensor) -> Tensor:
     return F.normalize(F.linear((contexts - words).square(), weight), dim=-1)
 
 
-def reason(nodes: Tensor, mask: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def reason(
+    nodes: Tensor, mask: Tensor, query: Tensor, key: Tensor, value: Tensor, *, learners: int | None = None
+) -> Tensor:
     """One round in which related matchings inform each other: `ReLU(W_r softmax((W_q S)(W_k S)ᵀ) S)`.
 
     Args:
         nodes: S, `(..., M, S)`.
         mask: `(..., M)` bool, True where there is a node; nothing flows from others.
         query, key, value: W_q, W_k, W_r, `(S, S)` each.
+        learners: L: only the first nodes learn, from all, which takes a share of the work; None: all M.
+
+    Returns:
+        What the learners have become, `(..., L, S)`.
     """
-    edges = F.linear(nodes, query) @ F.linear(nodes, key).transpose(-1, -2)
+    learning = nodes[..., :learners, :]
+    # (W_q s)·(W_k s') as one map of s, s W_qᵀ W_k s'ᵀ: half the work of two
+    edges = F.linear(learning, key.T @ query) @ nodes.transpose(-1, -2)
     return F.relu(F.linear(_masked_softmax(edges, mask[..., None, :]) @ nodes, value))
 
 

@@ -16,9 +16,9 @@ class Round(nn.Module):
         super().__init__()
         self.query, self.key, self.value = (nn.Linear(width, width, bias=False) for _ in range(3))
 
-    def forward(self, nodes: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, nodes: Tensor, mask: Tensor, learners: int | None = None) -> Tensor:
         """See `reason`."""
-        return reason(nodes, mask, self.query.weight, self.key.weight, self.value.weight)
+        return reason(nodes, mask, self.query.weight, self.key.weight, self.value.weight, learners=learners)
 
 
 class SemanticRelations(nn.Module):
@@ -35,9 +35,11 @@ class SemanticRelations(nn.Module):
 
     def forward(self, nodes: Tensor, mask: Tensor) -> Tensor:
         """From the nodes `(..., 1 + W, S)`, the whole pair's first, to what that one has learned `(..., S)`."""
-        for one in self.rounds:
+        *earlier, last = self.rounds
+        for one in earlier:
             nodes = one(nodes, mask)
-        return nodes[..., 0, :]
+        whole: Tensor = last(nodes, mask, learners=1)
+        return whole.squeeze(-2)
 
 
 class ImportanceRelations(nn.Module):
@@ -54,7 +56,7 @@ class ImportanceRelations(nn.Module):
     def forward(self, local: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """From the words' matchings `(..., W, S)` to their weighted sum `(..., S)` and the weights β `(..., W)`."""
         weights = importance(self.score(local).squeeze(-1), mask)
-        return (weights[..., None] * local).sum(-2), weights
+        return _weighted(local, weights), weights
 
 
 class PairScores(nn.Module):
@@ -89,8 +91,8 @@ class PairScores(nn.Module):
         if self.importance is not None:
             read.append(self.importance(local, mask)[0])
         if not read:
-            kept = mask[..., None]
-            read.append((local * kept).sum(-2) / kept.sum(-2).clamp_min(1))
+            even = mask.to(local.dtype) / mask.sum(-1, keepdim=True).clamp_min(1)
+            read.append(_weighted(local, even))
         return torch.stack([reader(value).squeeze(-1) for reader, value in zip(self.readers, read, strict=True)])
 
     def attention(self, words: Local, regions: Local) -> Tensor:
@@ -114,16 +116,22 @@ class PairScores(nn.Module):
     def all_pairs(self, words: Local, regions: Local, chunk: int) -> Tensor:
         """Every report with every image, `(R, reports, images)`, `chunk` reports at a time.
 
-        What a chunk computes is computed again in the backward pass rather than kept: memory is that of one chunk, about
-        `chunk * images * (1 + W) * (D + 4 S rounds)` numbers, and of the scores.
+        What one of several chunks computes is computed again in the backward pass rather than kept: memory is that of one chunk,
+        about `chunk * images * (1 + W) * (D + 4 S rounds)` numbers, and of the scores.
         """
+        again = torch.is_grad_enabled() and len(words.features) > chunk
         images = Local(*(part[None] for part in regions))
         scores = []
         for start in range(0, len(words.features), chunk):
             reports = Local(*(part[start : start + chunk, None] for part in words))
             scores.append(
                 checkpoint(self.__call__, reports, images, use_reentrant=False, preserve_rng_state=False)
-                if torch.is_grad_enabled()
+                if again
                 else self(reports, images)
             )
         return torch.cat(scores, dim=1)
+
+
+def _weighted(local: Tensor, weights: Tensor) -> Tensor:
+    """From `(..., W, S)` and `(..., W)` to `(..., S)`, without the products in memory."""
+    return (weights[..., None, :] @ local).squeeze(-2)

@@ -72,6 +72,18 @@ def test_a_round_of_reasoning():
         assert found[i].tolist() == pytest.approx([max(0.0, x) for x in product(value.tolist(), mixed)])
 
 
+@pytest.mark.parametrize("learners", [1, 2])
+def test_those_that_learn_learn_the_same_whether_or_not_the_others_do(learners):
+    nodes, weights = draw(3, 4, 3).requires_grad_(), [draw(3, 3, seed=seed).requires_grad_() for seed in (1, 2, 3)]
+    mask = torch.tensor([True, True, False, True])
+    few = reason(nodes, mask, *weights, learners=learners)
+    all_of_them = reason(nodes, mask, *weights)[:, :learners]
+    torch.testing.assert_close(few, all_of_them)
+    sought = [nodes, *weights]
+    expected = torch.autograd.grad(all_of_them.square().sum(), sought)
+    torch.testing.assert_close(torch.autograd.grad(few.square().sum(), sought), expected)
+
+
 def test_importance_sums_to_one_over_the_words_that_are_there():
     scores = draw(2, 4)
     mask = torch.tensor([[True, True, True, False], [False] * 4])

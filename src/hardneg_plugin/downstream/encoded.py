@@ -49,6 +49,16 @@ class Encoded:
         first: Tensor = self.patches[:, :size].mT.unflatten(2, self.grid)
         return first
 
+    @property
+    def placed(self) -> Tensor:
+        """The patches and where each is: `(N, P, D_v + 3)`, row and column in its view from 0 to 1, and the view's number."""
+        rows, columns = self.grid
+        number = torch.arange(self.patches.shape[1])
+        view, place = number // (rows * columns), number % (rows * columns)
+        where = (place // columns / max(1, rows - 1), place % columns / max(1, columns - 1), view)
+        places = torch.stack([some.to(self.patches.dtype) for some in where], dim=-1)
+        return torch.cat([self.patches, places.expand(len(self.patches), -1, -1)], dim=-1)
+
 
 def encode(
     model: Model, batches: Iterable[Batch], *, device: str, maps_of: Knowledge | None = None, patches: bool = True
@@ -81,7 +91,7 @@ def encode(
             if isinstance(model, AlignedModel):
                 of_batch["images"], of_batch["reports"] = model.embed_apart(batch, seen.pooled)
             if maps_of is not None:
-                of_batch["maps"] = finding_maps(model, batch, maps_of).mT
+                of_batch["maps"] = finding_maps(model, batch, seen, maps_of).mT
             ids += batch["ids"]
             references += batch["references"]
             for name, rows in of_batch.items():

@@ -9,19 +9,25 @@ from torch import Tensor
 
 from hardneg_plugin.aligned_model import AlignedModel
 from hardneg_plugin.backbones.grounded import GroundedVisual
+from hardneg_plugin.backbones.visual import VisualFeatures
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.knowledge import Knowledge, Prompt
 from hardneg_plugin.objectives import PairEmbeddings, RelationEnhancedObjective
-from hardneg_plugin.objectives.parts import Local
 from hardneg_plugin.study_model import StudyModel
 
 
-def finding_maps(model: StudyModel[Any], batch: Batch, knowledge: Knowledge) -> Tensor:
+def finding_maps(model: StudyModel[Any], batch: Batch, seen: VisualFeatures, knowledge: Knowledge) -> Tensor:
     """How much of each of F entities is at each patch: `(B, F, P)`, the higher the more; 0 where a view is missing.
 
-    A model that grounds entities: the attention of the entity's prompt. One with local matchings: the attention of the words of a
-    sentence that states it, by their importance. Any other that aligns: the cosine of each patch with the sentences that state it.
+    A model that grounds entities: the attention of the entity's prompt. One with local matchings: the attention of the words of the
+    sentences that state it, by their importance. Any other that aligns: the cosine of each patch with these sentences.
+
+    Args:
+        model: it.
+        batch: of B studies.
+        seen: what `model.see` makes of them.
+        knowledge: whose entities.
 
     Raises:
         UserError: the model has no space in which texts and images meet, or looks for other entities.
@@ -35,12 +41,11 @@ def finding_maps(model: StudyModel[Any], batch: Batch, knowledge: Knowledge) -> 
             "task=localisation needs a model that aligns texts with images, but this run is of the bare host: train with "
             "model=hard_negatives or model=pretrain."
         )
-    seen = model.see(batch)
     wordings = knowledge.wordings()
     sentences = [wordings[name][0] for name in entities_of(knowledge)]
     objective = model.hard_negatives
     if isinstance(objective, RelationEnhancedObjective):
-        return torch.stack([_looked(model, objective, seen.patches, seen.patch_mask, some[0]) for some in sentences], 1)
+        return torch.stack([_looked(model, objective, seen, some) for some in sentences], 1)
     texts = model.embed_texts([text for some in sentences for text in some])
     embedded = torch.stack(
         [F.normalize(some.mean(0), dim=-1) for some in texts.split([len(some) for some in sentences])]
@@ -67,19 +72,17 @@ def _rows_of(entities: Sequence[str], prompts: Sequence[Prompt]) -> list[int]:
 
 
 def _looked(
-    model: AlignedModel, objective: RelationEnhancedObjective, patches: Tensor, patch_mask: Tensor, sentence: str
+    model: AlignedModel, objective: RelationEnhancedObjective, seen: VisualFeatures, sentences: Sequence[str]
 ) -> Tensor:
-    tokens, _ = model.tokens_of([sentence])
-    words = model.words_of(tokens).expand(len(patches), -1, -1)
-    pooled = words.mean(1)
-    pairs = PairEmbeddings(images=patches.mean(1), reports=pooled, regions=patches, region_mask=patch_mask, words=words)
-    of_words, of_regions = objective.parts(pairs)
-    looked = objective.scores.attention(of_words, of_regions)  # (B, W, P)
-    weights = objective.scores.word_importance(of_words, of_regions)
-    weights = _even(of_words) if weights is None else weights
-    return torch.einsum("bw,bwp->bp", weights, looked)
-
-
-def _even(words: Local) -> Tensor:
-    kept = words.mask.float()
-    return kept / kept.sum(-1, keepdim=True).clamp_min(1)
+    """Where the words of sentences look, the mean over the sentences: `(B, P)`."""
+    maps = []
+    for sentence in sentences:
+        words = model.words_of(model.tokens_of([sentence])[0]).expand(len(seen.pooled), -1, -1)
+        pairs = PairEmbeddings(
+            images=seen.pooled, reports=words.mean(1), regions=seen.patches, region_mask=seen.patch_mask, words=words
+        )
+        of_words, of_regions = objective.parts(pairs)
+        looked = objective.scores.attention(of_words, of_regions)  # (B, W, P)
+        weights = objective.scores.word_importance(of_words, of_regions)
+        maps.append(looked.mean(1) if weights is None else torch.einsum("bw,bwp->bp", weights, looked))
+    return torch.stack(maps).mean(0)

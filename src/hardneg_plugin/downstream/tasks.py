@@ -20,7 +20,7 @@ from hardneg_plugin.knowledge import Knowledge
 from hardneg_plugin.scoring.card import RECALL
 from hardneg_plugin.scoring.peers import Peers
 from hardneg_plugin.scoring.record import make_record
-from hardneg_plugin.scoring.report_scores import embedding_ranks
+from hardneg_plugin.scoring.report_scores import embedding_ranks, of_one_study
 from hardneg_plugin.scoring.task_scores import TaskRow
 from hardneg_plugin.tasks.fitting import Fitting
 from hardneg_plugin.tasks.linear_probe import Labelled, linear_probe
@@ -81,7 +81,12 @@ def retrieval(split: Split) -> TaskResult:
     records = [make_record(name, text, "", patient=patient, labels=labels) for name, text, patient, labels in columns]
     ranks = embedding_ranks(images, reports, encoded.references, Peers.of(records))
     means = [
-        {f"{name}{k}": {"": [float(ranks[kind][row] <= k), 1.0]} for kind, (name, at) in RECALL.items() for k in at}
+        {
+            f"{name}{k}": {"": [float(rank <= k), 1.0]}
+            for kind, rank in of_one_study(ranks, row).items()
+            for name, at in [RECALL[kind]]
+            for k in at
+        }
         for row in range(len(studies))
     ]
     return TaskResult(_rows(studies.ids, means=means))
@@ -253,7 +258,7 @@ def _asked(
     if not flat:
         raise UserError("task=vqa: a split has no question: let it have more studies.")
     return Asked(
-        split.encoded.patches,
+        split.encoded.placed,
         split.encoded.patch_mask,
         torch.stack([embedded[question.text] for question in flat]),
         torch.tensor(owners),

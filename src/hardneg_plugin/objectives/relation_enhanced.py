@@ -8,7 +8,7 @@ from hardneg_plugin.functional.contrast import info_nce_of_logits
 from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
 from hardneg_plugin.objectives.hard_negative import HardNegativeObjective
 from hardneg_plugin.objectives.pairs import PairEmbeddings
-from hardneg_plugin.objectives.parts import PartHeads
+from hardneg_plugin.objectives.parts import Local, PartHeads
 from hardneg_plugin.objectives.relations import PairScores
 
 
@@ -17,8 +17,9 @@ class RelationEnhancedObjective(HardNegativeObjective):
 
     Each word looks for its region; how they differ is a matching. Matchings that belong together inform each other (semantic
     relations), and those of important words count for more (importance relations). Each read-out gives every report a score with
-    every image, which are contrasted both ways; matches are left out. Hard negatives of the batch are further columns; hardened
-    ones exist as whole embeddings only, and count in the global contrast.
+    every image, which are contrasted both ways; matches are left out. Hard negatives whose words and regions are there, of the
+    batch or carried by it (`Paired`), are further columns; those of a queue or a bank, and hardened ones, exist as whole embeddings
+    only, and count in the global contrast.
 
     Needs `PairEmbeddings.regions` and `.words`.
 
@@ -100,19 +101,34 @@ class RelationEnhancedObjective(HardNegativeObjective):
         else:
             to_report = self.scores.all_pairs(words.gathered(batch.shards), regions, self.chunk).transpose(1, 2)
             to_image = self.scores.all_pairs(words, regions.gathered(batch.shards), self.chunk)
-        places = negatives.places
-        weight = self.negative_weight * (negatives.valid & (places >= 0)).to(to_report.dtype)
+        if negatives is batch.mined and pairs.negatives is not None:
+            hard = self._scores_of_carried(pairs.negatives, words, regions)
+            counts = negatives.valid
+        else:
+            places = negatives.places.clamp_min(0).expand(len(to_report), -1, -1)
+            hard = (to_report.gather(2, places), to_image.gather(2, places))
+            counts = negatives.valid & (negatives.places >= 0)
+        weight = self.negative_weight * counts.to(to_report.dtype)
         losses = []
-        for reports, images in zip(self.score_scale * to_report, self.score_scale * to_image, strict=True):
+        for read in range(len(to_report)):
             both = [
                 info_nce_of_logits(
-                    logits,
+                    self.score_scale * scores[read],
                     first=own.start,
                     is_match=batch.is_match,
-                    hard=logits.gather(1, places.clamp_min(0)),
+                    hard=self.score_scale * of_hard[read],
                     hard_weight=weight,
                 )
-                for logits in (reports, images)
+                for scores, of_hard in zip((to_report, to_image), hard, strict=True)
             ]
             losses.append((both[0] + both[1]) / 2)
         return losses
+
+    def _scores_of_carried(self, carried: PairEmbeddings, words: Local, regions: Local) -> tuple[Tensor, Tensor]:
+        """Of each own image with the K reports that its study carries, and of each own report with their images: `(R, B, K)`."""
+        studies = len(words.features)
+        their_words, their_regions = (
+            Local(*(part.unflatten(0, (studies, -1)) for part in parts)) for parts in self.parts(carried)
+        )
+        own_words, own_regions = (Local(*(part[:, None] for part in parts)) for parts in (words, regions))
+        return self.scores(their_words, own_regions), self.scores(own_words, their_regions)

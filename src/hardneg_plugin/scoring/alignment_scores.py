@@ -9,7 +9,7 @@ from hardneg_plugin.metrics.gathering import StudyMetric
 from hardneg_plugin.scoring.card import ScoreCard, measured_scores
 from hardneg_plugin.scoring.peers import Peers
 from hardneg_plugin.scoring.record import Record, make_record
-from hardneg_plugin.scoring.report_scores import embedding_ranks
+from hardneg_plugin.scoring.report_scores import embedding_ranks, of_one_study
 
 
 class AlignmentScores(StudyMetric[ScoreCard]):
@@ -30,8 +30,8 @@ class AlignmentScores(StudyMetric[ScoreCard]):
         ]
         ranks = embedding_ranks(images.to(self.device), reports.to(self.device), references, Peers.of(records))
         card = ScoreCard(each=[{} for _ in records])
-        for record, of_study in zip(records, zip(*ranks.values(), strict=True), strict=True):
-            record["measured"] = dict(zip(ranks, map(float, of_study), strict=True))
+        for row, record in enumerate(records):
+            record["measured"] = of_one_study(ranks, row)
         for scored in measured_scores(records):
             card.add(scored)
         return card.values, card

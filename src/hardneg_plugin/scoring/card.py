@@ -28,6 +28,9 @@ RECALL = {
 }
 """By the rank that was measured the score's name and its k: the share of studies with a rank up to k."""
 
+AMONG_PEERS = {"peers_rank", "peers_r2i_rank", "image_specificity"}
+"""What is measured where a study has peers."""
+
 
 @dataclass
 class ScoreCard:
@@ -118,9 +121,10 @@ def scores_and_intervals(cards: Mapping[str, ScoreCard]) -> dict[str, Any]:
 
 
 def measured_scores(records: Sequence[Record]) -> list[Scored]:
-    """What follows from what only the model could tell."""
+    """What follows from what only the model could tell: of all studies, and among peers of those that have some."""
     measured = [record.get("measured", {}) for record in records]
-    names = set.intersection(*(set(of_study) for of_study in measured))
+    known = [set(of_study) for of_study in measured]
+    names = set.intersection(*known) | AMONG_PEERS & set[str]().union(*known)
     scored = []
     if {"loss", "words"} <= names:
         rows = np.array([[of_study["loss"], of_study["words"]] for of_study in measured])
@@ -128,12 +132,17 @@ def measured_scores(records: Sequence[Record]) -> list[Scored]:
         scored.append(Scored(tally.values(), {"report_loss": (rows[:, 0] / rows[:, 1]).tolist()}, [tally]))
     for rank, (name, cutoffs) in RECALL.items():
         if rank in names:
-            ranks = np.array([of_study[rank] for of_study in measured])
-            tally = Scored.of_means({f"{name}{k}": (ranks <= k).astype(float).tolist() for k in cutoffs}).tallies[0]
+            ranks = _column(measured, rank)
+            is_hit = {f"{name}{k}": np.where(np.isnan(ranks), np.nan, ranks <= k).tolist() for k in cutoffs}
+            tally = Scored.of_means(is_hit).tallies[0]
             scored.append(Scored(tally.values(), {rank: ranks.tolist()}, [tally]))
     if "image_specificity" in names:
-        scored.append(Scored.of_means({"image_specificity": [of_study["image_specificity"] for of_study in measured]}))
+        scored.append(Scored.of_means({"image_specificity": _column(measured, "image_specificity").tolist()}))
     return scored
+
+
+def _column(measured: Sequence[Mapping[str, float]], name: str) -> Floats:
+    return np.array([of_study.get(name, np.nan) for of_study in measured], dtype=np.float64)
 
 
 def _per_word(sums: Floats) -> dict[str, Floats]:

@@ -1,7 +1,7 @@
 """Everything that is measured about the generated reports of one split, each study counted once over all ranks."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -111,12 +111,13 @@ def _measure(records: Sequence[Record], embeddings: Embeddings, peers: Peers) ->
     columns = embedding_ranks(images, references, [record["reference"] for record in records], peers)
     columns["image_specificity"] = peers.picks(own.double().cpu().numpy(), others.double().cpu().numpy()).tolist()
     for index, record in enumerate(records):
-        of_study = {name: column[index] for name, column in columns.items() if not np.isnan(column[index])}
-        record["measured"] = {**record.get("measured", {}), **of_study}
+        record["measured"] = {**record.get("measured", {}), **of_one_study(columns, index)}
 
 
 def embedding_ranks(images: Tensor, reports: Tensor, texts: Sequence[str], peers: Peers) -> dict[str, list[float]]:
     """By what is measured (the keys of `RECALL`), for each of N studies the rank of its own among all or among its peers.
+
+    NaN among peers where a study has none.
 
     Args:
         images, reports: `(N, D)`.
@@ -125,9 +126,19 @@ def embedding_ranks(images: Tensor, reports: Tensor, texts: Sequence[str], peers
     """
     keys = torch.from_numpy(groups_of(list(texts), [None])["text"]).to(images.device)
     pools = torch.from_numpy(peers.index).to(images.device)
+    has_peers = (pools >= 0).any(dim=1)
+
+    def among_peers(anchors: Tensor, candidates: Tensor) -> list[float]:
+        return torch.where(has_peers, ranks_among(anchors, candidates, pools).float(), torch.nan).tolist()
+
     return {
         "rank": retrieval_ranks(images, reports, keys).tolist(),
         "r2i_rank": retrieval_ranks(reports, images, keys).tolist(),
-        "peers_rank": ranks_among(images, reports, pools).tolist(),
-        "peers_r2i_rank": ranks_among(reports, images, pools).tolist(),
+        "peers_rank": among_peers(images, reports),
+        "peers_r2i_rank": among_peers(reports, images),
     }
+
+
+def of_one_study(ranks: Mapping[str, Sequence[float]], row: int) -> dict[str, float]:
+    """What was measured of a study: without what is NaN."""
+    return {name: float(column[row]) for name, column in ranks.items() if not np.isnan(column[row])}

@@ -1,5 +1,6 @@
 """Scores of a downstream task from what each study adds to them: what evaluation writes, and what runs are compared by."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
@@ -22,7 +23,7 @@ class TaskRow(TypedDict):
 
 
 def task_card(rows: Sequence[TaskRow]) -> ScoreCard:
-    """The scores of N studies."""
+    """The scores of N studies; an AUROC only where some finding has studies with it and without it."""
     card = ScoreCard(each=[{} for _ in rows])
     for name in sorted({name for row in rows for name in row["means"]}):
         groups = sorted({group for row in rows for group in row["means"].get(name, ())})
@@ -36,8 +37,9 @@ def task_card(rows: Sequence[TaskRow]) -> ScoreCard:
         columns = {
             group: [row["rankings"].get(name, {}).get(group, [float("nan"), 0.0]) for row in rows] for group in groups
         }
-        scores_of, labels_of = ({group: [pair[i] for pair in columns[group]] for group in groups} for i in (0, 1))
-        card.tallies.append(auroc_tally(name, scores_of, labels_of))
+        if any(len({label for score, label in pairs if not math.isnan(score)}) == 2 for pairs in columns.values()):
+            scores_of, labels_of = ({group: [pair[i] for pair in columns[group]] for group in groups} for i in (0, 1))
+            card.tallies.append(auroc_tally(name, scores_of, labels_of))
     for tally in card.tallies:
         card.values |= tally.values()
     return card

@@ -118,6 +118,20 @@ def test_the_embeddings_are_those_of_recall_and_the_mode_is_kept():
     assert (of_host.images, of_host.reports) == (None, None)
 
 
+def test_patches_know_their_place():
+    encoded = encode(encoder(), batches(samples(), 6), device="cpu")
+    rows, columns = encoded.grid
+    expected = [
+        [row / max(1, rows - 1), column / max(1, columns - 1), view]
+        for view in range(2)
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    for study in range(6):
+        torch.testing.assert_close(encoded.placed[study, :, -3:], torch.tensor(expected, dtype=torch.float32))
+    assert torch.equal(encoded.placed[..., :-3], encoded.patches)
+
+
 def test_a_split_without_studies_is_refused():
     with pytest.raises(UserError, match="Expected studies to look at"):
         encode(encoder(), [], device="cpu")
@@ -148,7 +162,7 @@ def maps_of(kind):
     model = encoder(kind)
     (batch,) = batches(samples(), 6)
     with torch.no_grad():
-        return model, batch, finding_maps(model, batch, KNOWLEDGE)
+        return model, batch, finding_maps(model, batch, model.see(batch), KNOWLEDGE)
 
 
 @pytest.mark.parametrize("kind", OBJECTIVES)
@@ -184,21 +198,25 @@ def test_a_map_of_words_is_where_they_look_by_their_importance(kind):
     model, batch, maps = maps_of(kind)
     features, objective = model.see(batch), model.hard_negatives
     for finding, row in ((0, 0), (5, 1)):
-        tokens, _ = model.tokens_of([list(KNOWLEDGE.wordings().values())[finding][0][0]])
-        words = model.words_of(tokens)
         there = features.patch_mask[row]
-        of_words, of_regions = objective.parts(
-            PairEmbeddings(
-                images=features.pooled[row : row + 1],
-                reports=words.mean(1),
-                regions=features.patches[row : row + 1, there],
-                words=words,
+        looks = []
+        for sentence in list(KNOWLEDGE.wordings().values())[finding][0]:
+            tokens, _ = model.tokens_of([sentence])
+            words = model.words_of(tokens)
+            of_words, of_regions = objective.parts(
+                PairEmbeddings(
+                    images=features.pooled[row : row + 1],
+                    reports=words.mean(1),
+                    regions=features.patches[row : row + 1, there],
+                    words=words,
+                )
             )
-        )
-        looked = objective.scores.attention(of_words, of_regions)[0]
-        weights = objective.scores.word_importance(of_words, of_regions)
-        weights = torch.full(words.shape[1:2], 1 / words.shape[1]) if weights is None else weights[0]
-        torch.testing.assert_close(maps[row, finding, there], weights @ looked)
+            looked = objective.scores.attention(of_words, of_regions)[0]
+            weights = objective.scores.word_importance(of_words, of_regions)
+            weights = torch.full(words.shape[1:2], 1 / words.shape[1]) if weights is None else weights[0]
+            looks.append(weights @ looked)
+        assert len(looks) > 1
+        torch.testing.assert_close(maps[row, finding, there], torch.stack(looks).mean(0))
 
 
 @torch.no_grad()
@@ -212,9 +230,10 @@ def test_a_grounded_model_is_asked_by_the_names_of_findings():
     class Turned(PhantomKnowledge):
         prompts = PhantomKnowledge().prompts[::-1]
 
-    torch.testing.assert_close(finding_maps(model, batch, Turned()), maps.flip(1))
+    turned = finding_maps(model, batch, model.see(batch), Turned())
+    torch.testing.assert_close(turned, maps.flip(1))
     with pytest.raises(UserError, match=r"the data ask for 'airspace disease'.*trained to look for cardiomegaly"):
-        finding_maps(model, batch, _Chest())
+        finding_maps(model, batch, model.see(batch), _Chest())
 
 
 class _Chest(ChestXray):
@@ -225,8 +244,9 @@ class _Chest(ChestXray):
 
 def test_a_bare_host_does_not_say_where_it_looks():
     (batch,) = batches(samples(), 6)
+    model = host()
     with pytest.raises(UserError, match="bare host: train with model=hard_negatives or model=pretrain"):
-        finding_maps(host(), batch, KNOWLEDGE)
+        finding_maps(model, batch, model.see(batch), KNOWLEDGE)
 
 
 def test_words_of_a_pair_count_once_however_long_the_batch():

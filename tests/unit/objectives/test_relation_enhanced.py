@@ -8,7 +8,7 @@ from hardneg_plugin import PairEmbeddings
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.contrast import info_nce_of_logits
 from hardneg_plugin.functional.matching import importance, matchings, reason, word_region_attention
-from hardneg_plugin.objectives import RelationEnhancedObjective
+from hardneg_plugin.objectives import Paired, RelationEnhancedObjective
 from hardneg_plugin.objectives.relations import PairScores
 from hardneg_plugin.schedule import Constant, Progress
 
@@ -60,6 +60,12 @@ def score_of(scores: PairScores, words, regions):
     return [reader(value) for reader, value in zip(scores.readers, read, strict=True)]
 
 
+def one_score(loss, words, report, regions, image):
+    """The read-outs `(R,)` of one report and one image of batches."""
+    there = words.features[report][words.mask[report]], regions.features[image][regions.mask[image]]
+    return torch.cat(score_of(loss.scores, *there))
+
+
 @pytest.mark.parametrize("options", ABLATIONS, ids=str)
 def test_loss_is_the_global_one_and_contrasts_of_scores_of_each_pair_by_itself(options):
     options = {**options, "centred": False}  # each call would move the centre
@@ -67,17 +73,7 @@ def test_loss_is_the_global_one_and_contrasts_of_scores_of_each_pair_by_itself(o
     found = loss(batch, LATE)
     words, regions = loss.parts(batch)
     scores = torch.stack(
-        [
-            torch.stack(
-                [
-                    torch.cat(
-                        score_of(loss.scores, words.features[r][words.mask[r]], regions.features[i][regions.mask[i]])
-                    )
-                    for i in range(5)
-                ]
-            )
-            for r in range(5)
-        ]
+        [torch.stack([one_score(loss, words, r, regions, i) for i in range(5)]) for r in range(5)]
     )  # (reports, images, R)
     plain = objective(**options)
     plain.load_state_dict(loss.state_dict())
@@ -96,6 +92,33 @@ def test_loss_is_the_global_one_and_contrasts_of_scores_of_each_pair_by_itself(o
                 total = total + torch.stack(columns).logsumexp(0) - side[i, i]
             expected = expected + total / 5 / 2
     torch.testing.assert_close(found.alignment_loss, expected)
+
+
+@pytest.mark.parametrize("options", ABLATIONS, ids=str)
+def test_carried_studies_are_columns_of_scores_of_their_own_pairs(options):
+    options = {**options, "centred": False, "negatives": Paired(k=2)}
+    mined = pairs(10, regions=3, words=4, seed=1, study_ids=[0, *range(11, 20)])
+    loss, batch = objective(**options), pairs(negatives=mined)  # the first carried study is the first study itself
+    found = loss(batch, LATE)
+    plain = objective(**options)
+    plain.load_state_dict(loss.state_dict())
+    plain.local_weight = 0.0
+    expected = plain(batch, LATE).alignment_loss
+    (words, regions), (their_words, their_regions) = loss.parts(batch), loss.parts(mined)
+    for i in range(5):
+        carried = [2 * i + k for k in range(2) if (i, k) != (0, 0)]
+        of_image = [one_score(loss, words, r, regions, i) for r in range(5)]
+        of_image += [one_score(loss, their_words, j, regions, i) for j in carried]
+        of_report = [one_score(loss, words, i, regions, j) for j in range(5)]
+        of_report += [one_score(loss, words, i, their_regions, j) for j in carried]
+        for side in (of_image, of_report):
+            columns = 10.0 * torch.stack(side)
+            expected = expected + (columns.logsumexp(0) - columns[i]).sum() / 5 / 2
+    torch.testing.assert_close(found.alignment_loss, expected)
+    found.alignment_loss.backward()
+    for grad in (mined.words.grad, mined.regions.grad):
+        assert grad[0].eq(0).all()
+        assert grad[1:].abs().sum() > 0
 
 
 @pytest.mark.parametrize("options", ABLATIONS, ids=str)

@@ -89,6 +89,26 @@ def test_what_the_model_measured(seen, scores):
     assert 0 < float(values["image_specificity"]) < 1
 
 
+def test_who_has_no_peers_is_not_counted_among_peers(seen):
+    batch, generated, losses, embeddings = seen
+    patients = ["all" if row == 0 else ["all", "other"][row % 2] for row in range(len(generated))]
+    labels = [None if row else "any" for row in range(len(generated))]
+    labels[1::2] = ["any"] * len(labels[1::2])  # the first study matches each other one by its patient or its labels
+    scores = ReportScores(caption=None)
+    scores.update({**batch, "patients": patients, "labels": labels}, generated, losses, embeddings)
+    values, records = scores.compute(), scores.records()
+    peers = Peers.of(records)
+    assert [record["id"] for record, index in zip(records, peers.index, strict=True) if (index < 0).all()] == [
+        batch["ids"][0]
+    ]
+    (alone,) = (record for record in records if record["id"] == batch["ids"][0])
+    assert set(alone["measured"]) == {"loss", "words", "rank", "r2i_rank"}
+    ranks = [record["measured"]["peers_rank"] for record in records if record is not alone]
+    assert len(ranks) == len(generated) - 1
+    assert float(values["peers_R@1"]) == pytest.approx(sum(rank <= 1 for rank in ranks) / len(ranks))
+    assert 0 < float(values["image_specificity"]) < 1
+
+
 def test_every_interval_holds_its_score(scores):
     values, intervals = scores.compute(), scores.card().intervals()
     without = {name for name in values if name not in intervals}

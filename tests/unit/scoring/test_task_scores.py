@@ -76,3 +76,10 @@ def test_every_score_has_an_interval_that_holds_it(rows):
 def test_rows_that_add_nothing_have_no_scores():
     card = task_card([{"id": "a", "means": {}, "rankings": {}}])
     assert (card.values, card.each, card.tallies) == ({}, [{}], [])
+
+
+def test_an_area_under_no_curve_is_no_score(rows):
+    for row in rows:
+        for pair in row["rankings"].get("AUROC", {}).values():
+            pair[1] = 0.0
+    assert set(task_card(rows).values) == {"hits"}

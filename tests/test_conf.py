@@ -87,32 +87,28 @@ def test_strategies_are_what_the_configs_say(group):
         assert settings(instantiate(config[group])) == settings(expected)
 
 
-def test_reclf_is_an_objective_with_its_own_defaults():
-    config = compose("alignment=reclf")
+@pytest.mark.parametrize(
+    ("choice", "objective", "given"),
+    [
+        ("reclf", RelationEnhancedObjective, set()),
+        ("gk_mvlp", GroundedKnowledgeObjective, {"knowledge", "entity_width"}),
+    ],
+)
+def test_further_objectives_have_the_defaults_of_their_classes(choice, objective, given):
+    config = compose(f"alignment={choice}")
     assert settings(instantiate(config.alignment)) == settings(InfoNCE())
     own = OmegaConf.to_container(config.model.hard_negatives, resolve=True)
     plain = compose().model.hard_negatives
-    assert own.pop("_target_") == "hardneg_plugin.objectives.RelationEnhancedObjective"
-    defaults = inspect.signature(RelationEnhancedObjective).parameters
+    assert own.pop("_target_") == f"hardneg_plugin.objectives.{objective.__name__}"
+    defaults = inspect.signature(objective).parameters
     more = own.keys() - plain.keys()
-    assert {key: own[key] for key in more} == {key: defaults[key].default for key in more}
-    assert more == {name for name in defaults if name not in ("image_width", "report_width", "width", "options")}
-
-
-def test_gk_mvlp_is_an_objective_with_its_own_defaults():
-    config = compose("alignment=gk_mvlp")
-    assert settings(instantiate(config.alignment)) == settings(InfoNCE())
-    own = OmegaConf.to_container(config.model.hard_negatives, resolve=True)
-    plain = compose().model.hard_negatives
-    assert own.pop("_target_") == "hardneg_plugin.objectives.GroundedKnowledgeObjective"
-    defaults = inspect.signature(GroundedKnowledgeObjective).parameters
-    more = own.keys() - plain.keys()
-    given = {"knowledge", "entity_width"}
     assert {key: own[key] for key in more - given} == {key: defaults[key].default for key in more - given}
-    assert more == {
-        name for name in defaults if name not in ("image_width", "report_width", "width", "grounding", "options")
-    }
-    assert config.model.grounding.width == own["entity_width"]
+    assert more == defaults.keys() - {"image_width", "report_width", "width", "grounding", "options"}
+
+
+def test_the_objective_is_built_for_what_the_grounding_finds():
+    config = compose("alignment=gk_mvlp", "grounding_width=64")
+    assert config.model.grounding.width == config.model.hard_negatives.entity_width == 64
 
 
 @pytest.mark.parametrize(
@@ -121,6 +117,7 @@ def test_gk_mvlp_is_an_objective_with_its_own_defaults():
         ("regions=cells", Cells, 43),
         ("regions=learned", Learned, 43),
         ("regions=boxes", Boxes, 43),
+        ("regions=boxes data=prepared data.root=x data.datamodule.source.boxes=y", Boxes, 207),
         ("data=prepared data.root=x", Cells, 207),
         ("data=mimic_cxr data.root=x", Cells, 207),
     ],

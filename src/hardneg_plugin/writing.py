@@ -75,7 +75,7 @@ def read_views(study: Sequence[View], size: int) -> Tensor:
     Raises:
         UserError: an image cannot be read, or is of no kind that is known.
     """
-    return torch.stack([whole(_gray(view, size), crop=size) for view in study])
+    return torch.stack([whole(_gray(view, size), crop=size)[0] for view in study])
 
 
 def report_of(tokenizer: Tokenizer, tokens: list[int], maps: Tensor | None = None) -> WrittenReport:

@@ -8,12 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
+from hardneg_plugin.data.framing import Framing
 from hardneg_plugin.data.images import read_grayscale
 from hardneg_plugin.data.studies import SPLITS, FindingsReader, Sample, Split
-from hardneg_plugin.data.transforms import random_crop, whole
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.json_file import is_unicode, json_kind, read_json
 
@@ -55,6 +54,7 @@ class AnnotatedStudies:
         images: the folder of images, relative to `root`.
         resize: pixels of the shorter side before the random crop of training.
         crop: pixels of the square that a model sees; at most `resize`.
+        boxes: file of where the regions of the anatomy are in the images, by study id (`BoxTable`); None: there is none.
         check: "decode" reads every image once (for thousands of images); "stat" only looks that the files are there and
             not empty (for hundreds of thousands), and a broken one is reported when it is met; "none" looks at no file, for
             what needs the reports alone.
@@ -71,10 +71,10 @@ class AnnotatedStudies:
         images: str = "images",
         resize: int = 256,
         crop: int = 224,
+        boxes: str | Path | None = None,
         check: Literal["decode", "stat", "none"] = "decode",
     ) -> None:
-        if not 1 <= crop <= resize:
-            raise UserError(f"Expected 1 <= `crop` <= `resize`, but got crop={crop} and resize={resize}.")
+        framing = Framing(resize=resize, crop=crop, boxes=boxes)
         if check not in ("decode", "stat", "none"):
             raise UserError(f"Expected `check` to be 'decode', 'stat' or 'none', but got {check!r}.")
         home = Path(root).absolute()
@@ -86,10 +86,11 @@ class AnnotatedStudies:
             raise UserError(
                 f"Expected a folder of images at {folder}, but there is none. Put it there, or set `images`."
             )
-        self._splits = {
-            name: AnnotatedSplit(studies, folder, resize=resize, crop=crop)
-            for name, studies in _parse_lists(lists, file, folder, check != "none").items()
-        }
+        studies = _parse_lists(lists, file, folder, check != "none")
+        if framing.boxes is not None:
+            every = [study for of_split in studies.values() for study in of_split]
+            framing.boxes.check([study.id for study in every], [len(study.images) for study in every])
+        self._splits = {name: AnnotatedSplit(of_split, folder, framing) for name, of_split in studies.items()}
         if check == "decode":
             _raise_first([flaw for split in self._splits.values() for flaw in split.unreadable()])
 
@@ -108,8 +109,8 @@ class AnnotatedStudies:
 class AnnotatedSplit:
     """The studies of one split (the `Studies` contract); made by `AnnotatedStudies`."""
 
-    def __init__(self, studies: Sequence[_Study], folder: Path, *, resize: int, crop: int) -> None:
-        self._studies, self._folder, self._resize, self._crop = studies, folder, resize, crop
+    def __init__(self, studies: Sequence[_Study], folder: Path, framing: Framing) -> None:
+        self._studies, self._folder, self._framing = studies, folder, framing
         self.ids: Sequence[str] = [study.id for study in studies]
         self.reports: Sequence[str] = [study.report for study in studies]
 
@@ -134,17 +135,13 @@ class AnnotatedSplit:
         """
         index, seed = key if isinstance(key, tuple) else (key, None)
         study = self._studies[index]
-        if seed is None:
-            views = [whole(image, crop=self._crop) for image in self._read(study, self._crop)]
-        else:
-            # A generator of its own: how a study looks depends neither on the worker nor on what was drawn before.
-            draw = torch.Generator().manual_seed(seed)
-            views = [
-                random_crop(image, resize=self._resize, crop=self._crop, generator=draw)
-                for image in self._read(study, self._resize)
-            ]
-        return Sample(
-            id=study.id, images=torch.stack(views), report=study.report, patient=study.patient, labels=study.labels
+        return self._framing.sample(
+            self._read(study, self._framing.pixels(seed)),
+            seed,
+            id=study.id,
+            report=study.report,
+            patient=study.patient,
+            labels=study.labels,
         )
 
     def files(self, index: int) -> tuple[Path, ...]:
@@ -156,7 +153,7 @@ class AnnotatedSplit:
 
         def try_to_read(study: _Study) -> _Flaw | None:
             try:
-                self._read(study, self._crop)
+                self._read(study, self._framing.crop)
             except UserError as error:
                 return _Flaw("unreadable", str(error))
             return None

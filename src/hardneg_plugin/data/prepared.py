@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
+from hardneg_plugin.data.framing import Framing
 from hardneg_plugin.data.store import ImageStore
 from hardneg_plugin.data.studies import SPLITS, FindingsReader, Sample, Split
 from hardneg_plugin.data.study_table import Columns, check_texts
-from hardneg_plugin.data.transforms import random_crop, whole
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.json_file import read_json
 
@@ -37,6 +36,7 @@ class PreparedStudies:
         root: the prepared folder.
         resize: pixels of the shorter side before the random crop of training; at most the prepared size.
         crop: pixels of the square that a model sees; at most `resize`.
+        boxes: file of where the regions of the anatomy are in the images, by study id (`BoxTable`); None: there is none.
         check: "sizes" looks that the files are as large as the table says; "checksums" reads every image too.
 
     Raises:
@@ -49,10 +49,10 @@ class PreparedStudies:
         *,
         resize: int = 256,
         crop: int = 224,
+        boxes: str | Path | None = None,
         check: Literal["sizes", "checksums"] = "sizes",
     ) -> None:
-        if not 1 <= crop <= resize:
-            raise UserError(f"Expected 1 <= `crop` <= `resize`, but got crop={crop} and resize={resize}.")
+        framing = Framing(resize=resize, crop=crop, boxes=boxes)
         if check not in ("sizes", "checksums"):
             raise UserError(f"Expected `check` to be 'sizes' or 'checksums', but got {check!r}.")
         home = Path(root).absolute()
@@ -64,10 +64,14 @@ class PreparedStudies:
             )
         store = ImageStore(home / IMAGES)
         self._splits: dict[Split, PreparedSplit] = {
-            name: PreparedSplit(home / TABLE, name, store, resize=resize, crop=crop) for name in SPLITS
+            name: PreparedSplit(home / TABLE, name, store, framing) for name in SPLITS
         }
-        check_texts(home / TABLE, {name: split.columns for name, split in self._splits.items()})
+        columns = {name: split.columns for name, split in self._splits.items()}
+        check_texts(home / TABLE, columns)
         _check_shards(list(self._splits.values()), store)
+        if framing.boxes is not None:
+            ids = [study for of_split in columns.values() for study in of_split.ids]
+            framing.boxes.check(ids, [views for of_split in columns.values() for views in of_split.views.tolist()])
         if check == "checksums":
             for split in self._splits.values():
                 split.check()
@@ -90,8 +94,8 @@ class PreparedSplit:
     What is pickled are names: a process that is not forked reads its own table.
     """
 
-    def __init__(self, table: Path, name: Split, store: ImageStore, *, resize: int, crop: int) -> None:
-        self._table, self._name, self._store, self._resize, self._crop = table, name, store, resize, crop
+    def __init__(self, table: Path, name: Split, store: ImageStore, framing: Framing) -> None:
+        self._table, self._name, self._store, self._framing = table, name, store, framing
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "columns"}
@@ -132,15 +136,10 @@ class PreparedSplit:
         """
         index, seed = key if isinstance(key, tuple) else (key, None)
         columns, study = self.columns, self.ids[index]
-        images = self._store.views(study, *columns.place(index))
-        if seed is None:
-            views = [whole(image, crop=self._crop) for image in images]
-        else:
-            draw = torch.Generator().manual_seed(seed)
-            views = [random_crop(image, resize=self._resize, crop=self._crop, generator=draw) for image in images]
-        return Sample(
+        return self._framing.sample(
+            self._store.views(study, *columns.place(index)),
+            seed,
             id=study,
-            images=torch.stack(views),
             report=self.reports[index],
             patient=self.patients[index],
             labels=self.labels[index],

@@ -64,6 +64,11 @@ class Columns:
         self.first_view: NDArray[np.int64] = np.concatenate(([0], np.cumsum(views, dtype=np.int64)))
         self.heights, self.widths = (pc.list_flatten(column[name]).to_numpy() for name in ("heights", "widths"))
 
+    @property
+    def views(self) -> NDArray[np.int64]:
+        """How many views each study has."""
+        return np.diff(self.first_view)
+
     def place(self, index: int) -> tuple[int, Stored]:
         """The shard of a study, and where it is there."""
         index = range(len(self.ids))[index]

@@ -86,7 +86,7 @@ class Boxes(Regions):
         if boxes.shape != (studies, views, self.count, 4):
             raise UserError(
                 f"regions: expected boxes {(studies, views, self.count, 4)}, of {self.count} regions in each of {views} views, "
-                f"but got {tuple(boxes.shape)}."
+                f"but got {tuple(boxes.shape)}: set regions.count to how many regions the data's boxes are of."
             )
         whole = boxes.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(studies, views, 1, 4)
         weights = box_weights(torch.cat([boxes, whole], dim=2), grid)  # (B, V, R + 1, P of a view)

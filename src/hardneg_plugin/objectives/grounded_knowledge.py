@@ -36,7 +36,8 @@ class GroundedKnowledgeObjective(HardNegativeObjective):
         width: D, of the embeddings and of the pair encoder.
         knowledge: whose prompts.
         grounding: makes a `Grounding` for a host without one, called with `image_width` and `knowledge`: it exists in
-            training only, and feeds no decoder. None: the host's own, of `entity_width`, tells `PairEmbeddings.entities`.
+            training only, feeds no decoder, and is left out where `entity_weight` is 0. None: the host's own, of
+            `entity_width`, tells `PairEmbeddings.entities`.
         entity_width: of the host's entities.
         matching_weight, entity_weight, statement_weight: of these terms beside the contrast, from 0, which leaves one out.
         heads, layers: of the pair encoder.

@@ -76,6 +76,25 @@ def rewrite(root, edit, schema=SCHEMA):
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), root / "studies.parquet")
 
 
+def test_boxes_are_framed_as_of_the_files(home):
+    of_a, of_c = ([[[0.1, 0.2, 0.5, 0.6], None], [None, [0.25, 0.5, 1, 1]]] for _ in range(2))
+    file = home / "boxes.jsonl"
+    file.write_text(
+        "".join(json.dumps({"id": name, "boxes": boxes}) + "\n" for name, boxes in (("a", of_a), ("c", of_c)))
+    )
+    originals = AnnotatedStudies(home, resize=SIZE, crop=CROP, boxes=file).split("train")
+    prepared = read(home / "prepared", boxes=file).split("train")
+    for index, name in enumerate("abc"):
+        for key in (index, (index, 3)):
+            one, other = originals[key], prepared[key]
+            assert one["id"] == other["id"] == name
+            # to a pixel of the crop: shares of a side that was rounded when it was prepared
+            torch.testing.assert_close(other["boxes"], one["boxes"], atol=1 / CROP, rtol=0, equal_nan=True)
+            assert one["boxes"].isnan().all() == (name == "b")
+    file.write_text(json.dumps({"id": "a", "boxes": of_a[:1]}))
+    assert "study 'a' has 2 views in the data, but boxes for 1" in error(home / "prepared", boxes=file)
+
+
 def test_training_samples_are_those_of_the_original_files(home):
     originals, prepared = AnnotatedStudies(home, resize=SIZE, crop=CROP), read(home / "prepared")
     for split in ("train", "val", "test"):

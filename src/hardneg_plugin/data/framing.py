@@ -1,0 +1,59 @@
+"""From the views of a study to what a model sees of them: crops in training, and all of each in evaluation."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hardneg_plugin.data.boxes import BoxTable
+from hardneg_plugin.data.studies import Sample
+from hardneg_plugin.data.transforms import boxes_within, random_crop, whole
+from hardneg_plugin.errors import UserError
+
+
+class Framing:
+    """Samples out of images, and of the boxes in these where there are such.
+
+    Args:
+        resize: pixels of the shorter side before the random crop of training.
+        crop: pixels of the square that a model sees; at most `resize`.
+        boxes: the file of boxes (`BoxTable`); None: there are none.
+
+    Raises:
+        UserError: `crop` is not from 1 to `resize`, or the boxes are faulty.
+    """
+
+    def __init__(self, *, resize: int, crop: int, boxes: str | Path | None) -> None:
+        if not 1 <= crop <= resize:
+            raise UserError(f"Expected 1 <= `crop` <= `resize`, but got crop={crop} and resize={resize}.")
+        self.resize, self.crop = resize, crop
+        self.boxes = None if boxes is None else BoxTable(boxes)
+
+    def pixels(self, seed: int | None) -> int:
+        """How many the shorter side of a view must have."""
+        return self.crop if seed is None else self.resize
+
+    def sample(
+        self,
+        views: Sequence[Tensor],
+        seed: int | None,
+        *,
+        id: str,
+        report: str,
+        patient: str | None,
+        labels: str | None,
+    ) -> Sample:
+        """A study as a model sees it: its V views `(1, H, W)` whole, or each under a crop that the seed draws."""
+        if seed is None:
+            framed = [whole(view, crop=self.crop) for view in views]
+        else:
+            # A generator of its own: how a study looks depends neither on the worker nor on what was drawn before.
+            draw = torch.Generator().manual_seed(seed)
+            framed = [random_crop(view, resize=self.resize, crop=self.crop, generator=draw) for view in views]
+        images, frames = zip(*framed, strict=True)
+        sample = Sample(id=id, images=torch.stack(images), report=report, patient=patient, labels=labels)
+        if self.boxes is not None:
+            of_views = torch.from_numpy(self.boxes.of(id, len(views)).copy())
+            sample["boxes"] = boxes_within(of_views, torch.tensor(frames))
+        return sample

@@ -21,19 +21,20 @@ class Faiss:
         chunk: studies at a time, at least 1.
 
     Raises:
-        UserError: the chunk is out of its range.
+        UserError: the chunk is out of its range, or faiss is not installed.
     """
 
     chunk: int = 256
 
     def __post_init__(self) -> None:
         check_chunk(self.chunk)
+        _faiss()  # before embeddings are computed
 
     def __call__(self, embeddings: Embeddings, rule: Rule, *, track: Track = iter) -> Nearest:
         """See `Search`.
 
         Raises:
-            UserError: faiss is not installed, or embeddings are sparse.
+            UserError: embeddings are sparse.
         """
         faiss = _faiss()
         if not isinstance(embeddings, torch.Tensor):

@@ -146,7 +146,7 @@ def test_faiss_finds_the_same_scores(monkeypatch, settings):
 def test_faiss_says_what_it_needs(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(UserError, match=r"pip install 'hardneg-plugin\[faiss\]'"):
-        Faiss()(embeddings("dense"), rule())
+        Faiss()
     monkeypatch.setitem(sys.modules, "faiss", SimpleNamespace(IndexFlatIP=FlatIndex))
     with pytest.raises(UserError, match=r"dense embeddings.*backend=torch"):
         Faiss()(embeddings("sparse"), rule())

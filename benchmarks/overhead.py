@@ -7,7 +7,7 @@ backward, over batch and queue sizes. Prints tables and a JSON line.
 
     python benchmarks/overhead.py                    # a ResNet-101 at 224 px, two views, the released decoder sizes
     python benchmarks/overhead.py --size phantom     # what the demo trains
-    python benchmarks/overhead.py --size phantom --studies 64 --variants reclf "reclf, chunk 16" gk_mvlp --no-objective
+    python benchmarks/overhead.py --size phantom --studies 16 32 64 128 --variants reclf "reclf, chunk 4" gk_mvlp --no-objective
 """
 
 import argparse
@@ -57,8 +57,9 @@ VARIANTS = {
     "paired": ["negatives=paired", "data.mined.table=unused"],
     "in_batch, text_only": ["model.report_feature=text_only"],
     "reclf": ["alignment=reclf"],
-    "reclf, chunk 16": ["alignment=reclf", "model.hard_negatives.chunk=16"],
-    "reclf, 64 wide": ["alignment=reclf", "model.hard_negatives.matching_width=64"],
+    "reclf, chunk 4": ["alignment=reclf", "model.hard_negatives.chunk=4"],
+    "reclf, one chunk": ["alignment=reclf", "model.hard_negatives.chunk=128"],
+    "reclf, 256 wide": ["alignment=reclf", "model.hard_negatives.matching_width=256"],
     "gk_mvlp": ["alignment=gk_mvlp"],
 }
 BATCHES, QUEUES = (16, 64, 256, 1024), (0, 4_096, 16_384, 65_536)
@@ -190,59 +191,53 @@ def objective_alone() -> dict[int, dict[int, float]]:
     return alone
 
 
+def measure(size: str, studies: int, names: list[str], turns: int) -> dict[str, Any]:
+    """Seconds and memory of each variant's step at a batch size, printed as a table."""
+    memory = {}
+    for name in tqdm(names, desc="memory"):  # first, while this process is small itself
+        command = [sys.executable, __file__, "--size", size, "--memory-of", name, "--studies", str(studies)]
+        memory[name] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    steps = {name: Step(size, name, studies) for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for turn in tqdm(range(turns + 2), desc="turns"):
+        # each in turn first: what ran before leaves caches and memory as it likes
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            seconds[name].append(seconds_of(steps[name]))
+    seconds = {name: values[2:] for name, values in seconds.items()}
+    ratios = {name: [a / b for a, b in zip(values, seconds["host"], strict=True)] for name, values in seconds.items()}
+    threads = f"{torch.get_num_threads()} threads"
+    print(f"\n{size} size, {studies} studies, {threads}, {turns} turns; medians (min - max)")
+    print(f"{'':20} {'seconds per step':>26} {'over the host':>26} {'peak MiB':>9} {'over the host':>14}")
+    for name, values in seconds.items():
+        over = memory[name] / memory["host"]
+        cells = f"{_cell(values):>26} {_cell(ratios[name]):>26}"
+        print(f"{name:20} {cells} {memory[name]:9.0f} {over:14.3f}", flush=True)
+    return {
+        "seconds": {name: statistics.median(values) for name, values in seconds.items()},
+        "time_ratio": {name: statistics.median(values) for name, values in ratios.items()},
+        "peak_mib": memory,
+        "memory_ratio": {name: value / memory["host"] for name, value in memory.items()},
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="released")
-    parser.add_argument("--studies", type=int, default=16, help="of a batch")
+    parser.add_argument("--studies", type=int, nargs="+", default=[16], help="of a batch; several: one table for each")
     parser.add_argument("--no-objective", action="store_true", help="leave out the objective alone")
     parser.add_argument("--turns", type=int, default=7, help="measured steps of each, after two that are not counted")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--memory-of", choices=VARIANTS, help=argparse.SUPPRESS)  # in a process of its own
     arguments = parser.parse_args()
     if arguments.memory_of:
-        print(memory_of(arguments.size, arguments.memory_of, arguments.studies))
+        print(memory_of(arguments.size, arguments.memory_of, arguments.studies[0]))
         return
     names = ["host", *(name for name in arguments.variants if name != "host")]
-    memory = {}
-    for name in tqdm(names, desc="memory"):  # first, while this process is small itself
-        command = [sys.executable, __file__, "--size", arguments.size, "--memory-of", name]
-        command += ["--studies", str(arguments.studies)]
-        memory[name] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-    steps = {name: Step(arguments.size, name, arguments.studies) for name in names}
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in tqdm(range(arguments.turns + 2), desc="turns"):
-        # each in turn first: what ran before leaves caches and memory as it likes
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            seconds[name].append(seconds_of(steps[name]))
-    del steps
-    seconds = {name: values[2:] for name, values in seconds.items()}
-    ratios = {name: [a / b for a, b in zip(values, seconds["host"], strict=True)] for name, values in seconds.items()}
-    threads = f"{torch.get_num_threads()} threads"
-    print(
-        f"{arguments.size} size, {arguments.studies} studies, {threads}, {arguments.turns} turns; medians (min - max)"
-    )
-    print(f"{'':20} {'seconds per step':>26} {'over the host':>26} {'peak MiB':>9} {'over the host':>14}")
-    for name, values in seconds.items():
-        over = memory[name] / memory["host"]
-        cells = f"{_cell(values):>26} {_cell(ratios[name]):>26}"
-        print(f"{name:20} {cells} {memory[name]:9.0f} {over:14.3f}", flush=True)
-
+    by_studies = {studies: measure(arguments.size, studies, names, arguments.turns) for studies in arguments.studies}
     alone = {} if arguments.no_objective else objective_alone()
-    print(
-        json.dumps(
-            {
-                "benchmark": "overhead",
-                "size": arguments.size,
-                "studies": arguments.studies,
-                "seconds": {name: statistics.median(values) for name, values in seconds.items()},
-                "time_ratio": {name: statistics.median(values) for name, values in ratios.items()},
-                "peak_mib": memory,
-                "memory_ratio": {name: value / memory["host"] for name, value in memory.items()},
-                "objective_seconds": alone,
-            }
-        )
-    )
+    result = {"size": arguments.size, "by_studies": by_studies, "objective_seconds": alone}
+    print(json.dumps({"benchmark": "overhead", **result}))
 
 
 def _cell(values: list[float]) -> str:

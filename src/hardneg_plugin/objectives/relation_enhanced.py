@@ -26,14 +26,14 @@ class RelationEnhancedObjective(HardNegativeObjective):
     Args:
         image_width, report_width: of the region and word features, and of the pooled ones.
         width: D, of the embeddings.
-        matching_width: S, of the matchings.
+        matching_width: S, of the matchings; a quarter of `width` is usual, and a step's time grows with it.
         attention_scale: τ1: how sharply a word looks.
         score_scale: τ3: factor of the scores in the contrast.
         rounds: of semantic reasoning; 0: without semantic relations.
         weigh_words: with importance relations. Without both, the mean of the matchings is scored.
         local_weight: of the local contrasts beside the global one, each.
         negative_weight: of a hard negative's further column, from 0.
-        chunk: reports at a time; memory grows with it (`PairScores.all_pairs`), a step is somewhat faster.
+        chunk: reports at a time; memory grows with it (`PairScores.all_pairs`). Several chunks are computed twice.
         options: of `HardNegativeObjective`.
 
     Under DDP regions and words of all ranks are gathered; the rest is as there.
@@ -48,14 +48,14 @@ class RelationEnhancedObjective(HardNegativeObjective):
         image_width: int,
         report_width: int,
         width: int,
-        matching_width: int = 256,
+        matching_width: int = 64,
         attention_scale: float = 4.0,
         score_scale: float = 10.0,
         rounds: int = 3,
         weigh_words: bool = True,
         local_weight: float = 1.0,
         negative_weight: float = 1.0,
-        chunk: int = 4,
+        chunk: int = 16,
         **options: object,
     ) -> None:
         for name, value, least in (

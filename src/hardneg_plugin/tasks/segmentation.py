@@ -58,10 +58,11 @@ class SegmentationDecoder(nn.Module):
 
 
 def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """Binary cross-entropy over all pixels plus one minus the soft Dice of each finding, averaged over findings.
+    """Binary cross-entropy over all pixels plus one minus the soft Dice, averaged over the findings that the image has.
 
     Soft Dice is `(2 sum(p m) + 1) / (sum(p) + sum(m) + 1)` over the pixels of an image: after Milletari et al. 2016, with one
-    pixel added so that it is defined, and 1 for an empty prediction, where the finding is not there.
+    pixel added. Findings that are not there count in the cross-entropy alone: nine of ten are not, and their Dice is best where
+    nothing is ever found.
 
     Args:
         logits: `(N, F, H, W)`.
@@ -75,7 +76,9 @@ def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:
     pixels = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=(1, 2, 3))
     found = logits.sigmoid()
     shared, both = (found * truth).sum(dim=(2, 3)), (found + truth).sum(dim=(2, 3))
-    return pixels + (1 - (2 * shared + 1) / (both + 1)).mean(dim=1)
+    is_there = masks.flatten(2).any(dim=2)
+    missed = (1 - (2 * shared + 1) / (both + 1)) * is_there
+    return pixels + missed.sum(dim=1) / is_there.sum(dim=1).clamp_min(1)
 
 
 def train_segmentation(

@@ -88,8 +88,9 @@ def loss_oracle(logits, masks):
         total -= sum(math.log(p if truth else 1 - p) for p, truth in zip(found, truths, strict=True))
         pixels += len(rows)
         shared = sum(p for p, truth in zip(found, truths, strict=True) if truth)
-        overlaps.append((2 * shared + 1) / (sum(found) + sum(truths) + 1))
-    return total / pixels + 1 - sum(overlaps) / len(overlaps)
+        if any(truths):
+            overlaps.append((2 * shared + 1) / (sum(found) + sum(truths) + 1))
+    return total / pixels + (1 - sum(overlaps) / len(overlaps) if overlaps else 0)
 
 
 def test_the_loss_equals_its_definition():

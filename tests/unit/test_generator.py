@@ -93,9 +93,7 @@ def test_every_parameter_of_a_grounded_generator_gets_a_gradient(regions, featur
 
 def test_what_is_known_of_a_study_never_reaches_what_is_written():
     model, batch = grounded().eval(), known()
-    torch.nn.init.normal_(
-        model.visual.fusion.ask.out_proj.weight
-    )  # as trained: at the start nothing found reaches the decoder
+    torch.nn.init.ones_(model.visual.fusion.added.weight)  # as trained: at the start nothing found reaches the decoder
     before = model._teacher_forced(batch)["patches"]
     written = model(batch["images"], batch["view_mask"])
     labels = {"facts": 1 - batch["facts"], "labels": ["other"] * 4, "references": ["other"] * 4}
@@ -110,7 +108,7 @@ def test_what_is_found_reaches_the_decoder_once_it_is_learned():
     model, batch = grounded().eval(), known()
     start = model._teacher_forced(batch)
     torch.testing.assert_close(start["patches"], model.visual.extractor(batch["images"], batch["view_mask"]).patches)
-    torch.nn.init.normal_(model.visual.fusion.ask.out_proj.weight)
+    torch.nn.init.ones_(model.visual.fusion.added.weight)
     assert not torch.allclose(model._teacher_forced(batch)["states"], start["states"])
 
 

@@ -90,7 +90,10 @@ class Grounding(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Patches with what was found: `V' = V + CrossAttn(V, g)`; V' is V at the start, so that a trained host is not disturbed.
+    """Patches with what was found: `V' = V + γ LN(CrossAttn(LN V, g))`, γ of each channel, 0 at the start.
+
+    V' is V at the start, so that a trained host is not disturbed. What is added is normalised: without that it grows to hundreds
+    of times the patches, mostly the same for all images, and neither decoder nor alignment sees these any more.
 
     Args:
         patch_width: of the patches.
@@ -101,13 +104,13 @@ class Fusion(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(patch_width)
         self.ask = nn.MultiheadAttention(patch_width, 1, kdim=width, vdim=width, batch_first=True)
-        nn.init.zeros_(self.ask.out_proj.weight)
-        nn.init.zeros_(self.ask.out_proj.bias)
+        self.added = nn.LayerNorm(patch_width, bias=False)  # whose weight is γ
+        nn.init.zeros_(self.added.weight)
 
     def forward(self, patches: Tensor, entities: Tensor) -> Tensor:
         """Patches `(B, P, D)` and entities `(B, Q, width)` to `(B, P, D)`."""
         asked, _ = self.ask(self.norm(patches), entities, entities, need_weights=False)
-        fused: Tensor = patches + asked
+        fused: Tensor = patches + self.added(asked)
         return fused
 
 

@@ -7,7 +7,7 @@ backward, over batch and queue sizes. Prints tables and a JSON line.
 
     python benchmarks/overhead.py                    # a ResNet-101 at 224 px, two views, the released decoder sizes
     python benchmarks/overhead.py --size phantom     # what the demo trains
-    python benchmarks/overhead.py --size phantom --studies 16 32 64 128 --variants reclf "reclf, chunk 4" gk_mvlp --no-objective
+    python benchmarks/overhead.py --size phantom --studies 16 32 64 128 --variants reclf "reclf, chunk 16" gk_mvlp --no-objective
 """
 
 import argparse
@@ -57,7 +57,7 @@ VARIANTS = {
     "paired": ["negatives=paired", "data.mined.table=unused"],
     "in_batch, text_only": ["model.report_feature=text_only"],
     "reclf": ["alignment=reclf"],
-    "reclf, chunk 4": ["alignment=reclf", "model.hard_negatives.chunk=4"],
+    "reclf, chunk 16": ["alignment=reclf", "model.hard_negatives.chunk=16"],
     "reclf, one chunk": ["alignment=reclf", "model.hard_negatives.chunk=128"],
     "reclf, 256 wide": ["alignment=reclf", "model.hard_negatives.matching_width=256"],
     "gk_mvlp": ["alignment=gk_mvlp"],

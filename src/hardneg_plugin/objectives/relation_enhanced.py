@@ -55,7 +55,7 @@ class RelationEnhancedObjective(HardNegativeObjective):
         weigh_words: bool = True,
         local_weight: float = 1.0,
         negative_weight: float = 1.0,
-        chunk: int = 16,
+        chunk: int = 4,
         **options: object,
     ) -> None:
         for name, value, least in (

@@ -91,7 +91,7 @@ class PreparedStudies:
 class PreparedSplit:
     """The studies of one split (the `Studies` contract); made by `PreparedStudies`.
 
-    What is pickled are names: a process that is not forked reads its own table.
+    What is pickled are names, and boxes where there are such: a process that is not forked reads its own table.
     """
 
     def __init__(self, table: Path, name: Split, store: ImageStore, framing: Framing) -> None:

@@ -34,6 +34,7 @@ class RelationEnhancedObjective(HardNegativeObjective):
         local_weight: of the local contrasts beside the global one, each.
         negative_weight: of a hard negative's further column, from 0.
         chunk: reports at a time; memory grows with it (`PairScores.all_pairs`). Several chunks are computed twice.
+            Pairs with what the batch carries, 2 K of each study, are kept beside it.
         options: of `HardNegativeObjective`.
 
     Under DDP regions and words of all ranks are gathered; the rest is as there.

@@ -117,7 +117,7 @@ class PairScores(nn.Module):
         """Every report with every image, `(R, reports, images)`, `chunk` reports at a time.
 
         What one of several chunks computes is computed again in the backward pass rather than kept: memory is that of one chunk,
-        about `chunk * images * (1 + W) * (D + 4 S rounds)` numbers, and of the scores.
+        `chunk * images * (1 + W) * (3 D + 4 S rounds)` numbers or up to half more, and of the scores.
         """
         again = torch.is_grad_enabled() and len(words.features) > chunk
         images = Local(*(part[None] for part in regions))

@@ -240,9 +240,10 @@ def test_the_page_of_a_run(cli, runs):
     assert all(study["written"]["arc"]["text"] == texts[study["id"]] for study in studies)
 
 
-def test_the_page_of_several_runs_on_data_that_have_moved(cli, runs, tmp_path):
+@pytest.mark.parametrize("named", ["[{0}/host, {0}/arc]", "{{host: {0}/host, arc: {0}/arc}}"])
+def test_the_page_of_several_runs_on_data_that_have_moved(cli, runs, tmp_path, named):
     data = ["data=phantom", *(f"data.datamodule.source.{name}={value}" for name, value in PHANTOM.items())]
-    arguments = [f"run={{host: {runs}/host, arc: {runs}/arc}}", "split=val", "device=cpu", *data]
+    arguments = [f"run={named.format(runs)}", "split=val", "device=cpu", *data]
     result = cli("hardneg-page", *arguments, f"output={tmp_path}/new/both.html")
     assert result.code == 0, result.err
     studies = data_of(tmp_path / "new" / "both.html")["studies"]
@@ -251,11 +252,19 @@ def test_the_page_of_several_runs_on_data_that_have_moved(cli, runs, tmp_path):
         assert written == [record["generated"] for record in predictions(runs / name, "val")]
 
 
+def test_runs_of_a_list_need_folders_of_different_names(cli, trained):
+    result = cli("hardneg-page", f"run=[{trained}/arc, {trained}/host/../arc]")
+    assert result.code == 2
+    assert "different names" in result.err
+    assert len(result.err.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["run=nowhere"], "nowhere holds no config.yaml"),
         (["run={}"], "at least one run"),
+        (["run=[]"], "at least one run"),
         (["split=train"], "split: expected val or test"),
         (["limit=0"], "limit: expected a number of studies from 1"),
         (["output=page.pdf"], "output: expected the name of an .html file"),

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 from rich.progress import track
 from torch.utils.data import DataLoader
 
@@ -42,14 +42,20 @@ def page(config: DictConfig) -> None:
 
 
 def _runs(named: Any) -> dict[str, RunFolder]:
-    """The runs by name: one by that of its folder."""
+    """The runs by name: those without one by that of their folder."""
     if isinstance(named, DictConfig):
         runs = {str(name): RunFolder.existing(str(path)) for name, path in named.items()}
-        if not runs:
-            raise UserError("run: expected at least one run, but got none.")
-        return runs
-    run = RunFolder.existing(str(named))
-    return {run.path.resolve().name: run}
+    else:
+        folders = [RunFolder.existing(str(path)) for path in (named if isinstance(named, ListConfig) else [named])]
+        runs = {folder.path.resolve().name: folder for folder in folders}
+        if len(runs) < len(folders):
+            raise UserError(
+                "run: expected folders of different names, but got "
+                f"{', '.join(str(folder.path) for folder in folders)}: name them by run='{{first: ..., second: ...}}'."
+            )
+    if not runs:
+        raise UserError("run: expected at least one run, but got none.")
+    return runs
 
 
 def _output(config: DictConfig, runs: dict[str, RunFolder]) -> Path:

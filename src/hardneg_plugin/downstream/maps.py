@@ -13,7 +13,8 @@ from hardneg_plugin.backbones.visual import VisualFeatures
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.knowledge import Knowledge, Prompt
-from hardneg_plugin.objectives import PairEmbeddings, RelationEnhancedObjective
+from hardneg_plugin.objectives import RelationEnhancedObjective
+from hardneg_plugin.objectives.parts import Local
 from hardneg_plugin.study_model import StudyModel
 
 
@@ -33,8 +34,7 @@ def finding_maps(model: StudyModel[Any], batch: Batch, seen: VisualFeatures, kno
         UserError: the model has no space in which texts and images meet, or looks for other entities.
     """
     if isinstance(model.visual, GroundedVisual):
-        boxes = batch.get("boxes")
-        maps = model.visual.attention(batch["images"], batch["view_mask"], boxes)
+        maps = model.visual.attention(seen, batch.get("boxes"))
         return maps[:, _rows_of(entities_of(knowledge), model.visual.grounding.prompts)]
     if not isinstance(model, AlignedModel):
         raise UserError(
@@ -45,7 +45,8 @@ def finding_maps(model: StudyModel[Any], batch: Batch, seen: VisualFeatures, kno
     sentences = [wordings[name][0] for name in entities_of(knowledge)]
     objective = model.hard_negatives
     if isinstance(objective, RelationEnhancedObjective):
-        return torch.stack([_looked(model, objective, seen, some) for some in sentences], 1)
+        regions = objective.parts.of_regions(seen.patches, seen.patch_mask)
+        return torch.stack([_looked(model, objective, regions, some) for some in sentences], 1)
     texts = model.embed_texts([text for some in sentences for text in some])
     embedded = torch.stack(
         [F.normalize(some.mean(0), dim=-1) for some in texts.split([len(some) for some in sentences])]
@@ -72,17 +73,14 @@ def _rows_of(entities: Sequence[str], prompts: Sequence[Prompt]) -> list[int]:
 
 
 def _looked(
-    model: AlignedModel, objective: RelationEnhancedObjective, seen: VisualFeatures, sentences: Sequence[str]
+    model: AlignedModel, objective: RelationEnhancedObjective, regions: Local, sentences: Sequence[str]
 ) -> Tensor:
-    """Where the words of sentences look, the mean over the sentences: `(B, P)`."""
+    """Where the words of sentences look in B images, the mean over the sentences: `(B, P)`."""
     maps = []
     for sentence in sentences:
-        words = model.words_of(model.tokens_of([sentence])[0]).expand(len(seen.pooled), -1, -1)
-        pairs = PairEmbeddings(
-            images=seen.pooled, reports=words.mean(1), regions=seen.patches, region_mask=seen.patch_mask, words=words
-        )
-        of_words, of_regions = objective.parts(pairs)
-        looked = objective.scores.attention(of_words, of_regions)  # (B, W, P)
-        weights = objective.scores.word_importance(of_words, of_regions)
+        words = objective.parts.of_words(model.words_of(model.tokens_of([sentence])[0]))
+        words = Local(*(part.expand(len(regions.features), *part.shape[1:]) for part in words))
+        looked = objective.scores.attention(words, regions)  # (B, W, P)
+        weights = objective.scores.word_importance(words, regions)
         maps.append(looked.mean(1) if weights is None else torch.einsum("bw,bwp->bp", weights, looked))
     return torch.stack(maps).mean(0)

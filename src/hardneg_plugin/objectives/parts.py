@@ -41,7 +41,7 @@ class PartHeads(nn.Module):
         self.words = Head(report_width, width, centred=False)
 
     def forward(self, pairs: PairEmbeddings) -> tuple[Local, Local]:
-        """The words and the regions of B studies: features `(B, W, D)` and `(B, P, D)`, in float32.
+        """The words and the regions of B studies.
 
         Raises:
             ValueError: the host gives no regions or no words.
@@ -51,15 +51,20 @@ class PartHeads(nn.Module):
                 "This alignment looks at words and regions: give PairEmbeddings(regions=(B, P, D), words=(B, W, D)), "
                 "with their masks."
             )
-        with torch.autocast(pairs.images.device.type, enabled=False):
-            return (
-                _local(self.words, pairs.words, pairs.word_mask),
-                _local(self.regions, pairs.regions, pairs.region_mask),
-            )
+        return self.of_words(pairs.words, pairs.word_mask), self.of_regions(pairs.regions, pairs.region_mask)
+
+    def of_words(self, words: Tensor, mask: Tensor | None = None) -> Local:
+        """Features `(B, W, D)` in float32, of words `(B, W, D_r)`; the mask says which there are, None: all."""
+        return _local(self.words, words, mask)
+
+    def of_regions(self, regions: Tensor, mask: Tensor | None = None) -> Local:
+        """Features `(B, P, D)` in float32, of regions `(B, P, D_v)`; the mask says which there are, None: all."""
+        return _local(self.regions, regions, mask)
 
 
 def _local(head: Head, parts: Tensor, mask: Tensor | None) -> Local:
     mask = torch.ones(parts.shape[:2], dtype=torch.bool, device=parts.device) if mask is None else mask.bool()
     # what is under the mask may be anything: it must not turn into NaN
-    features = head(torch.where(mask[:, :, None], parts.float(), 0.0))
+    with torch.autocast(parts.device.type, enabled=False):
+        features = head(torch.where(mask[:, :, None], parts.float(), 0.0))
     return Local(features, mask, masked_mean(features, mask))

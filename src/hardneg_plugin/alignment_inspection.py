@@ -127,7 +127,7 @@ def found_entities(
         return None
     with torch.autocast(model.device.type, enabled=False):  # as in training
         likely = objective.entity(found.float()).squeeze(-1).sigmoid()
-    maps = model.visual.attention(batch["images"], batch["view_mask"], batch.get("boxes"))
+    maps = model.visual.attention(features, batch.get("boxes"))
     maps = maps.unflatten(-1, (-1, *features.grid)).float().cpu()
     return [
         _of_study(model.visual.grounding.prompts, likely[study].cpu(), maps[study][:, view_mask], stated.get(name, {}))

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from hardneg_plugin.backbones.decoder import ReportDecoder, evaluating
 from hardneg_plugin.backbones.decoding import Decoding
+from hardneg_plugin.backbones.grounded import GroundedVisual
+from hardneg_plugin.backbones.visual import VisualFeatures
 from hardneg_plugin.data.studies import Batch, FindingsReader
 from hardneg_plugin.data.tokenizer import Tokenizer
 from hardneg_plugin.errors import UserError
@@ -35,6 +37,10 @@ def report_losses(log_probs: Tensor, tokens: Tensor, token_mask: Tensor) -> Tens
 
 class ReportGenerator(StudyModel[ReportScores]):
     """A report generator: visual extractor, report decoder, teacher-forced training, beam search, scores.
+
+    With `grounding` the decoder attends to the patches and to what was found of each prompt. Added to the patches instead,
+    `V + CrossAttn(V, g)`, what was found became one large vector, nearly the same for every patch of every image, and what
+    differs between images was lost beside it.
 
     Args:
         backbone: makes the report decoder, called with `vocab_size` and `patch_width`.
@@ -65,6 +71,11 @@ class ReportGenerator(StudyModel[ReportScores]):
 
         super().__init__(tokenizer=tokenizer, make_scores=make_scores, compile=compile, **arguments)
         self.decoder = backbone(vocab_size=tokenizer.vocab_size, patch_width=self.visual.width)
+        self.tell = (
+            nn.Linear(self.visual.grounding.width, self.visual.width)
+            if isinstance(self.visual, GroundedVisual)
+            else None
+        )
         self._decoding = decoding or Decoding()
         if compile:
             self.decoder.states = torch.compile(self.decoder.states)  # type: ignore[method-assign]
@@ -149,10 +160,14 @@ class ReportGenerator(StudyModel[ReportScores]):
                 written += self._reports_of(views, decoding, attention)
         return written
 
+    def see(self, batch: Batch) -> VisualFeatures:
+        """As every model does; where entities are looked for, the decoder is told what was found."""
+        return self._told(super().see(batch))
+
     def forward(self, images: Tensor, view_mask: Tensor | None = None) -> list[str]:
         """Write a report per study: images `(B, V, 1, H, W)` uint8, `view_mask (B, V)` bool or None."""
-        features = self.visual(images, view_mask)
-        return self._texts(self._write(features.patches, features.patch_mask))
+        features = self._told(self.visual(images, view_mask))
+        return self._texts(self._write(features.context, features.context_mask))
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The report loss, and the features that an objective may align."""
@@ -180,21 +195,25 @@ class ReportGenerator(StudyModel[ReportScores]):
         super().on_save_checkpoint(checkpoint)
         checkpoint["backbone"] = self.decoder.settings
 
+    def _told(self, seen: VisualFeatures) -> VisualFeatures:
+        return seen if self.tell is None else seen._replace(told=self.tell(seen.entities))
+
     def _teacher_forced(self, batch: Batch) -> Features:
         visual = self.see(batch)
-        states = self.decoder.states(visual.patches, batch["tokens"], patch_mask=visual.patch_mask)
+        features = features_of(visual)
+        states = self.decoder.states(features["context"], batch["tokens"], patch_mask=features["context_mask"])
         losses = report_losses(self.decoder.classify(states), batch["tokens"], batch["token_mask"])
         loss, words = losses.sum(0)
         return {
             "loss": loss / words,
             "losses": losses.detach(),
             "states": states,
-            **features_of(visual),
+            **features,
         }
 
-    def _write(self, patches: Tensor, patch_mask: Tensor) -> Tensor:
+    def _write(self, context: Tensor, context_mask: Tensor) -> Tensor:
         """The words of a report per study, zeros after them: `(B, T)`."""
-        return self.decoder.decode(patches, self._decoding, patch_mask=patch_mask).tokens[:, 0]
+        return self.decoder.decode(context, self._decoding, patch_mask=context_mask).tokens[:, 0]
 
     def _texts(self, words: Tensor) -> list[str]:
         return [self.tokenizer.decode(row) for row in words.tolist()]
@@ -204,12 +223,12 @@ class ReportGenerator(StudyModel[ReportScores]):
         counts = torch.tensor([len(views) for views in studies])
         view_mask = torch.arange(int(counts.max())) < counts[:, None]
         images = pad_sequence(studies, batch_first=True).to(self.device)
-        features = self.visual(images, view_mask.to(self.device))
-        decoded = self.decoder.decode(features.patches, decoding, patch_mask=features.patch_mask, attention=attention)
+        features = self._told(self.visual(images, view_mask.to(self.device)))
+        decoded = self.decoder.decode(features.context, decoding, patch_mask=features.context_mask, attention=attention)
         tokens = decoded.tokens[:, 0].tolist()
         if decoded.attention is None:
             return [report_of(self.tokenizer, row) for row in tokens]
-        maps = decoded.attention[:, 0].mean((1, 2)).unflatten(-1, (-1, *features.grid)).float().cpu()
+        maps = features.on_patches(decoded.attention[:, 0].mean((1, 2))).float().cpu()
         return [
             report_of(self.tokenizer, row, of_study[:, :count])
             for row, of_study, count in zip(tokens, maps, counts.tolist(), strict=True)
@@ -217,7 +236,7 @@ class ReportGenerator(StudyModel[ReportScores]):
 
     def _evaluate(self, batch: Batch, split: Evaluated) -> Features:
         outputs = self._teacher_forced(batch)
-        words = self._write(outputs["patches"], outputs["patch_mask"])
+        words = self._write(outputs["context"], outputs["context_mask"])
         embeddings = self._embeddings(batch, outputs, words)
         self.scores_of(split).update(batch, self._texts(words), outputs["losses"], embeddings)
         return outputs

@@ -63,7 +63,7 @@ class HardNegativeReportGenerator(AlignedModel, ReportGenerator):
             return self.words_of(batch["tokens"])
         if "states" in outputs:
             return outputs["states"]
-        return self.decoder.states(outputs["patches"], batch["tokens"], patch_mask=outputs["patch_mask"])
+        return self.decoder.states(outputs["context"], batch["tokens"], patch_mask=outputs["context_mask"])
 
     def _embeddings(self, batch: Batch, outputs: Features, words: Tensor) -> Embeddings:
         images, references = self.embed_apart(batch, outputs["pooled"])

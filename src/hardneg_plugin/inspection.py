@@ -139,7 +139,7 @@ def _read(
 ) -> _Seen:
     batch = model.transfer_batch_to_device(batch, model.device, 0)
     features = model.see(batch)
-    words = model.decoder.decode(features.patches, decoding, patch_mask=features.patch_mask).tokens[:, 0]
+    words = model.decoder.decode(features.context, decoding, patch_mask=features.context_mask).tokens[:, 0]
     maps = _attention(model.decoder, features, words)
     written = [
         report_of(model.tokenizer, row, None if maps is None else maps[study][:, batch["view_mask"][study].cpu()])
@@ -162,11 +162,10 @@ def _read(
 def _attention(decoder: ReportDecoder, features: VisualFeatures, words: Tensor) -> Tensor | None:
     """`(B, words, views, rows, columns)`, the mean over layers and heads; None where the decoder gives none."""
     try:
-        maps = decoder.attention_maps(features.patches, F.pad(words, (1, 0)), patch_mask=features.patch_mask)
+        maps = decoder.attention_maps(features.context, F.pad(words, (1, 0)), patch_mask=features.context_mask)
     except (AttributeError, TypeError, ValueError):  # as models of other libraries fail that keep theirs to themselves
         return None
-    mean: Tensor = maps.mean((1, 2)).unflatten(-1, (-1, *features.grid)).float().cpu()
-    return mean
+    return features.on_patches(maps.mean((1, 2))).float().cpu()
 
 
 def _nearest(embeddings: Any, groups: Groups) -> NDArray[np.int64]:

@@ -30,8 +30,9 @@ PROGRESS_BAR = ("BLEU-4", "CIDEr", "findings_F1", "R@5")
 
 def features_of(visual: VisualFeatures) -> Features:
     """What a step keeps of the images it saw, by name."""
+    names = ("patches", "patch_mask", "pooled", "context", "context_mask")
     entities = {} if visual.entities is None else {"entities": visual.entities}
-    return {"patches": visual.patches, "patch_mask": visual.patch_mask, "pooled": visual.pooled, **entities}
+    return {name: getattr(visual, name) for name in names} | entities
 
 
 class StudyModel(pl.LightningModule, Generic[Scores]):

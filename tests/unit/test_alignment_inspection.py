@@ -17,7 +17,7 @@ from hardneg_plugin.data.collate import StudyCollator
 from hardneg_plugin.data.phantom import PhantomKnowledge, PhantomStudies
 from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.generator import ReportGenerator
-from hardneg_plugin.grounding import Boxes, Cells, Grounding
+from hardneg_plugin.grounding import Boxes, Cells, Grounding, Patches
 from hardneg_plugin.hard_negative_generator import HardNegativeReportGenerator, ReportFeature
 from hardneg_plugin.inspection import inspect_split
 from hardneg_plugin.knowledge import ABSENT, PRESENT, UNKNOWN
@@ -124,7 +124,7 @@ def test_entities_are_those_that_are_likely_or_stated_the_most_likely_first(regi
     for each, batch, report in zip(found, batches(1), STUDIES.reports, strict=True):
         seen = model.see(batch)
         likely = model.hard_negatives.entity(seen.entities)[0, :, 0].sigmoid().tolist()
-        maps = model.visual.attention(batch["images"], batch["view_mask"], batch["boxes"])[0]
+        maps = model.visual.grounding.attention(Patches(seen.patches, seen.patch_mask, seen.grid, batch["boxes"]))[0]
         maps = maps.unflatten(-1, (-1, *seen.grid))
         facts = KNOWLEDGE.facts(report)
         rows = [row for row, fact in enumerate(facts) if likely[row] > 0.5 or fact == PRESENT]

@@ -19,7 +19,7 @@ from hardneg_plugin import HardNegativeMixin, HardNegativeObjective, PairEmbeddi
 from hardneg_plugin.backbones.decoder import ReportDecoder
 from hardneg_plugin.backbones.decoding import Decoding
 from hardneg_plugin.backbones.transformer import TransformerDecoder
-from hardneg_plugin.backbones.visual import VisualExtractor
+from hardneg_plugin.backbones.visual import VisualExtractor, VisualFeatures
 from hardneg_plugin.data.collate import StudyCollator
 from hardneg_plugin.data.phantom import PhantomStudies
 from hardneg_plugin.data.tokenizer import WordTokenizer
@@ -42,6 +42,7 @@ from hardneg_plugin.generator import ReportGenerator
 from hardneg_plugin.hard_negative_generator import HardNegativeReportGenerator
 from hardneg_plugin.objectives import Alternating
 from hardneg_plugin.schedule import Constant
+from hardneg_plugin.study_model import features_of
 
 STUDIES = PhantomStudies(train=24, val=1, test=1, size=32).split("train")
 SAMPLES = [STUDIES[i] for i in range(24)]
@@ -181,7 +182,8 @@ def exchanged(of_image, of_words, feature="decoder_states"):
     states = model.decoder.states(images, batch["tokens"])
     mask = batch["token_mask"][:, 1:, None]
     pooled = (states * mask).sum(1) / mask.sum(1)
-    outputs = {"patches": images, "patch_mask": torch.ones(12, 1).bool(), "states": states, "pooled": pooled}
+    seen = VisualFeatures(images, torch.ones(12, 1).bool(), pooled, (1, 1))
+    outputs = {"states": states, **features_of(seen)}
     return exchange_reports(model, batch, outputs)
 
 

@@ -93,23 +93,46 @@ def test_every_parameter_of_a_grounded_generator_gets_a_gradient(regions, featur
 
 def test_what_is_known_of_a_study_never_reaches_what_is_written():
     model, batch = grounded().eval(), known()
-    torch.nn.init.ones_(model.visual.fusion.added.weight)  # as trained: at the start nothing found reaches the decoder
-    before = model._teacher_forced(batch)["patches"]
+    before = model._teacher_forced(batch)["context"]
     written = model(batch["images"], batch["view_mask"])
     labels = {"facts": 1 - batch["facts"], "labels": ["other"] * 4, "references": ["other"] * 4}
     outputs = model._teacher_forced({**batch, **labels})
-    assert torch.equal(outputs["patches"], before)
-    assert model._texts(model._write(outputs["patches"], outputs["patch_mask"])) == written
+    assert torch.equal(outputs["context"], before)
+    assert model._texts(model._write(outputs["context"], outputs["context_mask"])) == written
     without = {name: value for name, value in batch.items() if name not in ("facts", "labels", "boxes")}
-    assert torch.equal(model._teacher_forced(without)["patches"], before)
+    assert torch.equal(model._teacher_forced(without)["context"], before)
 
 
-def test_what_is_found_reaches_the_decoder_once_it_is_learned():
+def test_the_decoder_reads_what_was_found_after_the_patches():
     model, batch = grounded().eval(), known()
-    start = model._teacher_forced(batch)
-    torch.testing.assert_close(start["patches"], model.visual.extractor(batch["images"], batch["view_mask"]).patches)
-    torch.nn.init.ones_(model.visual.fusion.added.weight)
-    assert not torch.allclose(model._teacher_forced(batch)["states"], start["states"])
+    outputs, seen = model._teacher_forced(batch), model.visual.extractor(batch["images"], batch["view_mask"])
+    torch.testing.assert_close(outputs["patches"], seen.patches)
+    torch.testing.assert_close(outputs["context"], torch.cat([seen.patches, model.tell(outputs["entities"])], dim=1))
+    states = model.decoder.states(outputs["context"], batch["tokens"])
+    torch.testing.assert_close(outputs["states"], states)
+    torch.nn.init.zeros_(model.tell.weight)
+    assert not torch.allclose(model._teacher_forced(batch)["states"], states)
+
+
+def test_a_study_without_views_is_told_of_nothing():
+    model, batch = grounded().eval(), known()
+    batch["view_mask"][0] = False
+    mask = model._teacher_forced(batch)["context_mask"]
+    assert mask.any(1).tolist() == [False, True, True, True]
+    assert mask[1].all()
+
+
+def test_attention_to_patches_leaves_out_what_was_told():
+    seen = grounded().eval().see(known())
+    attention = torch.rand(4, 3, seen.context.shape[1]).softmax(-1)
+    maps = seen.on_patches(attention)
+    count, (rows, columns) = seen.patches.shape[1], seen.grid
+    assert maps.shape == (4, 3, count // (rows * columns), rows, columns)
+    patches = attention[..., :count]
+    torch.testing.assert_close(maps.flatten(2), patches / patches.sum(-1, keepdim=True))
+    assert torch.equal(
+        plugged().see(known()).on_patches(patches), patches.reshape(maps.shape)
+    )  # nothing told: as it is
 
 
 def test_boxes_say_where_to_look():

@@ -1,4 +1,4 @@
-"""A visual extractor whose patches know what was found in them."""
+"""A visual extractor that says what it found, too."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,12 +6,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from hardneg_plugin.backbones.visual import VisualExtractor, VisualFeatures
-from hardneg_plugin.functional.pooling import masked_mean
-from hardneg_plugin.grounding import Fusion, Grounding, Patches
+from hardneg_plugin.grounding import Grounding, Patches
 
 
 class GroundedVisual(nn.Module):
-    """A visual extractor and the grounded-knowledge module, whose patches go to the report decoder in place of the extractor's.
+    """A visual extractor and the grounded-knowledge module.
 
     Args:
         visual: the extractor.
@@ -22,7 +21,6 @@ class GroundedVisual(nn.Module):
         super().__init__()
         self.extractor = visual
         self.grounding = grounding(visual.width)
-        self.fusion = Fusion(visual.width, self.grounding.width)
         self.width = visual.width
 
     @property
@@ -39,10 +37,8 @@ class GroundedVisual(nn.Module):
         """
         seen: VisualFeatures = self.extractor(images, view_mask)
         entities = self.grounding(Patches(seen.patches, seen.patch_mask, seen.grid, boxes))
-        patches = self.fusion(seen.patches, entities) * seen.patch_mask[..., None]
-        return seen._replace(patches=patches, pooled=masked_mean(patches, seen.patch_mask), entities=entities)
+        return seen._replace(entities=entities)
 
-    def attention(self, images: Tensor, view_mask: Tensor | None = None, boxes: Tensor | None = None) -> Tensor:
-        """How much each of Q prompts looks at each patch: `(B, Q, V * P)`, of sum 1."""
-        seen: VisualFeatures = self.extractor(images, view_mask)
+    def attention(self, seen: VisualFeatures, boxes: Tensor | None = None) -> Tensor:
+        """How much each of Q prompts looked at each patch of what was seen: `(B, Q, V * P)`, of sum 1."""
         return self.grounding.attention(Patches(seen.patches, seen.patch_mask, seen.grid, boxes))

@@ -26,7 +26,30 @@ class VisualFeatures(NamedTuple):
     grid: tuple[int, int]
     """Rows and columns of the P patches of a view, which lie row by row."""
     entities: Tensor | None = None
-    """`(B, Q, width)`: what was found of each prompt, by an extractor that looks for them."""
+    """`(B, Q, ...)`: what was found of each prompt, by an extractor that looks for them."""
+    told: Tensor | None = None
+    """`(B, Q, width)`: the same, as the report decoder reads it."""
+
+    @property
+    def context(self) -> Tensor:
+        """What the report decoder attends to `(B, N, width)`: the patches, and after them what was found."""
+        return self.patches if self.told is None else torch.cat([self.patches, self.told], dim=1)
+
+    @property
+    def context_mask(self) -> Tensor:
+        """`(B, N)` bool; for a study without views, where nothing can be found, False throughout."""
+        if self.told is None:
+            return self.patch_mask
+        is_seen = self.patch_mask.any(1, keepdim=True)
+        return torch.cat([self.patch_mask, is_seen.expand(-1, self.told.shape[1])], dim=1)
+
+    def on_patches(self, attention: Tensor) -> Tensor:
+        """Attention over the context `(..., N)` as maps over the views `(..., V, rows, columns)`, of sum 1."""
+        of_patches = attention[..., : self.patches.shape[1]]
+        if self.told is not None:
+            of_patches = of_patches / of_patches.sum(-1, keepdim=True).clamp(min=torch.finfo(of_patches.dtype).tiny)
+        maps: Tensor = of_patches.unflatten(-1, (-1, *self.grid))
+        return maps
 
 
 class VisualExtractor(nn.Module):

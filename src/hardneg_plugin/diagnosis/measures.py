@@ -154,7 +154,7 @@ def exchange_reports(model: ReportGenerator, batch: Batch, outputs: Features) ->
     """
     index, valid = other_studies(batch["match_keys"])
     other: Batch = {**batch, "tokens": batch["tokens"][index], "token_mask": batch["token_mask"][index]}
-    states = model.decoder.states(outputs["patches"], other["tokens"], patch_mask=outputs["patch_mask"])
+    states = model.decoder.states(outputs["context"], other["tokens"], patch_mask=outputs["context_mask"])
     likeliest = model.decoder.classify(states).argmax(-1)
     with_its_image = model.decoder.classify(outputs["states"][index]).argmax(-1)
     moved = (likeliest != with_its_image)[other["token_mask"][:, 1:] & valid[:, None]]

@@ -1,4 +1,4 @@
-"""The grounded-knowledge module: each entity that may be found looks for its region, and patches learn what was found.
+"""The grounded-knowledge module: each entity that may be found looks for its region.
 
 After GK-MVLP (Deng et al., Biomedical Signal Processing and Control, arXiv 2404.14750); reconstructed.
 """
@@ -87,31 +87,6 @@ class Grounding(nn.Module):
         )
         found = queries + seen
         return self.norm(found + self.think(found)), looked, weights
-
-
-class Fusion(nn.Module):
-    """Patches with what was found: `V' = V + γ LN(CrossAttn(LN V, g))`, γ of each channel, 0 at the start.
-
-    V' is V at the start, so that a trained host is not disturbed. What is added is normalised: without that it grows to hundreds
-    of times the patches, mostly the same for all images, and neither decoder nor alignment sees these any more.
-
-    Args:
-        patch_width: of the patches.
-        width: of the entities.
-    """
-
-    def __init__(self, patch_width: int, width: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(patch_width)
-        self.ask = nn.MultiheadAttention(patch_width, 1, kdim=width, vdim=width, batch_first=True)
-        self.added = nn.LayerNorm(patch_width, bias=False)  # whose weight is γ
-        nn.init.zeros_(self.added.weight)
-
-    def forward(self, patches: Tensor, entities: Tensor) -> Tensor:
-        """Patches `(B, P, D)` and entities `(B, Q, width)` to `(B, P, D)`."""
-        asked, _ = self.ask(self.norm(patches), entities, entities, need_weights=False)
-        fused: Tensor = patches + self.added(asked)
-        return fused
 
 
 def _words_of(prompts: tuple[Prompt, ...]) -> tuple[int, Tensor]:

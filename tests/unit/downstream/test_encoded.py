@@ -19,7 +19,7 @@ from hardneg_plugin.downstream.maps import entities_of, finding_maps
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.pooling import masked_mean
 from hardneg_plugin.generator import ReportGenerator
-from hardneg_plugin.grounding import Cells, Grounding
+from hardneg_plugin.grounding import Cells, Grounding, Patches
 from hardneg_plugin.hard_negative_generator import HardNegativeReportGenerator
 from hardneg_plugin.knowledge import ChestXray
 from hardneg_plugin.objectives import GroundedKnowledgeObjective, RelationEnhancedObjective
@@ -222,7 +222,8 @@ def test_a_map_of_words_is_where_they_look_by_their_importance(kind):
 @torch.no_grad()
 def test_a_grounded_model_is_asked_by_the_names_of_findings():
     model, batch, maps = maps_of("grounded")
-    attention = model.visual.attention(batch["images"], batch["view_mask"])
+    seen = model.visual.extractor(batch["images"], batch["view_mask"])
+    attention = model.visual.grounding.attention(Patches(seen.patches, seen.patch_mask, seen.grid, None))
     prompts = [(prompt.entity, prompt.position) for prompt in KNOWLEDGE.prompts]
     for finding, name in enumerate(entities_of(KNOWLEDGE)):
         assert torch.equal(maps[:, finding], attention[:, prompts.index((name, None))])

@@ -7,7 +7,7 @@ import torch
 
 from hardneg_plugin.data.phantom import PhantomKnowledge
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.grounding import Boxes, Cells, Fusion, Grounding, Learned, Patches
+from hardneg_plugin.grounding import Boxes, Cells, Grounding, Learned, Patches
 
 KNOWLEDGE = PhantomKnowledge()
 PROMPTS = len(KNOWLEDGE.prompts)
@@ -79,12 +79,9 @@ def test_batch_mates_and_missing_patches_change_nothing(kind, filling):
 
 @pytest.mark.parametrize("kind", REGIONS)
 def test_every_parameter_gets_a_gradient(kind):
-    module, fusion = grounding(kind), Fusion(12, 8)
-    torch.nn.init.ones_(fusion.added.weight)  # zero at the start, which stops what comes before it
-    seen = given(kind)
-    entities = module(seen)
-    (fusion(seen.features, entities).square().sum() + entities.square().sum()).backward()
-    for name, parameter in [*module.named_parameters(), *fusion.named_parameters()]:
+    module = grounding(kind)
+    module(given(kind)).square().sum().backward()
+    for name, parameter in module.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
 
@@ -110,27 +107,6 @@ def test_one_head_by_hand():
         seen_of = module.look.out_proj((q @ k.T / 8**0.5).softmax(-1) @ v)
         found = queries + seen_of
         torch.testing.assert_close(module(seen)[study], module.norm(found + module.think(found)))
-
-
-def test_fusion_begins_as_the_identity():
-    features, entities = torch.randn(2, 5, 12), torch.randn(2, 7, 8)
-    assert torch.equal(Fusion(12, 8)(features, entities), features)
-
-
-def test_what_fusion_adds_is_bounded_by_its_scale_however_large_what_was_found():
-    torch.manual_seed(0)
-    fusion, features, entities = Fusion(12, 8), torch.randn(2, 5, 12), torch.randn(2, 7, 8)
-    torch.nn.init.uniform_(fusion.added.weight)
-    w_q, w_k, w_v = fusion.ask.q_proj_weight, fusion.ask.k_proj_weight, fusion.ask.v_proj_weight
-    b_q, b_k, b_v = fusion.ask.in_proj_bias.chunk(3)
-    for study in range(2):
-        q = torch.nn.functional.layer_norm(features[study], (12,)) @ w_q.T + b_q
-        k, v = (entities[study] @ w.T + b for w, b in ((w_k, b_k), (w_v, b_v)))
-        asked = fusion.ask.out_proj((q @ k.T / 12**0.5).softmax(-1) @ v)
-        unit = (asked - asked.mean(-1, keepdim=True)) / (asked.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
-        torch.testing.assert_close(fusion(features, entities)[study], features[study] + fusion.added.weight * unit)
-    added = fusion(features, 1e4 * entities) - features
-    assert added.norm(dim=-1).max() <= 12**0.5 * fusion.added.weight.max()
 
 
 def test_boxes_of_a_study_without_any_are_its_views():

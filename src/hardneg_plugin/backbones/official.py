@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from hardneg_plugin.backbones.grounded import GroundedVisual
 from hardneg_plugin.backbones.layers import sinusoids
 from hardneg_plugin.backbones.r2gen import R2Gen
 from hardneg_plugin.backbones.r2gencmn import R2GenCMN
@@ -154,7 +155,7 @@ def r2gencmn(vocab_size: int, patch_width: int, *, checkpoint: str | None = None
 def load_released(
     state_dict: Mapping[str, Tensor],
     decoder: R2Gen | R2GenCMN,
-    extractor: VisualExtractor | None = None,
+    extractor: VisualExtractor | GroundedVisual | None = None,
     *,
     source: str = "the released state dict",
 ) -> None:
@@ -180,7 +181,9 @@ def load_released(
             view.copy_(state[name])
 
 
-def released_state(decoder: R2Gen | R2GenCMN, extractor: VisualExtractor | None = None) -> dict[str, Tensor]:
+def released_state(
+    decoder: R2Gen | R2GenCMN, extractor: VisualExtractor | GroundedVisual | None = None
+) -> dict[str, Tensor]:
     """A state dict that the released code loads strictly: copies on the CPU, by full released names.
 
     Args:
@@ -200,7 +203,9 @@ def released_state(decoder: R2Gen | R2GenCMN, extractor: VisualExtractor | None 
     return state
 
 
-def save_released(path: Path, decoder: R2Gen | R2GenCMN, extractor: VisualExtractor | None = None) -> None:
+def save_released(
+    path: Path, decoder: R2Gen | R2GenCMN, extractor: VisualExtractor | GroundedVisual | None = None
+) -> None:
     """Write `{"state_dict": released_state(decoder, extractor)}`: under its name stands a whole file or what was before.
 
     Raises:
@@ -233,12 +238,18 @@ def decoder_names(decoder: R2Gen | R2GenCMN) -> list[Name]:
     raise UserError(f"Expected R2Gen or R2GenCMN, as released weights are of those, but got {type(decoder).__name__}.")
 
 
-def extractor_names(extractor: VisualExtractor) -> list[Name]:
+def extractor_names(extractor: VisualExtractor | GroundedVisual) -> list[Name]:
     """Every released name below `visual_extractor`, in the state dict of the extractor.
 
     Raises:
-        UserError: If the extractor is no plain ResNet as torchvision has it, on 3 channels normalised as for ImageNet.
+        UserError: If the extractor is no plain ResNet as torchvision has it, on 3 channels normalised as for ImageNet; or it
+            looks for entities.
     """
+    if isinstance(extractor, GroundedVisual):
+        raise UserError(
+            "The released R2Gen and R2GenCMN read patches alone, but a decoder of alignment=gk_mvlp also reads what was found of "
+            "entities: it can neither be written as a released file nor be replaced by one."
+        )
     names = resnet_names(extractor.network, extractor.mean, extractor.std)
     return [Name(name.released, f"network.{name.ours}") for name in names]
 
@@ -265,7 +276,7 @@ def _conditional_names(layers: int, width: int) -> list[Name]:
     return names
 
 
-def _views(decoder: R2Gen | R2GenCMN, extractor: VisualExtractor | None) -> dict[str, Tensor]:
+def _views(decoder: R2Gen | R2GenCMN, extractor: VisualExtractor | GroundedVisual | None) -> dict[str, Tensor]:
     """Views of our tensors by full released name."""
     state = decoder.state_dict()
     views = {_DECODER + name.released: state[name.ours][name.part] for name in decoder_names(decoder)}

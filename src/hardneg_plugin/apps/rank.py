@@ -20,6 +20,7 @@ from hardneg_plugin.apps.cli import explain, hush_libraries
 from hardneg_plugin.apps.evaluate import evaluate
 from hardneg_plugin.apps.job import Job
 from hardneg_plugin.apps.train import train
+from hardneg_plugin.whole_file import whole_file
 
 TASKS = {"train": train, "evaluate": evaluate}
 REPORT = "rank_{rank}.json"
@@ -50,7 +51,9 @@ def main() -> None:
         message = explain(error, job.command) if isinstance(error, Exception) else None
         text = message or traceback.format_exc()
         report = {"time": time.time(), "explained": message is not None, "text": text}
-        (job_file.parent / REPORT.format(rank=os.environ["RANK"])).write_text(json.dumps(report), encoding="utf-8")
+        # whole, or not at all: where another rank ended first, this one may be ended while it writes
+        with whole_file(job_file.parent / REPORT.format(rank=os.environ["RANK"])) as file:
+            file.write(json.dumps(report).encode())
         if message is None:  # a lost connection, perhaps: the launcher is to see the death behind it before ours
             time.sleep(PATIENCE)
         _end(1)

@@ -192,6 +192,21 @@ def test_every_variant_trains(cli, tiny, tmp_path, read_json, overrides):
     assert ("BLEU-4" in metrics["test"]) == ("metrics.caption=null" not in overrides)
 
 
+def test_a_run_is_scored_again_in_the_precision_of_its_training(cli, tiny, tmp_path, read_json):
+    run = tmp_path / "run"
+    trained = cli("hardneg-train", *tiny, "trainer=smoke", "trainer.precision=bf16-mixed", f"hydra.run.dir={run}")
+    assert trained.code == 0, trained.err
+    of_training, seen = read_json(run / "metrics.json")["test"], {}
+    for precision in ([], ["trainer.precision=32-true"]):
+        before = set(run.glob("evaluation_*"))
+        assert cli("hardneg-evaluate", f"run={run}", *precision).code == 0
+        (folder,) = set(run.glob("evaluation_*")) - before
+        scores = read_json(folder / "metrics.json")
+        seen[scores["precision"]] = scores["test"]
+    assert seen["bf16-mixed"] == of_training
+    assert seen["32-true"] != of_training
+
+
 def test_a_run_that_started_from_a_file_of_weights_is_scored_without_that_file(cli, tiny, tmp_path, read_json):
     network = timm.create_model("resnet10t", channels=[8, 8, 16, 16], stem_width=8, in_chans=3)
     torch.save(network.state_dict(), tmp_path / "start.pth")

@@ -52,6 +52,7 @@ def evaluate(job: Job) -> None:
     config, output = job.config, RunFolder(job.folder)
     data, model, settings = agreed(lambda: load(config))
     pl.seed_everything(config.seed, workers=True, verbose=False)  # decoding may draw words
+    config.trainer.precision = settings["precision"]
     trainer = agreed(
         lambda: make_trainer(config, logger=False, enable_checkpointing=False, use_distributed_sampler=False)
     )
@@ -95,6 +96,7 @@ def load(config: DictConfig) -> tuple[StudyDataModule, StudyModel[Any], dict[str
         "run": str(run.path),
         "checkpoint": str(checkpoint_path),
         **({} if decoding is None else {"decoding": OmegaConf.to_container(decoding)}),
+        "precision": config.trainer.precision or OmegaConf.select(trained, "trainer.precision", default="32-true"),
         "data": OmegaConf.to_container(config.data, resolve=True) if "data" in config else "the run's own",
     }
     return data, model, settings

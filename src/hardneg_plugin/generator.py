@@ -39,8 +39,8 @@ class ReportGenerator(StudyModel[ReportScores]):
     """A report generator: visual extractor, report decoder, teacher-forced training, beam search, scores.
 
     With `grounding` the decoder attends to the patches and to what was found of each prompt. Added to the patches instead,
-    `V + CrossAttn(V, g)`, what was found became one large vector, nearly the same for every patch of every image, and what
-    differs between images was lost beside it.
+    `V + CrossAttn(V, g)`, what was found became large and nearly the same for all images, beside which their differences were
+    lost (docs/METHOD.md).
 
     Args:
         backbone: makes the report decoder, called with `vocab_size` and `patch_width`.
@@ -71,7 +71,7 @@ class ReportGenerator(StudyModel[ReportScores]):
 
         super().__init__(tokenizer=tokenizer, make_scores=make_scores, compile=compile, **arguments)
         self.decoder = backbone(vocab_size=tokenizer.vocab_size, patch_width=self.visual.width)
-        self.tell = (
+        self.tell = (  # what was found of each prompt, in the width of the patches
             nn.Linear(self.visual.grounding.width, self.visual.width)
             if isinstance(self.visual, GroundedVisual)
             else None

@@ -188,9 +188,13 @@ def test_other_alignments_say_where_they_look(cli, tmp_path, read_json, alignmen
     }[alignment]
     result = cli("hardneg-train", *PRETRAIN, *PHANTOM, f"alignment={alignment}", *sizes, f"hydra.run.dir={run}")
     assert result.code == 0, result.err
-    result = cli("hardneg-evaluate", f"run={run}", "task=[localisation,zero_shot]")
+    result = cli("hardneg-evaluate", f"run={run}", "task=[localisation,zero_shot,retrieval]")
     assert result.code == 0, result.err
     assert 0 <= read_json(run / "tasks/localisation_test.json")["scores"]["IoU"] <= 1
+    for task, name in (("zero_shot", "zero_shot_AUROC"), ("retrieval", "peers_r2i_R@5")):
+        scores = read_json(run / f"tasks/{task}_test.json")["scores"]
+        assert 0 <= scores[name] <= 1
+        assert (f"pair_{name}" in scores) == (alignment == "reclf")
 
 
 def test_the_tasks_of_a_bare_host(cli, tmp_path, read_json):

@@ -1,17 +1,17 @@
 """hardneg-mine: find the nearest other reports of every training report, and write them as a table for training."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from rich.progress import track
 
 from hardneg_plugin.apps.cli import run_command
 from hardneg_plugin.apps.mined_tables import print_counts, print_hardest
+from hardneg_plugin.apps.progress import progress
 from hardneg_plugin.data.annotations import AnnotatedStudies
 from hardneg_plugin.data.studies import Studies, StudySource
 from hardneg_plugin.errors import UserError
@@ -46,7 +46,7 @@ def mine(config: DictConfig) -> None:
     started = time.perf_counter()
     embeddings = embed(_embedder_of(config), reports)
     embedded = time.perf_counter()
-    nearest = search(embeddings, rule, track=_progress)
+    nearest = search(embeddings, rule, track=lambda chunks: progress(chunks, "comparing reports"))
     seconds = {"embedding": embedded - started, "search": time.perf_counter() - embedded}
     excluded = {
         **count_excluded(rule.groups),
@@ -107,10 +107,6 @@ def _embedder_of(config: DictConfig) -> Embedder:
 def _rule(config: DictConfig, studies: Studies) -> Rule:
     labels = studies.labels if config.labels == "exclude" else None
     return Rule(groups_of(studies.reports, studies.patients, labels), ceiling=config.ceiling, k=config.k)
-
-
-def _progress(chunks: Sequence[range]) -> Iterable[range]:
-    return track(chunks, description="comparing reports", transient=True)
 
 
 def _filled(nearest: Nearest) -> dict[str, int]:

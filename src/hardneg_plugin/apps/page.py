@@ -1,17 +1,13 @@
 """hardneg-page: one HTML file that shows what a trained run, or several side by side, wrote about each study."""
 
-import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig
-from rich.progress import track
-from torch.utils.data import DataLoader
 
 from hardneg_plugin.apps.cli import run_command
 from hardneg_plugin.apps.page_content import page_of_runs
-from hardneg_plugin.data.studies import Batch, Sample
+from hardneg_plugin.apps.progress import progress
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.pages.render import write_page
 from hardneg_plugin.runs.run_folder import RunFolder
@@ -34,7 +30,7 @@ def page(config: DictConfig) -> None:
         data=config.data if "data" in config else None,
         device=config.device,
         trust=config.trust,
-        track=_progress,
+        track=progress,
     )
     with writing(output, "Make room, or name another file by output=..."):
         write_page(output, content)
@@ -70,10 +66,6 @@ def _output(config: DictConfig, runs: dict[str, RunFolder]) -> Path:
         raise UserError(f"output: expected the name of an .html file, but got {output}.")
     check_place(output, "output")
     return output
-
-
-def _progress(batches: DataLoader[Sample], name: str) -> Iterable[Batch]:
-    return track(batches, description=name, transient=True, disable=not sys.stdout.isatty())  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hardneg_plugin.aligned_model import AlignedModel
+from hardneg_plugin.apps.progress import progress
 from hardneg_plugin.backbones.decoder import evaluating
 from hardneg_plugin.backbones.grounded import GroundedVisual
 from hardneg_plugin.data.datamodule import StudyDataModule
@@ -19,6 +20,7 @@ from hardneg_plugin.data.studies import Split as SplitName
 from hardneg_plugin.downstream import tasks
 from hardneg_plugin.downstream.encoded import Model, encode, text_features
 from hardneg_plugin.downstream.maps import entities_of
+from hardneg_plugin.downstream.matcher import Matcher
 from hardneg_plugin.downstream.tasks import Split, TaskResult
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.knowledge import Knowledge
@@ -59,16 +61,23 @@ class Inputs:
         knowledge: Knowledge = instantiate(self._data.knowledge)
         return knowledge
 
+    @cached_property
+    def matcher(self) -> Matcher | None:
+        """What scores pairs, where the model matches words with regions."""
+        return Matcher.of(self.model)
+
     def split(self, name: SplitName) -> Split:
-        """A split, with patches and with where the model looks for each finding as far as a task wants these."""
+        """A split, with patches, words and where the model looks for each finding as far as a task wants these."""
         if name not in self._splits:
             maps = "localisation" in self.wanted and name != "train"
+            matches = name == self.judged and not OF_PAIRS.isdisjoint(self.wanted)
             encoded = encode(
                 self.model,
-                self.data.in_order(name),
+                progress(self.data.in_order(name), f"looking at {name}"),
                 device=self.device,
                 maps_of=self.knowledge if maps else None,
                 patches=not OF_PATCHES.isdisjoint(self.wanted),
+                matcher=self.matcher if matches else None,
             )
             self._splits[name] = Split(self.data.source.split(name), encoded)
         return self._splits[name]
@@ -76,7 +85,11 @@ class Inputs:
 
 def retrieval(inputs: Inputs) -> TaskResult:
     """Recall both ways."""
-    return tasks.retrieval(inputs.split(inputs.judged))
+    split, scores = inputs.split(inputs.judged), None
+    if inputs.matcher is not None:
+        with evaluating(inputs.model):
+            scores = inputs.matcher.scores(*split.encoded.matched, track=lambda steps: progress(steps, "scoring pairs"))
+    return tasks.retrieval(split, scores)
 
 
 def zero_shot(inputs: Inputs) -> TaskResult:
@@ -84,9 +97,12 @@ def zero_shot(inputs: Inputs) -> TaskResult:
     model, wordings = inputs.model, inputs.knowledge.wordings()
     assert isinstance(model, AlignedModel)
     sentences = [wordings[name] for name in entities_of(inputs.knowledge)]
+    split, scores = inputs.split(inputs.judged), None
     with evaluating(model), torch.no_grad():
         present, absent = (torch.stack([model.embed_texts(pair[side]) for pair in sentences]).cpu() for side in (0, 1))
-    return tasks.zero_shot(inputs.split(inputs.judged), inputs.knowledge, present, absent)
+        if inputs.matcher is not None:
+            scores = inputs.matcher.scores_of_sentences(split.encoded.matched[0], sentences)
+    return tasks.zero_shot(split, inputs.knowledge, present, absent, scores)
 
 
 def linear_probe(inputs: Inputs) -> TaskResult:
@@ -133,6 +149,7 @@ TASKS: dict[str, Callable[[Inputs], TaskResult]] = {
 
 OF_ALIGNMENT = {"retrieval", "zero_shot", "localisation"}
 OF_PHANTOM = {"localisation", "segmentation", "vqa"}
+OF_PAIRS = {"retrieval", "zero_shot"}
 OF_PATCHES = {"segmentation", "vqa"}
 # whose settings of a `Fitting` are counts
 HEADS = ("segmentation.fitting", "vqa")

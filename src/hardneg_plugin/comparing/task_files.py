@@ -12,8 +12,10 @@ from hardneg_plugin.scoring.card import ScoreCard
 from hardneg_plugin.scoring.task_scores import TaskRow, task_card
 
 TASK_NAMES = ("retrieval", "zero_shot", "linear_probe", "localisation", "segmentation", "vqa")
-HIGHER_IS_BETTER = re.compile(r"zero_shot_AUROC|probe_[\d.]+%_AUROC|pointing_game|IoU|Dice|vqa(_[a-z]+)?")
-"""The names of their scores, those of retrieval aside, which a report generator has without tasks."""
+HIGHER_IS_BETTER = re.compile(
+    r"(pair_)?zero_shot_AUROC|pair_(peers_)?(r2i_)?R@\d+|probe_[\d.]+%_AUROC|pointing_game|IoU|Dice|vqa(_[a-z]+)?"
+)
+"""The names of their scores, those of retrieval by embeddings aside, which a report generator has without tasks."""
 
 
 def task_files(folder: RunFolder, split: str) -> dict[str, Path]:

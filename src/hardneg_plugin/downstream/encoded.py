@@ -12,10 +12,12 @@ from hardneg_plugin.aligned_model import AlignedModel
 from hardneg_plugin.backbones.decoder import evaluating
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.downstream.maps import finding_maps
+from hardneg_plugin.downstream.matcher import Matcher, Side
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.pooling import masked_mean
 from hardneg_plugin.generator import ReportGenerator
 from hardneg_plugin.knowledge import Knowledge
+from hardneg_plugin.objectives.parts import Local
 from hardneg_plugin.study_model import StudyModel
 
 Model = StudyModel[Any]
@@ -41,6 +43,21 @@ class Encoded:
     reports: Tensor | None = None
     maps: Tensor | None = None
     """`(N, P, F)`: where the model looks for each finding; where asked for."""
+    words: Tensor | None = None
+    """`(N, W, D)`, of a model that matches words with regions; where asked for, and so are the next."""
+    word_mask: Tensor | None = None
+    """`(N, W)` bool."""
+    regions: Tensor | None = None
+    """`(N, P, D)`."""
+    region_mask: Tensor | None = None
+    """`(N, P)` bool."""
+
+    @property
+    def matched(self) -> tuple[Side, Side]:
+        """Images with their regions, and reports with their words, to be scored as pairs."""
+        columns = (self.images, self.regions, self.region_mask, self.reports, self.words, self.word_mask)
+        images, regions, region_mask, reports, words, word_mask = (_there(column) for column in columns)
+        return Side(images, Local.of(regions, region_mask)), Side(reports, Local.of(words, word_mask))
 
     @property
     def first_view(self) -> Tensor:
@@ -61,7 +78,13 @@ class Encoded:
 
 
 def encode(
-    model: Model, batches: Iterable[Batch], *, device: str, maps_of: Knowledge | None = None, patches: bool = True
+    model: Model,
+    batches: Iterable[Batch],
+    *,
+    device: str,
+    maps_of: Knowledge | None = None,
+    patches: bool = True,
+    matcher: Matcher | None = None,
 ) -> Encoded:
     """Run a frozen model over a split, in evaluation mode.
 
@@ -71,6 +94,7 @@ def encode(
         device: where to run.
         maps_of: also where the model looks for each of its entities.
         patches: False keeps the pooled features only.
+        matcher: also words and regions as it matches them.
 
     Raises:
         UserError: the split has no study, or the model does not say where it looks.
@@ -90,6 +114,10 @@ def encode(
                 of_batch |= {"patches": seen.patches, "patch_mask": seen.patch_mask}
             if isinstance(model, AlignedModel):
                 of_batch["images"], of_batch["reports"] = model.embed_apart(batch, seen.pooled)
+            if matcher is not None:
+                words, regions = matcher.words(batch["tokens"], batch["token_mask"]), matcher.regions(seen)
+                of_batch |= {"words": words.features, "word_mask": words.mask}
+                of_batch |= {"regions": regions.features, "region_mask": regions.mask}
             if maps_of is not None:
                 of_batch["maps"] = finding_maps(model, batch, seen, maps_of).mT
             ids += batch["ids"]
@@ -117,6 +145,12 @@ def text_features(model: Model, texts: Sequence[str]) -> Tensor:
         else:
             raise UserError(f"Expected a model that reads texts, but got a {type(model).__name__}.")
         return masked_mean(words, mask[:, 1:]).float().cpu()
+
+
+def _there(column: Tensor | None) -> Tensor:
+    if column is None:
+        raise ValueError("Expected a split that was encoded with a matcher.")
+    return column
 
 
 def _joined(batches: list[Tensor]) -> Tensor:

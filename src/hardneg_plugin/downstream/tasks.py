@@ -20,7 +20,7 @@ from hardneg_plugin.knowledge import Knowledge
 from hardneg_plugin.scoring.card import RECALL
 from hardneg_plugin.scoring.peers import Peers
 from hardneg_plugin.scoring.record import make_record
-from hardneg_plugin.scoring.report_scores import embedding_ranks, of_one_study
+from hardneg_plugin.scoring.report_scores import embedding_ranks, of_one_study, pair_score_ranks
 from hardneg_plugin.scoring.task_scores import TaskRow
 from hardneg_plugin.tasks.fitting import Fitting
 from hardneg_plugin.tasks.linear_probe import Labelled, linear_probe
@@ -36,6 +36,9 @@ from hardneg_plugin.tasks.vqa import (
     train_vqa,
 )
 from hardneg_plugin.tasks.zero_shot import zero_shot_scores
+
+BY_PAIR = "pair_"
+"""What the names of scores begin with that are read off scores of pairs and not off embeddings."""
 
 
 @dataclass(frozen=True)
@@ -73,17 +76,26 @@ class TaskResult:
     """What validation chose."""
 
 
-def retrieval(split: Split) -> TaskResult:
-    """Recall both ways, over the whole split and among each study's 15 closest peers, as at every validation; needs no label."""
+def retrieval(split: Split, pair_scores: Tensor | None = None) -> TaskResult:
+    """Recall both ways, over the whole split and among each study's 15 closest peers, as at every validation; needs no label.
+
+    Args:
+        split: with embeddings.
+        pair_scores: `(N, N)` of each image with each report: recall by these as well.
+    """
     studies, encoded = split.studies, split.encoded
     images, reports = _aligned(encoded)
     columns = zip(studies.ids, encoded.references, studies.patients, studies.labels, strict=True)
     records = [make_record(name, text, "", patient=patient, labels=labels) for name, text, patient, labels in columns]
-    ranks = embedding_ranks(images, reports, encoded.references, Peers.of(records))
+    peers = Peers.of(records)
+    ranks = {"": embedding_ranks(images, reports, encoded.references, peers)}
+    if pair_scores is not None:
+        ranks[BY_PAIR] = pair_score_ranks(pair_scores, encoded.references, peers)
     means = [
         {
-            f"{name}{k}": {"": [float(rank <= k), 1.0]}
-            for kind, rank in of_one_study(ranks, row).items()
+            f"{prefix}{name}{k}": {"": [float(rank <= k), 1.0]}
+            for prefix, columns in ranks.items()
+            for kind, rank in of_one_study(columns, row).items()
             for name, at in [RECALL[kind]]
             for k in at
         }
@@ -92,18 +104,22 @@ def retrieval(split: Split) -> TaskResult:
     return TaskResult(_rows(studies.ids, means=means))
 
 
-def zero_shot(split: Split, knowledge: Knowledge, present: Tensor, absent: Tensor) -> TaskResult:
+def zero_shot(
+    split: Split, knowledge: Knowledge, present: Tensor, absent: Tensor, pair_scores: Tensor | None = None
+) -> TaskResult:
     """AUROC of findings by sentences alone.
 
     Args:
         split: with embeddings.
         knowledge: whose entities.
         present, absent: `(F, S, D)`, the embedded sentences that state and that deny each.
+        pair_scores: `(N, F)`, how much better the sentences that state a finding fit an image than those that deny it: the same
+            by these as well.
     """
-    scores = zero_shot_scores(_aligned(split.encoded)[0], present, absent)
-    return TaskResult(
-        _ranked(split.studies.ids, "zero_shot_AUROC", entities_of(knowledge), scores, split.labels(knowledge))
-    )
+    scores = {"": zero_shot_scores(_aligned(split.encoded)[0], present, absent)}
+    if pair_scores is not None:
+        scores[BY_PAIR] = pair_scores
+    return TaskResult(_ranked(split, knowledge, {f"{by}zero_shot_AUROC": of_each for by, of_each in scores.items()}))
 
 
 def probe(
@@ -111,15 +127,11 @@ def probe(
 ) -> TaskResult:
     """AUROC of logistic regressions on the pooled features, trained on shares of the labels; what is open counts as absent."""
     parts = [Labelled(part.encoded.pooled, part.labels(knowledge) == 1) for part in (train, val, test)]
-    rankings: list[dict[str, dict[str, list[float]]]] = [{} for _ in test.studies.ids]
-    settings = {}
-    for result in linear_probe(*parts, shares=shares, seed=seed):
-        name = f"probe_{100 * result.share:g}%_AUROC"
-        settings[name] = {"studies": result.studies}
-        rows = _ranked(test.studies.ids, name, entities_of(knowledge), result.scores, test.labels(knowledge))
-        for ranking, row in zip(rankings, rows, strict=True):
-            ranking |= row["rankings"]
-    return TaskResult(_rows(test.studies.ids, rankings=rankings), settings=settings)
+    results = {
+        f"probe_{100 * result.share:g}%_AUROC": result for result in linear_probe(*parts, shares=shares, seed=seed)
+    }
+    rows = _ranked(test, knowledge, {name: result.scores for name, result in results.items()})
+    return TaskResult(rows, settings={name: {"studies": result.studies} for name, result in results.items()})
 
 
 def localisation(val: Split, test: Split, knowledge: Knowledge) -> TaskResult:
@@ -266,19 +278,22 @@ def _asked(
     )
 
 
-def _ranked(ids: Sequence[str], name: str, groups: Sequence[str], scores: Tensor, labels: Tensor) -> list[TaskRow]:
-    """Rows of an AUROC; what is unknown (-1) is left out."""
+def _ranked(split: Split, knowledge: Knowledge, scores: Mapping[str, Tensor]) -> list[TaskRow]:
+    """Rows of AUROCs, by name from scores `(N, F)`; what is unknown (-1) is left out."""
+    names, labels = entities_of(knowledge), split.labels(knowledge).tolist()
+    columns = {name: of_all.tolist() for name, of_all in scores.items()}
     rankings = [
         {
             name: {
-                group: [score, float(label)]
-                for group, score, label in zip(groups, of_scores, of_labels, strict=True)
+                finding: [score, float(label)]
+                for finding, score, label in zip(names, of_all[row], of_study, strict=True)
                 if label >= 0
             }
+            for name, of_all in columns.items()
         }
-        for of_scores, of_labels in zip(scores.tolist(), labels.tolist(), strict=True)
+        for row, of_study in enumerate(labels)
     ]
-    return _rows(ids, rankings=rankings)
+    return _rows(split.studies.ids, rankings=rankings)
 
 
 def _rows(ids: Iterable[str], *, means: Sequence[Any] = (), rankings: Sequence[Any] = ()) -> list[TaskRow]:

@@ -41,11 +41,13 @@ def retrieval_ranks(images: Tensor, reports: Tensor, text_keys: Tensor) -> Tenso
     for rows in own.split(max(1, CHUNK_ELEMENTS // max(1, studies))):
         with torch.autocast(images.device.type, enabled=False):
             similarity = images[rows] @ reports.T
-        is_hit = (text_keys[rows, None] == text_keys) & (text_keys != UNKNOWN) | (rows[:, None] == own)
-        best = similarity.masked_fill(~is_hit, -torch.inf).amax(dim=1, keepdim=True)
-        is_behind = similarity < best - TIE
-        ranks.append(1 + (~is_hit & ~is_behind).sum(dim=1))
+        ranks.append(_ranks(similarity, rows, text_keys))
     return torch.cat(ranks)
+
+
+def score_ranks(scores: Tensor, text_keys: Tensor) -> Tensor:
+    """The same by scores of pairs `(N, N)`, a row of each anchor: ranks `(N,)`."""
+    return _ranks(scores, torch.arange(len(scores), device=scores.device), text_keys)
 
 
 def ranks_among(anchors: Tensor, candidates: Tensor, pools: Tensor) -> Tensor:
@@ -62,5 +64,22 @@ def ranks_among(anchors: Tensor, candidates: Tensor, pools: Tensor) -> Tensor:
     anchors, candidates = F.normalize(anchors.float(), dim=-1), F.normalize(candidates.float(), dim=-1)
     own = (anchors * candidates).sum(-1, keepdim=True)
     others = (anchors[:, None] * candidates[pools.clamp_min(0)]).sum(-1)  # sums, which autocast does not round
+    return _ranks_among(own, others, pools)
+
+
+def score_ranks_among(scores: Tensor, pools: Tensor) -> Tensor:
+    """The same by scores of pairs `(N, N)`, a row of each anchor: ranks `(N,)`."""
+    return _ranks_among(scores.diagonal()[:, None], scores.gather(1, pools.clamp_min(0)), pools)
+
+
+def _ranks(scores: Tensor, rows: Tensor, text_keys: Tensor) -> Tensor:
+    own = torch.arange(len(text_keys), device=rows.device)
+    is_hit = (text_keys[rows, None] == text_keys) & (text_keys != UNKNOWN) | (rows[:, None] == own)
+    best = scores.masked_fill(~is_hit, -torch.inf).amax(dim=1, keepdim=True)
+    is_behind = scores < best - TIE
+    return 1 + (~is_hit & ~is_behind).sum(dim=1)
+
+
+def _ranks_among(own: Tensor, others: Tensor, pools: Tensor) -> Tensor:
     is_behind = others < own - TIE  # false also for what is not a number
     return 1 + (~is_behind & (pools >= 0)).sum(dim=1)

@@ -21,10 +21,14 @@ class Local(NamedTuple):
     whole: Tensor
     """`(..., D)`: the report or the image as one vector."""
 
+    @staticmethod
+    def of(features: Tensor, mask: Tensor) -> "Local":
+        """Those `(B, M, D)` that are there by the mask `(B, M)`; their mean is the whole."""
+        return Local(features, mask, masked_mean(features, mask))
+
     def gathered(self, shards: Shards) -> "Local":
         """Those of all ranks, of `(B, M, D)` own ones."""
-        features, mask = shards.gather_parts(self.features, self.mask)
-        return Local(features, mask, masked_mean(features, mask))
+        return Local.of(*shards.gather_parts(self.features, self.mask))
 
 
 class PartHeads(nn.Module):
@@ -67,4 +71,4 @@ def _local(head: Head, parts: Tensor, mask: Tensor | None) -> Local:
     # what is under the mask may be anything: it must not turn into NaN
     with torch.autocast(parts.device.type, enabled=False):
         features = head(torch.where(mask[:, :, None], parts.float(), 0.0))
-    return Local(features, mask, masked_mean(features, mask))
+    return Local.of(features, mask)

@@ -82,6 +82,24 @@ class RelationEnhancedObjective(HardNegativeObjective):
         self.score_scale, self.local_weight, self.negative_weight = score_scale, local_weight, negative_weight
         self.chunk = chunk
 
+    def pair_scores(self, images: Tensor, regions: Local, reports: Tensor, words: Local) -> Tensor:
+        """How well each of M reports fits each of N images: the logits of all contrasts, summed as the loss weighs them.
+
+        Args:
+            images: `(N, D)` of unit length, as of `project`.
+            regions: theirs, as of `parts`.
+            reports: `(M, D)` of unit length.
+            words: theirs.
+
+        Returns:
+            `(M, N)` float32.
+        """
+        with torch.autocast(images.device.type, enabled=False):
+            local = self.scores.all_pairs(words, regions, self.chunk).sum(0)
+            scales = self._scales_of_this_step()
+            whole = (scales[0] if len(scales) else self.score_scale) * reports @ images.T
+            return whole + self.local_weight * self.score_scale * local
+
     def _align(
         self, pairs: PairEmbeddings, batch: EmbeddedBatch, negatives: HardNegatives, hardened: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:

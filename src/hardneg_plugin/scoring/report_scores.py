@@ -13,7 +13,7 @@ from hardneg_plugin.data.studies import Batch, FindingsReader
 from hardneg_plugin.metrics.caption import CaptionScores
 from hardneg_plugin.metrics.diversity import collapse_warning
 from hardneg_plugin.metrics.gathering import StudyMetric
-from hardneg_plugin.metrics.retrieval import ranks_among, retrieval_ranks
+from hardneg_plugin.metrics.retrieval import ranks_among, retrieval_ranks, score_ranks, score_ranks_among
 from hardneg_plugin.mining.matches import groups_of
 from hardneg_plugin.scoring.card import ScoreCard, score_records
 from hardneg_plugin.scoring.peers import Peers
@@ -124,19 +124,35 @@ def embedding_ranks(images: Tensor, reports: Tensor, texts: Sequence[str], peers
         texts: of the reports; equal ones count as one.
         peers: of the studies.
     """
-    keys = torch.from_numpy(groups_of(list(texts), [None])["text"]).to(images.device)
-    pools = torch.from_numpy(peers.index).to(images.device)
+    keys, pools = _candidates(texts, peers, images.device)
+    return _by_name(
+        whole=[retrieval_ranks(images, reports, keys), retrieval_ranks(reports, images, keys)],
+        among_peers=[ranks_among(images, reports, pools), ranks_among(reports, images, pools)],
+        pools=pools,
+    )
+
+
+def pair_score_ranks(scores: Tensor, texts: Sequence[str], peers: Peers) -> dict[str, list[float]]:
+    """The same by scores `(N, N)` of each image, a row, with each report."""
+    keys, pools = _candidates(texts, peers, scores.device)
+    return _by_name(
+        whole=[score_ranks(scores, keys), score_ranks(scores.T, keys)],
+        among_peers=[score_ranks_among(scores, pools), score_ranks_among(scores.T, pools)],
+        pools=pools,
+    )
+
+
+def _candidates(texts: Sequence[str], peers: Peers, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Which texts are equal `(N,)`, and the peers of each study `(N, K)`, -1 where there are fewer."""
+    keys = torch.from_numpy(groups_of(list(texts), [None])["text"])
+    return keys.to(device), torch.from_numpy(peers.index).to(device)
+
+
+def _by_name(*, whole: Sequence[Tensor], among_peers: Sequence[Tensor], pools: Tensor) -> dict[str, list[float]]:
     has_peers = (pools >= 0).any(dim=1)
-
-    def among_peers(anchors: Tensor, candidates: Tensor) -> list[float]:
-        return torch.where(has_peers, ranks_among(anchors, candidates, pools).float(), torch.nan).tolist()
-
-    return {
-        "rank": retrieval_ranks(images, reports, keys).tolist(),
-        "r2i_rank": retrieval_ranks(reports, images, keys).tolist(),
-        "peers_rank": among_peers(images, reports),
-        "peers_r2i_rank": among_peers(reports, images),
-    }
+    known = [torch.where(has_peers, ranks.float(), torch.nan) for ranks in among_peers]
+    names = ("rank", "r2i_rank", "peers_rank", "peers_r2i_rank")
+    return {name: ranks.tolist() for name, ranks in zip(names, (*whole, *known), strict=True)}
 
 
 def of_one_study(ranks: Mapping[str, Sequence[float]], row: int) -> dict[str, float]:

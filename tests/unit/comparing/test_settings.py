@@ -122,4 +122,5 @@ def test_info_nce_is_cross_entropy_over_the_batch_alone(compose):
 
 def test_tasks_are_those_of_the_command():
     assert tuple(TASKS) == TASK_NAMES
-    Settings(**{**VALUES, "tasks": list(TASKS), "measures": ["zero_shot_AUROC", "probe_10%_AUROC", "IoU", "vqa_side"]})
+    measures = ["zero_shot_AUROC", "probe_10%_AUROC", "IoU", "vqa_side", "pair_peers_r2i_R@5", "pair_zero_shot_AUROC"]
+    Settings(**{**VALUES, "tasks": list(TASKS), "measures": measures})

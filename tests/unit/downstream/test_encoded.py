@@ -14,8 +14,10 @@ from hardneg_plugin.backbones.visual import VisualExtractor
 from hardneg_plugin.data.collate import StudyCollator
 from hardneg_plugin.data.phantom import PhantomKnowledge, PhantomStudies
 from hardneg_plugin.data.tokenizer import WordTokenizer
+from hardneg_plugin.downstream import matcher as matcher_module
 from hardneg_plugin.downstream.encoded import encode, text_features
 from hardneg_plugin.downstream.maps import entities_of, finding_maps
+from hardneg_plugin.downstream.matcher import Matcher
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.pooling import masked_mean
 from hardneg_plugin.generator import ReportGenerator
@@ -72,8 +74,8 @@ def samples(count=6):
     return made
 
 
-def batches(studies, size):
-    collate = StudyCollator(TOKENIZER, 40, KNOWLEDGE)
+def batches(studies, size, max_length=40):
+    collate = StudyCollator(TOKENIZER, max_length, KNOWLEDGE)
     return [collate(studies[start : start + size]) for start in range(0, len(studies), size)]
 
 
@@ -103,6 +105,41 @@ def test_batch_mates_change_nothing(kind):
     one, many = (encode(model, batches(studies, size), device="cpu", maps_of=KNOWLEDGE) for size in (1, 4))
     for name in ("pooled", "patches", "patch_mask", "images", "reports", "maps"):
         torch.testing.assert_close(getattr(one, name), getattr(many, name), msg=name)
+
+
+@pytest.mark.parametrize("kind", ["words", "words alike"])
+def test_pairs_are_scored_by_themselves_whatever_is_beside_them(kind, monkeypatch):
+    monkeypatch.setattr(matcher_module, "IMAGES", 4)
+    model, studies = encoder(kind), samples()
+    matcher = Matcher.of(model)
+    split = encode(model, batches(studies, 4), device="cpu", matcher=matcher)
+    seen_by = []
+    scores = matcher.scores(*split.matched, track=lambda steps: seen_by.append(list(steps)) or steps)
+    assert scores.shape == (6, 6)
+    assert seen_by == [[0, 4]]
+    for row, column in ((0, 0), (1, 3), (4, 2), (5, 5)):
+        image, report = (encode(model, batches([studies[i]], 1), device="cpu", matcher=matcher) for i in (row, column))
+        alone = matcher.scores(image.matched[0], report.matched[1])
+        torch.testing.assert_close(alone, scores[row, column][None, None], atol=1e-4, rtol=1e-5)
+    assert scores.std() > 1e-3
+
+
+def test_sentences_are_scored_as_reports_are():
+    model, studies = encoder("words"), samples()[:3]
+    matcher = Matcher.of(model)
+    images, reports = encode(model, batches(studies, 3, max_length=200), device="cpu", matcher=matcher).matched
+    texts = [study["report"] for study in studies]
+    every = matcher.scores(images, reports)
+    found = matcher.scores_of_sentences(images, [(texts[:2], texts[2:]), (texts[2:], texts[1:2])])
+    expected = torch.stack([every[:, :2].mean(1) - every[:, 2], every[:, 2] - every[:, 1]], dim=1)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+
+
+def test_only_a_model_that_matches_words_scores_pairs():
+    assert Matcher.of(encoder()) is None
+    assert Matcher.of(host()) is None
+    with pytest.raises(ValueError, match="encoded with a matcher"):
+        encode(encoder("words"), batches(samples()[:2], 2), device="cpu").matched  # noqa: B018
 
 
 def test_the_embeddings_are_those_of_recall_and_the_mode_is_kept():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from hardneg_plugin.data.phantom import PhantomKnowledge, PhantomStudies
 from hardneg_plugin.data.phantom.findings import ATTRIBUTES
@@ -103,6 +104,26 @@ def test_retrieval_takes_reports_that_read_the_same_for_one(splits):
     split = splits["test"]
     same = replace(split, encoded=replace(split.encoded, references=["the same ."] * 30))
     assert task_card(tasks.retrieval(same).rows).values["R@1"] == 1
+
+
+def test_recall_by_scores_of_pairs_stands_beside(splits):
+    split = splits["test"]
+    cosines = normalize(split.encoded.images, dim=-1) @ normalize(split.encoded.reports, dim=-1).T
+    plain, same = (task_card(tasks.retrieval(split, scores).rows).values for scores in (None, 30 * cosines))
+    assert same == {**plain, **{f"pair_{name}": value for name, value in plain.items()}}
+    own = torch.eye(30)
+    by_pair = task_card(tasks.retrieval(split, own).rows).values
+    assert {by_pair[f"pair_{name}"] for name in plain} == {1.0}
+    assert {name: by_pair[name] for name in plain} == plain
+
+
+def test_zero_shot_by_scores_of_pairs_stands_beside(splits):
+    generator = torch.Generator().manual_seed(3)
+    present, absent = (torch.randn(len(NAMES), 3, 8, generator=generator) for _ in range(2))
+    labels = splits["test"].labels(KNOWLEDGE)
+    rows = tasks.zero_shot(splits["test"], KNOWLEDGE, present, absent, pair_scores=labels.float()).rows
+    (plain,) = task_card(tasks.zero_shot(splits["test"], KNOWLEDGE, present, absent).rows).values.items()
+    assert task_card(rows).values == {**dict([plain]), "pair_zero_shot_AUROC": 1.0}
 
 
 def test_zero_shot_is_the_mean_area_of_the_findings(splits, foreign):

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from hardneg_plugin.metrics import retrieval
 from hardneg_plugin.metrics.retrieval import retrieval_ranks
@@ -57,6 +58,18 @@ def test_ranks_among_a_few(pairs, direction):
         expected.append(1 + sum(value >= own - 1e-6 for value in similarity))
     assert ranks.tolist() == expected
     assert len(set(expected)) > 3
+
+
+@pytest.mark.parametrize("direction", [1, -1], ids=["image to report", "report to image"])
+def test_scores_of_pairs_rank_as_the_embeddings_that_they_are_of(pairs, direction):
+    anchors, candidates = (F.normalize(rows, dim=-1) for rows in pairs[:2][::direction])
+    scores, keys = anchors @ candidates.T, pairs[2]
+    assert retrieval.score_ranks(scores, keys).tolist() == ranks_oracle(anchors, candidates, keys.tolist())
+    pools = torch.arange(40)[:, None] + torch.tensor([1, 5, 9]) % 40
+    pools[pools >= 40] = -1
+    expected = retrieval.ranks_among(anchors, candidates, pools)
+    assert torch.equal(retrieval.score_ranks_among(scores, pools), expected)
+    assert len(expected.unique()) == 4
 
 
 def test_among_a_few_ties_and_what_is_no_number_count_against_the_own_one():

@@ -171,6 +171,21 @@ def test_a_pair_is_scored_by_itself():
     torch.testing.assert_close(loss.scores.all_pairs(*few, chunk=2), all_of_them[:, 1:3, 2:3])
 
 
+@pytest.mark.parametrize("options", [*ABLATIONS, {"local_weight": 0.5}, {"local_weight": 0.0}], ids=str)
+def test_the_score_of_a_pair_is_the_sum_of_its_logits_in_all_contrasts(options):
+    loss, batch = objective(chunk=2, **options), pairs()
+    words, regions = loss.parts(batch)
+    images, reports = loss.project(batch)
+    few = type(words)(*(part[:3] for part in words))
+    found = loss.pair_scores(images, regions, reports[:3], few)
+    for report in range(3):
+        for image in range(5):
+            local = one_score(loss, words, report, regions, image).sum()
+            whole = loss.log_scales[0].exp() * reports[report] @ images[image]
+            expected = whole + loss.local_weight * 10.0 * local
+            torch.testing.assert_close(found[report, image], expected, atol=1e-4, rtol=1e-5)
+
+
 def test_matches_are_no_negatives():
     loss, batch = objective(), pairs(labels=["same"] * 5)
     terms = loss(batch, LATE)

@@ -283,5 +283,8 @@ def test_a_run_of_someone_else_builds_nothing_of_theirs(cli, run, tmp_path):
     assert not (tmp_path / "touched").exists()
     del config["data"]["knowledge"]
     (run / "config.yaml").write_text(yaml.safe_dump(config))
-    assert "data.knowledge" in refused(cli("hardneg-evaluate", f"run={run}", "task=zero_shot"))
+    line = refused(cli("hardneg-evaluate", f"run={run}", "task=[retrieval,zero_shot,vqa]"))
+    assert "task=zero_shot needs to know what may be found" in line
+    assert "leave it at task=[retrieval,vqa]." in line
+    assert not (run / "tasks").exists()  # nothing is begun
     assert cli("hardneg-evaluate", f"run={run}", "task=retrieval").code == 0  # which asks for nothing that is known

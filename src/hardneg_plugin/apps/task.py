@@ -50,14 +50,14 @@ class Inputs:
         self.judged: SplitName = config.split
         self._splits: dict[SplitName, Split] = {}
 
+    @property
+    def has_knowledge(self) -> bool:
+        """Whether the data say what may be found in them."""
+        return self._data.get("knowledge") is not None
+
     @cached_property
     def knowledge(self) -> Knowledge:
         """What may be found in a study."""
-        if self._data.get("knowledge") is None:
-            raise UserError(
-                f"task={', '.join(self.wanted)}: the data of {self.run.path} do not say what may be found in them: add "
-                "data=... with a data.knowledge, as conf/data/phantom.yaml has."
-            )
         knowledge: Knowledge = instantiate(self._data.knowledge)
         return knowledge
 
@@ -148,6 +148,7 @@ TASKS: dict[str, Callable[[Inputs], TaskResult]] = {
 
 
 OF_ALIGNMENT = {"retrieval", "zero_shot", "localisation"}
+OF_KNOWLEDGE = {"zero_shot", "linear_probe", "localisation"}
 OF_PHANTOM = {"localisation", "segmentation", "vqa"}
 OF_PAIRS = {"retrieval", "zero_shot"}
 OF_PATCHES = {"segmentation", "vqa"}
@@ -227,6 +228,13 @@ def _check_possible(inputs: Inputs) -> None:
         "needs a space in which texts and images meet, but this run is of the bare host: train with model=hard_negatives or "
         "model=pretrain",
     )
+    if not inputs.has_knowledge:
+        _refuse(
+            [name for name in wanted if name in OF_KNOWLEDGE],
+            wanted,
+            f"needs to know what may be found, which the data of {inputs.run.path} do not say: add data=... with a data.knowledge, "
+            "as conf/data/annotations.yaml has",
+        )
     if not isinstance(inputs.data.source.split(inputs.judged), PhantomSplit):
         _refuse(
             [name for name in wanted if name in OF_PHANTOM],

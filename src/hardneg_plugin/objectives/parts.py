@@ -10,6 +10,9 @@ from hardneg_plugin.functional.pooling import masked_mean
 from hardneg_plugin.objectives.head import Head
 from hardneg_plugin.objectives.pairs import PairEmbeddings
 
+PHRASE = 5
+"""Words that are read together, an odd number."""
+
 
 class Local(NamedTuple):
     """Words or regions of studies."""
@@ -32,7 +35,10 @@ class Local(NamedTuple):
 
 
 class PartHeads(nn.Module):
-    """Linear maps of words and regions to one width.
+    """Linear maps of words and regions to one width; each word is read with its neighbours.
+
+    A host's words may be plain embeddings, which know no order: that an effusion is on the left is said by the word beside it.
+    What a convolution makes of the `PHRASE` words around each is added to it, nothing at the start.
 
     Args:
         image_width, report_width: of the features.
@@ -43,6 +49,8 @@ class PartHeads(nn.Module):
         super().__init__()
         self.regions = Head(image_width, width, centred=False)
         self.words = Head(report_width, width, centred=False)
+        self.phrases = nn.Conv1d(width, width, PHRASE, padding=PHRASE // 2, bias=False)
+        nn.init.zeros_(self.phrases.weight)
 
     def forward(self, pairs: PairEmbeddings) -> tuple[Local, Local]:
         """The words and the regions of B studies.
@@ -59,16 +67,17 @@ class PartHeads(nn.Module):
 
     def of_words(self, words: Tensor, mask: Tensor | None = None) -> Local:
         """Features `(B, W, D)` in float32, of words `(B, W, D_r)`; the mask says which there are, None: all."""
-        return _local(self.words, words, mask)
+        words, mask = _projected(self.words, words, mask)
+        with torch.autocast(words.device.type, enabled=False):
+            return Local.of(words + self.phrases(words.mT).mT, mask)
 
     def of_regions(self, regions: Tensor, mask: Tensor | None = None) -> Local:
         """Features `(B, P, D)` in float32, of regions `(B, P, D_v)`; the mask says which there are, None: all."""
-        return _local(self.regions, regions, mask)
+        return Local.of(*_projected(self.regions, regions, mask))
 
 
-def _local(head: Head, parts: Tensor, mask: Tensor | None) -> Local:
+def _projected(head: Head, parts: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     mask = torch.ones(parts.shape[:2], dtype=torch.bool, device=parts.device) if mask is None else mask.bool()
     # what is under the mask may be anything: it must not turn into NaN
     with torch.autocast(parts.device.type, enabled=False):
-        features = head(torch.where(mask[:, :, None], parts.float(), 0.0))
-    return Local.of(features, mask)
+        return head(torch.where(mask[:, :, None], parts.float(), 0.0)), mask

@@ -65,7 +65,12 @@ def objective(**options):
         "centred": False,
         "schedule": Constant(warmup=0.0),
     }
-    return GroundedKnowledgeObjective(**{**arguments, **options})
+    made = GroundedKnowledgeObjective(**{**arguments, **options})
+    if made.parts is not None:
+        torch.nn.init.normal_(
+            made.parts.phrases.weight, std=0.3
+        )  # as after training: at the start words have no neighbours
+    return made
 
 
 def matching_by_hand(loss, batch):

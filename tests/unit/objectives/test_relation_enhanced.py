@@ -9,6 +9,7 @@ from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.contrast import info_nce_of_logits
 from hardneg_plugin.functional.matching import importance, matchings, reason, word_region_attention
 from hardneg_plugin.objectives import Paired, RelationEnhancedObjective
+from hardneg_plugin.objectives.parts import PartHeads
 from hardneg_plugin.objectives.relations import PairScores
 from hardneg_plugin.schedule import Constant, Progress
 
@@ -38,7 +39,11 @@ def pairs(studies=5, regions=4, words=6, image_width=7, report_width=5, seed=0, 
 def objective(**options):
     torch.manual_seed(0)
     arguments = {"image_width": 7, "report_width": 5, "width": 6, "matching_width": 8, "schedule": Constant(warmup=0.0)}
-    return RelationEnhancedObjective(**{**arguments, **options})
+    made = RelationEnhancedObjective(**{**arguments, **options})
+    torch.nn.init.normal_(
+        made.parts.phrases.weight, std=0.3
+    )  # as after training: at the start words have no neighbours
+    return made
 
 
 def score_of(scores: PairScores, words, regions):
@@ -214,6 +219,29 @@ def test_importance_and_attention_can_be_looked_at():
     torch.testing.assert_close(weights.sum(-1), torch.ones(5))
     assert (weights > 0).equal(batch.word_mask)
     assert objective(weigh_words=False).scores.word_importance(words, regions) is None
+
+
+def test_a_word_is_read_with_two_on_either_side_and_no_more():
+    loss, batch = objective(), pairs(words=9)
+    mask = torch.ones(5, 9, dtype=torch.bool)
+    read = loss.parts.of_words(batch.words, mask).features
+    for word in range(9):
+        (touched,) = torch.autograd.grad(read[0, word].sum(), batch.words, retain_graph=True)
+        near = [abs(other - word) <= 2 for other in range(9)]
+        assert (touched[0].abs().sum(-1) > 0).tolist() == near
+        assert touched[1:].eq(0).all()
+    mapped = loss.parts.words(batch.words)
+    kernel = loss.parts.phrases.weight
+    for word in range(9):
+        phrase = [(at, word + at - 2) for at in range(5) if 0 <= word + at - 2 < 9]
+        around = sum(kernel[:, :, at] @ mapped[0, other] for at, other in phrase)
+        torch.testing.assert_close(read[0, word], mapped[0, word] + around)
+
+
+def test_at_the_start_a_word_is_read_by_itself():
+    parts, batch = PartHeads(7, 5, 6), pairs()
+    expected = parts.words(batch.words) * batch.word_mask[..., None]
+    torch.testing.assert_close(parts.of_words(batch.words, batch.word_mask).features, expected)
 
 
 @pytest.mark.parametrize("missing", ["regions", "words"])

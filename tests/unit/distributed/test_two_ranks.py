@@ -46,12 +46,14 @@ def relative_distance(one, other):
 def test_gradients_and_losses_are_those_of_one_process(ranks, one_process, case):
     active = 0
     for on_0, on_1, alone in zip(ranks[0][case], ranks[1][case], one_process[case], strict=True):
+        # float32: inputs that differ in their last digit alone change the gradient of a norm within the encoder of pairs by 9e-8,
+        # 3e-3 of itself, where the largest gradient is 10
+        lost = 1e-8 * max(gradient.norm() for gradient in alone["gradients"].values())
+        relative = 2e-4 if {"reclf", "gk_mvlp"} & {*case} else 1e-5
         for name, expected in alone["gradients"].items():
             assert torch.equal(on_0["gradients"][name], on_1["gradients"][name])
             if expected.norm() > 1e-6:
-                assert relative_distance(on_0["gradients"][name], expected) < (
-                    2e-4 if {"reclf", "gk_mvlp"} & {*case} else 1e-5
-                ), name
+                assert (on_0["gradients"][name] - expected).norm() < relative * expected.norm() + lost, name
                 active += 1
             else:
                 assert on_0["gradients"][name].norm() < 2e-6, name

@@ -53,11 +53,13 @@ class AnswerHead(nn.Module):
     def forward(self, patches: Tensor, patch_mask: Tensor, questions: Tensor) -> Tensor:
         """Patches `(B, P, D_v)`, patch_mask `(B, P)` bool and questions `(B, D_q)` to logits `(B, A)`."""
         questions = self.of_questions(questions)
-        values = self.value(self.of_patches(patches).masked_fill(~patch_mask[:, :, None], 0.0))
-        fit_of_patch = torch.einsum("bpw,bw->bp", values, self.query(questions)) / values.shape[-1] ** 0.5
+        patches = self.of_patches(patches).masked_fill(~patch_mask[:, :, None], 0.0)
+        # W_v is taken out of both sums over patches: <W_q q, W_v p> = <W_v' W_q q, p>, and the mean of W_v p is W_v of the mean
+        wanted = self.query(questions) @ self.value.weight
+        fit_of_patch = torch.einsum("bpd,bd->bp", patches, wanted) / self.value.out_features**0.5
         # the least number rather than minus infinity: a row without any patch must not turn into NaN
-        share = fit_of_patch.masked_fill(~patch_mask, torch.finfo(values.dtype).min).softmax(dim=-1)
-        seen = torch.einsum("bp,bpw->bw", share, values)
+        share = fit_of_patch.masked_fill(~patch_mask, torch.finfo(patches.dtype).min).softmax(dim=-1)
+        seen = self.value(torch.einsum("bp,bpd->bd", share, patches))
         logits: Tensor = self.mlp(torch.cat([seen, questions], dim=-1))
         return logits
 

@@ -118,6 +118,13 @@ def test_all_tasks_leave_their_scores_and_twice_the_same(cli, run, tmp_path, rea
     assert cli("hardneg-evaluate", f"run={run}", "task=[retrieval,zero_shot,localisation]").code == 0
     assert content_of(run / "tasks") == first
 
+    both = cli("hardneg-evaluate", f"run={run}", "task=all", *QUICK, "split=[val,test]")
+    assert both.code == 0, both.err
+    found = content_of(run / "tasks")
+    assert set(found) == {name.replace("_test", f"_{split}") for name in first for split in ("val", "test")}
+    assert {name: found[name] for name in first} == first
+    assert "vqa on the val split" in both.out
+
     other = cli("hardneg-evaluate", f"run={run}", "task=[segmentation,vqa,vqa]", *QUICK, "seed=2", "split=val")
     assert other.code == 0, other.err
     assert other.out.count("vqa on the val split") == 1
@@ -254,6 +261,8 @@ def test_zero_shot_and_retrieval_on_real_reports(cli, run, read_json):
         (["task=[]"], ["task: expected all or some of", "none"]),
         (["task=null"], ["task: expected all or some of", "None"]),
         (["task=vqa", "split=train"], ["split", "train"]),
+        (["task=vqa", "split=[test,test]"], ["split: expected val, test, or both as [val,test]", "test"]),
+        (["task=vqa", "split=[]"], ["split", "[]"]),
         (["task=vqa", "seed=-1"], ["seed", "-1"]),
         (["task=vqa", "vqa.epochs=0"], ["vqa.epochs", "0"]),
         (["task=segmentation", "segmentation.studies=none"], ["segmentation.studies", "none"]),

@@ -47,7 +47,8 @@ class Inputs:
             self.model.to(self.device)
         except (RuntimeError, AssertionError) as error:  # as torch says that there is no such device
             raise UserError(f"device={self.device}: {str(error).splitlines()[0]}") from error
-        self.judged: SplitName = config.split
+        self.names: list[SplitName] = _as_list(config.split)
+        """Of the splits that are judged."""
         self._splits: dict[SplitName, Split] = {}
 
     @property
@@ -66,11 +67,16 @@ class Inputs:
         """What scores pairs, where the model matches words with regions."""
         return Matcher.of(self.model)
 
+    @property
+    def judged(self) -> list[Split]:
+        """The splits that the model is judged on."""
+        return [self.split(name) for name in self.names]
+
     def split(self, name: SplitName) -> Split:
         """A split, with patches, words and where the model looks for each finding as far as a task wants these."""
         if name not in self._splits:
             maps = "localisation" in self.wanted and name != "train"
-            matches = name == self.judged and not OF_PAIRS.isdisjoint(self.wanted)
+            matches = name in self.names and not OF_PAIRS.isdisjoint(self.wanted)
             encoded = encode(
                 self.model,
                 progress(self.data.in_order(name), f"looking at {name}"),
@@ -83,61 +89,68 @@ class Inputs:
         return self._splits[name]
 
 
-def retrieval(inputs: Inputs) -> TaskResult:
+def retrieval(inputs: Inputs) -> list[TaskResult]:
     """Recall both ways."""
-    split, scores = inputs.split(inputs.judged), None
-    if inputs.matcher is not None:
+
+    def of_split(split: Split) -> TaskResult:
+        if inputs.matcher is None:
+            return tasks.retrieval(split)
         with evaluating(inputs.model):
             scores = inputs.matcher.scores(*split.encoded.matched, track=lambda steps: progress(steps, "scoring pairs"))
-    return tasks.retrieval(split, scores)
+        return tasks.retrieval(split, scores)
+
+    return [of_split(split) for split in inputs.judged]
 
 
-def zero_shot(inputs: Inputs) -> TaskResult:
+def zero_shot(inputs: Inputs) -> list[TaskResult]:
     """Findings by sentences alone."""
-    model, wordings = inputs.model, inputs.knowledge.wordings()
+    model, matcher, wordings = inputs.model, inputs.matcher, inputs.knowledge.wordings()
     assert isinstance(model, AlignedModel)
     sentences = [wordings[name] for name in entities_of(inputs.knowledge)]
-    split, scores = inputs.split(inputs.judged), None
     with evaluating(model), torch.no_grad():
         present, absent = (torch.stack([model.embed_texts(pair[side]) for pair in sentences]).cpu() for side in (0, 1))
-        if inputs.matcher is not None:
-            scores = inputs.matcher.scores_of_sentences(split.encoded.matched[0], sentences)
-    return tasks.zero_shot(split, inputs.knowledge, present, absent, scores)
+        scores = [
+            None if matcher is None else matcher.scores_of_sentences(split.encoded.matched[0], sentences)
+            for split in inputs.judged
+        ]
+    return [
+        tasks.zero_shot(split, inputs.knowledge, present, absent, by_pair)
+        for split, by_pair in zip(inputs.judged, scores, strict=True)
+    ]
 
 
-def linear_probe(inputs: Inputs) -> TaskResult:
+def linear_probe(inputs: Inputs) -> list[TaskResult]:
     """Logistic regressions on pooled features."""
-    train, val, judged = (inputs.split(name) for name in ("train", "val", inputs.judged))
-    return tasks.probe(train, val, judged, inputs.knowledge, inputs.config.shares, inputs.config.seed)
+    train, val = (inputs.split(name) for name in ("train", "val"))
+    return tasks.probe(train, val, inputs.judged, inputs.knowledge, inputs.config.shares, inputs.config.seed)
 
 
-def localisation(inputs: Inputs) -> TaskResult:
+def localisation(inputs: Inputs) -> list[TaskResult]:
     """Where the model looks for a finding."""
-    return tasks.localisation(inputs.split("val"), inputs.split(inputs.judged), inputs.knowledge)
+    return [tasks.localisation(inputs.split("val"), split, inputs.knowledge) for split in inputs.judged]
 
 
-def segmentation(inputs: Inputs) -> TaskResult:
+def segmentation(inputs: Inputs) -> list[TaskResult]:
     """Masks by a light decoder."""
-    train, val, judged = (inputs.split(name) for name in ("train", "val", inputs.judged))
+    train, val = (inputs.split(name) for name in ("train", "val"))
     settings = inputs.config.segmentation
     how = instantiate(settings.fitting)
     return tasks.segmentation(
-        train, val, judged, how, studies=settings.studies, width=settings.width, device=inputs.device
+        train, val, inputs.judged, how, studies=settings.studies, width=settings.width, device=inputs.device
     )
 
 
-def vqa(inputs: Inputs) -> TaskResult:
+def vqa(inputs: Inputs) -> list[TaskResult]:
     """Questions about findings, sides, sizes and places."""
-    splits = {"train": inputs.split("train"), "val": inputs.split("val"), "test": inputs.split(inputs.judged)}
+    train, val, judged = inputs.split("train"), inputs.split("val"), inputs.judged
     seed = inputs.config.seed
-    texts = sorted(
-        {q.text for split in splits.values() for of_study in tasks.questions_of(split, seed) for q in of_study}
-    )
+    splits = (train, val, *judged)
+    texts = sorted({q.text for split in splits for of_study in tasks.questions_of(split, seed) for q in of_study})
     embedded = dict(zip(texts, text_features(inputs.model, texts), strict=True))
-    return tasks.vqa(splits, embedded, instantiate(inputs.config.vqa), seed=seed, device=inputs.device)
+    return tasks.vqa(train, val, judged, embedded, instantiate(inputs.config.vqa), seed=seed, device=inputs.device)
 
 
-TASKS: dict[str, Callable[[Inputs], TaskResult]] = {
+TASKS: dict[str, Callable[[Inputs], list[TaskResult]]] = {
     "retrieval": retrieval,
     "zero_shot": zero_shot,
     "linear_probe": linear_probe,
@@ -145,6 +158,7 @@ TASKS: dict[str, Callable[[Inputs], TaskResult]] = {
     "segmentation": segmentation,
     "vqa": vqa,
 }
+"""Each gives a result for each split that is judged; heads are trained once."""
 
 
 OF_ALIGNMENT = {"retrieval", "zero_shot", "localisation"}
@@ -168,31 +182,31 @@ def start(config: DictConfig) -> None:
     inputs = Inputs(config, wanted)
     _check_possible(inputs)
     for name in wanted:
-        result = TASKS[name](inputs)
-        card = task_card(result.rows)
-        intervals = card.intervals()
-        scores, rows = (inputs.run.tasks / f"{name}_{config.split}.{suffix}" for suffix in ("json", "jsonl"))
-        write_jsonl(rows, result.rows)
-        write_json(
-            scores,
-            {
-                "scores": card.values,
-                "intervals": {score: list(ends) for score, ends in intervals.items()},
-                "baselines": result.baselines,
-                "chosen": result.settings,
-                "checkpoint": str(inputs.checkpoint),
-                "data": OmegaConf.to_container(config.data, resolve=True) if "data" in config else "the run's own",
-                "seed": config.seed,
-                "studies": len(result.rows),
-            },
-        )
-        _show(f"{name} on the {config.split} split of {config.run}", card.values, intervals, result.baselines)
-        print(f"scores   {scores}\nstudies  {rows}\n")
+        for split, result in zip(inputs.names, TASKS[name](inputs), strict=True):
+            card = task_card(result.rows)
+            intervals = card.intervals()
+            scores, rows = (inputs.run.tasks / f"{name}_{split}.{suffix}" for suffix in ("json", "jsonl"))
+            write_jsonl(rows, result.rows)
+            write_json(
+                scores,
+                {
+                    "scores": card.values,
+                    "intervals": {score: list(ends) for score, ends in intervals.items()},
+                    "baselines": result.baselines,
+                    "chosen": result.settings,
+                    "checkpoint": str(inputs.checkpoint),
+                    "data": OmegaConf.to_container(config.data, resolve=True) if "data" in config else "the run's own",
+                    "seed": config.seed,
+                    "studies": len(result.rows),
+                },
+            )
+            _show(f"{name} on the {split} split of {config.run}", card.values, intervals, result.baselines)
+            print(f"scores   {scores}\nstudies  {rows}\n")
 
 
 def _wanted(named: Any) -> list[str]:
     """The tasks, each once."""
-    wanted = list(named) if isinstance(named, ListConfig) else [named]
+    wanted = _as_list(named)
     wanted = list(TASKS) if wanted == ["all"] else list(dict.fromkeys(map(str, wanted)))
     wrong = [name for name in wanted if name not in TASKS]
     if wrong or not wanted:
@@ -202,10 +216,14 @@ def _wanted(named: Any) -> list[str]:
     return wanted
 
 
+def _as_list(named: Any) -> list[Any]:
+    return list(named) if isinstance(named, ListConfig) else [named]
+
+
 def _check(config: DictConfig) -> None:
     """Raise a UserError for settings out of their range."""
-    if config.split not in ("val", "test"):
-        raise UserError(f"split: expected val or test, but got {config.split!r}.")
+    if _as_list(config.split) not in (["val"], ["test"], ["val", "test"], ["test", "val"]):
+        raise UserError(f"split: expected val, test, or both as [val,test], but got {config.split!r}.")
     if type(config.seed) is not int or config.seed < 0:
         raise UserError(f"seed: expected a whole number from 0, but got {config.seed!r}.")
     for key in ("segmentation.studies", "segmentation.width", *(f"{part}.{key}" for part in HEADS for key in WHOLE)):
@@ -235,7 +253,7 @@ def _check_possible(inputs: Inputs) -> None:
             f"needs to know what may be found, which the data of {inputs.run.path} do not say: add data=... with a data.knowledge, "
             "as conf/data/annotations.yaml has",
         )
-    if not isinstance(inputs.data.source.split(inputs.judged), PhantomSplit):
+    if not isinstance(inputs.data.source.split(inputs.names[0]), PhantomSplit):
         _refuse(
             [name for name in wanted if name in OF_PHANTOM],
             wanted,

@@ -116,25 +116,29 @@ def launched_works(runs: Sequence[PlannedRun], launcher: str, options: Sequence[
 
 
 def task_works(runs: Sequence[PlannedRun], tasks: Sequence[str]) -> list[Work]:
-    """A process for each finished run and split that lacks one of some downstream tasks."""
-    works = []
-    for split in SPLITS:
+    """A process for each finished run that lacks one of some downstream tasks on a split."""
 
-        def is_done(run: PlannedRun, split: str = split) -> bool:
-            return set(tasks) <= set(task_files(run.folder, split))
+    def missing(run: PlannedRun) -> list[str]:
+        done = set.intersection(*(set(task_files(run.folder, split)) for split in SPLITS))
+        return [task for task in tasks if task not in done]
 
-        for run in runs:
-            if run.state == "finished" and not is_done(run):
-                missing = [task for task in tasks if task not in task_files(run.folder, split)]
-                # trusted, because its settings have been compared with those that this command asks for
-                arguments = [
-                    f"run={_quoted(run.folder.path)}",
-                    f"task=[{','.join(missing)}]",
-                    f"split={split}",
-                    "trust=true",
-                ]
-                works.append(Work([run], arguments, run.folder.path / "tasks.log", EVALUATE, is_done))
-    return works
+    return [
+        Work(
+            [run],
+            # trusted, because its settings have been compared with those that this command asks for
+            [
+                f"run={_quoted(run.folder.path)}",
+                f"task=[{','.join(missing(run))}]",
+                f"split=[{','.join(SPLITS)}]",
+                "trust=true",
+            ],
+            run.folder.path / "tasks.log",
+            EVALUATE,
+            lambda run: not missing(run),
+        )
+        for run in runs
+        if run.state == "finished" and missing(run)
+    ]
 
 
 def run_all(

@@ -123,15 +123,26 @@ def zero_shot(
 
 
 def probe(
-    train: Split, val: Split, test: Split, knowledge: Knowledge, shares: Sequence[float], seed: int
-) -> TaskResult:
+    train: Split, val: Split, judged: Sequence[Split], knowledge: Knowledge, shares: Sequence[float], seed: int
+) -> list[TaskResult]:
     """AUROC of logistic regressions on the pooled features, trained on shares of the labels; what is open counts as absent."""
-    parts = [Labelled(part.encoded.pooled, part.labels(knowledge) == 1) for part in (train, val, test)]
+    fit, choose, *others = (
+        Labelled(part.encoded.pooled, part.labels(knowledge) == 1) for part in (train, val, *judged)
+    )
+    together = Labelled(*(torch.cat(columns) for columns in zip(*others, strict=True)))
     results = {
-        f"probe_{100 * result.share:g}%_AUROC": result for result in linear_probe(*parts, shares=shares, seed=seed)
+        f"probe_{100 * result.share:g}%_AUROC": result
+        for result in linear_probe(fit, choose, together, shares=shares, seed=seed)
     }
-    rows = _ranked(test, knowledge, {name: result.scores for name, result in results.items()})
-    return TaskResult(rows, settings={name: {"studies": result.studies} for name, result in results.items()})
+    settings = {name: {"studies": result.studies} for name, result in results.items()}
+    sizes = [len(part.studies) for part in judged]
+    scores = [
+        dict(zip(results, parts, strict=True))
+        for parts in zip(*(r.scores.split(sizes) for r in results.values()), strict=True)
+    ]
+    return [
+        TaskResult(_ranked(part, knowledge, of), settings=settings) for part, of in zip(judged, scores, strict=True)
+    ]
 
 
 def localisation(val: Split, test: Split, knowledge: Knowledge) -> TaskResult:
@@ -155,61 +166,74 @@ def localisation(val: Split, test: Split, knowledge: Knowledge) -> TaskResult:
 
 
 def segmentation(
-    train: Split, val: Split, test: Split, how: Fitting, *, studies: int, width: int, device: str
-) -> TaskResult:
+    train: Split, val: Split, judged: Sequence[Split], how: Fitting, *, studies: int, width: int, device: str
+) -> list[TaskResult]:
     """Dice of a light decoder on the frozen patches of the first view, trained on the masks of the first `studies`."""
-    parts = [
-        _outlined(part, count) for part, count in ((train, studies), (val, len(val.studies)), (test, len(test.studies)))
-    ]
-    fitted = train_segmentation(parts[0], parts[1], how=how, width=width, device=device)
-    found = predict_masks(fitted.head, parts[2].patches)
-    values, alarms = dice(found, parts[2].masks), found.flatten(2).any(-1)
-    means: list[dict[str, dict[str, list[float]]]] = [{} for _ in test.studies.ids]
-    for row, (of_study, seen) in enumerate(zip(values.tolist(), alarms.tolist(), strict=True)):
-        for name, value, alarm in zip(ATTRIBUTES, of_study, seen, strict=True):
-            if np.isnan(value):
-                _add(means[row], "false_alarms", name, float(alarm))
-            else:
-                _add(means[row], "Dice", name, value)
-    return TaskResult(
-        _rows(test.studies.ids, means=means), settings={"epoch": fitted.epoch, "studies": len(parts[0].patches)}
-    )
+    fit = _outlined(train, studies)
+    fitted = train_segmentation(fit, _outlined(val, len(val.studies)), how=how, width=width, device=device)
+    results = []
+    for split in judged:
+        outlined = _outlined(split, len(split.studies))
+        found = predict_masks(fitted.head, outlined.patches)
+        values, alarms = dice(found, outlined.masks), found.flatten(2).any(-1)
+        means: list[dict[str, dict[str, list[float]]]] = [{} for _ in split.studies.ids]
+        for row, (of_study, seen) in enumerate(zip(values.tolist(), alarms.tolist(), strict=True)):
+            for name, value, alarm in zip(ATTRIBUTES, of_study, seen, strict=True):
+                if np.isnan(value):
+                    _add(means[row], "false_alarms", name, float(alarm))
+                else:
+                    _add(means[row], "Dice", name, value)
+        settings = {"epoch": fitted.epoch, "studies": len(fit.patches)}
+        results.append(TaskResult(_rows(split.studies.ids, means=means), settings=settings))
+    return results
 
 
 def vqa(
-    splits: Mapping[str, Split], embedded: Mapping[str, Tensor], how: Fitting, *, seed: int, device: str
-) -> TaskResult:
+    train: Split,
+    val: Split,
+    judged: Sequence[Split],
+    embedded: Mapping[str, Tensor],
+    how: Fitting,
+    *,
+    seed: int,
+    device: str,
+) -> list[TaskResult]:
     """The share of right answers to generated questions, by kind.
 
     Args:
-        splits: "train", "val" and "test".
+        train, val: what the head is trained and chosen on.
+        judged: what it is judged on.
         embedded: by the text of a question its embedding `(D_q,)`; of all that `questions_of` gives.
         how: how the head is trained.
         seed: of the questions.
         device: where.
     """
-    asked = {name: questions_of(split, seed) for name, split in splits.items()}
-    answers = closed_answers(question.answer for of_study in asked["train"] for question in of_study)
-    parts = {name: _asked(splits[name], asked[name], embedded, answers) for name in splits}
-    fitted = train_vqa(parts["train"], parts["val"], len(answers), how=how, device=device)
-    given = predict_answers(fitted.head, parts["test"])
-    flat = {name: [question for of_study in asked[name] for question in of_study] for name in ("train", "test")}
-    blind = blind_answers(parts["train"].answers, [q.text for q in flat["train"]], [q.text for q in flat["test"]])
-    wanted = parts["test"].answers
-    is_right, is_blindly_right = (((some == wanted) & (wanted != UNKNOWN_ANSWER)).tolist() for some in (given, blind))
-    means: list[dict[str, dict[str, list[float]]]] = [{} for _ in splits["test"].studies.ids]
-    for question, row, right in zip(flat["test"], parts["test"].study.tolist(), is_right, strict=True):
-        _add(means[row], f"vqa_{question.kind}", question.kind, float(right))
-        _add(means[row], "vqa", question.kind, float(right))
-    baselines = {
-        f"vqa_{kind}": _share(
-            [right for q, right in zip(flat["test"], is_blindly_right, strict=True) if q.kind == kind]
+    splits = (train, val, *judged)
+    asked = [[question for of_study in questions_of(split, seed) for question in of_study] for split in splits]
+    answers = closed_answers(question.answer for question in asked[0])
+    fit, choose, *others = (_asked(split, questions_of(split, seed), embedded, answers) for split in splits)
+    fitted = train_vqa(fit, choose, len(answers), how=how, device=device)
+    settings = {"epoch": fitted.epoch, "answers": len(answers)}
+    results = []
+    for split, questions, part in zip(judged, asked[2:], others, strict=True):
+        blind = blind_answers(fit.answers, [q.text for q in asked[0]], [q.text for q in questions])
+        is_right, is_blindly_right = (
+            ((given == part.answers) & (part.answers != UNKNOWN_ANSWER)).tolist()
+            for given in (predict_answers(fitted.head, part), blind)
         )
-        for kind in sorted({question.kind for question in flat["test"]})
-    }
-    baselines["vqa"] = sum(baselines.values()) / max(1, len(baselines))
-    rows = _rows(splits["test"].studies.ids, means=means)
-    return TaskResult(rows, baselines=baselines, settings={"epoch": fitted.epoch, "answers": len(answers)})
+        means: list[dict[str, dict[str, list[float]]]] = [{} for _ in split.studies.ids]
+        for question, row, right in zip(questions, part.study.tolist(), is_right, strict=True):
+            _add(means[row], f"vqa_{question.kind}", question.kind, float(right))
+            _add(means[row], "vqa", question.kind, float(right))
+        baselines = {
+            f"vqa_{kind}": _share(
+                [right for q, right in zip(questions, is_blindly_right, strict=True) if q.kind == kind]
+            )
+            for kind in sorted({question.kind for question in questions})
+        }
+        baselines["vqa"] = sum(baselines.values()) / max(1, len(baselines))
+        results.append(TaskResult(_rows(split.studies.ids, means=means), baselines=baselines, settings=settings))
+    return results
 
 
 def questions_of(split: Split, seed: int) -> list[list[Question]]:

@@ -194,9 +194,10 @@ given = dict(argument.split("=", 1) for argument in sys.argv[1:])
 for task in given["task"].strip("[]").split(","):
     if task == "vqa":
         sys.exit("evaluate.py: error: task=vqa: no.")
-    path = pathlib.Path(given["run"].strip("'")) / "tasks" / f"{task}_{given['split']}.jsonl"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("")
+    for split in given["split"].strip("[]").split(","):
+        path = pathlib.Path(given["run"].strip("'")) / "tasks" / f"{task}_{split}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("")
 """
     )
     monkeypatch.setattr(running, "EVALUATE", (sys.executable, "-S", str(script)))
@@ -204,13 +205,16 @@ for task in given["task"].strip("[]").split(","):
     for run in runs[:3]:
         write_json(run.folder.metrics, {})
     (runs[0].folder.tasks).mkdir()
-    (runs[0].folder.tasks / "zero_shot_val.jsonl").touch()
+    for split in ("val", "test"):
+        (runs[0].folder.tasks / f"zero_shot_{split}.jsonl").touch()
+    (runs[1].folder.tasks).mkdir()
+    (runs[1].folder.tasks / "zero_shot_val.jsonl").touch()
     works = task_works(runs, ["zero_shot", "retrieval"])
     assert [(work.runs[0].name, work.arguments[1:3]) for work in works[:2]] == [
-        ("host, seed 1", ["task=[retrieval]", "split=val"]),
-        ("host, seed 2", ["task=[zero_shot,retrieval]", "split=val"]),
+        ("host, seed 1", ["task=[retrieval]", "split=[val,test]"]),
+        ("host, seed 2", ["task=[zero_shot,retrieval]", "split=[val,test]"]),
     ]
-    assert len(works) == 6
+    assert len(works) == 3
     assert run_all(works, 2, os.open(os.devnull, os.O_RDONLY), lambda *_: None) == {}
     assert task_works(runs, ["zero_shot", "retrieval"]) == []
     failed = run_all(task_works(runs, ["vqa"]), 2, os.open(os.devnull, os.O_RDONLY), lambda *_: None)

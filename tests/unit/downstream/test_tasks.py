@@ -160,7 +160,8 @@ class _Few(PhantomKnowledge):
 
 
 def test_probes_are_those_of_direct_calls(splits):
-    result = tasks.probe(*splits.values(), _Few(), (0.5, 1.0), 1)
+    train, val, test = splits.values()
+    of_val, result = tasks.probe(train, val, [val, test], _Few(), (0.5, 1.0), 1)
     parts = [Labelled(split.encoded.pooled, split.labels(_Few()) == 1) for split in splits.values()]
     values = task_card(result.rows).values
     for name, probe in zip(
@@ -169,6 +170,7 @@ def test_probes_are_those_of_direct_calls(splits):
         assert values[name] == pytest.approx(probe.auroc.nanmean().item())
         assert result.settings[name] == {"studies": probe.studies}
     assert len(set(values.values())) == len(values) == 2
+    assert [of_val] == tasks.probe(train, val, [val], _Few(), (0.5, 1.0), 1)
 
 
 def test_localisation_is_the_mean_over_findings_of_the_first_view(splits):
@@ -207,7 +209,11 @@ def test_a_model_that_looks_into_every_box_wins_the_pointing_game(splits):
 
 def test_segmentation_is_the_dice_of_a_decoder_trained_on_the_first_studies(splits):
     how = Fitting(epochs=1, batch_size=8, seed=3)
-    result = tasks.segmentation(*splits.values(), how, studies=12, width=4, device="cpu")
+    studies = [splits[name] for name in ("train", "val")]
+    of_val, result = tasks.segmentation(
+        *studies, [splits["val"], splits["test"]], how, studies=12, width=4, device="cpu"
+    )
+    assert [of_val] == tasks.segmentation(*studies, [splits["val"]], how, studies=12, width=4, device="cpu")
 
     def outlined(split, count):
         masks = torch.zeros(count, len(NAMES), 32, 32, dtype=torch.bool)
@@ -226,7 +232,8 @@ def test_segmentation_is_the_dice_of_a_decoder_trained_on_the_first_studies(spli
     alarms = [found.flatten(2).any(-1)[absent[:, f], f].float().mean().item() for f in range(len(NAMES))]
     assert values["false_alarms"] == pytest.approx(np.mean(alarms))
     few = as_seen(PhantomStudies(train=4, size=32, normal_share=0.0).split("train"))
-    assert tasks.segmentation(few, few, few, how, studies=1000, width=4, device="cpu").settings["studies"] == 4
+    (result,) = tasks.segmentation(few, few, [few], how, studies=1000, width=4, device="cpu")
+    assert result.settings["studies"] == 4
 
 
 def questions(splits, seed=1):
@@ -236,6 +243,11 @@ def questions(splits, seed=1):
 def embedded_questions(asked):
     texts = sorted({question.text for split in asked.values() for of_study in split for question in of_study})
     return dict(zip(texts, torch.eye(len(texts)), strict=True))
+
+
+def answered(splits, asked, how, judged=("test",)):
+    train, val, *others = (splits[name] for name in ("train", "val", *judged))
+    return tasks.vqa(train, val, others, embedded_questions(asked), how, seed=1, device="cpu")
 
 
 def test_questions_are_the_same_for_every_model_and_others_under_another_seed(splits):
@@ -270,7 +282,7 @@ def test_presence_is_balanced_for_another_share_of_normal_studies():
 def test_answers_are_counted_by_kind_and_studies_keep_their_own(splits):
     asked = questions(splits)
     how = Fitting(epochs=1, seed=1)
-    result = tasks.vqa(splits, embedded_questions(asked), how, seed=1, device="cpu")
+    (result,) = answered(splits, asked, how)
     values = task_card(result.rows).values
     kinds = {question.kind for of_study in asked["test"] for question in of_study}
     assert values.keys() == {"vqa", *(f"vqa_{kind}" for kind in kinds)}
@@ -278,13 +290,15 @@ def test_answers_are_counted_by_kind_and_studies_keep_their_own(splits):
     for row, of_study in zip(result.rows, asked["test"], strict=True):
         counted = {kind: count for kind, (_, count) in row["means"].get("vqa", {}).items()}
         assert counted == {kind: sum(q.kind == kind for q in of_study) for kind in {q.kind for q in of_study}}
-    again = tasks.vqa(splits, embedded_questions(asked), how, seed=1, device="cpu")
+    of_val, again = answered(splits, asked, how, ("val", "test"))
     assert again == result
+    assert [of_val] == answered(splits, asked, how, ("val",))
+    assert [row["id"] for row in of_val.rows] == list(splits["val"].studies.ids)
 
 
 def test_who_answers_without_looking_knows_the_commonest_answer_to_each_question_and_no_other(splits):
     asked = questions(splits)
-    result = tasks.vqa(splits, embedded_questions(asked), Fitting(epochs=1), seed=1, device="cpu")
+    (result,) = answered(splits, asked, Fitting(epochs=1))
     train = [question for of_study in asked["train"] for question in of_study]
     right = {}
     for question in (question for of_study in asked["test"] for question in of_study):
@@ -305,7 +319,7 @@ def test_an_answer_unheard_of_is_right_for_nobody(splits):
     trained = {question.answer for of_study in questions(few)["train"] for question in of_study}
     strange = [q for of_study in asked["test"] for q in of_study if q.answer not in trained]
     assert strange
-    result = tasks.vqa(few, embedded_questions(asked), Fitting(epochs=1), seed=1, device="cpu")
+    (result,) = answered(few, asked, Fitting(epochs=1))
     texts = {question.text for of_study in questions(few)["train"] for question in of_study}
     for kind in {question.kind for question in strange}:
         of_kind = [q for of_study in asked["test"] for q in of_study if q.kind == kind]
@@ -319,8 +333,8 @@ def test_what_a_task_needs_is_said(splits, foreign):
         tasks.retrieval(bare)
     for call in (
         lambda: tasks.localisation(foreign, foreign, KNOWLEDGE),
-        lambda: tasks.segmentation(foreign, foreign, foreign, Fitting(), studies=1, width=4, device="cpu"),
-        lambda: tasks.vqa({"train": foreign, "val": foreign, "test": foreign}, {}, Fitting(), seed=0, device="cpu"),
+        lambda: tasks.segmentation(foreign, foreign, [foreign], Fitting(), studies=1, width=4, device="cpu"),
+        lambda: tasks.vqa(foreign, foreign, [foreign], {}, Fitting(), seed=0, device="cpu"),
     ):
         with pytest.raises(UserError, match="only data=phantom has"):
             call()
@@ -329,4 +343,4 @@ def test_what_a_task_needs_is_said(splits, foreign):
         tasks.localisation(empty, empty, KNOWLEDGE)
     silent = as_seen(PhantomStudies(train=1, size=32, normal_share=1.0).split("train"))
     with pytest.raises(UserError, match="no question"):
-        tasks.vqa({"train": silent, "val": silent, "test": silent}, {}, Fitting(), seed=0, device="cpu")
+        tasks.vqa(silent, silent, [silent], {}, Fitting(), seed=0, device="cpu")

@@ -43,10 +43,9 @@ class Matcher:
     @classmethod
     def of(cls, model: StudyModel[Any]) -> "Matcher | None":
         """None: the model has no scores of pairs but the cosine."""
-        objective = model.hard_negatives if isinstance(model, AlignedModel) else None
-        if not isinstance(model, AlignedModel) or not isinstance(objective, RelationEnhancedObjective):
-            return None
-        return cls(model, objective)
+        if isinstance(model, AlignedModel) and isinstance(model.hard_negatives, RelationEnhancedObjective):
+            return cls(model, model.hard_negatives)
+        return None
 
     def words(self, tokens: Tensor, mask: Tensor) -> Local:
         """The words of texts, as tokens `(B, T)` with the one that begins them."""

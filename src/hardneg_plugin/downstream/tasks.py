@@ -136,12 +136,10 @@ def probe(
     }
     settings = {name: {"studies": result.studies} for name, result in results.items()}
     sizes = [len(part.studies) for part in judged]
-    scores = [
-        dict(zip(results, parts, strict=True))
-        for parts in zip(*(r.scores.split(sizes) for r in results.values()), strict=True)
-    ]
+    scores = {name: result.scores.split(sizes) for name, result in results.items()}
     return [
-        TaskResult(_ranked(part, knowledge, of), settings=settings) for part, of in zip(judged, scores, strict=True)
+        TaskResult(_ranked(part, knowledge, {name: of_each[i] for name, of_each in scores.items()}), settings=settings)
+        for i, part in enumerate(judged)
     ]
 
 
@@ -209,9 +207,12 @@ def vqa(
         device: where.
     """
     splits = (train, val, *judged)
-    asked = [[question for of_study in questions_of(split, seed) for question in of_study] for split in splits]
+    by_study = [questions_of(split, seed) for split in splits]
+    asked = [[question for of_study in of_split for question in of_study] for of_split in by_study]
     answers = closed_answers(question.answer for question in asked[0])
-    fit, choose, *others = (_asked(split, questions_of(split, seed), embedded, answers) for split in splits)
+    fit, choose, *others = (
+        _asked(split, of_split, embedded, answers) for split, of_split in zip(splits, by_study, strict=True)
+    )
     fitted = train_vqa(fit, choose, len(answers), how=how, device=device)
     settings = {"epoch": fitted.epoch, "answers": len(answers)}
     results = []

@@ -65,7 +65,7 @@ def test_scores_of_pairs_rank_as_the_embeddings_that_they_are_of(pairs, directio
     anchors, candidates = (F.normalize(rows, dim=-1) for rows in pairs[:2][::direction])
     scores, keys = anchors @ candidates.T, pairs[2]
     assert retrieval.score_ranks(scores, keys).tolist() == ranks_oracle(anchors, candidates, keys.tolist())
-    pools = torch.arange(40)[:, None] + torch.tensor([1, 5, 9]) % 40
+    pools = torch.arange(40)[:, None] + torch.tensor([1, 5, 9])
     pools[pools >= 40] = -1
     expected = retrieval.ranks_among(anchors, candidates, pools)
     assert torch.equal(retrieval.score_ranks_among(scores, pools), expected)

@@ -67,9 +67,8 @@ def objective(**options):
     }
     made = GroundedKnowledgeObjective(**{**arguments, **options})
     if made.parts is not None:
-        torch.nn.init.normal_(
-            made.parts.phrases.weight, std=0.3
-        )  # as after training: at the start words have no neighbours
+        # as after training: at the start words have no neighbours
+        torch.nn.init.normal_(made.parts.phrases.weight, std=0.3)
     return made
 
 

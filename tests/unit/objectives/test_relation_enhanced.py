@@ -40,9 +40,8 @@ def objective(**options):
     torch.manual_seed(0)
     arguments = {"image_width": 7, "report_width": 5, "width": 6, "matching_width": 8, "schedule": Constant(warmup=0.0)}
     made = RelationEnhancedObjective(**{**arguments, **options})
-    torch.nn.init.normal_(
-        made.parts.phrases.weight, std=0.3
-    )  # as after training: at the start words have no neighbours
+    # as after training: at the start words have no neighbours
+    torch.nn.init.normal_(made.parts.phrases.weight, std=0.3)
     return made
 
 

@@ -17,9 +17,6 @@ from hardneg_plugin.metrics.tally import Floats, Scored, Tally
 from hardneg_plugin.scoring.peers import Peers, stated_findings
 from hardneg_plugin.scoring.record import Record
 
-THAT_COUNT = ("findings_attributes_F1", "specificity")
-"""The measures by which methods are compared."""
-
 RECALL = {
     "rank": ("R@", (1, 5, 10)),
     "r2i_rank": ("r2i_R@", (1, 5, 10)),

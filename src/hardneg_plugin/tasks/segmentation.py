@@ -137,7 +137,7 @@ def dice(predicted: Tensor, masks: Tensor) -> Tensor:
         masks: `(N, F, H, W)` bool, the truth.
 
     Returns:
-        `(N, F)` float32 in [0, 1]; nan where the truth has no pixel: see `false_alarms` for those.
+        `(N, F)` float32 in [0, 1]; nan where the truth has no pixel.
     """
     _check_same(predicted, masks)
     shared = (predicted & masks).sum(dim=(2, 3))
@@ -148,21 +148,6 @@ def dice(predicted: Tensor, masks: Tensor) -> Tensor:
 def mean_dice(values: Tensor) -> float:
     """The mean over findings of the mean over the images that have them, of `dice (N, F)`; nan where none has any."""
     return float(values.nanmean(dim=0).nanmean())
-
-
-def false_alarms(predicted: Tensor, masks: Tensor) -> Tensor:
-    """Of the images without a finding in truth, the share in which any pixel is predicted of it.
-
-    Args:
-        predicted, masks: as of `dice`.
-
-    Returns:
-        `(F,)` float32 in [0, 1]; nan for a finding that every image has.
-    """
-    _check_same(predicted, masks)
-    is_absent = ~masks.flatten(2).any(dim=2)
-    is_alarm = predicted.flatten(2).any(dim=2) & is_absent
-    return is_alarm.sum(dim=0) / is_absent.sum(dim=0)
 
 
 def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:

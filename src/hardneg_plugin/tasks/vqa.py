@@ -142,23 +142,6 @@ def blind_answers(train_answers: Tensor, train_groups: Sequence[Hashable], group
     return torch.tensor([most.get(group, UNKNOWN_ANSWER) for group in groups], dtype=torch.int64)
 
 
-def accuracy_by_kind(predicted: Tensor, answers: Tensor, kinds: Sequence[str]) -> dict[str, float]:
-    """The share of right answers of each kind of question; an `UNKNOWN_ANSWER` is never given right.
-
-    Args:
-        predicted, answers: `(M,)` int64.
-        kinds: of the M questions.
-
-    >>> accuracy_by_kind(torch.tensor([1, 0, 2]), torch.tensor([1, 1, 2]), ["presence", "presence", "side"])
-    {'presence': 0.5, 'side': 1.0}
-    """
-    is_right = ((predicted == answers) & (answers != UNKNOWN_ANSWER)).tolist()
-    by_kind: defaultdict[str, list[bool]] = defaultdict(list)
-    for kind, right in zip(kinds, is_right, strict=True):
-        by_kind[kind].append(right)
-    return {kind: sum(by_kind[kind]) / len(by_kind[kind]) for kind in sorted(by_kind)}
-
-
 def _logits(head: AnswerHead, asked: Asked, rows: Tensor) -> Tensor:
     device = head.query.weight.device
     studies = asked.study[rows]

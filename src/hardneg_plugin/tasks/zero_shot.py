@@ -69,12 +69,3 @@ def auroc(scores: Tensor, labels: Tensor) -> Tensor:
         if label.any() and not label.all():
             areas[finding] = roc_auc_score(label.numpy(), score.numpy())
     return areas
-
-
-def mean_auroc(areas: Tensor) -> float:
-    """The mean of `auroc` over the findings for which it is defined; nan where it is for none.
-
-    >>> mean_auroc(torch.tensor([0.5, torch.nan, 1.0]))
-    0.75
-    """
-    return float(areas.nanmean())

@@ -9,7 +9,6 @@ from hardneg_plugin.tasks.segmentation import (
     Outlined,
     SegmentationDecoder,
     dice,
-    false_alarms,
     mean_dice,
     predict_masks,
     segmentation_loss,
@@ -184,16 +183,7 @@ def test_the_mean_is_over_findings_and_nothing_that_is_not_there_counts():
     assert math.isnan(mean_dice(values[:, 2:]))
 
 
-def test_false_alarms_count_images_without_the_finding():
-    masks, predicted = torch.zeros(2, 4, 3, 2, 2, dtype=torch.bool)
-    masks[0, 0, 0, 0] = predicted[0, 0, 1, 1] = True  # a miss, no false alarm
-    predicted[1, 0, 0, 1] = predicted[2, 0] = True
-    masks[:, 2] = True
-    assert false_alarms(predicted, masks)[:2].tolist() == pytest.approx([2 / 3, 0])
-    assert false_alarms(predicted, masks)[2].isnan()
-
-
-@pytest.mark.parametrize("measure", [dice, false_alarms, segmentation_loss])
+@pytest.mark.parametrize("measure", [dice, segmentation_loss])
 def test_masks_that_do_not_fit_are_refused(measure):
     masks = torch.zeros(2, 3, 4, 4, dtype=torch.bool)
     with pytest.raises(ValueError, match="of one shape"):

@@ -8,9 +8,6 @@ from numpy.random import Generator
 from hardneg_plugin.data.phantom.findings import ATTRIBUTES, Finding, Value, draw_findings
 from hardneg_plugin.data.phantom.grammar import WORDS
 
-FINDING_NAMES: tuple[str, ...] = tuple(ATTRIBUTES)
-"""In the order in which scores and labels of findings stand."""
-
 KINDS = ("presence", "side", "size", "place")
 
 WITH_ARTICLE: Mapping[str, str] = {

@@ -5,7 +5,7 @@ import pytest
 
 from hardneg_plugin.data.phantom import PhantomStudies
 from hardneg_plugin.data.phantom.findings import ATTRIBUTES, Finding, draw_findings, finding
-from hardneg_plugin.data.phantom.questions import FINDING_NAMES, KINDS, Question, ask
+from hardneg_plugin.data.phantom.questions import KINDS, Question, ask
 from hardneg_plugin.data.tokenizer import WordTokenizer
 
 STUDIES = 6000
@@ -57,7 +57,7 @@ def test_the_answers_to_presence_are_true(studies):
         present = {found.name for found in findings}
         for question in questions:
             if question.kind == "presence":
-                named = [name for name in FINDING_NAMES if name in question.text]
+                named = [name for name in ATTRIBUTES if name in question.text]
                 assert (named[0] in present) == (question.answer == "yes")
                 assert len(named) == 1
 

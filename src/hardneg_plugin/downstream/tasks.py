@@ -153,7 +153,7 @@ def localisation(val: Split, test: Split, knowledge: Knowledge) -> TaskResult:
     hits, overlaps = pointing_game(maps, boxes, size), box_iou(maps, boxes, size, threshold)
     means: list[dict[str, dict[str, list[float]]]] = [{} for _ in test.studies.ids]
     for (row, finding), hit, overlap in zip(owners, hits.tolist(), overlaps.tolist(), strict=True):
-        for name, value in (("pointing_game", float(hit)), ("IoU", overlap)):
+        for name, value in (("pointing_game", hit), ("IoU", overlap)):
             _add(means[row], name, names[finding], value)
     chance = _mean_by([finding for _, finding in owners], chance_levels(boxes, size).tolist())
     return TaskResult(

@@ -18,9 +18,10 @@ TIE = 1e-6
 
 
 def pointing_game(maps: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Whether the maximum of each map lies inside its box (Zhang et al. 2018, with no margin around the box).
+    """How surely the maximum of each map lies inside its box (Zhang et al. 2018, with no margin around the box).
 
-    A map with several maxima hits where all of them lie inside: a constant one does not, nor does one that is not a number.
+    Of several maxima, any could be pointed at: the share of them inside counts. So a constant map has the chance level, and one of
+    coarse regions, whose patches tie, is judged by the share of its highest region. A map that is not a number has 0.
 
     Args:
         maps: `(M, h, w)`, any floating dtype.
@@ -28,16 +29,16 @@ def pointing_game(maps: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
         size: `(H, W)` of the images in pixels.
 
     Returns:
-        `(M,)` bool.
+        `(M,)` float32, in [0, 1]; 0 or 1 where there is one maximum.
 
     Raises:
         ValueError: the shapes do not fit together, or a box is empty or not within the image.
     """
     _check(boxes, size, maps)
-    hits = [torch.empty(0, dtype=torch.bool, device=maps.device)]
+    hits = [torch.empty(0, device=maps.device)]
     for large, inside in _chunks(maps, boxes, size):
         is_top = large >= (1 - TIE) * large.amax(dim=(1, 2), keepdim=True)
-        hits.append((is_top & inside).any(dim=(1, 2)) & ~(is_top & ~inside).any(dim=(1, 2)))
+        hits.append((is_top & inside).sum((1, 2)) / is_top.sum((1, 2)).clamp_min(1))
     return torch.cat(hits)
 
 

@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from hardneg_plugin.comparing.comparison import ALPHA, Compared, SplitResult
 from hardneg_plugin.comparing.task_files import add_tasks, read_task, task_files, tasks_of_all
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.metrics.caption import CaptionScores
 from hardneg_plugin.metrics.significance import compare, holm, intervals
-from hardneg_plugin.metrics.tally import Floats, Tally
+from hardneg_plugin.metrics.tally import Mean, Tally
 from hardneg_plugin.runs.run_folder import RunFolder
 from hardneg_plugin.scoring.card import ScoreCard, score_records
 from hardneg_plugin.scoring.peers import Peers
@@ -135,27 +133,12 @@ def measures_there(scored: Sequence[ScoredSplit], measures: Sequence[str]) -> li
     return there
 
 
-def mean_over_seeds(tallies: Sequence[Sequence[Tally]]) -> list[Tally]:
+def mean_over_seeds(tallies: Sequence[Sequence[Tally]]) -> list[Mean]:
     """Of R runs on the same studies, the tallies whose scores are the means of theirs."""
     by_names = [{tuple(tally.values()): tally for tally in own} for own in tallies]
     return [
-        Tally(
-            np.concatenate([own[names].rows for own in by_names], axis=1),
-            _MeanOverSeeds(len(by_names), by_names[0][names]),
-        )
-        for names in by_names[0]
-        if all(names in own for own in by_names)
+        Mean(tuple(own[names] for own in by_names)) for names in by_names[0] if all(names in own for own in by_names)
     ]
-
-
-@dataclass(frozen=True)
-class _MeanOverSeeds:
-    seeds: int
-    of_one: Tally
-
-    def __call__(self, sums: Floats) -> dict[str, Floats]:
-        by_seed = sums.reshape(*sums.shape[:-1], self.seeds, -1)
-        return {name: values.mean(axis=-1) for name, values in self.of_one.scores(by_seed).items()}
 
 
 def _check_same_studies(first: tuple[Path, dict[str, str]], other: tuple[Path, dict[str, str]]) -> None:

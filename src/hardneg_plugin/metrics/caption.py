@@ -10,7 +10,7 @@ import numpy as np
 
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.metrics.meteor import MeteorError, meteor_scores
-from hardneg_plugin.metrics.tally import Floats, Scored, Tally, means
+from hardneg_plugin.metrics.tally import Floats, Scored, Sums, means
 
 ORDERS = 4
 """BLEU-1 to BLEU-4."""
@@ -63,7 +63,7 @@ class CaptionScores:
             bleu_scorer += (text, [reference])
         bleu, bleu_each = bleu_scorer.compute_score(option="closest", verbose=0)
         values = {f"BLEU-{n}": float(score) for n, score in enumerate(bleu, start=1)}
-        columns, tallies = {"BLEU-4": bleu_each[-1]}, [Tally(_bleu_counts(bleu_scorer.ctest), _bleu)]
+        columns, tallies = {"BLEU-4": bleu_each[-1]}, [Sums(_bleu_counts(bleu_scorer.ctest), _bleu)]
         if self.meteor:
             try:
                 meteor = meteor_scores(generated, references)

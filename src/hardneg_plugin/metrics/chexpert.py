@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hardneg_plugin.metrics.tally import Floats, Scored, Tally, means
+from hardneg_plugin.metrics.tally import Floats, Scored, Sums, means
 
 CONDITIONS = (
     "Enlarged Cardiomediastinum",
@@ -54,7 +54,7 @@ def label_f1(generated: Floats, references: Floats, prefix: str) -> Scored:
     if generated.shape != references.shape or generated.shape[1:] != (len(CONDITIONS),):
         raise ValueError(f"Expected labels (N, 14) of both sides, but got {generated.shape} and {references.shape}.")
     counts = np.stack([_counts(generated, references, positive) for positive in _UNCERTAIN.values()], axis=1)
-    pooled = Tally(counts.reshape(len(counts), -1), _Pooled(prefix))
+    pooled = Sums(counts.reshape(len(counts), -1), _Pooled(prefix))
     columns = {
         f"{prefix}_F1_example{size}_{uncertain}": _f1(counts[:, u][..., labels].sum(axis=-1)).tolist()
         for size, labels in _SETS.items()

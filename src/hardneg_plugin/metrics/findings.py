@@ -4,7 +4,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from hardneg_plugin.metrics.tally import Floats, Scored, Tally
+from hardneg_plugin.metrics.tally import Floats, Scored, Sums
 
 Findings = frozenset[tuple[str, Hashable]]
 """A report's findings, each `(name, attributes)`."""
@@ -38,7 +38,7 @@ def findings_scores(generated: Sequence[Findings], references: Sequence[Findings
     Where nothing is stated, precision is 0; where there is nothing to state, recall is 0. A study's own score is its F1.
     """
     pairs = list(zip(generated, references, strict=True))
-    tally = Tally(np.array([findings_counts(*pair) for pair in pairs], dtype=np.float64).reshape(-1, 6), _micro)
+    tally = Sums(np.array([findings_counts(*pair) for pair in pairs], dtype=np.float64).reshape(-1, 6), _micro)
     f1 = [findings_f1(*pair) for pair in pairs]
     columns: dict[str, Sequence[float]] = {
         f"{prefix}_F1": list(column) for prefix, column in zip(PREFIXES, zip(*f1, strict=True), strict=True)

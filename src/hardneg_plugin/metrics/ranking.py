@@ -1,68 +1,79 @@
-"""The area under the ROC curve as a function of sums over studies, so that studies can be drawn anew."""
+"""The area under the ROC curve under any weights of the studies, so that these can be drawn anew."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hardneg_plugin.metrics.tally import Floats, Tally
 
-NUMBERS = 2**26
-"""Held for all findings of a split, 512 MiB; where that takes fewer bins than studies, neighbours in rank count as equal."""
-FEWEST = 64
-"""Bins there are at least."""
+_BLOCK = 2**22  # pairs of a study that has a finding and one that has not held at once, 32 MiB
 
 
-def auroc_tally(name: str, scores: Mapping[str, Sequence[float]], labels: Mapping[str, Sequence[float]]) -> Tally:
-    """The mean over findings of the area under the ROC curve.
+def auroc_tally(name: str, scores: Mapping[str, Sequence[float]], labels: Mapping[str, Sequence[float]]) -> "MeanArea":
+    """The mean over F findings of the area under the ROC curve.
 
     A finding counts where studies with it and without it were drawn; where none counts, the area is 0.5. Equal scores count half.
-    Exact where each study has a bin, which is so for 400 studies of 14 findings and up to 1,500.
 
     Args:
         name: of the score.
         scores: by finding, of N studies; NaN where the study does not count.
         labels: by finding, 1 or 0.
     """
-    studies = len(next(iter(scores.values()), ()))
-    bins = max(1, min(studies, max(FEWEST, NUMBERS // max(1, 2 * len(scores) * studies))))
-    columns = [
-        _histogram(np.asarray(scores[finding], float), np.asarray(labels[finding], float), bins) for finding in scores
-    ]
-    widths = tuple(column.shape[1] // 2 for column in columns)
-    return Tally(np.concatenate(columns, axis=1), _MeanArea(name, widths))
+    ranks = np.stack([_ranks(np.asarray(scores[finding], float)) for finding in scores], axis=1)
+    return MeanArea(name, ranks, np.stack([np.asarray(labels[finding]) > 0 for finding in scores], axis=1))
 
 
 @dataclass(frozen=True)
-class _MeanArea:
-    name: str
-    widths: tuple[int, ...]
+class MeanArea(Tally):
+    """The mean area of F findings over N studies.
 
-    def __call__(self, sums: Floats) -> dict[str, Floats]:
-        areas = [_area(part) for part in np.split(sums, np.cumsum([2 * width for width in self.widths])[:-1], axis=-1)]
-        stacked = np.stack(areas, axis=-1)
-        count = (~np.isnan(stacked)).sum(-1)
-        return {self.name: np.where(count, np.nansum(stacked, -1) / np.maximum(count, 1), 0.5)}
-
-
-def _histogram(scores: Floats, labels: Floats, bins: int) -> NDArray[np.float64]:
-    """`(N, 2 * bins)`: in which bin of ascending ranks each study is, without the finding or, in the second half, with it.
-
-    Bins are of ranks, so that what two models have of a study can be exchanged.
+    A finding's area under weights w is the share of pairs in which i ranks higher, of a study i that has it and a study j that has
+    not, each pair w_i w_j times: one product with a matrix of these pairs.
     """
+
+    name: str
+    ranks: Floats
+    """`(N, F)`, from 0 to 1, by finding; NaN where the study does not count. Ranks, so that what two models have of a study can be
+    exchanged."""
+    has: NDArray[np.bool_]
+    """`(N, F)` bool."""
+
+    @property
+    def studies(self) -> int:
+        """See `Tally`."""
+        return len(self.ranks)
+
+    def under(self, weights: Floats) -> dict[str, Floats]:
+        """See `Tally`."""
+        areas = np.stack([_area(weights, *columns) for columns in zip(self.ranks.T, self.has.T, strict=True)], axis=-1)
+        count = (~np.isnan(areas)).sum(-1)
+        return {self.name: np.where(count, np.nansum(areas, -1) / np.maximum(count, 1), 0.5)}
+
+    def joined(self, other: "MeanArea") -> "MeanArea":
+        """See `Tally`."""
+        ranks, has = np.concatenate([self.ranks, other.ranks]), np.concatenate([self.has, other.has])
+        return replace(self, ranks=ranks, has=has)
+
+
+def _ranks(scores: Floats) -> Floats:
+    """The share of those that count that is below each `(N,)`: equal scores have equal ranks."""
     counts = ~np.isnan(scores)
-    ranked = np.sort(scores[counts])
-    # how many are below: equal scores share a bin
-    place = np.searchsorted(ranked, scores[counts], side="left") * bins // max(1, len(ranked))
-    rows = np.zeros((len(scores), 2 * bins))
-    rows[np.flatnonzero(counts), place + bins * (labels[counts] > 0)] = 1
-    return rows
+    ranks = np.full(len(scores), np.nan)
+    ranks[counts] = np.searchsorted(np.sort(scores[counts]), scores[counts]) / max(1, counts.sum())
+    return ranks
 
 
-def _area(sums: Floats) -> Floats:
-    without, having = np.split(sums, 2, axis=-1)
-    below = np.cumsum(without, axis=-1) - without / 2
-    pairs = without.sum(-1) * having.sum(-1)
-    area: Floats = np.where(pairs > 0, (having * below).sum(-1) / np.maximum(pairs, 1e-12), np.nan)
-    return area
+def _area(weights: Floats, ranks: Floats, has: NDArray[np.bool_]) -> Floats:
+    """Under each of W weights; NaN where there is no pair."""
+    counts = ~np.isnan(ranks)
+    having, without = np.flatnonzero(counts & has), np.flatnonzero(counts & ~has)
+    of_without = weights[:, without]
+    higher = np.zeros(len(weights))
+    for some in np.array_split(having, 1 + having.size * without.size // _BLOCK):
+        above, below = ranks[some, None], ranks[None, without]
+        is_higher = (above > below) + 0.5 * (above == below)
+        higher += ((of_without @ is_higher.T) * weights[:, some]).sum(-1)
+    pairs = of_without.sum(-1) * weights[:, having].sum(-1)
+    return np.where(pairs > 0, higher / np.maximum(pairs, 1e-12), np.nan)

@@ -4,12 +4,13 @@ All of it draws studies anew: a percentile bootstrap for intervals (Efron 1979),
 and approximate randomisation for their p-values (Noreen 1989; Riezler and Maxwell 2005).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from hardneg_plugin.metrics.tally import Floats, Tally
+from hardneg_plugin.metrics.tally import Floats, Mean, Tally
 
 RESAMPLES = 2000
 _BLOCK = 2**22  # weights held at once, 32 MiB
@@ -50,7 +51,7 @@ def intervals(
     drawn: dict[str, list[Floats]] = {}
     for weights in _bootstrap(studies, resamples, seed):
         for tally in tallies:
-            for name, values in tally.scores(weights @ tally.rows).items():
+            for name, values in tally.under(weights).items():
                 drawn.setdefault(name, []).append(values)
     return {name: _within(np.concatenate(values), level) for name, values in drawn.items()}
 
@@ -82,17 +83,17 @@ def compare(
     studies = _check([tally for tallies in (*ours, *theirs) for tally in tallies], resamples, level)
     found: dict[str, Difference] = {}
     for own, other in _shared(ours, theirs):
-        pair = _Pair(own[0].scores, np.stack([t.rows for t in own]), np.stack([t.rows for t in other]))
-        observed = pair.observed()
+        pair = _Pair(Mean(tuple(own)), Mean(tuple(other)))
+        mine, others = pair.ours.values(), pair.theirs.values()
         draws = [pair.resampled(weights, rng) for weights, rng in _with_generator(studies, resamples, seed)]
         swaps = [pair.swapped(swap) for swap in _swaps(studies, resamples, seed)]
-        for name, (mine, others) in observed.items():
-            difference = mine - others
+        for name in mine:
+            difference = mine[name] - others[name]
             low, high = _within(np.concatenate([draw[name] for draw in draws]), level)
             by_chance = np.abs(np.concatenate([swap[name] for swap in swaps]))
             as_large = int((by_chance >= abs(difference) - _ROUNDING).sum())
             p_value = (1 + as_large) / (1 + resamples)
-            found[name] = Difference(mine, others, difference, low, high, p_value)
+            found[name] = Difference(mine[name], others[name], difference, low, high, p_value)
     return found
 
 
@@ -112,28 +113,31 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class _Pair:
-    """One kind of tally of two models: `(R, N, S)` each."""
+    """One kind of tally of two models, of R seeds each."""
 
-    scores: Callable[[Floats], dict[str, Floats]]
-    ours: Floats
-    theirs: Floats
+    ours: Mean
+    theirs: Mean
 
-    def observed(self) -> dict[str, tuple[float, float]]:
-        """The mean of each score over seeds, of either."""
-        own, other = (self.scores(rows.sum(axis=1)) for rows in (self.ours, self.theirs))
-        return {name: (float(own[name].mean()), float(other[name].mean())) for name in own}
+    @cached_property
+    def both(self) -> Mean:
+        """Of what either has of N studies, as of 2 N."""
+        return self.ours.joined(self.theirs)
 
     def resampled(self, weights: Floats, rng: np.random.Generator) -> dict[str, Floats]:
         """Differences `(W,)` for W draws of studies `(W, N)`, each with a draw of seeds."""
-        seeds = rng.integers(len(self.ours), size=(len(weights), len(self.ours)))
-        own, other = (self.scores(np.einsum("wn,rns->wrs", weights, rows)) for rows in (self.ours, self.theirs))
-        return {name: np.take_along_axis(own[name] - other[name], seeds, axis=1).mean(axis=1) for name in own}
+        runs = len(self.ours.of)
+        seeds = rng.integers(runs, size=(len(weights), runs))
+        own, other = ([tally.under(weights) for tally in mean.of] for mean in (self.ours, self.theirs))
+        of_seeds = {
+            name: np.stack([mine[name] - others[name] for mine, others in zip(own, other, strict=True)], axis=1)
+            for name in own[0]
+        }
+        return {name: np.take_along_axis(values, seeds, axis=1).mean(axis=1) for name, values in of_seeds.items()}
 
     def swapped(self, swap: Floats) -> dict[str, Floats]:
         """Differences `(W,)` where `swap (W, N)`, of zeros and ones, says which studies change sides."""
-        change = np.einsum("wn,rns->wrs", swap, self.theirs - self.ours)
-        own, other = self.scores(self.ours.sum(axis=1) + change), self.scores(self.theirs.sum(axis=1) - change)
-        return {name: (own[name] - other[name]).mean(axis=1) for name in own}
+        own, other = (self.both.under(np.concatenate(sides, axis=1)) for sides in ((1 - swap, swap), (swap, 1 - swap)))
+        return {name: own[name] - other[name] for name in own}
 
 
 def _shared(
@@ -152,7 +156,7 @@ def _check(tallies: Sequence[Tally], resamples: int, level: float) -> int:
     """The number of studies."""
     if resamples < 1 or not 0 < level < 1:
         raise ValueError(f"Expected at least one draw and a level in (0, 1), but got {resamples} and {level}.")
-    numbers = {len(tally.rows) for tally in tallies}
+    numbers = {tally.studies for tally in tallies}
     if len(numbers) > 1:
         raise ValueError(f"Expected tallies of the same studies, but got some of {sorted(numbers)} studies.")
     return numbers.pop() if numbers else 0

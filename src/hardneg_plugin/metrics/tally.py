@@ -1,16 +1,40 @@
-"""Scores that are functions of sums over studies, which is all that resampling studies takes."""
+"""Scores that are known under any weights of the studies, which is all that drawing studies anew takes."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Kind = TypeVar("Kind", bound="Tally")
+
+
+class Tally(ABC):
+    """Scores of N studies."""
+
+    @property
+    @abstractmethod
+    def studies(self) -> int:
+        """N."""
+
+    @abstractmethod
+    def under(self, weights: Floats) -> dict[str, Floats]:
+        """The scores `(W,)` by name under W weights of the studies `(W, N)`: how often each is drawn, 0 included."""
+
+    @abstractmethod
+    def joined(self: Kind, other: Kind) -> Kind:
+        """The same scores of the 2 N studies of both."""
+
+    def values(self) -> dict[str, float]:
+        """The scores of all studies, each counted once."""
+        return {name: float(value) for name, (value,) in self.under(np.ones((1, self.studies))).items()}
 
 
 @dataclass(frozen=True)
-class Tally:
+class Sums(Tally):
     """What each of N studies adds to S sums, and the scores that follow from these.
 
     Corpus BLEU is such a score, micro F1, and every mean: under any weights of the studies it costs one product.
@@ -21,9 +45,39 @@ class Tally:
     scores: Callable[[Floats], dict[str, Floats]]
     """From sums `(..., S)` to scores `(...)` by name; sums of studies drawn several times, or of none, included."""
 
-    def values(self) -> dict[str, float]:
-        """The scores of all studies, each counted once."""
-        return {name: float(value) for name, value in self.scores(self.rows.sum(axis=0)).items()}
+    @property
+    def studies(self) -> int:
+        """See `Tally`."""
+        return len(self.rows)
+
+    def under(self, weights: Floats) -> dict[str, Floats]:
+        """See `Tally`."""
+        return self.scores(weights @ self.rows)
+
+    def joined(self, other: "Sums") -> "Sums":
+        """See `Tally`."""
+        return replace(self, rows=np.concatenate([self.rows, other.rows]))
+
+
+@dataclass(frozen=True)
+class Mean(Tally):
+    """The means of the scores that several models have of the same studies."""
+
+    of: tuple[Tally, ...]
+
+    @property
+    def studies(self) -> int:
+        """See `Tally`."""
+        return self.of[0].studies
+
+    def under(self, weights: Floats) -> dict[str, Floats]:
+        """See `Tally`."""
+        each = [tally.under(weights) for tally in self.of]
+        return {name: np.mean([scores[name] for scores in each], axis=0) for name in each[0]}
+
+    def joined(self, other: "Mean") -> "Mean":
+        """See `Tally`."""
+        return replace(self, of=tuple(own.joined(their) for own, their in zip(self.of, other.of, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -44,7 +98,7 @@ class Scored:
         return cls(tally.values(), dict(columns), [tally])
 
 
-def means(columns: Mapping[str, Sequence[float]]) -> Tally:
+def means(columns: Mapping[str, Sequence[float]]) -> Sums:
     """The mean of each column over N studies; NaN is a study that the column does not count, and the mean of none is 0.
 
     >>> means({"ROUGE-L": [0.25, 0.75], "specificity": [1.0, float("nan")]}).values()
@@ -53,7 +107,7 @@ def means(columns: Mapping[str, Sequence[float]]) -> Tally:
     values = np.array(list(columns.values()), dtype=np.float64).reshape(len(columns), -1).T
     is_counted = ~np.isnan(values)
     rows = np.concatenate([is_counted, np.where(is_counted, values, 0)], axis=1)
-    return Tally(rows, _Means(tuple(columns)))
+    return Sums(rows, _Means(tuple(columns)))
 
 
 @dataclass(frozen=True)

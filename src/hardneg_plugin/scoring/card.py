@@ -13,7 +13,7 @@ from hardneg_plugin.metrics.clinical import ClinicalMetric
 from hardneg_plugin.metrics.diversity import diversity
 from hardneg_plugin.metrics.findings import findings_scores
 from hardneg_plugin.metrics.significance import intervals
-from hardneg_plugin.metrics.tally import Floats, Scored, Tally
+from hardneg_plugin.metrics.tally import Floats, Scored, Sums, Tally, means
 from hardneg_plugin.scoring.peers import Peers, stated_findings
 from hardneg_plugin.scoring.record import Record
 
@@ -125,14 +125,14 @@ def measured_scores(records: Sequence[Record]) -> list[Scored]:
     scored = []
     if {"loss", "words"} <= names:
         rows = np.array([[of_study["loss"], of_study["words"]] for of_study in measured])
-        tally = Tally(rows, _per_word)
+        tally = Sums(rows, _per_word)
         scored.append(Scored(tally.values(), {"report_loss": (rows[:, 0] / rows[:, 1]).tolist()}, [tally]))
     for rank, (name, cutoffs) in RECALL.items():
         if rank in names:
             ranks = _column(measured, rank)
             is_hit = {f"{name}{k}": np.where(np.isnan(ranks), np.nan, ranks <= k).tolist() for k in cutoffs}
-            tally = Scored.of_means(is_hit).tallies[0]
-            scored.append(Scored(tally.values(), {rank: ranks.tolist()}, [tally]))
+            hits = means(is_hit)
+            scored.append(Scored(hits.values(), {rank: ranks.tolist()}, [hits]))
     if "image_specificity" in names:
         scored.append(Scored.of_means({"image_specificity": _column(measured, "image_specificity").tolist()}))
     return scored

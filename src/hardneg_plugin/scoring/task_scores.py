@@ -8,7 +8,7 @@ from typing import TypedDict
 import numpy as np
 
 from hardneg_plugin.metrics.ranking import auroc_tally
-from hardneg_plugin.metrics.tally import Floats, Tally
+from hardneg_plugin.metrics.tally import Floats, Sums
 from hardneg_plugin.scoring.card import ScoreCard
 
 
@@ -28,7 +28,7 @@ def task_card(rows: Sequence[TaskRow]) -> ScoreCard:
     for name in sorted({name for row in rows for name in row["means"]}):
         groups = sorted({group for row in rows for group in row["means"].get(name, ())})
         sums = np.array([[row["means"].get(name, {}).get(group, [0.0, 0.0]) for group in groups] for row in rows])
-        card.tallies.append(Tally(sums.reshape(len(rows), -1), _MeanOfMeans(name)))
+        card.tallies.append(Sums(sums.reshape(len(rows), -1), _MeanOfMeans(name)))
         for scores, of_study in zip(card.each, sums.sum(1), strict=True):
             if of_study[1]:
                 scores[name] = float(of_study[0] / of_study[1])

@@ -59,7 +59,7 @@ def test_resampled_sums_score_as_resampled_studies():
     drawn = np.random.default_rng(2).integers(40, size=(3, 40))
     for tally in label_f1(generated, references, "x").tallies:
         weights = np.stack([np.bincount(row, minlength=40) for row in drawn]).astype(float)
-        scores = tally.scores(weights @ tally.rows)
+        scores = tally.under(weights)
         for i, row in enumerate(drawn):
             expected = label_f1(generated[row], references[row], "x").values
             assert {name: values[i] for name, values in scores.items()} == pytest.approx(

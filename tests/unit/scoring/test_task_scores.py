@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
@@ -53,9 +54,9 @@ def test_scores_are_those_of_plain_loops_and_so_are_draws_of_studies(rows):
     draw = random.Random(1)
     for _ in range(5):
         chosen = [draw.randrange(1, 40) for _ in rows]  # never the first: "rare" does not count then
-        weights = [chosen.count(index) for index in range(40)]
+        weights = np.array([[chosen.count(index) for index in range(40)]])
         again = [rows[index] for index in chosen]
-        sums = {name: tally.scores(weights @ tally.rows)[name] for tally in card.tallies for name in tally.values()}
+        sums = {name: float(value) for tally in card.tallies for name, (value,) in tally.under(weights).items()}
         assert sums == {"hits": pytest.approx(mean_of_means(again, "hits")), "AUROC": pytest.approx(mean_area(again))}
 
 

@@ -48,7 +48,7 @@ def test_every_command_in_order(checkout, cli, monkeypatch):
     monkeypatch.chdir(checkout)
     for command in COMMANDS:
         run = INSTEAD.get(command, command)
-        if "hardneg-train trainer=smoke" in run:
+        if "trainer=smoke" in run and "data=" not in run:
             run = f"{run} {SMALL}"
         if run.startswith(".venv/bin/hardneg-"):
             result = cli(*shlex.split(run.removeprefix(".venv/bin/")))

@@ -11,7 +11,7 @@ from hardneg_plugin.comparing.task_files import add_tasks, read_task, task_files
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.metrics.caption import CaptionScores
 from hardneg_plugin.metrics.significance import compare, holm, intervals
-from hardneg_plugin.metrics.tally import Mean, Tally
+from hardneg_plugin.metrics.tally import means_of_runs
 from hardneg_plugin.runs.run_folder import RunFolder
 from hardneg_plugin.scoring.card import ScoreCard, score_records
 from hardneg_plugin.scoring.peers import Peers
@@ -101,7 +101,7 @@ def compare_split(scored: ScoredSplit, baseline: str, measures: Sequence[str], r
         studies=len(scored.ids),
         sha256=hashlib.sha256("\n".join(scored.ids).encode()).hexdigest(),
         intervals={
-            variant: intervals(mean_over_seeds(own), resamples=resamples, level=1 - ALPHA)
+            variant: intervals(list(means_of_runs(own).values()), resamples=resamples, level=1 - ALPHA)
             for variant, own in tallies.items()
         },
         differences={
@@ -131,14 +131,6 @@ def measures_there(scored: Sequence[ScoredSplit], measures: Sequence[str]) -> li
             f"{', '.join(sorted(shared - {'length'}))}. The same command with others trains nothing again."
         )
     return there
-
-
-def mean_over_seeds(tallies: Sequence[Sequence[Tally]]) -> list[Mean]:
-    """Of R runs on the same studies, the tallies whose scores are the means of theirs."""
-    by_names = [{tuple(tally.values()): tally for tally in own} for own in tallies]
-    return [
-        Mean(tuple(own[names] for own in by_names)) for names in by_names[0] if all(names in own for own in by_names)
-    ]
 
 
 def _check_same_studies(first: tuple[Path, dict[str, str]], other: tuple[Path, dict[str, str]]) -> None:

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from hardneg_plugin.metrics.tally import Floats, Mean, Tally
+from hardneg_plugin.metrics.tally import Floats, Mean, Tally, means_of_runs
 
 RESAMPLES = 2000
 _BLOCK = 2**22  # weights held at once, 32 MiB
@@ -82,8 +82,9 @@ def compare(
         raise ValueError(f"Expected at least one seed, and as many of both, but got {len(ours)} and {len(theirs)}.")
     studies = _check([tally for tallies in (*ours, *theirs) for tally in tallies], resamples, level)
     found: dict[str, Difference] = {}
-    for own, other in _shared(ours, theirs):
-        pair = _Pair(Mean(tuple(own)), Mean(tuple(other)))
+    own, other = means_of_runs(ours), means_of_runs(theirs)
+    for names in (names for names in own if names in other):
+        pair = _Pair(own[names], other[names])
         mine, others = pair.ours.values(), pair.theirs.values()
         draws = [pair.resampled(weights, rng) for weights, rng in _with_generator(studies, resamples, seed)]
         swaps = [pair.swapped(swap) for swap in _swaps(studies, resamples, seed)]
@@ -138,18 +139,6 @@ class _Pair:
         """Differences `(W,)` where `swap (W, N)`, of zeros and ones, says which studies change sides."""
         own, other = (self.both.under(np.concatenate(sides, axis=1)) for sides in ((1 - swap, swap), (swap, 1 - swap)))
         return {name: own[name] - other[name] for name in own}
-
-
-def _shared(
-    ours: Sequence[Sequence[Tally]], theirs: Sequence[Sequence[Tally]]
-) -> Iterator[tuple[list[Tally], list[Tally]]]:
-    """The tallies of the same scores, by seed, of both models."""
-    own, other = (
-        [{tuple(tally.values()): tally for tally in tallies} for tallies in model] for model in (ours, theirs)
-    )
-    for names in own[0]:
-        if all(names in tallies for tallies in (*own, *other)):
-            yield [tallies[names] for tallies in own], [tallies[names] for tallies in other]
 
 
 def _check(tallies: Sequence[Tally], resamples: int, level: float) -> int:

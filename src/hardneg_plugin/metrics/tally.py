@@ -80,6 +80,16 @@ class Mean(Tally):
         return replace(self, of=tuple(own.joined(their) for own, their in zip(self.of, other.of, strict=True)))
 
 
+def means_of_runs(tallies: Sequence[Sequence[Tally]]) -> dict[tuple[str, ...], Mean]:
+    """By the names of their scores, the means of what R >= 1 runs have of the same studies, where all of them have it."""
+    by_names = [{tuple(tally.values()): tally for tally in own} for own in tallies]
+    return {
+        names: Mean(tuple(own[names] for own in by_names))
+        for names in by_names[0]
+        if all(names in own for own in by_names)
+    }
+
+
 @dataclass(frozen=True)
 class Scored:
     """Scores of N studies."""

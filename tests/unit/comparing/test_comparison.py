@@ -10,12 +10,12 @@ from sklearn.metrics import roc_auc_score
 
 from hardneg_plugin.comparing.comparison import Compared, Comparison, RunResult, result_of, seconds_of
 from hardneg_plugin.comparing.plots import curves_figure, scores_figure, write_plots
-from hardneg_plugin.comparing.scored import compare_split, mean_over_seeds, measures_there, score_split
+from hardneg_plugin.comparing.scored import compare_split, measures_there, score_split
 from hardneg_plugin.comparing.tables import latex, markdown, scores_table, tables
 from hardneg_plugin.comparing.task_files import tasks_of_all
 from hardneg_plugin.comparing.verdicts import cautions, choice, verdict, verdicts
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.metrics.tally import Sums
+from hardneg_plugin.metrics.tally import Sums, means_of_runs
 from hardneg_plugin.runs.run_folder import RunFolder, write_json, write_jsonl
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
@@ -145,7 +145,7 @@ def test_the_mean_over_seeds_of_scores_that_are_no_means():
     rng = np.random.default_rng(0)
     rows = rng.random((3, 5, 2))
     ratios = [Sums(own, lambda sums: {"ratio": sums[..., 0] / sums[..., 1]}) for own in rows]
-    (mean,) = mean_over_seeds([[tally] for tally in ratios])
+    (mean,) = means_of_runs([[tally] for tally in ratios]).values()
     weights = rng.integers(0, 3, size=(4, 5)) + 0.5
     expected = [np.mean([(w @ own)[0] / (w @ own)[1] for own in rows]) for w in weights]
     np.testing.assert_allclose(mean.under(weights)["ratio"], expected)

@@ -87,15 +87,12 @@ def test_what_two_models_have_of_a_study_can_be_exchanged(drawn):
     both = auroc_tally("AUROC", scores, labels).joined(auroc_tally("AUROC", others, labels))
     assert both.studies == 2 * STUDIES
 
-    def below(columns):
-        return {name: np.array([(column < score).sum() for score in column]) for name, column in columns.items()}
-
-    def counting(columns):  # by the number of studies below, which is the same share where all studies count
-        return {name: np.where(np.isnan(columns[name]), np.nan, ranks) for name, ranks in below(columns).items()}
+    def ranked(column):  # as many studies count of either model, so that the number below will do for its share
+        return np.array([np.nan if np.isnan(score) else (column < score).sum() for score in column])
 
     swap = draw.integers(2, size=(5, STUDIES))
     computed = both.under(np.concatenate([1 - swap, swap], axis=1))["AUROC"]
-    mine, theirs = counting(scores), counting(others)
+    mine, theirs = ({name: ranked(column) for name, column in of.items()} for of in (scores, others))
     for area, row in zip(computed, swap, strict=True):
         mixed = {name: np.where(row, theirs[name], mine[name]) for name in "abcd"}
         assert area == pytest.approx(np.mean(areas(mixed, labels, np.ones(STUDIES, int))))

@@ -90,7 +90,7 @@ def test_the_edge_of_an_image_is_as_high_as_its_outer_patches():
 def test_of_cells_of_equal_patches_the_share_of_the_highest_counts():
     maps = torch.zeros(3, 6, 4)
     maps[:, 2:4, :2] = (
-        1.0  # the maximum is the cell to the middles of its patches, and to the edge of the image: rows 10 to 13
+        1.0  # the maximum reaches to the middles of its patches and the edge: rows 10 to 13, columns 0 to 5
     )
     boxes = torch.tensor([[8, 0, 16, 8], [8, 0, 16, 3], [12, 0, 24, 16]])
     assert pointing_game(maps, boxes, SIZE).tolist() == [1, 0.5, 0.5]

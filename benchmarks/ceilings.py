@@ -16,8 +16,8 @@ from hardneg_plugin.data.phantom import PhantomStudies
 from hardneg_plugin.data.phantom.findings import Finding
 from hardneg_plugin.data.phantom.grammar import say, write_report
 from hardneg_plugin.data.tokenizer import WordTokenizer
-from hardneg_plugin.scoring.peers import Peers
-from hardneg_plugin.scoring.record import make_record
+from hardneg_plugin.metrics.peers import Peers
+from hardneg_plugin.metrics.records import make_record
 
 
 def stated(text: str, read: object) -> list[Finding]:

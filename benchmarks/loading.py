@@ -30,9 +30,9 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
 from hardneg_plugin.data.annotations import AnnotatedStudies
-from hardneg_plugin.data.originals.study import OriginalStudy
+from hardneg_plugin.data.downloads.study import OriginalStudy
+from hardneg_plugin.data.prepare.build import Settings, build
 from hardneg_plugin.data.prepared import PreparedStudies
-from hardneg_plugin.data.preparing.build import Settings, build
 from hardneg_plugin.data.studies import SPLITS, Studies
 
 VIEWS = 2

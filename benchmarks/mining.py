@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from hardneg_plugin.mining.embedders import Tfidf, embed
-from hardneg_plugin.mining.matches import groups_of
-from hardneg_plugin.mining.search import Chunked, Nearest, Rule
+from hardneg_plugin.neighbours.embedders import Tfidf, embed
+from hardneg_plugin.neighbours.groups import groups_of
+from hardneg_plugin.neighbours.search import Chunked, Nearest, Rule
 
 MIB = 2**20
 K, CEILING, CHECKED = 5, 0.95, 200

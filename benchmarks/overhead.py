@@ -32,10 +32,10 @@ from hardneg_plugin import HardNegativeObjective, PairEmbeddings
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.data.tokenizer import WordTokenizer
-from hardneg_plugin.generator import ReportGenerator
-from hardneg_plugin.hard_negative_generator import HardNegativeReportGenerator
+from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator
+from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.objectives import Bank, InBatch, Queue
-from hardneg_plugin.schedule import Progress
+from hardneg_plugin.objectives.schedule import Progress
 
 KEPT = 16_384
 """Studies in queue and bank."""

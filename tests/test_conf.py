@@ -16,8 +16,8 @@ from hardneg_plugin.backbones.r2gencmn import R2GenCMN
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.functional.hardening import Arc, Ascent, Projection, Released, Segment
-from hardneg_plugin.generator import ReportGenerator
 from hardneg_plugin.grounding import Boxes, Cells, Learned
+from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.objectives import (
     Absolute,
     Alternating,
@@ -32,7 +32,7 @@ from hardneg_plugin.objectives import (
     ReleasedAlignment,
     Triplet,
 )
-from hardneg_plugin.schedule import Constant, Cosine, Exponential, Linear
+from hardneg_plugin.objectives.schedule import Constant, Cosine, Exponential, Linear
 
 STRATEGIES = {
     "hardening": {
@@ -214,7 +214,7 @@ def test_the_recipes_of_the_released_models(name):
 
 def test_the_released_ithn_recipe_goes_on_top_of_another():
     config = compose("experiment=[r2gen_iu_xray,ithn_released]", "data.root=x")
-    assert config.model._target_ == "hardneg_plugin.hard_negative_generator.HardNegativeReportGenerator"
+    assert config.model._target_ == "hardneg_plugin.models.hard_negative_generator.HardNegativeReportGenerator"
     assert (config.model.report_feature, config.seed, config.weights.report) == ("decoder_states", 9223, 0.7)
     assert config.backbone._target_ == "hardneg_plugin.backbones.official.r2gen"
 

@@ -26,7 +26,7 @@ def test_the_plug_in_imports_nothing_of_the_trainer():
 def test_the_training_path_needs_no_pycocoevalcap():
     code = (
         "import sys; sys.modules['pycocoevalcap'] = None\n"
-        "import hardneg_plugin.generator, hardneg_plugin.apps.train, hardneg_plugin.apps.evaluate"
+        "import hardneg_plugin.models.report_generator, hardneg_plugin.apps.train, hardneg_plugin.apps.evaluate"
     )
     run(sys.executable, "-c", code)
 

@@ -10,12 +10,12 @@ import yaml
 from omegaconf import OmegaConf
 
 from hardneg_plugin.apps import compare
-from hardneg_plugin.comparing import running
-from hardneg_plugin.comparing.running import launched_works
-from hardneg_plugin.comparing.runs import at_work_on
-from hardneg_plugin.comparing.settings import Settings
+from hardneg_plugin.comparison import processes
+from hardneg_plugin.comparison.planned_runs import at_work_on
+from hardneg_plugin.comparison.processes import launched_works
+from hardneg_plugin.comparison.settings import Settings
 from hardneg_plugin.config import conf_dir
-from hardneg_plugin.runs.run_folder import write_json, write_jsonl
+from hardneg_plugin.runs.folder import write_json, write_jsonl
 
 WORDS = (
     "the lungs are clear",
@@ -94,7 +94,7 @@ def test_a_variant_that_fails_is_left_out_and_nothing_is_compared_without_the_ba
 ):
     folder, command = made_up({"host": 0.3, "arc": 0.9, "queue": 0.9}, [1, 2])
     failing = "import sys; print('train.py: error: no data.'); sys.exit(2)"
-    monkeypatch.setattr(running, "TRAIN", (sys.executable, "-S", "-c", failing))
+    monkeypatch.setattr(processes, "TRAIN", (sys.executable, "-S", "-c", failing))
     shutil.rmtree(folder / "runs/queue/seed_2")
     result = cli(*command)
     assert result.code == 1

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hardneg_plugin.data.phantom import PhantomStudies
-from hardneg_plugin.neighbours import read_metadata, read_neighbours
+from hardneg_plugin.neighbours.table import read_metadata, read_neighbours
 
 IU_XRAY = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "iu_xray_reports"
 

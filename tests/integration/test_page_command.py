@@ -15,13 +15,13 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from hardneg_plugin.apps import train
-from hardneg_plugin.apps.page_content import page_of_runs
 from hardneg_plugin.data.phantom import PhantomKnowledge, PhantomStudies
 from hardneg_plugin.data.phantom.reading import read_findings
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.knowledge import PRESENT
-from hardneg_plugin.mining.matches import normalised
-from hardneg_plugin.runs.run_folder import RunFolder
+from hardneg_plugin.neighbours.groups import normalised
+from hardneg_plugin.pages.from_runs import page_of_runs
+from hardneg_plugin.runs.folder import RunFolder
 
 MODEL = [
     "visual.options.channels=[8,8,16,16]",

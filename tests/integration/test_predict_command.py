@@ -16,9 +16,9 @@ from PIL import Image
 
 from hardneg_plugin.apps import train
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.generator import ReportGenerator
-from hardneg_plugin.hard_negative_generator import HardNegativeReportGenerator
 from hardneg_plugin.metrics.caption import CaptionScores
+from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator
+from hardneg_plugin.models.report_generator import ReportGenerator
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -191,7 +191,7 @@ def test_attention_is_that_of_the_decoder_over_the_views_of_the_study(trained, v
 
 
 def model_views(model, files):
-    from hardneg_plugin.writing import read_views
+    from hardneg_plugin.models.report_io import read_views
 
     return read_views(files, model.image_size)
 

@@ -17,7 +17,7 @@ SOURCE = '''
 import time
 from pathlib import Path
 
-from hardneg_plugin.data.originals.study import Dropped, OriginalStudy
+from hardneg_plugin.data.downloads.study import Dropped, OriginalStudy
 
 
 class MadeUp:

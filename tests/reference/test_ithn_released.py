@@ -7,10 +7,10 @@ import torch
 from safetensors import safe_open
 
 from hardneg_plugin import HardNegativeObjective, PairEmbeddings
-from hardneg_plugin.functional.contrast import absolute_separation, released_alignment
 from hardneg_plugin.functional.hardening import Released, harden_released
+from hardneg_plugin.functional.losses import absolute_separation, released_alignment
 from hardneg_plugin.objectives import Absolute, Paired, ReleasedAlignment, Weights
-from hardneg_plugin.schedule import Exponential, Progress
+from hardneg_plugin.objectives.schedule import Exponential, Progress
 
 RECORDED = Path(__file__).parent / "ithn_released.safetensors"
 

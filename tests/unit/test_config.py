@@ -129,7 +129,10 @@ def test_under_another_name_both_are_there(app):
     )
     config = compose("hardneg/schedule=linear", "hardneg.schedule.peak=0.5")
     assert config.schedule == OWN_SCHEDULE
-    assert (config.hardneg.schedule._target_, config.hardneg.schedule.peak) == ("hardneg_plugin.schedule.Linear", 0.5)
+    assert (config.hardneg.schedule._target_, config.hardneg.schedule.peak) == (
+        "hardneg_plugin.objectives.schedule.Linear",
+        0.5,
+    )
 
 
 def test_configs_that_hydra_finds_later_are_not_mixed_with_ours(app, tmp_path):

@@ -15,26 +15,26 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from hardneg_plugin.apps.cli import explain, run_command
-from hardneg_plugin.apps.curves import curves_of
-from hardneg_plugin.apps.page_content import page_of_runs
-from hardneg_plugin.apps.table import HEADINGS
+from hardneg_plugin.apps.shared.console import HEADINGS
+from hardneg_plugin.apps.shared.hydra_command import explain, run_command
 from hardneg_plugin.apps.train import check_settings
-from hardneg_plugin.comparing.comparison import SPLITS, Comparison, result_of, seconds_of
-from hardneg_plugin.comparing.composing import composed, outside_of_hydra, settings_of
-from hardneg_plugin.comparing.plots import write_plots
-from hardneg_plugin.comparing.progress import Progress
-from hardneg_plugin.comparing.running import Work, launched_works, local_works, run_all, task_works
-from hardneg_plugin.comparing.runs import PlannedRun, at_work_on, check_same_settings, run_folder
-from hardneg_plugin.comparing.scored import compare_split, measures_there, score_split
-from hardneg_plugin.comparing.settings import Settings, overrides_of_variants
-from hardneg_plugin.comparing.tables import latex, markdown, tables
-from hardneg_plugin.comparing.task_files import tasks_of_all
-from hardneg_plugin.comparing.verdicts import cautions, choice, verdicts
+from hardneg_plugin.comparison.comparison import SPLITS, Comparison, result_of, seconds_of
+from hardneg_plugin.comparison.composing import composed, outside_of_hydra, settings_of
+from hardneg_plugin.comparison.planned_runs import PlannedRun, at_work_on, check_same_settings, run_folder
+from hardneg_plugin.comparison.plots import write_plots
+from hardneg_plugin.comparison.processes import Work, launched_works, local_works, run_all, task_works
+from hardneg_plugin.comparison.progress import Progress
+from hardneg_plugin.comparison.scored import compare_split, measures_there, score_split
+from hardneg_plugin.comparison.settings import Settings, overrides_of_variants
+from hardneg_plugin.comparison.tables import latex, markdown, tables
+from hardneg_plugin.comparison.task_files import tasks_of_all
+from hardneg_plugin.comparison.verdicts import cautions, choice, verdicts
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.files import writing
+from hardneg_plugin.pages.curves import curves_of
+from hardneg_plugin.pages.from_runs import page_of_runs
 from hardneg_plugin.pages.render import write_page
-from hardneg_plugin.runs.run_folder import replacing, write_json
-from hardneg_plugin.whole_file import writing
+from hardneg_plugin.runs.folder import replacing, write_json
 
 AGAIN = "The same command again goes on."
 

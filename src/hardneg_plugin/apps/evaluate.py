@@ -7,19 +7,19 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from hardneg_plugin.apps import task
-from hardneg_plugin.apps.cli import run_command
-from hardneg_plugin.apps.job import Job
-from hardneg_plugin.apps.launch import carry_out
-from hardneg_plugin.apps.ranks import agreed, as_first, interruptible, make_trainer, meet, share_of
+from hardneg_plugin.apps import tasks
 from hardneg_plugin.apps.score import score
-from hardneg_plugin.apps.table import print_scores
+from hardneg_plugin.apps.shared.console import print_scores
+from hardneg_plugin.apps.shared.hydra_command import run_command
+from hardneg_plugin.apps.shared.job import Job
+from hardneg_plugin.apps.shared.launch import carry_out
+from hardneg_plugin.apps.shared.ranks import agreed, as_first, interruptible, make_trainer, meet, share_of
 from hardneg_plugin.data.datamodule import StudyDataModule
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.metrics.score_card import scores_and_intervals
+from hardneg_plugin.models.base import StudyModel
 from hardneg_plugin.runs.checkpoint import check_writes, checkpoint_of, released_model, trained_model, writes
-from hardneg_plugin.runs.run_folder import RunFolder, write_json, write_jsonl
-from hardneg_plugin.scoring.card import scores_and_intervals
-from hardneg_plugin.study_model import StudyModel
+from hardneg_plugin.runs.folder import RunFolder, write_json, write_jsonl
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     if any(argument.startswith("predictions=") for argument in sys.argv[1:]):
         run_command("score", score)
     elif any(argument.startswith("task=") for argument in sys.argv[1:]):
-        run_command("task", task.start)
+        run_command("task", tasks.start)
     else:
         run_command("evaluate", start)
 

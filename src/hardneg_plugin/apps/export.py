@@ -4,10 +4,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from hardneg_plugin.apps.cli import run_command
+from hardneg_plugin.apps.shared.hydra_command import run_command
 from hardneg_plugin.backbones.official import save_released
 from hardneg_plugin.runs.checkpoint import check_writes, checkpoint_of, trained_model
-from hardneg_plugin.runs.run_folder import RunFolder
+from hardneg_plugin.runs.folder import RunFolder
 
 
 def main() -> None:

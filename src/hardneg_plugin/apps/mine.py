@@ -9,20 +9,19 @@ import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from hardneg_plugin.apps.cli import run_command
-from hardneg_plugin.apps.mined_tables import print_counts, print_hardest
-from hardneg_plugin.apps.progress import progress
+from hardneg_plugin.apps.shared.console import print_counts, print_hardest, progress
+from hardneg_plugin.apps.shared.hydra_command import run_command
 from hardneg_plugin.data.annotations import AnnotatedStudies
 from hardneg_plugin.data.studies import Studies, StudySource
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.mining.embedders import Embedder, embed
-from hardneg_plugin.mining.index import Faiss
-from hardneg_plugin.mining.matches import Excluded, count_excluded, groups_of
-from hardneg_plugin.mining.released import write_released
-from hardneg_plugin.mining.search import Chunked, Nearest, Rule, Search
-from hardneg_plugin.mining.trained import TrainedRun
-from hardneg_plugin.neighbours import write_neighbours
-from hardneg_plugin.whole_file import check_place
+from hardneg_plugin.files import check_place
+from hardneg_plugin.models.run_embedder import TrainedRun
+from hardneg_plugin.neighbours.embedders import Embedder, embed
+from hardneg_plugin.neighbours.faiss_search import Faiss
+from hardneg_plugin.neighbours.groups import Excluded, count_excluded, groups_of
+from hardneg_plugin.neighbours.ithn_annotation import write_released
+from hardneg_plugin.neighbours.search import Chunked, Nearest, Rule, Search
+from hardneg_plugin.neighbours.table import write_neighbours
 
 BACKENDS: Mapping[str, Callable[[int], Search]] = {"torch": Chunked, "faiss": Faiss}
 HARDEST = 10

@@ -5,13 +5,13 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
-from hardneg_plugin.apps.cli import run_command
-from hardneg_plugin.apps.page_content import page_of_runs
-from hardneg_plugin.apps.progress import progress
+from hardneg_plugin.apps.shared.console import progress
+from hardneg_plugin.apps.shared.hydra_command import run_command
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.files import check_place, writing
+from hardneg_plugin.pages.from_runs import page_of_runs
 from hardneg_plugin.pages.render import write_page
-from hardneg_plugin.runs.run_folder import RunFolder
-from hardneg_plugin.whole_file import check_place, writing
+from hardneg_plugin.runs.folder import RunFolder
 
 
 def main() -> None:

@@ -15,13 +15,13 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from hardneg_plugin.apps.cli import fail, run_command
-from hardneg_plugin.apps.image_arguments import StudyFiles, studies_of_arguments
+from hardneg_plugin.apps.shared.hydra_command import fail, run_command
+from hardneg_plugin.apps.shared.image_arguments import StudyFiles, studies_of_arguments
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.generator import ReportGenerator
-from hardneg_plugin.runs.run_folder import replacing
-from hardneg_plugin.writing import WrittenReport, read_views
+from hardneg_plugin.models.report_generator import ReportGenerator
+from hardneg_plugin.models.report_io import WrittenReport, read_views
+from hardneg_plugin.runs.folder import replacing
 
 WIDEST = 100
 """Characters of a line on the screen, at most: longer ones are hard to read."""

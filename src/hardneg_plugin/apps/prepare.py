@@ -11,10 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from hardneg_plugin.apps.cli import run_command
-from hardneg_plugin.data.originals.study import OF_ONE_VIEW
+from hardneg_plugin.apps.shared.hydra_command import run_command
+from hardneg_plugin.data.downloads.study import OF_ONE_VIEW
+from hardneg_plugin.data.prepare.build import Settings, build
 from hardneg_plugin.data.prepared import DROPPED
-from hardneg_plugin.data.preparing.build import Settings, build
 
 
 def main() -> None:

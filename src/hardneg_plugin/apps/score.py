@@ -6,14 +6,14 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from hardneg_plugin.apps.table import print_scores
+from hardneg_plugin.apps.shared.console import print_scores
 from hardneg_plugin.data.phantom.reading import read_findings
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.files import check_place
 from hardneg_plugin.metrics.clinical import ClinicalMetric
-from hardneg_plugin.runs.run_folder import write_json
-from hardneg_plugin.scoring.card import score_records, scores_and_intervals
-from hardneg_plugin.scoring.record import Record, read_predictions, with_findings
-from hardneg_plugin.whole_file import check_place
+from hardneg_plugin.metrics.records import Record, read_predictions, with_findings
+from hardneg_plugin.metrics.score_card import score_records, scores_and_intervals
+from hardneg_plugin.runs.folder import write_json
 
 READERS = {"phantom": read_findings}
 

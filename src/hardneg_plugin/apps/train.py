@@ -11,23 +11,23 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from hardneg_plugin.apps.cli import fail, run_command
-from hardneg_plugin.apps.job import Job
-from hardneg_plugin.apps.launch import carry_out
-from hardneg_plugin.apps.ranks import agreed, as_first, interruptible, make_trainer, meet
-from hardneg_plugin.apps.table import print_scores
-from hardneg_plugin.baselines import embed_studies, most_frequent_report, nearest_image_reports
+from hardneg_plugin.apps.shared.console import print_scores
+from hardneg_plugin.apps.shared.hydra_command import fail, run_command
+from hardneg_plugin.apps.shared.job import Job
+from hardneg_plugin.apps.shared.launch import carry_out
+from hardneg_plugin.apps.shared.ranks import agreed, as_first, interruptible, make_trainer, meet
 from hardneg_plugin.data.datamodule import StudyDataModule
 from hardneg_plugin.data.tokenizer import check_vocabulary
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.generator import ReportGenerator
+from hardneg_plugin.evaluation.baselines import embed_studies, most_frequent_report, nearest_image_reports
+from hardneg_plugin.metrics.records import make_record
+from hardneg_plugin.metrics.score_card import ScoreCard, score_records, scores_and_intervals
+from hardneg_plugin.models.base import StudyModel
+from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.runs.checkpoint import load_weights, read_checkpoint, writes
+from hardneg_plugin.runs.folder import RunFolder, write_json, write_jsonl
 from hardneg_plugin.runs.overrides import check_overrides
-from hardneg_plugin.runs.run_folder import RunFolder, write_json, write_jsonl
 from hardneg_plugin.runs.trusted import check_trusted
-from hardneg_plugin.scoring.card import ScoreCard, score_records, scores_and_intervals
-from hardneg_plugin.scoring.record import make_record
-from hardneg_plugin.study_model import StudyModel
 
 log = logging.getLogger(__name__)
 

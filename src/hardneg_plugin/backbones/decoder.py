@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hardneg_plugin.backbones.decoding import Decoded, Decoding, decode
+from hardneg_plugin.backbones.decoding import Decoded, Decoding, Incremental, decode
 
 
 @contextmanager
@@ -123,38 +123,8 @@ class ReportDecoder(nn.Module, ABC):
         return self.attention_maps(patches, rows, patch_mask=patch_mask)
 
 
-class DecoderState(ABC):
-    """What a decoder remembers of the words so far, for k beams of each of B studies; `step` advances it in place."""
-
-    @abstractmethod
-    def select(self, parents: Tensor) -> None:
-        """Let each beam go on from another beam of its study.
-
-        Args:
-            parents: `(B, k)` int64 in [0, k): beam `i` of study `b` takes over what beam `parents[b, i]` remembers.
-        """
-
-
-class IncrementalDecoder(ReportDecoder):
-    """A report decoder that reads one word at a time, which is all that `decoding.py` needs to search and sample."""
-
-    @abstractmethod
-    def start(
-        self, patches: Tensor, *, max_length: int, beams: int = 1, patch_mask: Tensor | None = None
-    ) -> DecoderState:
-        """The state before the first word, with room for `max_length` words and `beams` beams per study."""
-
-    @abstractmethod
-    def step(self, words: Tensor, state: DecoderState) -> Tensor:
-        """Read one word per beam and predict the next; advances `state` in place.
-
-        Args:
-            words: `(B, k)` int64; all 0 at the first step.
-            state: From `start`; at most `max_length` steps.
-
-        Returns:
-            Log-probabilities `(B, k, V + 1)`.
-        """
+class IncrementalDecoder(ReportDecoder, Incremental):
+    """A report decoder that reads one token at a time, and so decodes by `decoding.decode`."""
 
     def search(self, patches: Tensor, decoding: Decoding, *, patch_mask: Tensor | None = None) -> Decoded:
         """Beam search, greedy decoding or sampling, whichever is asked for."""

@@ -6,19 +6,15 @@ there, but only with sums below the one it was recorded with, in place of beams 
 same.
 """
 
-from __future__ import annotations
-
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from hardneg_plugin.errors import UserError
-
-if TYPE_CHECKING:
-    from hardneg_plugin.backbones.decoder import IncrementalDecoder
 
 
 @dataclass(frozen=True)
@@ -83,9 +79,41 @@ class Decoded(NamedTuple):
     """
 
 
-def decode(
-    decoder: IncrementalDecoder, patches: Tensor, decoding: Decoding, *, patch_mask: Tensor | None = None
-) -> Decoded:
+class DecoderState(ABC):
+    """What a decoder remembers of the words so far, for k beams of each of B studies; `step` advances it in place."""
+
+    @abstractmethod
+    def select(self, parents: Tensor) -> None:
+        """Let each beam go on from another beam of its study.
+
+        Args:
+            parents: `(B, k)` int64 in [0, k): beam `i` of study `b` takes over what beam `parents[b, i]` remembers.
+        """
+
+
+class Incremental(ABC):
+    """What searching and sampling need of a decoder: that it reads one token at a time."""
+
+    @abstractmethod
+    def start(
+        self, patches: Tensor, *, max_length: int, beams: int = 1, patch_mask: Tensor | None = None
+    ) -> DecoderState:
+        """The state before the first word, with room for `max_length` words and `beams` beams per study."""
+
+    @abstractmethod
+    def step(self, words: Tensor, state: DecoderState) -> Tensor:
+        """Read one word per beam and predict the next; advances `state` in place.
+
+        Args:
+            words: `(B, k)` int64; all 0 at the first step.
+            state: From `start`; at most `max_length` steps.
+
+        Returns:
+            Log-probabilities `(B, k, V + 1)`.
+        """
+
+
+def decode(decoder: Incremental, patches: Tensor, decoding: Decoding, *, patch_mask: Tensor | None = None) -> Decoded:
     """Write reports as `decoding` says, with a decoder in evaluation mode.
 
     Args:
@@ -102,7 +130,7 @@ def decode(
 
 
 def _roll_out(
-    decoder: IncrementalDecoder,
+    decoder: Incremental,
     patches: Tensor,
     decoding: Decoding,
     patch_mask: Tensor | None,
@@ -140,9 +168,7 @@ def _draw(log_probs: Tensor, decoding: Decoding) -> Tensor:
     return order.gather(-1, drawn)[..., 0]
 
 
-def _beam_search(
-    decoder: IncrementalDecoder, patches: Tensor, decoding: Decoding, patch_mask: Tensor | None
-) -> Decoded:
+def _beam_search(decoder: Incremental, patches: Tensor, decoding: Decoding, patch_mask: Tensor | None) -> Decoded:
     """The best of the reports that a beam meets.
 
     At each step the `beam_size` best continuations of all beams of a study survive; the first step expands one beam. A beam

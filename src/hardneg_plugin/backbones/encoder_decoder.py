@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hardneg_plugin.backbones.attention import BeamCache, KeysValues, for_steps
-from hardneg_plugin.backbones.decoder import DecoderState, IncrementalDecoder, evaluating
+from hardneg_plugin.backbones.decoder import IncrementalDecoder, evaluating
+from hardneg_plugin.backbones.decoding import DecoderState
 from hardneg_plugin.backbones.layers import (
     DecoderLayer,
     EncoderLayer,

@@ -4,8 +4,6 @@ One table per architecture pairs released names with ours; it is read in both di
 of one of our tensors, as R2Gen's conditional norms are fused here: loading copies into the views, exporting copies them out.
 """
 
-import os
-import tempfile
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
@@ -21,6 +19,7 @@ from hardneg_plugin.backbones.r2gencmn import R2GenCMN
 from hardneg_plugin.backbones.released import EXTRACTOR, Name, listed, read_released, resnet_names, spelt_out
 from hardneg_plugin.backbones.visual import VisualExtractor
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.files import whole_file
 
 # Released module or parameter, ours; `{}` is the index of a layer.
 _COMMON = {
@@ -213,15 +212,8 @@ def save_released(
     """
     content = {"state_dict": released_state(decoder, extractor)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            torch.save(content, file)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with whole_file(path) as file:
+        torch.save(content, file)
 
 
 def decoder_names(decoder: R2Gen | R2GenCMN) -> list[Name]:

@@ -14,7 +14,7 @@ from hardneg_plugin.data.framing import Framing
 from hardneg_plugin.data.images import read_grayscale
 from hardneg_plugin.data.studies import SPLITS, FindingsReader, Sample, Split
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.json_file import is_unicode, json_kind, read_json
+from hardneg_plugin.files import is_unicode, json_kind, read_json
 
 _log = logging.getLogger(__name__)
 

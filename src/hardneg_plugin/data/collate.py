@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 from hardneg_plugin.data.studies import Batch, Sample
 from hardneg_plugin.data.tokenizer import Tokenizer
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.functional.keys import match_key
+from hardneg_plugin.functional.match_keys import match_key
 from hardneg_plugin.knowledge import Knowledge
 
 

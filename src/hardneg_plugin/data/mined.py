@@ -9,7 +9,7 @@ import numpy as np
 
 from hardneg_plugin.data.studies import Sample, Studies
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.neighbours import read_neighbours
+from hardneg_plugin.neighbours.table import read_neighbours
 
 _log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from hardneg_plugin.data.store import ImageStore
 from hardneg_plugin.data.studies import SPLITS, FindingsReader, Sample, Split
 from hardneg_plugin.data.study_table import Columns, check_texts
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.json_file import read_json
+from hardneg_plugin.files import read_json
 
 VERSION = 1
 DESCRIPTION, TABLE, IMAGES, DROPPED = "prepared.json", "studies.parquet", "images", "dropped.jsonl"

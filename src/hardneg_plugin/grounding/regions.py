@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.functional.regions import box_weights, by_view, cell_weights
+from hardneg_plugin.functional.region_weights import box_weights, by_view, cell_weights
 
 
 class Patches(NamedTuple):

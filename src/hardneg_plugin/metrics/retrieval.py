@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hardneg_plugin.functional.keys import UNKNOWN
+from hardneg_plugin.functional.match_keys import UNKNOWN
 
 TIE = 1e-6
 """Similarities this close are equal: float32 rounds the cosine of equal embeddings about this differently."""

@@ -3,13 +3,13 @@
 from hardneg_plugin.objectives.alignment import InfoNCE, ReleasedAlignment, Triplet
 from hardneg_plugin.objectives.alternating import Alternating
 from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
-from hardneg_plugin.objectives.grounded_knowledge import GroundedKnowledgeObjective
-from hardneg_plugin.objectives.hard_negative import HardNegativeObjective, ObjectiveOutput, Weights
-from hardneg_plugin.objectives.neighbours import Bank
-from hardneg_plugin.objectives.pairs import PairEmbeddings
-from hardneg_plugin.objectives.relation_enhanced import RelationEnhancedObjective
+from hardneg_plugin.objectives.embeddings import PairEmbeddings
+from hardneg_plugin.objectives.gk_mvlp.objective import GroundedKnowledgeObjective
+from hardneg_plugin.objectives.negatives.bank import Bank
+from hardneg_plugin.objectives.negatives.sources import InBatch, Paired, Queue
+from hardneg_plugin.objectives.objective import HardNegativeObjective, ObjectiveOutput, Weights
+from hardneg_plugin.objectives.reclf.objective import RelationEnhancedObjective
 from hardneg_plugin.objectives.separation import Absolute, Hinge
-from hardneg_plugin.objectives.sources import InBatch, Paired, Queue
 
 __all__ = [
     "Absolute",

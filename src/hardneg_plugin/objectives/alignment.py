@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.functional.contrast import info_nce, released_alignment, triplet
+from hardneg_plugin.functional.losses import info_nce, released_alignment, triplet
 from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
 
 

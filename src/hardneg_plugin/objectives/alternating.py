@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from hardneg_plugin.bank import StudyBank
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.hardening import harden_ascent, turn_back
-from hardneg_plugin.functional.keys import UNKNOWN
+from hardneg_plugin.functional.match_keys import UNKNOWN
 from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
+from hardneg_plugin.objectives.memory import StudyBank
 
 
 class Alternating(nn.Module):

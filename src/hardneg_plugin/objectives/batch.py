@@ -8,8 +8,8 @@ from torch import Tensor
 
 from hardneg_plugin.distributed import Shards
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.functional.mining import match_mask
-from hardneg_plugin.schedule import Progress
+from hardneg_plugin.functional.hard_negatives import match_mask
+from hardneg_plugin.objectives.schedule import Progress
 
 
 @dataclass(frozen=True)

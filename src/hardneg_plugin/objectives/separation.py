@@ -6,7 +6,7 @@ from typing import Protocol
 from torch import Tensor
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.functional.contrast import absolute_separation, separation
+from hardneg_plugin.functional.losses import absolute_separation, separation
 
 
 class Separation(Protocol):

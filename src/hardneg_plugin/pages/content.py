@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hardneg_plugin.alignment_inspection import FoundEntity, Reading
-from hardneg_plugin.inspection import Similarities
+from hardneg_plugin.evaluation.alignment_inspection import FoundEntity, Reading
+from hardneg_plugin.evaluation.inspection import Similarities
 
 
 @dataclass(frozen=True)

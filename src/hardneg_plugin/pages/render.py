@@ -18,9 +18,9 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
-from hardneg_plugin.alignment_inspection import FoundEntity, Reading
+from hardneg_plugin.evaluation.alignment_inspection import FoundEntity, Reading
 from hardneg_plugin.pages.content import PageContent, Score, StudyContent, Written
-from hardneg_plugin.runs.run_folder import replacing
+from hardneg_plugin.runs.folder import replacing
 
 LONGER_SIDE = 320
 """The most that an image has in pixels."""

@@ -12,11 +12,11 @@ from hardneg_plugin.backbones.official import load_released
 from hardneg_plugin.backbones.released import read_released
 from hardneg_plugin.data.tokenizer import Tokenizer, tokenizer_from_state
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.runs.run_folder import RunFolder
+from hardneg_plugin.runs.folder import RunFolder
 from hardneg_plugin.runs.trusted import check_trusted
 
-HOST = "hardneg_plugin.generator.ReportGenerator"
-PLUGGED = "hardneg_plugin.hard_negative_generator.HardNegativeReportGenerator"
+HOST = "hardneg_plugin.models.report_generator.ReportGenerator"
+PLUGGED = "hardneg_plugin.models.hard_negative_generator.HardNegativeReportGenerator"
 
 
 def checkpoint_of(run: RunFolder, name: str) -> Path:

@@ -1,6 +1,7 @@
 import pytest
 
-from hardneg_plugin.backbones.decoder import DecoderState, IncrementalDecoder, ReportDecoder
+from hardneg_plugin.backbones.decoder import IncrementalDecoder, ReportDecoder
+from hardneg_plugin.backbones.decoding import DecoderState
 
 
 @pytest.mark.parametrize("abstract", [DecoderState, ReportDecoder, IncrementalDecoder])

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hardneg_plugin.backbones.decoder import DecoderState, IncrementalDecoder
-from hardneg_plugin.backbones.decoding import Decoding
+from hardneg_plugin.backbones.decoder import IncrementalDecoder
+from hardneg_plugin.backbones.decoding import DecoderState, Decoding
 from hardneg_plugin.backbones.encoder_decoder import EncoderDecoder
 from hardneg_plugin.backbones.r2gen import R2Gen
 from hardneg_plugin.backbones.r2gencmn import R2GenCMN

@@ -4,7 +4,7 @@ import torch
 from hardneg_plugin.data.collate import StudyCollator
 from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.functional.keys import match_key
+from hardneg_plugin.functional.match_keys import match_key
 from hardneg_plugin.knowledge import ChestXray
 
 TOKENIZER = WordTokenizer((".", "<unk>", "clear", "heart", "lungs", "normal"))

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 
 from hardneg_plugin.data.annotations import AnnotatedStudies
 from hardneg_plugin.data.collate import StudyCollator
-from hardneg_plugin.data.originals.study import OriginalStudy
+from hardneg_plugin.data.downloads.study import OriginalStudy
+from hardneg_plugin.data.prepare.build import Settings, build
 from hardneg_plugin.data.prepared import PreparedStudies
-from hardneg_plugin.data.preparing.build import Settings, build
 from hardneg_plugin.data.study_table import SCHEMA, Columns, Texts
 from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.errors import UserError

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing import spawn
 
-from hardneg_plugin.metrics.gathering import StudyMetric
+from hardneg_plugin.metrics.study_metric import StudyMetric
 
 
 class Lengths(StudyMetric[dict[str, int]]):

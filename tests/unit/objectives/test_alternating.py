@@ -9,9 +9,9 @@ import torch.nn.functional as F
 
 from hardneg_plugin.distributed import Shards
 from hardneg_plugin.functional.hardening import harden_ascent
-from hardneg_plugin.functional.keys import match_key
+from hardneg_plugin.functional.match_keys import match_key
 from hardneg_plugin.objectives import Alternating, EmbeddedBatch, HardNegatives
-from hardneg_plugin.schedule import Progress
+from hardneg_plugin.objectives.schedule import Progress
 
 
 def unit(*shape, seed=0):

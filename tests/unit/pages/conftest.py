@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hardneg_plugin.alignment_inspection import FoundEntity, Reading
 from hardneg_plugin.data.phantom import PhantomStudies
 from hardneg_plugin.data.phantom.reading import read_findings
-from hardneg_plugin.inspection import Similarities
+from hardneg_plugin.evaluation.alignment_inspection import FoundEntity, Reading
+from hardneg_plugin.evaluation.inspection import Similarities
 from hardneg_plugin.knowledge import ABSENT, PRESENT, UNKNOWN
 from hardneg_plugin.pages.content import Curve, PageContent, Score, StudyContent, Written
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hardneg_plugin.alignment_inspection import FoundEntity, Reading
+from hardneg_plugin.evaluation.alignment_inspection import FoundEntity, Reading
 from hardneg_plugin.pages.content import PageContent, StudyContent
 from hardneg_plugin.pages.render import write_page
 

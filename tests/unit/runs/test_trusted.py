@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.runs.folder import RunFolder
 from hardneg_plugin.runs.overrides import check_overrides
-from hardneg_plugin.runs.run_folder import RunFolder
 from hardneg_plugin.runs.trusted import check_trusted, trusted_targets
 
 
@@ -32,7 +32,7 @@ def test_everything_our_own_configs_name_is_trusted():
         for path in conf_dir().rglob("*.yaml")
         for target in targets(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
     }
-    assert {"hardneg_plugin.generator.ReportGenerator", "torch.optim.AdamW"} <= named
+    assert {"hardneg_plugin.models.report_generator.ReportGenerator", "torch.optim.AdamW"} <= named
     assert named <= trusted_targets()
 
 
@@ -69,16 +69,16 @@ UNTRUSTED = [
     "torch.optim.lr_scheduler.LambdaLR",
     "torch.optim.AdamW.__class__",
     "torch.optim.AdamW.__init__.__globals__",
-    "hardneg_plugin.generator",
-    "hardneg_plugin.generator.pl.Trainer",
-    "hardneg_plugin.generator.ReportGenerator.from_run",
-    "hardneg_plugin.apps.cli.os.system",
-    "hardneg_plugin.apps.launch.launch",
-    "hardneg_plugin.runs.run_folder.write_json",
-    "hardneg_plugin.json_file.read_json",
+    "hardneg_plugin.models.report_generator",
+    "hardneg_plugin.models.report_generator.pl.Trainer",
+    "hardneg_plugin.models.report_generator.ReportGenerator.from_run",
+    "hardneg_plugin.apps.shared.hydra_command.os.system",
+    "hardneg_plugin.apps.shared.launch.launch",
+    "hardneg_plugin.runs.folder.write_json",
+    "hardneg_plugin.files.read_json",
     "hardneg_plugin.functional.hardening.Arc.__class__",
     " os.system",
-    "hardneg_plugin.generator.ReportGenerator ",
+    "hardneg_plugin.models.report_generator.ReportGenerator ",
     "HARDNEG_PLUGIN.generator.ReportGenerator",
     "${oc.env:HOME}",
     "",

@@ -1,0 +1,110 @@
+"""What the commands print for a person: tables of scores and of what was mined, and progress bars."""
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
+
+from hardneg_plugin.neighbours.groups import Excluded
+
+T = TypeVar("T")
+
+COLUMNS = (
+    "BLEU-1",
+    "BLEU-4",
+    "METEOR",
+    "ROUGE-L",
+    "CIDEr",
+    "findings_F1",
+    "findings_attributes_F1",
+    "R@1",
+    "R@5",
+    "R@10",
+    "unique_share",
+    "report_loss",
+)
+HEADINGS = {
+    "findings_F1": "finding F1",
+    "findings_attributes_F1": "with attributes",
+    "unique_share": "unique",
+    "report_loss": "loss",
+}
+CUT = 160
+"""Characters shown of a report."""
+REASONS = {"text": "same text", "patient": "same patient", "label set": "same label set", "any": "any of these"}
+
+
+def console(at_least: int = 0) -> Console:
+    """Standard output as a console.
+
+    Args:
+        at_least: columns where the output is no terminal: a pipe has no width, and a table folded to 80 columns cannot be read.
+    """
+    usual = Console()
+    return usual if usual.is_terminal else Console(width=max(usual.width, at_least))
+
+
+def progress(steps: Iterable[T], name: str) -> Iterable[T]:
+    """Go through the steps with a bar, which is gone at their end; without one where the output is no terminal."""
+    return track(steps, description=name, transient=True, disable=not sys.stdout.isatty())
+
+
+def print_scores(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
+    """One row per model, the usual scores as columns; a score that no row has is left out."""
+    columns = [name for name in COLUMNS if any(name in scores for scores in rows.values())]
+    table = Table(title=title, title_justify="left")
+    table.add_column("", no_wrap=True)
+    for name in columns:
+        table.add_column(HEADINGS.get(name, name), justify="right")
+    for row, scores in rows.items():
+        table.add_row(row, *(f"{scores[name]:.3f}" if name in scores else "-" for name in columns))
+    console(at_least=160).print(table)
+
+
+def print_counts(title: str, studies: int, excluded: Mapping[str, Excluded], filled: Mapping[str, int]) -> None:
+    """What each reason excluded, and how many studies have their neighbours.
+
+    Args:
+        title: above the table.
+        studies: how many there are.
+        excluded: by reason.
+        filled: how many studies have all of the neighbours wanted, or not.
+    """
+    table = Table(title=title, title_justify="left")
+    table.add_column("excluded by")
+    for name in ("studies with one", "share", "pairs"):
+        table.add_column(name, justify="right")
+    for reason, count in excluded.items():
+        table.add_row(
+            REASONS.get(reason, reason), f"{count.studies:,}", f"{count.studies / studies:.1%}", f"{count.pairs:,}"
+        )
+    for reason in sorted(REASONS.keys() - excluded.keys()):
+        table.add_row(REASONS[reason], "not compared", "", "")
+    table.add_section()
+    for name, number in filled.items():
+        table.add_row(f"{name} neighbours", f"{number:,}", f"{number / studies:.1%}", "")
+    console(at_least=200).print(table)
+
+
+def print_hardest(pairs: Sequence[tuple[float, int, int]], ids: Sequence[str], reports: Sequence[str]) -> None:
+    """The most similar pairs, each as its score and the two studies, with the beginnings of both reports."""
+    table = Table(title="The hardest pairs", title_justify="left", show_lines=True)
+    table.add_column("cosine", justify="right", no_wrap=True)
+    table.add_column("study", overflow="fold")
+    table.add_column("report")
+    for score, *studies in pairs:
+        names, texts = (
+            "\n".join(column) for column in zip(*((ids[i], _cut(reports[i])) for i in studies), strict=True)
+        )
+        # as Text: a report may hold what rich takes for markup
+        table.add_row(f"{score:.3f}", Text(names), Text(texts))
+    console(at_least=200).print(table)
+
+
+def _cut(report: str) -> str:
+    text = " ".join(report.split())
+    return text if len(text) <= CUT else f"{text[: CUT - 3]}..."

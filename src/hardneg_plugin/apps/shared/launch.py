@@ -1,0 +1,199 @@
+"""Start the processes of a job on this machine, watch them, and say once what went wrong."""
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins.environments.lsf import LSFEnvironment
+from lightning_fabric.plugins.environments.mpi import MPIEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.accelerators import CPUAccelerator, CUDAAccelerator
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from hardneg_plugin.apps.shared.hydra_command import is_first
+from hardneg_plugin.apps.shared.job import Job
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.runs.folder import RunFolder
+from hardneg_plugin.runs.overrides import check_overrides
+from hardneg_plugin.runs.trusted import check_trusted
+
+# An interrupt before it can be handled ends a rank without a traceback.
+RANK = "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); from hardneg_plugin.apps.shared.rank_main import main; main()"
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
+
+def carry_out(job: Job, task: Callable[[Job], None]) -> None:
+    """Do a job in this process, or in as many as `trainer.devices` asks for.
+
+    Raises:
+        UserError: for whatever a user can cause.
+        SystemExit: after an interrupt, which has been told.
+    """
+    processes = to_launch(job.settings["trainer"])
+    try:
+        if processes:
+            launch(job, processes)
+        else:
+            task(job)
+    except KeyboardInterrupt:
+        if is_first():
+            print(f"Interrupted. {how_to_go_on(job)}".rstrip(), file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+
+
+def to_launch(trainer: dict[str, Any]) -> int:
+    """How many processes this one is to start: 0 where it does the job itself, alone or started by srun or torchrun.
+
+    Args:
+        trainer: the trainer's settings.
+
+    Raises:
+        UserError: `devices` cannot be understood.
+    """
+    if _is_one_of_many():
+        return 0
+    processes = _devices(trainer["accelerator"], trainer["devices"])
+    return processes if processes > 1 or trainer.get("num_nodes", 1) > 1 else 0
+
+
+def launch(job: Job, processes: int) -> None:
+    """Do a job in so many processes on this machine, and as many on each further node; returns when all are done.
+
+    torch's own launcher, that of torchrun, starts and watches them: one that ends with an error ends the others.
+
+    Raises:
+        UserError: what one of them met with, or the addresses of several nodes are not given.
+        KeyboardInterrupt: after an interrupt has ended all of them.
+        SystemExit: after one has ended with any other error, which has been printed.
+    """
+    rendezvous = _rendezvous(job.settings["trainer"].get("num_nodes", 1))
+    # its own account of failures, which ours replaces
+    for logger in ("torch.distributed.elastic", "torchelastic-events-null"):
+        logging.getLogger(logger).propagate = False
+        logging.getLogger(logger).addHandler(logging.NullHandler())
+    # and the ranks' libraries', where one of them is gone
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    with tempfile.TemporaryDirectory(prefix=f"hardneg-{job.command}-") as directory, _signals_restored():
+        job_file = Path(directory) / "job.json"
+        job.write(job_file)
+        config = LaunchConfig(nproc_per_node=processes, max_restarts=0, **rendezvous)
+        try:
+            elastic_launch(config, sys.executable)("-c", RANK, str(job_file))
+        except SignalException as ended:
+            if ended.sigval == signal.SIGINT:
+                raise KeyboardInterrupt from ended
+            print(f"Ended by {ended.sigval.name}. {how_to_go_on(job)}".rstrip(), file=sys.stderr)
+            sys.exit(128 + ended.sigval)
+        except ChildFailedError as error:
+            _tell(error, Path(directory), job)
+            sys.exit(1)
+
+
+def how_to_go_on(job: Job) -> str:
+    """The command that resumes a training; empty where it has not begun, and for other jobs."""
+    run = RunFolder(job.folder)
+    if job.command != "train" or not run.config.is_file():
+        return ""
+    return f"Go on with: hardneg-train resume={run.path}{'' if _is_trusted(job) else ' trust=true'}"
+
+
+def _is_trusted(job: Job) -> bool:
+    """Whether a run of this job is resumed without trusting it: not where it names classes of the user's own."""
+    try:
+        check_overrides(job.overrides, "")
+        check_trusted(job.settings, "")
+    except UserError:
+        return False
+    return True
+
+
+def _is_one_of_many() -> bool:
+    if SLURMEnvironment.detect() and int(os.environ["SLURM_NTASKS"]) > 1:
+        return True
+    others = (TorchElasticEnvironment, LSFEnvironment, MPIEnvironment)
+    return "LOCAL_RANK" in os.environ or any(environment.detect() for environment in others)
+
+
+def _devices(accelerator: str, devices: Any) -> int:
+    on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
+    kind: Any = CUDAAccelerator if on_gpu else CPUAccelerator
+    if devices == "auto":
+        return int(kind.auto_device_count())
+    try:
+        parsed = kind.parse_devices(devices)
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise UserError(f"trainer.devices={devices} with trainer.accelerator={accelerator}: {error}") from error
+    return len(parsed or ()) if on_gpu else parsed
+
+
+def _rendezvous(nodes: int) -> dict[str, Any]:
+    """Where the launchers of all nodes meet, as LaunchConfig takes it."""
+    if nodes == 1:
+        return {
+            "min_nodes": 1,
+            "max_nodes": 1,
+            "run_id": uuid.uuid4().hex,
+            "rdzv_backend": "c10d",
+            "rdzv_endpoint": "localhost:0",  # any free port
+            "local_addr": "localhost",
+        }
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"trainer.num_nodes={nodes}: expected the environment to say how the nodes find one another, but it has no "
+            f"{', '.join(missing)}. Run the same command on each node with MASTER_ADDR and MASTER_PORT (the first node and a "
+            f"free port of it) and NODE_RANK (0 to {nodes - 1}), or on all of them with srun."
+        )
+    return {
+        "min_nodes": nodes,
+        "max_nodes": nodes,
+        "run_id": "hardneg",  # the same on all nodes
+        "rdzv_backend": "static",
+        "rdzv_endpoint": f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}",
+        "rdzv_configs": {"rank": int(os.environ["NODE_RANK"])},
+    }
+
+
+def _tell(error: ChildFailedError, directory: Path, job: Job) -> None:
+    """Print what ended the ranks, or raise it as a UserError: the first cause only, from which the others follow."""
+    for rank, failure in sorted(error.failures.items()):
+        if failure.exitcode < 0:
+            name = signal.Signals(-failure.exitcode).name
+            hint = ", for instance for want of memory" if name == "SIGKILL" else ""
+            ended = f"Rank {rank} was ended by {name}{hint}; the others were ended too. {how_to_go_on(job)}"
+            print(ended.rstrip(), file=sys.stderr)
+            return
+    reports = {path: json.loads(path.read_text(encoding="utf-8")) for path in directory.glob("rank_*.json")}
+    if not reports:
+        codes = {rank: failure.exitcode for rank, failure in sorted(error.failures.items())}
+        print(f"Ended without a word: {codes} (rank: exit code). {how_to_go_on(job)}".rstrip(), file=sys.stderr)
+        return
+    first = min(reports, key=lambda path: reports[path]["time"])
+    text = reports[first]["text"]
+    if reports[first]["explained"]:
+        raise UserError(text)
+    print(f"Rank {first.stem.removeprefix('rank_')} ended with an error:\n{text.rstrip()}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _signals_restored() -> Iterator[None]:
+    """Put back the handlers that the launcher takes over."""
+    before = {number: signal.getsignal(number) for number in HANDLED}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

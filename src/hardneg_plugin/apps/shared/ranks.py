@@ -1,0 +1,126 @@
+"""What the processes of one job agree on: they meet before anything is loaded, follow rank 0, and share the batches."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytorch_lightning as pl
+import torch.distributed as dist
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig
+from pytorch_lightning.strategies import Strategy
+from torch.utils.data import DataLoader
+
+from hardneg_plugin.apps.shared.hydra_command import explain, remove_if_empty
+from hardneg_plugin.apps.shared.job import Job
+from hardneg_plugin.errors import UserError
+
+T = TypeVar("T")
+
+
+def make_trainer(config: DictConfig, **arguments: Any) -> pl.Trainer:
+    """The trainer of a config.
+
+    Raises:
+        UserError: Lightning refuses the settings.
+    """
+    try:
+        trainer: pl.Trainer = instantiate(config.trainer, **arguments)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, MisconfigurationException | ValueError):
+            raise UserError(f"trainer: {error.__cause__}") from error
+        raise
+    return trainer
+
+
+def meet(config: DictConfig) -> Strategy:
+    """Connect this process with the others of its job; from then on only rank 0 is heard, but for errors.
+
+    Raises:
+        UserError: Lightning refuses the settings.
+    """
+    # a trainer of its own: what the real one is built from depends on what the processes agree on
+    trainer = make_trainer(config, logger=False, enable_checkpointing=False)
+    if trainer.world_size > 1:
+        trainer.strategy.setup_environment()
+    if not trainer.is_global_zero:
+        _fall_silent()
+    return trainer.strategy
+
+
+def as_first(job: Job, strategy: Strategy) -> Job:
+    """The job of rank 0, for all ranks; a collective call. A folder that another clock named differently is removed again."""
+    own_folder = Path(job.folder)
+    job = strategy.broadcast(job)
+    if own_folder != Path(job.folder):
+        remove_if_empty(own_folder)
+    return job
+
+
+def agreed(build: Callable[[], T]) -> T:
+    """What `build` returns, if it returns on all ranks; a collective call.
+
+    Raises:
+        UserError: on rank 0, where `build` met with something that a user can cause on any rank.
+        SystemExit: with code 2 on the other ranks then.
+    """
+    if not dist.is_initialized():
+        return build()
+    message, built = None, None
+    try:
+        built = build()
+    except Exception as error:
+        message = explain(error, "train")
+        if message is None:
+            raise
+    messages: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(messages, message)
+    for rank, first in enumerate(messages):
+        if first is not None and dist.get_rank() == 0:
+            raise UserError(first if rank == 0 else f"{first} (rank {rank})")
+        if first is not None:
+            sys.exit(2)
+    return built  # type: ignore[return-value]
+
+
+def share_of(loader: DataLoader[T], trainer: pl.Trainer) -> DataLoader[T]:
+    """The batches of an ordered loader that this rank is to score, as many as any other takes.
+
+    Ranks take whole batches in turn, where Lightning's sampler deals out single studies: what is computed in a batch depends
+    on its shape in the last bits, and on those a word may depend. So each batch is computed as in one process. Where batches
+    are no multiple of ranks, some are taken twice; the metrics count each study once.
+    """
+    batches = list(loader.batch_sampler or ())
+    turns = range(trainer.global_rank, len(batches) + trainer.global_rank, trainer.world_size)
+    return DataLoader(
+        loader.dataset,
+        batch_sampler=[batches[turn % len(batches)] for turn in turns],
+        collate_fn=loader.collate_fn,
+        num_workers=loader.num_workers,
+        generator=loader.generator,
+        pin_memory=loader.pin_memory,
+    )
+
+
+@contextmanager
+def interruptible(trainer: pl.Trainer) -> Iterator[None]:
+    """An interrupt, as which Lightning ends the process with code 1, as what it is."""
+    try:
+        yield
+    except SystemExit:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+
+
+def _fall_silent() -> None:
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # as long as the process lives

@@ -1,0 +1,100 @@
+"""The plots of a comparison: scores with their intervals, and validation curves with their spread over seeds."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hardneg_plugin.comparison.comparison import Comparison, RunResult
+from hardneg_plugin.files import whole_file
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Told apart by colour-blind readers too (Okabe and Ito); lines differ in their dashes as well."""
+DASHES = ("-", "--", "-.", ":")
+FORMATS = ("svg", "png")
+ALWAYS = ("BLEU-4", "report_loss")
+"""Curves that are shown beside those of the measures."""
+
+
+def write_plots(comparison: Comparison, folder: Path) -> list[Path]:
+    """Write all plots, each as SVG and PNG; the same comparison gives the same SVG.
+
+    Args:
+        comparison: what to show.
+        folder: where to; made if need be.
+
+    Returns:
+        The files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    figures: dict[str, Figure | None] = {
+        f"scores_{split}": scores_figure(comparison, split) for split in comparison.splits
+    }
+    figures["curves"] = curves_figure(comparison)
+    written = []
+    with matplotlib.rc_context({"svg.hashsalt": "hardneg_plugin"}):
+        for name, figure in figures.items():
+            if figure is None:
+                continue
+            for kind in FORMATS:
+                path = folder / f"{name}.{kind}"
+                with whole_file(path) as file:
+                    metadata = {"Date": None} if kind == "svg" else {}
+                    figure.savefig(file, format=kind, dpi=150, metadata=metadata)
+                written.append(path)
+    return written
+
+
+def scores_figure(comparison: Comparison, split: str) -> Figure:
+    """For each measure a row per variant: the mean over seeds with its interval, the seeds as dots."""
+    measures, variants = comparison.measures, list(comparison.variants)
+    figure = Figure(figsize=(4.5 * len(measures), 1.2 + 0.45 * len(variants)), layout="constrained")
+    for axes, measure in zip(np.atleast_1d(figure.subplots(1, len(measures), sharey=True)), measures, strict=True):
+        for row, variant in enumerate(variants):
+            values = comparison.scores(variant, split, measure)
+            low, high = comparison.splits[split].intervals[variant][measure]
+            colour = COLOURS[row % len(COLOURS)]
+            axes.plot([low, high], [row, row], color=colour, linewidth=2)
+            axes.plot([np.mean(values)], [row], "D", color=colour, markersize=7)
+            axes.plot(values, [row + 0.2] * len(values), "o", color=colour, markersize=4, alpha=0.6)
+        axes.axvline(
+            float(np.mean(comparison.scores(comparison.baseline, split, measure))), color="0.6", linewidth=1, zorder=0
+        )
+        axes.set_yticks(range(len(variants)), variants)
+        axes.set_xlabel(f"{measure}, {split}")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylim(len(variants) - 0.4, -0.6)  # the first variant on top
+    return figure
+
+
+def curves_figure(comparison: Comparison) -> Figure | None:
+    """Validation scores over training: means over seeds, and from the lowest to the highest; None without any."""
+    runs = [run for results in comparison.variants.values() for run in results]
+    wanted = dict.fromkeys(f"val/{name}" for name in (*comparison.measures, *ALWAYS))
+    names = [name for name in wanted if any(run.curves.get(name) for run in runs)]
+    if not names:
+        return None
+    figure = Figure(figsize=(4.5 * len(names), 3.2), layout="constrained")
+    for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
+        for place, (variant, results) in enumerate(comparison.variants.items()):
+            _draw(axes, name, variant, results, place)
+        axes.set_xlabel("step")
+        axes.set_title(name, fontsize="medium")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].legend(fontsize="small", frameon=False)
+    return figure
+
+
+def _draw(axes: Axes, name: str, variant: str, results: list[RunResult], place: int) -> None:
+    """One variant at the steps that all of its seeds have: a run may have stopped early."""
+    by_step = [dict(run.curves.get(name, [])) for run in results]
+    steps = sorted(set.intersection(*map(set, by_step)))
+    if not steps:
+        return
+    values = np.array([[points[step] for step in steps] for points in by_step])
+    colour, dash = COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)]
+    marker = "o" if len(steps) == 1 else None
+    axes.plot(steps, values.mean(axis=0), color=colour, linestyle=dash, marker=marker, label=variant)
+    axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)

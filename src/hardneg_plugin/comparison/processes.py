@@ -1,0 +1,222 @@
+"""Train the runs of a comparison in processes of their own, and tell how it goes."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hardneg_plugin.comparison.comparison import SPLITS
+from hardneg_plugin.comparison.planned_runs import PlannedRun
+from hardneg_plugin.comparison.task_files import task_files
+
+TRAIN = (sys.executable, "-m", "hardneg_plugin.apps.train")
+EVALUATE = (sys.executable, "-m", "hardneg_plugin.apps.evaluate")
+POLL = 0.2
+"""Seconds between two looks at the processes."""
+PATIENCE = ((signal.SIGINT, 30.0), (signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0))
+"""How a process is asked to end, and the seconds that it then has."""
+
+
+@dataclass
+class Work:
+    """A process that does one or several runs, or the downstream tasks of one."""
+
+    runs: list[PlannedRun]
+    arguments: list[str]
+    """Of the command."""
+    log: Path
+    command: tuple[str, ...] | None = None
+    """None: hardneg-train."""
+    is_done: Callable[[PlannedRun], bool] = lambda run: run.state == "finished"
+    """Whether it has done what it was to do for a run."""
+    process: "subprocess.Popen[bytes] | None" = None
+    started: float = 0.0
+    seconds: float = 0.0
+
+    def start(self, environment: dict[str, str], lock: int) -> None:
+        """Start it in a session of its own, so that an interrupt comes to it from us and not from the terminal as well."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.started = time.monotonic()
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*(self.command or TRAIN), *self.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=environment,
+                pass_fds=(lock,),  # a training that outlives us holds the folder
+            )
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process is there."""
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def error(self) -> str:
+        """The last thing it said, or how it ended."""
+        assert self.process is not None
+        text = self.log.read_text(encoding="utf-8", errors="replace")
+        lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+        if self.process.returncode < 0:
+            return f"ended by {signal.Signals(-self.process.returncode).name}"
+        last = re.sub(r"^\S+: error: ", "", lines[-1]) if lines else ""  # as a command of ours says it
+        return last or f"ended with code {self.process.returncode}"
+
+
+def local_works(runs: Sequence[PlannedRun]) -> list[Work]:
+    """A process for each run that is not finished, one that goes on for one that was interrupted."""
+    return [
+        Work([run], [f"hydra.run.dir={_quoted(run.folder.path)}", *_begin_or_go_on(run)], run.log)
+        for run in runs
+        if run.state != "finished"
+    ]
+
+
+def launched_works(runs: Sequence[PlannedRun], launcher: str, options: Sequence[str]) -> list[Work]:
+    """A process for each variant that hands its missing runs to a launcher of Hydra's; and for each run to go on with.
+
+    Args:
+        runs: those of the comparison.
+        launcher: its name, such as "submitit_slurm".
+        options: overrides of `hydra.launcher`.
+    """
+    works = []
+    for variant in dict.fromkeys(run.variant for run in runs):
+        own = [run for run in runs if run.variant == variant]
+        missing = [run for run in own if run.state == "missing"]
+        groups = [missing] if missing else []
+        groups += [[run] for run in own if run.state == "interrupted"]
+        for group in groups:
+            first = group[0]
+            seeds = ",".join(str(run.seed) for run in group)
+            if first.state == "missing":
+                arguments = [*(o for o in first.overrides if not o.startswith("seed=")), f"seed={seeds}"]
+            else:
+                arguments = _begin_or_go_on(first)
+            sweep = first.folder.path.parent
+            arguments = [
+                "--multirun",
+                f"hydra/launcher={launcher}",
+                *options,
+                *arguments,
+                f"hydra.sweep.dir={_quoted(sweep)}",
+                "hydra.sweep.subdir=seed_${seed}",
+            ]
+            works.append(Work(group, arguments, sweep / f"launcher_{seeds.replace(',', '_')}.log"))
+    return works
+
+
+def task_works(runs: Sequence[PlannedRun], tasks: Sequence[str]) -> list[Work]:
+    """A process for each finished run that lacks one of some downstream tasks on a split."""
+
+    def missing(run: PlannedRun) -> list[str]:
+        done = set.intersection(*(set(task_files(run.folder, split)) for split in SPLITS))
+        return [task for task in tasks if task not in done]
+
+    return [
+        Work(
+            [run],
+            # trusted, because its settings have been compared with those that this command asks for
+            [
+                f"run={_quoted(run.folder.path)}",
+                f"task=[{','.join(missing(run))}]",
+                f"split=[{','.join(SPLITS)}]",
+                "trust=true",
+            ],
+            run.folder.path / "tasks.log",
+            EVALUATE,
+            lambda run: not missing(run),
+        )
+        for run in runs
+        if run.state == "finished" and missing(run)
+    ]
+
+
+def run_all(
+    works: Sequence[Work], jobs: int, lock: int, tell: Callable[[Sequence[Work], Sequence[Work]], None]
+) -> dict[str, Work]:
+    """Do all works, so many at a time; one that fails does not stop the others, and an interrupt stops all.
+
+    Args:
+        works: in their order.
+        jobs: at most so many processes at a time.
+        lock: a descriptor that the processes inherit.
+        tell: called with the works that run and those that ended, whenever some have, and now and then.
+
+    Returns:
+        For each run that did not finish, by its name, its work.
+
+    Raises:
+        KeyboardInterrupt: after an interrupt has ended all of them.
+        SystemExit: after a SIGTERM has.
+    """
+    environment = dict(os.environ)
+    if jobs > 1:  # they share the cores
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+    waiting = list(works)
+    running: list[Work] = []
+    ended: list[Work] = []
+    failed: dict[str, Work] = {}
+    with _ended_by_sigterm():
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    waiting[0].start(environment, lock)
+                    running.append(waiting.pop(0))
+                tell(running, ended)
+                time.sleep(POLL)
+                for work in [work for work in running if not work.is_running]:
+                    running.remove(work)
+                    ended.append(work)
+                    work.seconds = time.monotonic() - work.started
+                    failed |= {run.name: work for run in work.runs if not work.is_done(run)}
+            tell(running, ended)
+        finally:
+            _stop(running)
+    return failed
+
+
+def _stop(works: Sequence[Work]) -> None:
+    """Ask all of them to end, and see that they do."""
+    for number, seconds in PATIENCE:
+        deadline = time.monotonic() + seconds
+        for work in works:
+            if work.process is not None and work.is_running:
+                work.process.send_signal(number)
+        while any(work.is_running for work in works) and time.monotonic() < deadline:
+            time.sleep(POLL)
+
+
+def _begin_or_go_on(run: PlannedRun) -> list[str]:
+    if run.state == "missing":
+        return run.overrides
+    # trusted, because its settings have been compared with those that this command asks for
+    return [f"resume={_quoted(run.folder.path)}", "trust=true"]
+
+
+def _quoted(path: Path) -> str:
+    """As a value for Hydra, whatever is in it."""
+    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """A SIGTERM as an exit, on the way to which the processes are ended."""
+
+    def end(number: int, frame: Any) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,89 @@
+"""How far a comparison is, in one line that is kept up to date, and a line for each run that has ended."""
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from rich.console import Console
+
+from hardneg_plugin.comparison.planned_runs import PlannedRun
+from hardneg_plugin.comparison.processes import Work
+
+REFRESH = 5.0
+"""Seconds between two readings of scores."""
+
+
+class Progress:
+    """Tells of works as they start and end; to be used as a context manager, and called as `run_all` calls.
+
+    Args:
+        runs: all runs of the comparison.
+        jobs: how many processes run at a time.
+        known: seconds of runs that were finished before.
+        last_score: of a run that is under way or finished, as a text; empty where there is none.
+    """
+
+    def __init__(
+        self, runs: Sequence[PlannedRun], jobs: int, known: Sequence[float], last_score: Callable[[PlannedRun], str]
+    ) -> None:
+        self.runs, self.jobs, self.known, self.last_score = runs, jobs, known, last_score
+        self.console = Console(stderr=True, highlight=False)
+        self.line = self.console.status("")
+        self.started = time.monotonic()
+        self._told = 0
+        self._score, self._score_read = "", 0.0
+
+    def __enter__(self) -> "Progress":
+        self.line.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.line.stop()
+
+    def __call__(self, running: Sequence[Work], ended: Sequence[Work]) -> None:
+        """Print what has ended since the last call, and renew the line."""
+        for work in ended[self._told :]:
+            for run in work.runs:
+                how = f"finished{self.last_score(run)}" if work.is_done(run) else f"did not finish: {work.error}"
+                self.console.print(
+                    f"[{self.finished}/{len(self.runs)}] {run.name}: {how} ({shown(work.seconds)})", markup=False
+                )
+        self._told = len(ended)
+        if running and time.monotonic() - self._score_read > REFRESH:
+            self._score, self._score_read = self.last_score(running[0].runs[0]), time.monotonic()
+        names = "; ".join(run.name for work in running for run in work.runs)
+        self.line.update(
+            f"{self.finished} of {len(self.runs)} runs finished, {shown(time.monotonic() - self.started)}"
+            f"{self._left(running, ended)}: {names}{self._score}".replace("[", "\\[")
+        )
+
+    @property
+    def finished(self) -> int:
+        """How many runs are finished."""
+        return sum(run.state == "finished" for run in self.runs)
+
+    def _left(self, running: Sequence[Work], ended: Sequence[Work]) -> str:
+        """What is left at the pace of the runs that are finished."""
+        seconds = [
+            work.seconds / len(work.runs) for work in ended if all(run.state == "finished" for run in work.runs)
+        ] or list(self.known)
+        if not seconds:
+            return ""
+        ended_runs = {run.name for work in ended for run in work.runs}
+        to_do = sum(run.state != "finished" and run.name not in ended_runs for run in self.runs)
+        spent = sum(time.monotonic() - work.started for work in running)
+        return f", about {shown(max(0.0, to_do * float(np.mean(seconds)) - spent) / self.jobs)} left"
+
+
+def shown(seconds: float) -> str:
+    """A time for people.
+
+    >>> shown(42), shown(754), shown(8040)
+    ('42 s', '12 min 34 s', '2 h 14 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

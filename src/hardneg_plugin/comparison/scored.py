@@ -1,0 +1,147 @@
+"""The runs of a comparison scored on the same studies, and each variant against the baseline."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hardneg_plugin.comparison.comparison import ALPHA, Compared, SplitResult
+from hardneg_plugin.comparison.task_files import add_tasks, read_task, task_files, tasks_of_all
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.metrics.caption import CaptionScores
+from hardneg_plugin.metrics.peers import Peers
+from hardneg_plugin.metrics.records import read_predictions
+from hardneg_plugin.metrics.score_card import ScoreCard, score_records
+from hardneg_plugin.metrics.significance import compare, holm, intervals
+from hardneg_plugin.metrics.tally import means_of_runs
+from hardneg_plugin.runs.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class ScoredSplit:
+    """The runs of all variants on the same studies."""
+
+    ids: list[str]
+    cards: dict[str, list[ScoreCard]]
+
+
+def score_split(runs: Mapping[str, Sequence[RunFolder]], split: str, caption: CaptionScores | None) -> ScoredSplit:
+    """Score the predictions of finished runs.
+
+    Args:
+        runs: by variant, one for each seed.
+        split: "val" or "test".
+        caption: as in `score_records`.
+
+    Raises:
+        UserError: predictions cannot be read, or two runs differ in their studies.
+    """
+    first: tuple[Path, dict[str, str]] | None = None
+    peers = None
+    cards: dict[str, list[ScoreCard]] = {}
+    tasks, _ = tasks_of_all(runs, split)
+    if not any(folder.predictions(split).is_file() for folders in runs.values() for folder in folders):
+        return _score_tasks(runs, split, tasks)
+    for variant, folders in runs.items():
+        for folder in folders:
+            path = folder.predictions(split)
+            records = sorted(read_predictions(path), key=lambda record: record["id"])
+            for record in records:
+                record.pop("cut_reference", None)  # scores against these are in no table
+            references = {record["id"]: record["reference"] for record in records}
+            if first is None:
+                first, peers = (path, references), Peers.of(records)
+            _check_same_studies(first, (path, references))
+            card = score_records(records, caption=caption, peers=peers)
+            files = task_files(folder, split)
+            add_tasks(card, [files[task] for task in tasks], [record["id"] for record in records])
+            cards.setdefault(variant, []).append(card)
+    assert first is not None
+    return ScoredSplit(list(first[1]), cards)
+
+
+def _score_tasks(runs: Mapping[str, Sequence[RunFolder]], split: str, tasks: Sequence[str]) -> ScoredSplit:
+    """Of runs that write no reports."""
+    if not tasks:
+        raise UserError(
+            f"These runs write no reports, and there is no task that all of them did on {split}: set "
+            "compare.tasks=[retrieval,zero_shot]."
+        )
+    ids: list[str] = []
+    cards: dict[str, list[ScoreCard]] = {}
+    for variant, folders in runs.items():
+        for folder in folders:
+            files = task_files(folder, split)
+            ids = ids or [row["id"] for row in read_task(files[tasks[0]])]
+            card = ScoreCard(each=[{} for _ in ids])
+            add_tasks(card, [files[task] for task in tasks], ids)
+            cards.setdefault(variant, []).append(card)
+    return ScoredSplit(ids, cards)
+
+
+def compare_split(scored: ScoredSplit, baseline: str, measures: Sequence[str], resamples: int) -> SplitResult:
+    """Every variant against the baseline.
+
+    Args:
+        scored: the runs.
+        baseline: one of their variants.
+        measures: scores over which p-values are corrected.
+        resamples: draws behind intervals and p-values.
+    """
+    tallies = {variant: [card.tallies for card in cards] for variant, cards in scored.cards.items()}
+    found = {
+        variant: compare(own, tallies[baseline], resamples=resamples, level=1 - ALPHA)
+        for variant, own in tallies.items()
+        if variant != baseline
+    }
+    family = [(variant, measure) for variant in found for measure in measures]
+    corrected = dict(zip(family, holm([found[v][m].p_value for v, m in family]), strict=True))
+    return SplitResult(
+        studies=len(scored.ids),
+        sha256=hashlib.sha256("\n".join(scored.ids).encode()).hexdigest(),
+        intervals={
+            variant: intervals(list(means_of_runs(own).values()), resamples=resamples, level=1 - ALPHA)
+            for variant, own in tallies.items()
+        },
+        differences={
+            variant: {
+                name: Compared(d.difference, d.low, d.high, d.p_value, corrected.get((variant, name)))
+                for name, d in differences.items()
+            }
+            for variant, differences in found.items()
+        },
+    )
+
+
+def measures_there(scored: Sequence[ScoredSplit], measures: Sequence[str]) -> list[str]:
+    """Those measures that all runs have on all splits: findings may be unknown.
+
+    Raises:
+        UserError: there are none, or there is no such score.
+    """
+    cards = [card for split in scored for own in split.cards.values() for card in own]
+    known = [{name for tally in card.tallies for name in tally.values()} for card in cards]
+    shared = set.intersection(*known)
+    there = [measure for measure in measures if measure in shared]
+    wrong = [measure for measure in measures if measure not in shared and not measure.startswith("findings_")]
+    if wrong or not there:
+        raise UserError(
+            f"compare.measures: expected scores that all runs have, but got {', '.join(wrong or measures)}. There are: "
+            f"{', '.join(sorted(shared - {'length'}))}. The same command with others trains nothing again."
+        )
+    return there
+
+
+def _check_same_studies(first: tuple[Path, dict[str, str]], other: tuple[Path, dict[str, str]]) -> None:
+    (path, expected), (other_path, references) = first, other
+    if expected == references:
+        return
+    differing = sorted(
+        study for study in expected.keys() | references.keys() if expected.get(study) != references.get(study)
+    )
+    what = "has other studies" if expected.keys() != references.keys() else "has other references"
+    raise UserError(
+        f"{other_path} {what} than {path}, such as {json.dumps(differing[0])}: only runs on the same studies can be compared. "
+        "Have all variants use the same data, tokenizer and limits on batches."
+    )

@@ -1,0 +1,150 @@
+"""What a comparison is asked for."""
+
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from hardneg_plugin.comparison.comparison import ALPHA
+from hardneg_plugin.comparison.task_files import HIGHER_IS_BETTER, TASK_NAMES
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.metrics.score_card import every_score
+
+OURS = ("seed", "resume", "trust")
+"""What hardneg-compare itself says to hardneg-train."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The values of `compare` in conf/compare.yaml.
+
+    Raises:
+        UserError: one of them is not what is expected.
+    """
+
+    variants: list[str]
+    seeds: list[int]
+    baseline: str
+    folder: str
+    jobs: int
+    launcher: str | None
+    measures: list[str]
+    tasks: list[str]
+    resamples: int
+    page: int
+    definitions: dict[str, list[str]]
+
+    def __post_init__(self) -> None:
+        for key, kind in (("variants", str), ("seeds", int), ("measures", str)):
+            values: Any = getattr(self, key)
+            if not _is_list_of(kind, values) or not values or len(set(values)) < len(values):
+                raise UserError(
+                    f"compare.{key}: expected a list without repetitions, such as compare.{key}=[{_EXAMPLES[key]}], "
+                    f"but got {values}."
+                )
+        if not _is_list_of(str, self.tasks) or not set(self.tasks) <= set(TASK_NAMES):
+            raise UserError(
+                f"compare.tasks: expected some of {', '.join(TASK_NAMES)}, or none as [], but got {self.tasks}."
+            )
+        for key, least in (("jobs", 1), ("resamples", 1), ("page", 0)):
+            number: Any = getattr(self, key)
+            if not _is(int, number) or number < least:
+                raise UserError(f"compare.{key}: expected a whole number from {least}, but got {number!r}.")
+        if min(self.seeds) < 0:
+            raise UserError(f"compare.seeds: expected seeds from 0, but got {min(self.seeds)}.")
+        if self.baseline not in self.variants:
+            raise UserError(
+                f"compare.baseline: expected one of compare.variants={_shown(self.variants)}, but got {self.baseline}. "
+                "Add it to them, or name another."
+            )
+        for name in self.measures:
+            if name in ("length", "report_loss"):
+                raise UserError(f"compare.measures: expected scores of which more is better, but got {name}.")
+            if name not in every_score() and not HIGHER_IS_BETTER.fullmatch(name):
+                raise UserError(
+                    f"compare.measures: expected scores that have an interval, but got {name}. There are: "
+                    f"{', '.join(sorted(every_score() - {'length', 'report_loss'}))}."
+                )
+        comparisons = (len(self.variants) - 1) * len(self.measures)
+        if comparisons / (self.resamples + 1) >= ALPHA:
+            raise UserError(
+                f"compare.resamples: with {self.resamples} no difference could be found among {comparisons} comparisons: set at "
+                f"least {round(comparisons / ALPHA)}."
+            )
+        for name, overrides in self.definitions.items():
+            if not re.fullmatch(r"\w[\w.-]*", name) or not _is_list_of(str, overrides):
+                raise UserError(
+                    f"compare.definitions.{name}: expected a name of letters, digits, _, - and ., and a list of overrides of "
+                    f"hardneg-train, such as '+compare.definitions.mine=[\"hardening.steps=3\"]', but got {overrides!r}."
+                )
+
+    @property
+    def path(self) -> Path:
+        """The folder of the comparison, absolute."""
+        return Path(self.folder).absolute()
+
+
+_EXAMPLES = {"variants": "host,arc", "seeds": "1,2,3", "measures": "specificity"}
+
+
+def overrides_of_variants(settings: Settings, shared: list[str]) -> dict[str, list[str]]:
+    """The overrides of hardneg-train that make each variant, but for the seed: those of all runs first, then its own.
+
+    Args:
+        settings: names the variants and defines them.
+        shared: overrides for all runs, from the command line.
+
+    Raises:
+        UserError: a variant is not defined; or an override is none, is not for a user to set here, or contradicts a variant.
+    """
+    keys = {_key(text): text for text in shared}
+    found = {}
+    for name in settings.variants:
+        if name not in settings.definitions:
+            near = difflib.get_close_matches(name, settings.definitions, n=1)
+            raise UserError(
+                f"compare.variants: {name} is not defined{f'; did you mean {near[0]}?' if near else '.'} There are: "
+                f"{', '.join(settings.definitions)}. Add your own: '+compare.definitions.{name}=[\"hardening.steps=3\"]'."
+            )
+        own = settings.definitions[name]
+        for text in own:
+            if _key(text) in keys:
+                raise UserError(
+                    f"{keys[_key(text)]} is for all runs, but the variant {name} sets {text}. Leave it out, or define a variant: "
+                    f"'+compare.definitions.NAME=[\"{keys[_key(text)]}\"]'."
+                )
+        found[name] = [*shared, *own]
+    return found
+
+
+def _key(text: str) -> str:
+    """What an override sets."""
+    if text.startswith("-"):
+        raise UserError(f"{text}: hardneg-compare does not take this option.")
+    try:
+        (override,) = OverridesParser.create().parse_overrides([text])
+    except (HydraException, ValueError) as error:
+        raise UserError(f"{text}: expected an override of hardneg-train ({str(error).splitlines()[0]}).") from error
+    key = str(override.key_or_group)
+    if override.is_sweep_override():
+        raise UserError(f"{text}: expected one value. Several are variants: see compare.definitions.")
+    if key in OURS or re.split(r"[./]", key)[0] == "hydra":
+        instead = {"seed": "Set compare.seeds.", "trust": "", "resume": "The same command again goes on by itself."}
+        raise UserError(f"{text}: hardneg-compare sets {key} itself. {instead.get(key, 'Set compare.folder.')}")
+    return key
+
+
+def _is_list_of(kind: type, values: object) -> bool:
+    return isinstance(values, list) and all(_is(kind, value) for value in values)
+
+
+def _is(kind: type, value: object) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _shown(values: list[str]) -> str:
+    return f"[{','.join(values)}]"

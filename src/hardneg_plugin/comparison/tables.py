@@ -1,0 +1,192 @@
+"""The tables of a comparison in Markdown and LaTeX, from nothing but what comparison.json holds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hardneg_plugin.comparison.comparison import ALPHA, Compared, Comparison
+from hardneg_plugin.comparison.task_files import HIGHER_IS_BETTER
+from hardneg_plugin.comparison.verdicts import cautions, choice, p_shown, verdict, verdicts
+
+USUAL = ("findings_F1", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "R@1", "unique_share")
+"""The scores that a table shows beside the measures that count."""
+SPLIT_ORDER = ("test", "val")
+METHOD = (
+    "Intervals ({percent} %) of differences: studies and seeds resampled in pairs. p: paired approximate randomisation over "
+    "studies, as corrected by Holm for all comparisons of one split. {resamples} draws."
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as texts; the first column names the rows."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+def tables(comparison: Comparison) -> list[Table]:
+    """All of them: scores and differences of test, then of val, then costs."""
+    found = []
+    for split in SPLIT_ORDER:
+        found.append(scores_table(comparison, split))
+        if comparison.splits[split].differences:
+            found.append(differences_table(comparison, split))
+            found.append(other_differences_table(comparison, split))
+    return [*found, cost_table(comparison)]
+
+
+def scores_table(comparison: Comparison, split: str) -> Table:
+    """Means over seeds with their standard deviations, a variant per row."""
+    names = [
+        name
+        for name in (*comparison.measures, *_beside(comparison, split))
+        if any(comparison.scores(variant, split, name) for variant in comparison.variants)
+    ]
+    rows = [
+        [variant, *(_mean_and_deviation(comparison.scores(variant, split, name)) for name in names)]
+        for variant in comparison.variants
+    ]
+    seeds = len(comparison.seeds)
+    over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
+    title = f"Scores on {split} ({comparison.splits[split].studies} studies), {over}"
+    return Table(title, ["variant", *names], rows)
+
+
+def _beside(comparison: Comparison, split: str) -> list[str]:
+    """The scores that are shown beside the measures: the usual ones, and those of downstream tasks."""
+    of_tasks = {
+        name
+        for runs in comparison.variants.values()
+        for run in runs
+        for name in run.scores[split]
+        if HIGHER_IS_BETTER.fullmatch(name)
+    }
+    return [name for name in (*USUAL, *sorted(of_tasks)) if name not in comparison.measures]
+
+
+def differences_table(comparison: Comparison, split: str) -> Table:
+    """The measures that count: spread over seeds, and the difference from the baseline."""
+    rows = []
+    for variant, by_score in comparison.splits[split].differences.items():
+        for measure in comparison.measures:
+            values, compared = comparison.scores(variant, split, measure), by_score[measure]
+            assert compared.corrected is not None
+            rows.append(
+                [
+                    variant,
+                    measure,
+                    f"{np.mean(values):.3f}",
+                    f"{min(values):.3f} to {max(values):.3f}",
+                    f"{compared.difference:+.3f}",
+                    f"{compared.low:+.3f} to {compared.high:+.3f}",
+                    p_shown(compared.p_value).removeprefix("p ").removeprefix("= "),
+                    p_shown(compared.corrected).removeprefix("p ").removeprefix("= "),
+                    verdict(compared).partition(":")[0],
+                ]
+            )
+    header = ["variant", "measure", "mean", "over seeds", "difference", "interval", "p", "corrected", "verdict"]
+    return Table(f"Difference from {comparison.baseline} on {split}", header, rows)
+
+
+def other_differences_table(comparison: Comparison, split: str) -> Table:
+    """The usual scores that do not count for the verdict: differences from the baseline with their intervals."""
+    differences = comparison.splits[split].differences
+    names = [name for name in _beside(comparison, split) if any(name in by_score for by_score in differences.values())]
+    rows = [
+        [variant, *(_with_interval(by_score.get(name)) for name in names)] for variant, by_score in differences.items()
+    ]
+    return Table(f"Other differences from {comparison.baseline} on {split}, not corrected", ["variant", *names], rows)
+
+
+def cost_table(comparison: Comparison) -> Table:
+    """Seconds of training, and parameters."""
+    seconds = {
+        variant: [run.seconds for run in runs if run.seconds is not None]
+        for variant, runs in comparison.variants.items()
+    }
+    rows = []
+    for variant, runs in comparison.variants.items():
+        own, base = seconds[variant], seconds[comparison.baseline]
+        parameters = runs[0].parameters
+        rows.append(
+            [
+                variant,
+                f"{np.mean(own):.1f}" if own else "-",
+                f"{np.mean(own) / np.mean(base):.2f}" if own and base and np.mean(base) > 0 else "-",
+                *(f"{parameters[key]:,}" if key in parameters else "-" for key in ("inference", "training_only")),
+            ]
+        )
+    header = ["variant", "seconds", f"of {comparison.baseline}", "parameters", "in training only"]
+    return Table("Cost: seconds of training per run never resumed, and parameters", header, rows)
+
+
+def markdown(comparison: Comparison) -> str:
+    """All there is to say, as a Markdown document."""
+    parts = [f"# {' · '.join(comparison.variants)}", choice(comparison)]
+    parts += ["\n".join(f"- {line}" for line in verdicts(comparison, "test"))] if len(comparison.variants) > 1 else []
+    parts += ["\n".join(f"- {_in_cell(line)}" for line in cautions(comparison))]
+    for table in tables(comparison):
+        lines = [table.header, ["---", *["---:"] * (len(table.header) - 1)], *table.rows]
+        body = "\n".join(f"| {' | '.join(map(_in_cell, line))} |" for line in lines)
+        parts.append(f"## {table.title}\n\n{body}")
+    parts.append(_method(comparison))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def latex(comparison: Comparison) -> str:
+    """The tables for a paper that loads booktabs, each a float of its own."""
+    parts = [f"% {_method(comparison)}"]
+    parts += [f"% {line}" for line in (choice(comparison), *cautions(comparison))]
+    for table in tables(comparison):
+        parts += [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_in_latex(table.title)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
+            r"\toprule",
+            _latex_row(table.header),
+            r"\midrule",
+            *map(_latex_row, table.rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+    return "\n".join(parts) + "\n"
+
+
+def _method(comparison: Comparison) -> str:
+    return METHOD.format(percent=round(100 * (1 - ALPHA)), resamples=comparison.resamples)
+
+
+def _mean_and_deviation(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    deviation = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{deviation}"
+
+
+def _with_interval(compared: Compared | None) -> str:
+    if compared is None:
+        return "-"
+    return f"{compared.difference:+.3f} ({compared.low:+.3f} to {compared.high:+.3f})"
+
+
+def _in_cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+LATEX = {
+    "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "±": r"$\pm$",
+}  # fmt: skip
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(map(_in_latex, cells)) + r" \\"
+
+
+def _in_latex(text: str) -> str:
+    return "".join(LATEX.get(character, character) for character in text)

@@ -1,0 +1,75 @@
+"""What a comparison says, in sentences: which variants differ from the baseline, and how far that can be trusted."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from hardneg_plugin.comparison.comparison import ALPHA, Compared, Comparison
+
+FEW_STUDIES = 100
+FEW_SEEDS = 5
+
+
+def verdict(compared: Compared) -> str:
+    """One difference in words: better or worse only where the corrected p-value and the interval agree on it.
+
+    >>> verdict(Compared(difference=0.004, low=-0.01, high=0.018, p_value=0.31, corrected=0.61))
+    'no difference found: +0.004 (-0.010 to +0.018), p = 0.610 after correction'
+    """
+    corrected = compared.p_value if compared.corrected is None else compared.corrected
+    if corrected < ALPHA and compared.low > 0:
+        word = "better"
+    elif corrected < ALPHA and compared.high < 0:
+        word = "worse"
+    else:
+        word = "no difference found"
+    after = "" if compared.corrected is None else " after correction"
+    return (
+        f"{word}: {compared.difference:+.3f} ({compared.low:+.3f} to {compared.high:+.3f}), {p_shown(corrected)}{after}"
+    )
+
+
+def p_shown(p_value: float) -> str:
+    """A p-value as a text."""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+
+
+def verdicts(comparison: Comparison, split: str) -> list[str]:
+    """A sentence for each variant and measure that counts."""
+    differences = comparison.splits[split].differences
+    return [
+        f"{variant} against {comparison.baseline}, {measure} on {split}: {verdict(by_score[measure])}."
+        for variant, by_score in differences.items()
+        for measure in comparison.measures
+    ]
+
+
+def choice(comparison: Comparison) -> str:
+    """Which variant is best on val, and what it scores on test."""
+    chosen, measure = comparison.chosen, comparison.measures[0]
+    on_val, on_test = (float(np.mean(comparison.scores(chosen, split, measure))) for split in ("val", "test"))
+    sentence = f"Best on val by {measure} (mean over seeds): {chosen}, {on_val:.3f}; on test it has {on_test:.3f}"
+    if chosen == comparison.baseline:
+        return f"{sentence}. It is the baseline."
+    return (
+        f"{sentence}, against {comparison.baseline} {verdict(comparison.splits['test'].differences[chosen][measure])}."
+    )
+
+
+def cautions(comparison: Comparison) -> Iterator[str]:
+    """What a reader should know before believing the figures."""
+    yield from comparison.notes
+    seeds = len(comparison.seeds)
+    if seeds == 1:
+        yield (
+            "One seed only: intervals and p-values tell what other studies would change, not what another training would. Train "
+            "under more seeds before claiming a difference."
+        )
+    elif seeds < FEW_SEEDS:
+        yield f"{seeds} seeds only: how far scores vary between trainings is known roughly."
+    for name, split in comparison.splits.items():
+        if split.studies < FEW_STUDIES:
+            yield (
+                f"{split.studies} studies only on {name}: intervals are wide, and to find no difference there is no evidence that "
+                "there is none."
+            )

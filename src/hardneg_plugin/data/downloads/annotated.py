@@ -1,0 +1,40 @@
+"""Studies that are in the R2Gen layout already: `annotation.json` and a folder of images."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from hardneg_plugin.data.annotations import AnnotatedStudies
+from hardneg_plugin.data.downloads.study import Dropped, OriginalStudy
+from hardneg_plugin.data.studies import SPLITS
+
+
+class Annotated:
+    """The studies of a folder that `data=annotations` reads, as `Originals`, with its splits; reports come undivided.
+
+    Args:
+        root, annotation, images: as of `AnnotatedStudies`.
+
+    Raises:
+        UserError: at the first flaw of the annotation, missing images among them.
+    """
+
+    def __init__(self, root: str | Path, annotation: str = "annotation.json", images: str = "images") -> None:
+        source = AnnotatedStudies(root, annotation=annotation, images=images, check="stat")
+        self._splits = {name: source.split(name) for name in SPLITS}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._splits.values()))
+
+    def __iter__(self) -> Iterator[OriginalStudy | Dropped]:
+        for name, studies in self._splits.items():
+            for index, (id_, report, patient, labels) in enumerate(
+                zip(studies.ids, studies.reports, studies.patients, studies.labels, strict=True)
+            ):
+                yield OriginalStudy(
+                    id=id_,
+                    images=studies.files(index),
+                    report=report.strip(),
+                    patient=patient,
+                    labels=labels,
+                    split=name,
+                )

@@ -1,0 +1,217 @@
+"""Files of an archive, one after another and without unpacking: nothing in it is ever written, or followed, anywhere."""
+
+import bz2
+import gzip
+import lzma
+import stat
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from hardneg_plugin.data.downloads.folders import files_below, leaves
+from hardneg_plugin.errors import UserError
+
+MAX_MEMBER = 64 * 2**20
+"""Bytes of the largest file that is read into memory; a report has thousands, an archive made to fill it has more."""
+
+_BLOCK = tarfile.BLOCKSIZE
+
+
+class Member(NamedTuple):
+    """One file."""
+
+    name: str
+    """Its path within the archive or folder."""
+    content: bytes
+
+
+def read_members(source: Path, *, suffix: str = "", limit: int = MAX_MEMBER) -> Iterator[Member]:
+    """The files of a .tar (as such, or by gzip, bzip2 or xz), of a .zip, or of a folder, in the order they have there.
+
+    What kind it is, is seen by its content. Hidden files are passed over.
+
+    Args:
+        source: archive or folder.
+        suffix: of the names to read, in small letters, such as ".xml"; the others are checked but not read.
+        limit: most bytes of one file.
+
+    Raises:
+        UserError: nothing is there, or no archive; it is truncated or corrupt; a member is a link or a device, has a path
+            that is absolute or goes up, is encrypted, or is larger than `limit`. With the member.
+    """
+    if source.is_dir():
+        return _of_folder(source, suffix, limit)
+    if not source.is_file():
+        raise UserError(f"Expected an archive or a folder at {source}, but there is none.")
+    return _of_archive(source, suffix, limit)
+
+
+def _of_folder(folder: Path, suffix: str, limit: int) -> Iterator[Member]:
+    for name, path in files_below(folder):
+        if not name.lower().endswith(suffix):
+            continue
+        try:
+            with path.open("rb") as file:
+                content = file.read(limit + 1)
+        except OSError as error:
+            raise UserError(f"Expected to read {path}, but it cannot be read ({error.strerror}).") from error
+        if len(content) > limit:
+            raise _too_large(folder, name, limit)
+        yield Member(name, content)
+
+
+def _of_archive(source: Path, suffix: str, limit: int) -> Iterator[Member]:
+    members = _of_zip(source, suffix, limit) if _is_zip(source) else _of_tar(source, suffix, limit)
+    while True:
+        try:
+            member = next(members, None)
+        except UserError:
+            raise
+        except _NoArchive as error:
+            raise UserError(f"Expected a .tar, .tgz or .zip archive, but {source} is none ({error}).") from error
+        except Exception as error:  # broken bytes make the readers raise a dozen kinds: zlib.error, EOFError, ...
+            reason = str(error) or type(error).__name__
+            raise UserError(
+                f"Expected a whole archive, but {source} is truncated or corrupt ({reason}). Download it again."
+            ) from error
+        if member is None:
+            return
+        yield member
+
+
+class _NoArchive(Exception):
+    """The file is of no known kind."""
+
+
+class _Broken(Exception):
+    """What is wrong with an archive, at a member."""
+
+
+def _is_zip(source: Path) -> bool:
+    with source.open("rb") as file:
+        return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
+
+
+def _of_zip(source: Path, suffix: str, limit: int) -> Iterator[Member]:
+    with zipfile.ZipFile(source) as archive:
+        for info in archive.infolist():
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise _refused(source, info.filename, "is a link or a device")
+            if _is_passed_over(source, info.filename, info.is_dir(), suffix):
+                continue
+            if info.flag_bits & 1:
+                raise _refused(source, info.filename, "is encrypted")
+            if info.file_size > limit:
+                raise _too_large(source, info.filename, limit)
+            try:
+                content = archive.read(info)
+            except Exception as error:
+                raise _Broken(f"at {info.filename!r}: {str(error) or type(error).__name__}") from error
+            yield Member(info.filename, content)
+
+
+def _of_tar(source: Path, suffix: str, limit: int) -> Iterator[Member]:
+    with _decompressed(source) as stream:
+        forward = _Forward(stream, limit)
+        try:
+            archive = tarfile.TarFile(fileobj=forward)  # type: ignore[arg-type]
+        except tarfile.ReadError as error:
+            raise _NoArchive(str(error)) from error
+        except _Oversized as error:
+            raise _too_large(source, "the first", limit) from error
+        last = "its beginning"
+        while True:
+            try:
+                info = archive.next()
+                archive.members.clear()  # type: ignore[attr-defined]  # or it would keep them all
+            except _Oversized as error:
+                raise _too_large(source, f"after {last}", limit) from error
+            except Exception as error:
+                raise _Broken(f"after {last}: {str(error) or type(error).__name__}") from error
+            if info is None:
+                break
+            if not info.isfile() and not info.isdir():
+                raise _refused(source, info.name, "is a link or a device")
+            if not _is_passed_over(source, info.name, info.isdir(), suffix):
+                if info.size > limit:
+                    raise _too_large(source, info.name, limit)
+                try:
+                    file = archive.extractfile(info)
+                    content = file.read() if file else b""
+                except Exception as error:
+                    raise _Broken(f"at {info.name!r}: {str(error) or type(error).__name__}") from error
+                if len(content) != info.size:
+                    raise _Broken(f"at {info.name!r}: {len(content)} of {info.size} bytes")
+                yield Member(info.name, content)
+            last = repr(info.name)
+        # The standard library takes a damaged header for the end; the true end is a block of zeros.
+        if forward.last != bytes(_BLOCK):
+            raise _Broken(f"after {last}: no mark of the end")
+        while forward.read(2**16):  # a checksum stands at the end of what is compressed
+            pass
+
+
+def _is_passed_over(source: Path, name: str, is_folder: bool, suffix: str) -> bool:
+    if leaves(name) and not (is_folder and name.strip("./") == ""):
+        raise _refused(source, name, "has a path that leaves the archive")
+    return is_folder or name.rpartition("/")[2].startswith(".") or not name.lower().endswith(suffix)
+
+
+def _decompressed(source: Path) -> BinaryIO:
+    with source.open("rb") as file:
+        head = file.read(6)
+    if head.startswith(b"\x1f\x8b"):
+        return gzip.open(source)  # type: ignore[return-value]
+    if head.startswith(b"BZh"):
+        return bz2.open(source)  # type: ignore[return-value]
+    if head == b"\xfd7zXZ\0":
+        return lzma.open(source)  # type: ignore[return-value]
+    return source.open("rb")
+
+
+class _Oversized(Exception):
+    """A header asks for more memory than a member may have."""
+
+
+class _Forward:
+    """A stream as tarfile reads it, forward only, and never more than a limit at once.
+
+    Without it a header of a few bytes could ask for gigabytes, and stepping back by one byte would decompress a .tgz from
+    its beginning.
+    """
+
+    def __init__(self, stream: BinaryIO, limit: int) -> None:
+        self._stream, self._limit, self._place = stream, limit, 0
+        self.last = b""
+        """The block that was read last."""
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, place: int) -> None:
+        if place < self._place:
+            raise _Broken(f"a step back from byte {self._place} to {place}")
+        while self._place < place and self.read(min(2**16, place - self._place)):
+            pass
+
+    def read(self, size: int) -> bytes:
+        if size > max(self._limit, 2**16) + _BLOCK:
+            raise _Oversized
+        content = self._stream.read(size)
+        self._place += len(content)
+        if size == _BLOCK:
+            self.last = content
+        return content
+
+
+def _refused(source: Path, name: str, why: str) -> UserError:
+    return UserError(f"Expected plain files in {source}, but {name!r} {why}. Do not use this archive.")
+
+
+def _too_large(source: Path, name: str, limit: int) -> UserError:
+    return UserError(
+        f"Expected files of at most {limit} bytes in {source}, but {name!r} is larger. Check where it is from."
+    )

@@ -1,0 +1,177 @@
+"""The reports of MIMIC-CXR, one at a time: from their folder, their archive, or a table of sections."""
+
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from hardneg_plugin.data.downloads.folders import leaves, path_within
+from hardneg_plugin.data.downloads.mimic_tables import numbers, read_table
+from hardneg_plugin.data.downloads.sections import read_sections
+from hardneg_plugin.errors import UserError
+
+MAX_REPORT = 2**20
+"""Bytes of the longest report; the longest real ones have a few thousand."""
+
+
+class Report(NamedTuple):
+    """Texts in one line, empty where there are none."""
+
+    findings: str
+    impression: str
+    report: str
+
+
+class NoReport(Exception):
+    """A study has no report that can be read; the arguments are the reason in a few words, and its detail."""
+
+
+class Reports(Protocol):
+    """Where reports are looked up."""
+
+    def read(self, subject: int, study: int) -> Report:
+        """The report of one study.
+
+        Raises:
+            NoReport: there is none.
+        """
+        ...
+
+
+@contextmanager
+def open_reports(source: Path) -> Iterator[Reports]:
+    """The reports in a folder (p10 to p19, or `files` with these), an archive (.zip) or a table (.csv, .csv.gz).
+
+    Raises:
+        UserError: it is none of these, or cannot be read.
+    """
+    if source.is_dir():
+        yield _Folder(source)
+    elif source.name.lower().endswith((".csv", ".csv.gz")):
+        yield _Table(source)
+    else:
+        try:
+            archive = zipfile.ZipFile(source)
+        except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            raise UserError(
+                f"Expected a folder, a .zip or a .csv of reports at {source}, but it cannot be read ({error})."
+            ) from error
+        with archive:
+            yield _Archive(archive, source)
+
+
+def groups_below(folder: Path, what: str) -> tuple[Path, frozenset[str]]:
+    """The folder that holds p10 to p19 (this one, or `files` in it), and which of them are there.
+
+    Raises:
+        UserError: none is.
+    """
+    for home in (folder, folder / "files"):
+        try:
+            groups = frozenset(name for name in os.listdir(home) if re.fullmatch(r"p\d\d", name))
+        except OSError:
+            continue
+        if groups:
+            return home, groups
+    raise UserError(f"Expected the folders p10 to p19 of {what} below {folder}, but there is none. Set `{what}`.")
+
+
+def group_of(subject: int) -> str:
+    """The folder of the folder of a patient."""
+    return f"p{str(subject)[:2]}"
+
+
+class _Folder:
+    def __init__(self, folder: Path) -> None:
+        self._home, self._groups = groups_below(folder, "reports")
+
+    def read(self, subject: int, study: int) -> Report:
+        if (group := group_of(subject)) not in self._groups:
+            raise NoReport(f"reports of {group} not downloaded")
+        name = _name(subject, study)
+        try:
+            with path_within(self._home, name).open("rb") as file:
+                content = file.read(MAX_REPORT + 1)
+        except OSError as error:
+            raise NoReport("report not found", f"{name}: {error.strerror}") from error
+        return _divided(content, name)
+
+
+class _Archive:
+    """Members are only read, by names that are made here; but an archive with names that leave it is nobody's original."""
+
+    def __init__(self, archive: zipfile.ZipFile, source: Path) -> None:
+        names = archive.namelist()
+        for name in names:
+            if (".." in name or "\\" in name or ":" in name or name.startswith("/")) and leaves(name):
+                raise UserError(f"Expected paths inside the archive {source}, but got {name!r}. Download it again.")
+        first = next((found for name in names if (found := re.fullmatch(r"(.*/)?p\d\d/p\d+/s\d+\.txt", name))), None)
+        if first is None:
+            raise UserError(f"Expected reports such as files/p10/p10000032/s50414267.txt in {source}, but it has none.")
+        self._archive, self._prefix = archive, first[1] or ""
+
+    def read(self, subject: int, study: int) -> Report:
+        name = self._prefix + _name(subject, study)
+        try:
+            info = self._archive.getinfo(name)
+            content = self._archive.read(info) if info.file_size <= MAX_REPORT else b" " * (MAX_REPORT + 1)
+        except KeyError as error:
+            raise NoReport("report not found", name) from error
+        except (
+            OSError,
+            EOFError,
+            RuntimeError,
+            ValueError,
+            NotImplementedError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:
+            raise NoReport("report unreadable", f"{name}: {error}") from error
+        return _divided(content, name)
+
+
+class _Table:
+    """What the sectioner of the data set's authors writes: study, findings, impression, last_paragraph."""
+
+    _COLUMNS = ("findings", "impression", "last_paragraph")
+
+    def __init__(self, file: Path) -> None:
+        columns = {"study": pa.string()} | dict.fromkeys(self._COLUMNS, pa.large_string())
+        self._texts = read_table(file, columns)
+        study = numbers(self._texts, "study", file)
+        self._order = np.argsort(study, kind="stable")
+        self._studies = study[self._order]
+        if (twice := self._studies[1:] == self._studies[:-1]).any():
+            raise UserError(f"Expected each study once in {file}, but {self._studies[1:][twice][0]} is there again.")
+
+    def read(self, subject: int, study: int) -> Report:
+        place = int(np.searchsorted(self._studies, study))
+        if place == len(self._studies) or self._studies[place] != study:
+            raise NoReport("report not found")
+        row = int(self._order[place])
+        findings, impression, last = (
+            " ".join((self._texts[column][row].as_py() or "").split()) for column in self._COLUMNS
+        )
+        # As `read_sections` has it where a report has neither.
+        return Report(findings if findings or impression else last, impression, "")
+
+
+def _name(subject: int, study: int) -> str:
+    return f"{group_of(subject)}/p{subject}/s{study}.txt"
+
+
+def _divided(content: bytes, name: str) -> Report:
+    if len(content) > MAX_REPORT:
+        raise NoReport("report too large", name)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise NoReport("report not in UTF-8", f"{name}: byte {error.start}") from error
+    return Report(*read_sections(text), " ".join(text.split()))

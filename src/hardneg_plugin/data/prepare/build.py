@@ -1,0 +1,227 @@
+"""From original files to a prepared folder: chunk by chunk, resumable, and in its place only when whole."""
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+from tqdm import tqdm
+
+from hardneg_plugin.data.downloads.study import SECTIONS, Dropped, Originals, OriginalStudy, Section, text_of
+from hardneg_plugin.data.prepare.chunks import Chunk, Record, store_chunk
+from hardneg_plugin.data.prepare.growing import DroppedLines, Rows
+from hardneg_plugin.data.prepare.parallel import map_in_order
+from hardneg_plugin.data.prepare.seeded_split import check_shares, seeded_split
+from hardneg_plugin.data.prepare.tally import Tally
+from hardneg_plugin.data.prepare.work_folder import GO_ON, WorkFolder, at_work_on, check_replaceable, is_finished
+from hardneg_plugin.data.prepared import DESCRIPTION, DROPPED, TABLE, VERSION, read_description
+from hardneg_plugin.data.studies import Split
+from hardneg_plugin.data.study_table import SCHEMA
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.files import is_unicode, whole_file, writing
+from hardneg_plugin.functional.match_keys import match_key
+
+CHUNK = 256
+"""Studies per shard: some tens of megabytes, and what is lost at most when a command is ended."""
+SHARES: Mapping[Split, float] = {"train": 0.7, "val": 0.1, "test": 0.2}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a prepared folder follows from, beside its source.
+
+    Args:
+        section: what a model is to write.
+        size: pixels of the shorter side of an image.
+        seed: of the split, where the source has none.
+        shares: of the patients in each split, there.
+
+    Raises:
+        UserError: a value is out of its range.
+    """
+
+    section: Section = "findings"
+    size: int = 256
+    seed: int = 0
+    shares: Mapping[Split, float] = field(default_factory=lambda: dict(SHARES))
+
+    def __post_init__(self) -> None:
+        if self.section not in SECTIONS:
+            raise UserError(f"section: expected one of {', '.join(SECTIONS)}, but got {self.section!r}.")
+        for key, value, lowest in (("size", self.size, 1), ("seed", self.seed, 0)):
+            if type(value) is not int or value < lowest:
+                raise UserError(f"{key}: expected a whole number of at least {lowest}, but got {value!r}.")
+        check_shares(self.shares)
+
+
+def build(
+    source: Originals,
+    output: Path,
+    settings: Settings,
+    *,
+    described: Any = None,
+    workers: int = 0,
+    overwrite: bool = False,
+    chunk: int = CHUNK,
+) -> tuple[dict[str, Any], bool]:
+    """Prepare a folder.
+
+    What a command that was ended has done is kept in `<output>.part`, and the next goes on from there. The outcome is the
+    same to the byte however often that happens, and whatever the number of workers.
+
+    Args:
+        source: the studies.
+        output: the folder to be.
+        settings: what is made of them.
+        described: what is written down as the source.
+        workers: processes that read images; 0: this one.
+        overwrite: replace a prepared folder, once the new one is whole.
+        chunk: studies per shard.
+
+    Returns:
+        The summary, and whether the folder is new: False where it was there under the same settings, and is as it was.
+
+    Raises:
+        UserError: for whatever a user can cause, a full disk and another command at work on the folder among it.
+    """
+    for key, value, kind in (("workers", workers, int), ("overwrite", overwrite, bool)):
+        if type(value) is not kind or value < 0:
+            raise UserError(f"{key}: expected {_EXPECTED[kind]}, but got {value!r}.")
+    written = {
+        "source": described,
+        "section": settings.section,
+        "size": settings.size,
+        "seed": settings.seed,
+        "splits": dict(settings.shares),
+    }
+    with at_work_on(output) as work:
+        if overwrite:
+            check_replaceable(work.output)
+        elif is_finished(work.output, written):
+            return read_description(work.output)["summary"], False
+        work.begin()
+        summary = _fill(source, work, settings, workers, chunk)
+        content = {"version": VERSION, "settings": written, "summary": summary}
+        description = work.unfinished / DESCRIPTION
+        with writing(description, GO_ON), whole_file(description) as file:
+            file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors="replace"))
+        work.put_in_place()
+    return summary, True
+
+
+_EXPECTED = {int: "a whole number of at least 0", bool: "true or false"}
+
+
+def _fill(source: Originals, work: WorkFolder, settings: Settings, workers: int, chunk: int) -> dict[str, Any]:
+    """Everything in the unfinished folder but its description; gives the summary."""
+    tally = Tally()
+    shards = 0
+    with ExitStack() as stack:
+        # disable=None: only where somebody looks
+        bar = stack.enter_context(tqdm(total=len(source), unit="study", disable=None, desc="preparing"))
+        # What is dropped in reading comes before the images that are: so the order does not depend on who was faster.
+        dropped = stack.enter_context(DroppedLines(work.unfinished / DROPPED))
+        unreadable = stack.enter_context(DroppedLines(work.path / DROPPED))
+        rows = stack.enter_context(Rows(work.unfinished / TABLE))
+        parts = _parts(_Usable(source, settings, dropped, tally), work, settings.size, chunk)
+        done = map_in_order(store_chunk, parts, workers, argument=lambda part: part.images)
+        for part, record in stack.enter_context(closing(done)):
+            shards += 1
+            for entry in record.dropped:
+                tally.drop(entry)
+                unreadable.add(entry)
+            rows.add(_rows_of(part, record, settings, tally))
+            bar.update(part.read - bar.n)
+        bar.update(tally.read - bar.n)
+        tally.check(settings.shares)
+        rows.finish()
+        unreadable.finish()
+        dropped.append(work.path / DROPPED)
+        dropped.finish()
+    work.leave_only(shards)
+    return tally.summary()
+
+
+class _Part(NamedTuple):
+    """A chunk with the texts of its studies, which no worker needs."""
+
+    studies: list[OriginalStudy]
+    images: Chunk
+    read: int
+    """How many entries of the source had been read by then."""
+
+
+def _parts(usable: "_Usable", work: WorkFolder, size: int, chunk: int) -> Iterator[_Part]:
+    """Studies in order, so many at a time; the last may be fewer."""
+    studies = iter(usable)
+    for number in itertools.count():
+        some = list(itertools.islice(studies, chunk))
+        if not some:
+            return
+        images = tuple((study.id, study.images) for study in some)
+        yield _Part(some, Chunk(number, images, work.images, work.records, size), usable.tally.read)
+
+
+class _Usable:
+    """The studies of a source that can be used; the others are noted."""
+
+    def __init__(self, source: Originals, settings: Settings, dropped: DroppedLines, tally: Tally) -> None:
+        self._source, self._settings, self._dropped, self.tally = source, settings, dropped, tally
+        self._seen: set[int] = set()
+
+    def __iter__(self) -> Iterator[OriginalStudy]:
+        for entry in self._source:
+            self.tally.read += 1
+            dropped = entry if isinstance(entry, Dropped) else self._flaw(entry)
+            if dropped is not None:
+                self.tally.drop(dropped)
+                self._dropped.add(dropped)
+            elif isinstance(entry, OriginalStudy):
+                self._seen.add(match_key(entry.id))
+                yield entry
+
+    def _flaw(self, study: OriginalStudy) -> Dropped | None:
+        texts = (study.id, study.findings, study.impression, study.report, study.patient or "", study.labels or "")
+        if not all(map(is_unicode, texts)):
+            return Dropped(study.id, "text that is no Unicode")
+        if not study.id.strip():
+            return Dropped(study.id, "no id")
+        if not text_of(study, self._settings.section).strip():
+            wanted = "findings or impression" if self._settings.section == "both" else self._settings.section
+            return Dropped(study.id, f"no {wanted}")
+        if not study.images:
+            return Dropped(study.id, "no image")
+        if match_key(study.id) in self._seen:
+            return Dropped(study.id, "repeated id")
+        return None
+
+
+def _rows_of(part: _Part, record: Record, settings: Settings, tally: Tally) -> "pa.Table":
+    rows = []
+    for place, (views, stored) in record.studies.items():
+        study = part.studies[place]
+        split = study.split or seeded_split(study.id, study.patient, settings.shares, settings.seed)
+        tally.add(study, split, views=len(views), size=stored.size)
+        rows.append(
+            {
+                "id": study.id,
+                "split": split,
+                "report": text_of(study, settings.section),
+                "findings": study.findings or None,
+                "impression": study.impression or None,
+                "patient": study.patient,
+                "labels": study.labels,
+                "shard": part.images.number,
+                "offset": stored.offset,
+                "heights": stored.heights,
+                "widths": stored.widths,
+                "checksum": stored.checksum,
+                # a file name need not be Unicode
+                "views": [study.images[view].name.encode(errors="replace").decode() for view in views],
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=SCHEMA)

@@ -1,0 +1,138 @@
+"""The images of a few hundred studies at a time: resized into a shard, beside which a record says that it is done."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from hardneg_plugin.data.downloads.study import Dropped
+from hardneg_plugin.data.images import read_grayscale
+from hardneg_plugin.data.prepare.work_folder import GO_ON
+from hardneg_plugin.data.prepared import VERSION
+from hardneg_plugin.data.store import Stored, shard_name, write_shard
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.files import whole_file, writing
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The images of some studies, and where they are to be put."""
+
+    number: int
+    """Of the shard."""
+    studies: tuple[tuple[str, tuple[Path, ...]], ...]
+    """For each its id and the files of its views."""
+    images: Path
+    """The folder of shards."""
+    records: Path
+    """The folder of records."""
+    size: int
+    """Pixels of the shorter side."""
+
+    @property
+    def shard(self) -> Path:
+        """The file of the shard."""
+        return self.images / shard_name(self.number)
+
+    @property
+    def record(self) -> Path:
+        """The file of the record."""
+        return self.records / f"{self.number:05d}.json"
+
+    def fingerprint(self) -> str:
+        """Tells whether a shard of this number holds these studies at this size; other contents of a file are told by
+        its size and time."""
+        files = [[study, [[os.fspath(path), *_state(path)] for path in paths]] for study, paths in self.studies]
+        return hashlib.sha256(json.dumps([VERSION, self.size, files]).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of the images of a chunk."""
+
+    fingerprint: str
+    size: int = 0
+    """Bytes of the shard."""
+    studies: dict[int, tuple[list[int], Stored]] = field(default_factory=dict)
+    """By the place of a study in the chunk, where a view of it could be read: which of its views, and where they are."""
+    dropped: list[Dropped] = field(default_factory=list)
+
+    def to_json(self) -> bytes:
+        """The record as a file."""
+        return json.dumps({**asdict(self), "studies": [[k, *v] for k, v in self.studies.items()]}).encode()
+
+    @classmethod
+    def of_json(cls, text: bytes) -> "Record":
+        """The record of a file; a ValueError, TypeError or KeyError where it is none."""
+        content = json.loads(text)
+        studies = {
+            place: (views, Stored(offset, tuple(heights), tuple(widths), checksum))
+            for place, views, (offset, heights, widths, checksum) in content["studies"]
+        }
+        dropped = [Dropped(**entry) for entry in content["dropped"]]
+        return cls(content["fingerprint"], content["size"], studies, dropped)
+
+
+def store_chunk(chunk: Chunk) -> Record:
+    """Read, resize and store the images of a chunk, unless that was done before.
+
+    Ended at any moment, there is either all of it or a chunk that is not done.
+
+    Raises:
+        UserError: the shard cannot be written.
+    """
+    fingerprint = chunk.fingerprint()
+    if (done := _record_of(chunk)) is not None and done.fingerprint == fingerprint:
+        return done
+    with writing(chunk.record, GO_ON):
+        chunk.record.unlink(missing_ok=True)  # first: it must never stand beside another's shard
+    kept: dict[int, list[int]] = {}
+    dropped: list[Dropped] = []
+    with writing(chunk.shard, GO_ON), whole_file(chunk.shard) as file:
+        stored = write_shard(file, _read_studies(chunk, kept, dropped))
+    size = sum(each.size for each in stored)
+    studies = {place: (views, each) for (place, views), each in zip(kept.items(), stored, strict=True)}
+    record = Record(fingerprint, size, studies, dropped)
+    with writing(chunk.record, GO_ON), whole_file(chunk.record) as file:
+        file.write(record.to_json())
+    return record
+
+
+def _read_studies(chunk: Chunk, kept: dict[int, list[int]], dropped: list[Dropped]) -> Iterator[list[Tensor]]:
+    """The views of each study that has one; notes which those are, and what is left out."""
+    for place, (study, paths) in enumerate(chunk.studies):
+        views = {}
+        for index, path in enumerate(paths):
+            try:
+                # as training would read and resize it, so that its crops are the same
+                image = read_grayscale(path, shorter_side=chunk.size)
+                views[index] = F.resize(image, [chunk.size], antialias=True)
+            except UserError as error:
+                dropped.append(Dropped(study, "unreadable image", str(error)))
+        if views:
+            kept[place] = list(views)
+            yield list(views.values())
+        else:
+            dropped.append(Dropped(study, "no readable image"))
+
+
+def _record_of(chunk: Chunk) -> Record | None:
+    """The record of a shard that is there in whole."""
+    try:
+        record = Record.of_json(chunk.record.read_bytes())
+        return record if record.size == chunk.shard.stat().st_size else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _state(path: Path) -> list[int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns]

@@ -1,0 +1,66 @@
+"""What was read, kept and dropped on the way to a prepared folder, as numbers."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from hardneg_plugin.data.downloads.study import Dropped, OriginalStudy
+from hardneg_plugin.data.prepare.seeded_split import PatientSplits
+from hardneg_plugin.data.studies import SPLITS, Split
+from hardneg_plugin.errors import UserError
+
+
+class Tally:
+    """Counts what was read, kept and dropped."""
+
+    def __init__(self) -> None:
+        self.read = 0
+        """Entries of the source."""
+        self._dropped: Counter[str] = Counter()
+        self._studies: Counter[str] = Counter()
+        self._views: Counter[str] = Counter()
+        self._size = 0
+        self._seeded = 0
+        self._patients = PatientSplits()
+
+    def drop(self, entry: Dropped) -> None:
+        """Count a study or view that is left out."""
+        self._dropped[entry.reason] += 1
+
+    def add(self, study: OriginalStudy, split: Split, *, views: int, size: int) -> None:
+        """Count a study that is kept."""
+        self._studies[split] += 1
+        self._views[split] += views
+        self._size += size
+        self._seeded += study.split is None
+        self._patients.add(study.patient, split)
+
+    def check(self, shares: Mapping[Split, float]) -> None:
+        """Raise a UserError if a split has no studies; the shares are those of a seeded split."""
+        kept = self._studies.total()
+        if not kept:
+            why = (
+                "; ".join(f"{count} {reason}" for reason, count in self._dropped.most_common(3))
+                or "the source is empty"
+            )
+            raise UserError(f"None of the {self.read} studies can be used ({why}). Look at source and section.")
+        for name in SPLITS:
+            if self._studies[name]:
+                continue
+            remedy = "Look at the split of the source"
+            if self._seeded:
+                remedy = f"Set splits.{name} above {shares[name]}, or another seed"
+            raise UserError(
+                f"Expected studies in every split, but {name} has none of the {kept} that are kept. {remedy}."
+            )
+
+    def summary(self) -> dict[str, Any]:
+        """The counts."""
+        return {
+            "read": self.read,
+            "kept": {name: {"studies": self._studies[name], "views": self._views[name]} for name in SPLITS},
+            "bytes": self._size,
+            "split": {"of the source": self._studies.total() - self._seeded, "by the seed": self._seeded},
+            "in_another_split_than_their_patient": self._patients.strays,
+            "dropped": dict(sorted(self._dropped.items())),
+        }

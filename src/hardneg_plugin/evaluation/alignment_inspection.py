@@ -1,0 +1,157 @@
+"""What an alignment knows of each study of a batch: how it reads the reference, and which entities it finds where."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hardneg_plugin.backbones.grounded import GroundedVisual
+from hardneg_plugin.backbones.visual import VisualFeatures
+from hardneg_plugin.data.studies import Batch
+from hardneg_plugin.data.tokenizer import UNKNOWN_WORD
+from hardneg_plugin.evaluation.heat_maps import quantised
+from hardneg_plugin.knowledge import ABSENT, PRESENT, UNKNOWN, Prompt
+from hardneg_plugin.models.base import features_of
+from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator
+from hardneg_plugin.models.report_generator import ReportGenerator
+from hardneg_plugin.models.report_io import report_of, tokens_of_words
+from hardneg_plugin.objectives import GroundedKnowledgeObjective, RelationEnhancedObjective
+
+FOUND_ABOVE = 0.5
+"""The probability above which an entity counts as found."""
+
+Verdict = Literal["found and stated", "found, not stated", "found, left open", "stated, not found", "found"]
+
+OF_FOUND: Mapping[int, Verdict] = {
+    PRESENT: "found and stated",
+    ABSENT: "found, not stated",
+    UNKNOWN: "found, left open",
+}
+"""By what the report says of an entity that is found."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How an alignment with local matchings reads a reference."""
+
+    words: list[str]
+    """Those that it reads, in order: a long reference is cut."""
+    importance: list[float] | None
+    """β of each word, in [0, 1]: the sum over its tokens; the report's end has one, too. None where words are not weighed."""
+    attention: NDArray[np.uint8]
+    """`(words, views, rows, columns)`, where each looks: 255 is the word's largest value."""
+
+    def __post_init__(self) -> None:
+        maps, count = self.attention, len(self.words)
+        if maps.ndim != 4 or len(maps) != count or maps.dtype != np.uint8:
+            raise ValueError(
+                f"Expected `attention` ({count} words, views, rows, columns) uint8, but got {maps.shape} {maps.dtype}."
+            )
+        if self.importance is not None and len(self.importance) != count:
+            raise ValueError(f"Expected the importance of {count} words, but got {len(self.importance)} numbers.")
+
+
+@dataclass(frozen=True)
+class FoundEntity:
+    """An entity that a model finds in a study, or that the report states."""
+
+    phrase: str
+    """Such as "left pleural effusion"."""
+    probability: float
+    """That it is present, by the model."""
+    fact: int | None
+    """What the report says, `PRESENT`, `ABSENT` or `UNKNOWN`; None where that is not known."""
+    attention: NDArray[np.uint8]
+    """`(views, rows, columns)`, where its prompt looks: 255 is the largest value."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """What became of it; a report that neither states nor denies it leaves it open."""
+        if self.probability <= FOUND_ABOVE:
+            return "stated, not found"
+        return "found" if self.fact is None else OF_FOUND[self.fact]
+
+
+def read_references(model: ReportGenerator, batch: Batch, features: VisualFeatures) -> list[Reading] | None:
+    """How each of B references is read; None where the objective has no local matchings.
+
+    Args:
+        model: in evaluation mode.
+        batch: of B studies.
+        features: what the model sees of them.
+    """
+    if not isinstance(model, HardNegativeReportGenerator):
+        return None
+    objective = model.hard_negatives
+    if not isinstance(objective, RelationEnhancedObjective):
+        return None
+    pairs = model.embed(batch, features_of(features))
+    with torch.autocast(model.device.type, enabled=False):  # as in training
+        words, regions = objective.parts(pairs)
+        maps = objective.scores.attention(words, regions).unflatten(-1, (-1, *features.grid)).cpu()
+        weights = objective.scores.word_importance(words, regions)
+    readings = []
+    for study, row in enumerate(batch["tokens"][:, 1:].tolist()):
+        report = report_of(model.tokenizer, row, maps[study][:, batch["view_mask"][study].cpu()])
+        assert report.attention is not None
+        of_words = tokens_of_words(model.tokenizer, row)
+        readings.append(
+            Reading(
+                words=_as_written(report.words, batch["references"][study].split()),
+                importance=None if weights is None else [float(weights[study, tokens].sum()) for tokens in of_words],
+                attention=quantised(report.attention),
+            )
+        )
+    return readings
+
+
+def found_entities(
+    model: ReportGenerator, batch: Batch, features: VisualFeatures, stated: Mapping[str, Mapping[Prompt, int]]
+) -> list[list[FoundEntity]] | None:
+    """Of each of B studies the entities that are found or stated, the most likely first; None where none are looked for.
+
+    Args:
+        model: in evaluation mode.
+        batch: of B studies.
+        features: what the model sees of them.
+        stated: by study what its report says of each prompt; a study may be missing, and so may a prompt.
+    """
+    if not isinstance(model, HardNegativeReportGenerator) or not isinstance(model.visual, GroundedVisual):
+        return None
+    objective, found = model.hard_negatives, features.entities
+    if not isinstance(objective, GroundedKnowledgeObjective) or objective.entity is None or found is None:
+        return None
+    with torch.autocast(model.device.type, enabled=False):  # as in training
+        likely = objective.entity(found.float()).squeeze(-1).sigmoid()
+    maps = model.visual.attention(features, batch.get("boxes"))
+    maps = maps.unflatten(-1, (-1, *features.grid)).float().cpu()
+    return [
+        _of_study(model.visual.grounding.prompts, likely[study].cpu(), maps[study][:, view_mask], stated.get(name, {}))
+        for study, (name, view_mask) in enumerate(zip(batch["ids"], batch["view_mask"].cpu(), strict=True))
+    ]
+
+
+def _of_study(
+    prompts: tuple[Prompt, ...], likely: Tensor, maps: Tensor, stated: Mapping[Prompt, int]
+) -> list[FoundEntity]:
+    """Of one study, from Q probabilities `(Q,)` and maps `(Q, views, rows, columns)`."""
+    facts = [stated.get(prompt) for prompt in prompts]
+    order = likely.argsort(descending=True, stable=True).tolist()
+    kept = [row for row in order if likely[row] > FOUND_ABOVE or facts[row] == PRESENT]
+    return [
+        FoundEntity(prompts[row].phrase, float(likely[row]), facts[row], own)
+        for row, own in zip(kept, quantised(maps[kept]), strict=True)
+    ]
+
+
+def _as_written(read: list[str], reference: list[str]) -> list[str]:
+    """The words read, as the reference has them: rare ones, which are all read alike, by their own name."""
+    written = reference[: len(read)]
+    is_same = len(written) == len(read) and all(
+        word in (own, UNKNOWN_WORD) for word, own in zip(read, written, strict=True)
+    )
+    return written if is_same else read

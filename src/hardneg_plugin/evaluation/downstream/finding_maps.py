@@ -1,0 +1,86 @@
+"""Where a model looks for each finding: what its kind of alignment offers for a map."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hardneg_plugin.backbones.grounded import GroundedVisual
+from hardneg_plugin.backbones.visual import VisualFeatures
+from hardneg_plugin.data.studies import Batch
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.knowledge import Knowledge, Prompt
+from hardneg_plugin.models.aligned import AlignedModel
+from hardneg_plugin.models.base import StudyModel
+from hardneg_plugin.objectives import RelationEnhancedObjective
+from hardneg_plugin.objectives.local_features import Local
+
+
+def finding_maps(model: StudyModel[Any], batch: Batch, seen: VisualFeatures, knowledge: Knowledge) -> Tensor:
+    """How much of each of F entities is at each patch: `(B, F, P)`, the higher the more; 0 where a view is missing.
+
+    A model that grounds entities: the attention of the entity's prompt. One with local matchings: the attention of the words of the
+    sentences that state it, by their importance. Any other that aligns: the cosine of each patch with these sentences.
+
+    Args:
+        model: it.
+        batch: of B studies.
+        seen: what `model.see` makes of them.
+        knowledge: whose entities.
+
+    Raises:
+        UserError: the model has no space in which texts and images meet, or looks for other entities.
+    """
+    if isinstance(model.visual, GroundedVisual):
+        maps = model.visual.attention(seen, batch.get("boxes"))
+        return maps[:, _rows_of(entities_of(knowledge), model.visual.grounding.prompts)]
+    if not isinstance(model, AlignedModel):
+        raise UserError(
+            "task=localisation needs a model that aligns texts with images, but this run is of the bare host: train with "
+            "model=hard_negatives or model=pretrain."
+        )
+    wordings = knowledge.wordings()
+    sentences = [wordings[name][0] for name in entities_of(knowledge)]
+    objective = model.hard_negatives
+    if isinstance(objective, RelationEnhancedObjective):
+        regions = objective.parts.of_regions(seen.patches, seen.patch_mask)
+        return torch.stack([_looked(model, objective, regions, some) for some in sentences], 1)
+    texts = model.embed_texts([text for some in sentences for text in some])
+    embedded = torch.stack(
+        [F.normalize(some.mean(0), dim=-1) for some in texts.split([len(some) for some in sentences])]
+    )
+    patches = F.normalize(objective.image_head(seen.patches.float()), dim=-1)
+    return torch.einsum("fd,bpd->bfp", embedded, patches) * seen.patch_mask[:, None]
+
+
+def entities_of(knowledge: Knowledge) -> list[str]:
+    """The names of the F entities, in the order of their prompts."""
+    return [prompt.entity for prompt in knowledge.prompts if prompt.position is None]
+
+
+def _rows_of(entities: Sequence[str], prompts: Sequence[Prompt]) -> list[int]:
+    """Where the prompts of these entities, without a place, stand among those of a model."""
+    places = {prompt.entity: row for row, prompt in enumerate(prompts) if prompt.position is None}
+    missing = [name for name in entities if name not in places]
+    if missing:
+        raise UserError(
+            f"task=localisation: the data ask for {missing[0]!r}, but the model was trained to look for {', '.join(places)}: take "
+            "data of the kind that it was trained on."
+        )
+    return [places[name] for name in entities]
+
+
+def _looked(
+    model: AlignedModel, objective: RelationEnhancedObjective, regions: Local, sentences: Sequence[str]
+) -> Tensor:
+    """Where the words of sentences look in B images, the mean over the sentences: `(B, P)`."""
+    maps = []
+    for sentence in sentences:
+        words = objective.parts.of_words(model.words_of(model.tokens_of([sentence])[0]))
+        words = Local(*(part.expand(len(regions.features), *part.shape[1:]) for part in words))
+        looked = objective.scores.attention(words, regions)  # (B, W, P)
+        weights = objective.scores.word_importance(words, regions)
+        maps.append(looked.mean(1) if weights is None else torch.einsum("bw,bwp->bp", weights, looked))
+    return torch.stack(maps).mean(0)

@@ -1,0 +1,132 @@
+"""How much a linear classifier finds in frozen features, from few labels and from many."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.evaluation.downstream.zero_shot import auroc
+
+STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)
+"""The inverse strengths of the L2 penalty, scikit-learn's C, that are tried."""
+ITERATIONS = 1000  # scikit-learn's own 100 are too few for weak penalties
+
+
+class Labelled(NamedTuple):
+    """The studies of a split."""
+
+    features: Tensor
+    """`(N, D)`, frozen, any floating dtype."""
+    labels: Tensor
+    """`(N, F)` bool: which findings each has."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the classifiers trained on one share of the labels give."""
+
+    share: float
+    studies: int
+    """How many studies the share comes to."""
+    scores: Tensor
+    """`(N, F)` float64, log odds of each test study."""
+    auroc: Tensor
+    """`(F,)` float64 of those scores; nan where the test studies are of one class."""
+    strengths: tuple[float | None, ...]
+    """The C chosen for each finding; None where the subset has one class only."""
+
+
+def linear_probe(
+    train: Labelled,
+    val: Labelled,
+    test: Labelled,
+    *,
+    shares: Sequence[float] = (0.01, 0.1, 1.0),
+    strengths: Sequence[float] = STRENGTHS,
+    seed: int = 0,
+) -> list[Probe]:
+    """Logistic regressions, one per finding, on shares of the training studies.
+
+    Features are standardised by the mean and standard deviation of the subset trained on. The C of each finding is the one
+    with the best AUROC on `val`, of equal ones the smallest (which it also is where `val` is of one class). A finding of
+    which the subset has one class only cannot be learned: its scores are 0, its AUROC 0.5.
+
+    Args:
+        train, val, test: of one D and one F; `val` chooses C and nothing else.
+        shares: of the training studies, in (0, 1]; a smaller share is part of a larger.
+        strengths: values of C to try, above 0.
+        seed: of the subsets.
+
+    Returns:
+        One `Probe` per share, in their order.
+
+    Raises:
+        UserError: a share or a C is out of its range.
+        ValueError: the shapes do not fit together.
+    """
+    if not strengths or min(strengths) <= 0:
+        raise UserError(f"strengths: expected values of C above 0, but got {list(strengths)}.")
+    for split in (train, val, test):
+        _check(split, train)
+    return [
+        _probe(Labelled(*(rows[subset] for rows in train)), val, test, share, sorted(strengths))
+        for share, subset in zip(shares, nested_subsets(len(train.features), shares, seed), strict=True)
+    ]
+
+
+def nested_subsets(count: int, shares: Sequence[float], seed: int) -> list[Tensor]:
+    """Rows of each share of `count` studies, `(K,)` int64 of at least one: a smaller share is the beginning of a larger.
+
+    Raises:
+        UserError: a share is outside (0, 1], or there is no study.
+    """
+    if not shares or not all(0 < share <= 1 for share in shares):
+        raise UserError(f"shares: expected shares of the training labels above 0 and up to 1, but got {list(shares)}.")
+    if count < 1:
+        raise UserError("Expected at least one training study with labels, but got none: check the training split.")
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(count))
+    return [order[: max(1, round(share * count))] for share in shares]
+
+
+def _probe(subset: Labelled, val: Labelled, test: Labelled, share: float, strengths: Sequence[float]) -> Probe:
+    scaler = StandardScaler().fit(_array(subset.features))
+    known, chosen_on, judged = (scaler.transform(_array(split.features)) for split in (subset, val, test))
+    scores = torch.zeros(test.labels.shape, dtype=torch.float64)
+    chosen: list[float | None] = [None] * test.labels.shape[1]
+    for finding, labels in enumerate(subset.labels.cpu().T):
+        if labels.all() or not labels.any():
+            continue
+        best = -np.inf
+        for strength in strengths:
+            model: Any = LogisticRegression(C=strength, max_iter=ITERATIONS).fit(known, labels.numpy())
+            on_val = torch.from_numpy(model.decision_function(chosen_on))[:, None]
+            area = float(auroc(on_val, val.labels[:, finding : finding + 1].cpu()))
+            if chosen[finding] is None or area > best:
+                best, chosen[finding] = area, strength
+                scores[:, finding] = torch.from_numpy(model.decision_function(judged))
+    return Probe(share, len(subset.features), scores, auroc(scores, test.labels.cpu()), tuple(chosen))
+
+
+def _array(features: Tensor) -> NDArray[np.float64]:
+    array: NDArray[np.float64] = features.detach().cpu().double().numpy()
+    return array
+
+
+def _check(split: Labelled, train: Labelled) -> None:
+    features, labels = split
+    widths = (features.shape[1:], labels.shape[1:]) == (train.features.shape[1:], train.labels.shape[1:])
+    if not (features.ndim == labels.ndim == 2 and len(features) == len(labels) and widths):
+        raise ValueError(
+            "Expected `features` (N, D) and `labels` (N, F) of one D and F in all splits, but got "
+            f"{tuple(features.shape)} and {tuple(labels.shape)} beside training's "
+            f"{tuple(train.features.shape)} and {tuple(train.labels.shape)}."
+        )
+    if labels.dtype != torch.bool:
+        raise ValueError(f"Expected `labels` of dtype torch.bool, but got {labels.dtype}.")

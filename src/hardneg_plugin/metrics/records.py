@@ -1,0 +1,150 @@
+"""What is kept of each study of a split: one line of a predictions file, from which all scores can be computed again."""
+
+import json
+import math
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+from typing import Any, TypedDict, cast
+
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.files import is_unicode
+from hardneg_plugin.metrics.findings import Findings
+
+
+class _Texts(TypedDict):
+    """What every record has."""
+
+    id: str
+    reference: str
+    """The full report as the tokenizer cleans it."""
+    generated: str
+
+
+class Record(_Texts, total=False):
+    """One study. Files that other systems wrote need nothing but `id`, `reference` and `generated`."""
+
+    cut_reference: str
+    """The reference cut to the maximum length, which published systems score against."""
+    patient: str
+    labels: str
+    """The canonical label set; "" is the set without findings."""
+    findings: "Stated"
+    measured: dict[str, float]
+    """What only the model could tell: sums of its report loss, ranks among embeddings."""
+    scores: dict[str, float]
+    """Scores of this study alone."""
+
+
+class Stated(TypedDict):
+    """Findings as they were read out of the two texts, each `[name, attributes]`."""
+
+    reference: list[Any]
+    generated: list[Any]
+
+
+def make_record(
+    study: str,
+    reference: str,
+    generated: str,
+    *,
+    patient: str | None = None,
+    labels: str | None = None,
+    read_findings: Callable[[str], Findings] | None = None,
+) -> Record:
+    """The record of a study with what is known of it; findings where they can be read out of texts."""
+    record = Record(id=study, reference=reference, generated=generated)
+    if patient is not None:
+        record["patient"] = patient
+    if labels is not None:
+        record["labels"] = labels
+    return record if read_findings is None else with_findings(record, read_findings)
+
+
+def with_findings(record: Record, read_findings: Callable[[str], Findings]) -> Record:
+    """The record with the findings that its texts state."""
+    findings: Stated = {
+        "reference": stated(read_findings(record["reference"])),
+        "generated": stated(read_findings(record["generated"])),
+    }
+    return {**record, "findings": findings}
+
+
+def stated(findings: Findings) -> list[Any]:
+    """Findings as JSON holds them, in an order of their own."""
+    return sorted(([name, attributes] for name, attributes in findings), key=repr)
+
+
+def findings_of(stated: Sequence[Any]) -> Findings:
+    """Findings as they were before JSON turned tuples into lists.
+
+    >>> findings_of([["nodule", [["mm", 6]]]])
+    frozenset({('nodule', (('mm', 6),))})
+    """
+    return frozenset((str(name), _hashable(attributes)) for name, attributes in stated)
+
+
+def read_predictions(path: Path) -> list[Record]:
+    """The records of a predictions file, in its order.
+
+    Raises:
+        UserError: it cannot be read, a line is no record, or a study comes twice.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")  # texts may hold other line breaks
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    records: dict[str, Record] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        record = _record(line, f"{path}, line {number}")
+        if record["id"] in records:
+            raise UserError(f"{path}, line {number}: study {record['id']!r} is there for the second time.")
+        records[record["id"]] = record
+    if not records:
+        raise UserError(f"Expected at least one study in {path}, but it is empty.")
+    return list(records.values())
+
+
+def _record(line: str, where: str) -> Record:
+    try:
+        record = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{where}: expected a JSON object, but it cannot be read ({error}).") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: expected a JSON object, but got {type(record).__name__}.")
+    for key in ("id", "reference", "generated"):
+        if not isinstance(record.get(key), str) or not is_unicode(record[key]):
+            raise UserError(f'{where}: expected a text under "{key}", but got {record.get(key)!r}.')
+    for key in ("cut_reference", "patient", "labels"):
+        if key in record and not isinstance(record[key], str):
+            raise UserError(f'{where}: expected a text or nothing under "{key}", but got {record[key]!r}.')
+    for key in ("measured", "scores"):
+        numbers = record.get(key, {})
+        if not isinstance(numbers, dict) or not all(_is_number(value) for value in numbers.values()):
+            raise UserError(f'{where}: expected numbers by name under "{key}", but got {numbers!r}.')
+    if "findings" in record and not _is_stated(record["findings"]):
+        raise UserError(
+            f'{where}: expected "reference" and "generated" under "findings", lists of [name, attributes], but got '
+            f"{record['findings']!r}."
+        )
+    return cast(Record, record)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_stated(findings: Any) -> bool:
+    if not isinstance(findings, dict):
+        return False
+    lists = [findings.get(side) for side in ("reference", "generated")]
+    return all(
+        isinstance(side, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in side) for side in lists
+    )
+
+
+def _hashable(value: Any) -> Hashable:
+    if isinstance(value, list):
+        return tuple(_hashable(part) for part in value)
+    return json.dumps(value, sort_keys=True) if isinstance(value, dict) else cast(Hashable, value)

@@ -1,0 +1,86 @@
+"""The report embeddings of a trained run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hardneg_plugin.backbones.decoder import evaluating
+from hardneg_plugin.functional.pooling import masked_mean
+from hardneg_plugin.models.aligned import AlignedModel
+from hardneg_plugin.models.report_generator import ReportGenerator
+from hardneg_plugin.neighbours.embedders import Embeddings
+from hardneg_plugin.runs.checkpoint import checkpoint_of, trained_model
+from hardneg_plugin.runs.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """Which run is to embed, and how; nothing is read before `load`.
+
+    Args:
+        run: the run folder.
+        checkpoint: `best`, `last`, or the path of a .ckpt file.
+        batch_size: reports at a time.
+        device: as torch takes it.
+    """
+
+    run: str
+    checkpoint: str = "best"
+    batch_size: int = 64
+    device: str = "cpu"
+
+    # A method, and trust no argument of the class: the config of a run that is not trusted may name this class as well.
+    def load(self, *, trust: bool = False) -> "ModelReports":
+        """The embedder.
+
+        Args:
+            trust: build whatever the run's config names.
+
+        Raises:
+            UserError: the run or the checkpoint cannot be read, or is not to be trusted.
+        """
+        folder = RunFolder.existing(self.run)
+        config = folder.read_config(trust=trust)
+        model: ReportGenerator | AlignedModel = trained_model(
+            config.model, checkpoint_of(folder, self.checkpoint), trust=trust
+        )
+        return ModelReports(model, config.data.max_length, self.batch_size, self.device)
+
+
+@dataclass(frozen=True)
+class ModelReports:
+    """The reports as a trained model embeds them without their images.
+
+    Of a model trained with an objective: in the space in which training compares. Of a bare generator: the mean of the decoder's
+    states over the words.
+
+    Args:
+        model: the generator, or whatever aligns images with reports.
+        max_length: tokens kept of a report, as in training.
+        batch_size: reports at a time.
+        device: as torch takes it.
+    """
+
+    model: ReportGenerator | AlignedModel
+    max_length: int
+    batch_size: int = 64
+    device: str = "cpu"
+
+    def __call__(self, texts: Sequence[str]) -> Embeddings:
+        """See `Embedder`."""
+        model = self.model.to(self.device)
+        with evaluating(model), torch.inference_mode():
+            batches = [
+                self._batch(texts[start : start + self.batch_size]) for start in range(0, len(texts), self.batch_size)
+            ]
+        return torch.cat(batches)
+
+    def _batch(self, texts: Sequence[str]) -> Tensor:
+        if isinstance(self.model, AlignedModel):
+            return self.model.embed_texts(texts, self.max_length).cpu()
+        tokens, mask = self.model.tokens_of(texts, self.max_length)
+        pooled = masked_mean(self.model.decoder.text_states(tokens), mask[:, 1:])
+        return F.normalize(pooled.float(), dim=-1).cpu()

@@ -1,0 +1,136 @@
+"""Report texts as unit-length embeddings, by which nearest reports are found."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch.nn.functional as F
+
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.files import read_json
+
+Embeddings = Any
+"""Unit-length rows `(N, D)` in float32: a tensor, or a scipy CSR matrix."""
+
+
+class Embedder(Protocol):
+    """Embeds texts."""
+
+    def __call__(self, texts: Sequence[str]) -> Embeddings:
+        """Unit-length rows `(N, D)` of N texts; zero where there is nothing in a text to go by."""
+        ...
+
+
+def embed(embedder: Embedder, texts: Sequence[str]) -> Embeddings:
+    """Embeddings of texts of which each is embedded once, so that equal texts are equally near to any other."""
+    position: dict[str, int] = {}
+    rows = [position.setdefault(text, len(position)) for text in texts]
+    return embedder(list(position))[np.array(rows)]
+
+
+@dataclass(frozen=True)
+class Tfidf:
+    """Term frequency times inverse document frequency, by scikit-learn, offline: sparse, and fitted on the texts themselves.
+
+    Words are runs of letters and digits in lower case, of any length: sides, grades and millimetres tell reports apart, and no
+    stop words are left out, since "no" is none. Frequencies within a report count by their logarithm.
+
+    Args:
+        ngrams: sequences of up to so many words count as terms, at least 1.
+        min_count: terms in fewer texts than this are left out, at least 1.
+
+    Raises:
+        UserError: a number is out of its range; or, when called, no term is left.
+    """
+
+    ngrams: int = 1
+    min_count: int = 1
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise UserError(f"embedder.{name}: expected at least 1, but got {value}.")
+
+    def __call__(self, texts: Sequence[str]) -> Embeddings:
+        """See `Embedder`."""
+        from sklearn.feature_extraction.text import TfidfVectorizer  # a second to import
+
+        vectorizer = TfidfVectorizer(
+            token_pattern=r"(?u)[^\W_]+",
+            ngram_range=(1, self.ngrams),
+            min_df=self.min_count,
+            sublinear_tf=True,
+            dtype=np.float32,
+        )
+        try:
+            rows = vectorizer.fit_transform(texts).tocsr()
+        except ValueError as error:  # an empty vocabulary
+            raise UserError(
+                f"embedder: expected terms in at least {self.min_count} of {len(texts)} reports, but there are none ({error}). "
+                "Lower embedder.min_count."
+            ) from error
+        rows.sort_indices()
+        return rows
+
+
+@dataclass(frozen=True)
+class SentenceTransformers:
+    """A model of the sentence-transformers package; an extra.
+
+    Args:
+        name_or_path: a name on the hub or in its local cache, or a folder.
+        batch_size: texts at a time.
+        device: as torch takes it.
+
+    Raises:
+        UserError: when called, the package is not installed, or the model is not to be had.
+    """
+
+    name_or_path: str
+    batch_size: int = 64
+    device: str = "cpu"
+
+    def __call__(self, texts: Sequence[str]) -> Embeddings:
+        """See `Embedder`."""
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError as error:
+            raise UserError(
+                f"embedder=sentence_transformers needs a package that is not installed ({error}): "
+                "pip install 'hardneg-plugin[sentence-transformers]', or set embedder=tfidf."
+            ) from error
+        _check_modules(Path(self.name_or_path))
+        try:
+            # neither weights that would have to be unpickled nor code that comes with a model
+            model = SentenceTransformer(
+                self.name_or_path,
+                device=self.device,
+                trust_remote_code=False,
+                model_kwargs={"use_safetensors": True},
+            )
+        except (OSError, ValueError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")
+            raise UserError(
+                f"embedder.name_or_path: expected a sentence-transformers model, but {self.name_or_path!r} could not be loaded "
+                f"({reason}). Give its folder, or a name that is on the hub or in its local cache."
+            ) from error
+        rows = model.encode(list(texts), batch_size=self.batch_size, convert_to_tensor=True)
+        return F.normalize(rows.float().cpu(), dim=-1)
+
+
+def _check_modules(folder: Path) -> None:
+    """Refuse a model of other classes than the package's own: from a folder, it would import them from the folder's own code."""
+    file = folder / "modules.json"
+    if not file.is_file():
+        return
+    modules = read_json(file, "modules")
+    types = (
+        [str(module.get("type")) for module in modules if isinstance(module, dict)] if isinstance(modules, list) else []
+    )
+    if not types or not all(name.startswith("sentence_transformers.") for name in types):
+        raise UserError(
+            f"{file}: expected classes of sentence_transformers alone, but got {', '.join(types) or 'none'}: code that comes with "
+            "a model is not run."
+        )

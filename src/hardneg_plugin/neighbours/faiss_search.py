@@ -1,0 +1,73 @@
+"""The search by faiss, for dense embeddings of many studies; an extra."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.neighbours.embedders import Embeddings
+from hardneg_plugin.neighbours.search import Kept, Nearest, Rule, Track, check_chunk, chunks, nothing_found
+
+
+@dataclass(frozen=True)
+class Faiss:
+    """Exact neighbours by a flat faiss index; as many as needed are asked for until k are left without matches.
+
+    Which of equally near studies come first is faiss's own affair where it does not return all of them.
+
+    Args:
+        chunk: studies at a time, at least 1.
+
+    Raises:
+        UserError: the chunk is out of its range, or faiss is not installed.
+    """
+
+    chunk: int = 256
+
+    def __post_init__(self) -> None:
+        check_chunk(self.chunk)
+        _faiss()  # before embeddings are computed
+
+    def __call__(self, embeddings: Embeddings, rule: Rule, *, track: Track = iter) -> Nearest:
+        """See `Search`.
+
+        Raises:
+            UserError: embeddings are sparse.
+        """
+        faiss = _faiss()
+        if not isinstance(embeddings, torch.Tensor):
+            raise UserError(
+                "backend: faiss takes dense embeddings, but those of embedder=tfidf are sparse. Set backend=torch, or another "
+                "embedder."
+            )
+        vectors = np.ascontiguousarray(embeddings.float().cpu().numpy())
+        index = faiss.IndexFlatIP(vectors.shape[1])
+        index.add(vectors)
+        found = nothing_found(len(vectors), rule.k)
+        for rows in track(chunks(len(vectors), self.chunk)):
+            found = _kept(index, vectors, rows, rule).written_into(found)
+        return found
+
+
+def _kept(index: Any, vectors: Any, rows: range, rule: Rule) -> Kept:
+    fetched = min(rule.k + 32, len(vectors))
+    while True:
+        scores, candidates = index.search(vectors[rows.start : rows.stop], fetched)
+        kept = Kept(rows, rule)
+        kept.add(np.repeat(np.arange(len(rows)), fetched), candidates.reshape(-1), scores.reshape(-1))
+        if kept.is_full.all() or fetched == len(vectors):
+            return kept
+        fetched = min(4 * fetched, len(vectors))
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError as error:
+        raise UserError(
+            f"backend: faiss needs a package that is not installed ({error}): pip install 'hardneg-plugin[faiss]', or set "
+            "backend=torch."
+        ) from error
+    return faiss

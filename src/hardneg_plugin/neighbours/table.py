@@ -1,0 +1,224 @@
+"""The table of mined hard negatives: for each study the studies whose reports are closest to its own."""
+
+import json
+import logging
+import reprlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.files import json_kind, read_json, whole_file, writing
+
+_log = logging.getLogger(__name__)
+
+METADATA = b"hardneg_mine"
+"""The key of the settings and counts, in JSON, in the metadata of a Parquet table's schema."""
+
+
+def read_neighbours(path: str | Path) -> dict[str, list[str]]:
+    """The mined studies of each study, nearest first; a study may have none.
+
+    The file is one of
+    - `.parquet`: the columns `study` and `neighbours` of `write_neighbours`;
+    - JSON: `{study id: [ids]}`, ids being texts, and integers taken as such;
+    - JSON: an annotation in the R2Gen layout whose training entries have `neg_report` and `neg_image_path`, as released with
+      ITHN. A negative is the training study that has these images, or else alone has this report. Negatives that are no such
+      study, of several, or the study itself, are left out with a warning.
+
+    Raises:
+        UserError: the file is missing or no such table, is empty, or names for a study the study itself or another twice; or no
+            negative of an annotation is known.
+    """
+    file = Path(path)
+    if file.suffix == ".parquet":
+        return _checked(_read_parquet(file), file)
+    content = read_json(file, "neighbour table")
+    if not isinstance(content, dict):
+        raise UserError(f"Expected {{study id: [ids, nearest first]}} in {file}, but got {json_kind(content)}.")
+    if _is_annotation(content):
+        return _read_annotation(content["train"], file)
+    return _checked(content.items(), file)
+
+
+def write_neighbours(
+    path: str | Path,
+    studies: Sequence[str],
+    neighbours: Sequence[Sequence[str]],
+    scores: Sequence[Sequence[float]],
+    metadata: Mapping[str, Any],
+) -> None:
+    """Write a table that `read_neighbours` takes, as Parquet: whole, or not at all.
+
+    Args:
+        path: the file.
+        studies: N ids, column `study`.
+        neighbours: of each study the ids of its nearest others, nearest first, column `neighbours`.
+        scores: of each study the similarities of these, column `scores`, float32.
+        metadata: plain values, as JSON under `METADATA` in the schema.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    import pyarrow as pa  # here and below: who plugs in a model without a table needs none of it
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(
+        [("study", pa.string()), ("neighbours", pa.list_(pa.string())), ("scores", pa.list_(pa.float32()))],
+        metadata={METADATA: json.dumps(metadata, allow_nan=False).encode()},
+    )
+    columns = {"study": studies, "neighbours": neighbours, "scores": scores}
+    with writing(Path(path), "It is as it was before."), whole_file(Path(path)) as file:
+        pq.write_table(pa.table(columns, schema=schema), file)
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """What `write_neighbours` was given beside the table; empty where the file has nothing of it."""
+    import pyarrow.parquet as pq
+
+    written = (pq.read_schema(path).metadata or {}).get(METADATA, b"{}")
+    content: dict[str, Any] = json.loads(written)
+    return content
+
+
+def _checked(rows: Iterable[tuple[Any, Any]], file: Path) -> dict[str, list[str]]:
+    table: dict[str, list[str]] = {}
+    for study, entry in rows:
+        if type(study) not in (str, int):
+            raise UserError(f"{file}, row {len(table)}: expected a study id, but got {json_kind(study)}.")
+        if str(study) in table:
+            raise UserError(f"{file}: expected each study once, but got {str(study)!r} twice; take one out.")
+        table[str(study)] = _neighbours(str(study), entry, file)
+    if not table:
+        raise UserError(f"Expected the neighbours of at least one study in {file}, but it is empty. Mine them again.")
+    return table
+
+
+def _neighbours(study: str, entry: Any, file: Path) -> list[str]:
+    place = f"{file}, study {reprlib.repr(study)}"
+    if not isinstance(entry, list):
+        raise UserError(f"{place}: expected a list of study ids, nearest first, but got {json_kind(entry)}.")
+    ids = []
+    for position, name in enumerate(entry):
+        if type(name) not in (str, int):
+            raise UserError(f"{place}, [{position}]: expected a study id, but got {json_kind(name)}.")
+        ids.append(str(name))
+    if study in ids:
+        raise UserError(f"{place}: expected other studies, but [{ids.index(study)}] is the study itself; take it out.")
+    if len(set(ids)) < len(ids):
+        repeated = next(name for position, name in enumerate(ids) if name in ids[:position])
+        raise UserError(f"{place}: expected each neighbour once, but got {repeated!r} twice; take one out.")
+    return ids
+
+
+def _read_parquet(file: Path) -> list[tuple[Any, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    wanted = ["study", "neighbours"]
+    try:
+        # a buffer of its own: pyarrow takes a path for a data set, which may be a folder of many files
+        with file.open("rb") as opened:
+            parquet = pq.ParquetFile(opened)
+            if missing := [name for name in wanted if name not in parquet.schema_arrow.names]:
+                raise UserError(
+                    f"Expected the columns {', '.join(wanted)} in {file}, but it has no {', '.join(missing)}, only "
+                    f"{', '.join(parquet.schema_arrow.names)}. Mine it with hardneg-mine."
+                )
+            columns = parquet.read(wanted)
+    except pa.ArrowException as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"Expected Parquet in {file}, but it cannot be read ({reason}). Make the file again."
+        ) from error
+    except OSError as error:  # which pyarrow raises for damaged pages, too
+        reason = error.strerror or str(error).splitlines()[0]
+        raise UserError(f"Expected the neighbour table file {file}, but it cannot be read ({reason}).") from error
+    return list(zip(*(columns[name].to_pylist() for name in wanted), strict=True))
+
+
+def _is_annotation(content: Mapping[str, Any]) -> bool:
+    """A list of entries per split, and not a table with a study by that name."""
+    entries = content.get("train")
+    return isinstance(entries, list) and bool(entries) and isinstance(entries[0], dict)
+
+
+def _read_annotation(entries: Sequence[Any], file: Path) -> dict[str, list[str]]:
+    studies = {_entry_id(entry, index, file): entry for index, entry in enumerate(entries)}
+    if len(studies) < len(entries):
+        raise UserError(
+            f"{file}: expected each study once, but {len(entries) - len(studies)} ids of train are repeated."
+        )
+    if not any("neg_report" in entry or "neg_image_path" in entry for entry in entries):
+        raise UserError(
+            f"Expected neg_report and neg_image_path in the entries of {file}, but none has them: it is an annotation without "
+            "negatives. Mine them with hardneg-mine."
+        )
+    by_image, by_report = _owners(studies)
+    table: dict[str, list[str]] = {}
+    left_out = dict.fromkeys(("unknown", "ambiguous", "the study itself", "without a negative"), 0)
+    for study, entry in studies.items():
+        found = _owner(entry, by_image, by_report)
+        if isinstance(found, str) or found == {study}:
+            left_out[found if isinstance(found, str) else "the study itself"] += 1
+            table[study] = []
+        else:
+            table[study] = list(found)
+    if not any(table.values()):
+        counts = ", ".join(f"{number} {reason}" for reason, number in left_out.items() if number)
+        raise UserError(
+            f"Expected negatives among the training entries of {file}, but no neg_image_path or neg_report is theirs ({counts}). "
+            "Give the annotation that they were mined on."
+        )
+    if any(left_out.values()):
+        _log.warning(
+            "%s: negatives of %d of %d studies are left out: %s.",
+            file,
+            sum(left_out.values()),
+            len(studies),
+            ", ".join(f"{number} {reason}" for reason, number in left_out.items() if number),
+        )
+    return table
+
+
+def _entry_id(entry: Any, index: int, file: Path) -> str:
+    if not isinstance(entry, dict) or type(entry.get("id")) not in (str, int):
+        got = f"the id {reprlib.repr(entry.get('id'))}" if isinstance(entry, dict) else json_kind(entry)
+        raise UserError(f"{file}, train[{index}]: expected an object with an id, but got {got}.")
+    return str(entry["id"])
+
+
+Owners = Mapping[str, set[str]]
+
+
+def _owners(studies: Mapping[str, Mapping[str, Any]]) -> tuple[Owners, Owners]:
+    """The studies that have an image, and those that have a report."""
+    by_image: dict[str, set[str]] = defaultdict(set)
+    by_report: dict[str, set[str]] = defaultdict(set)
+    for study, entry in studies.items():
+        for path in _paths(entry.get("image_path")):
+            by_image[path].add(study)
+        if isinstance(entry.get("report"), str):
+            by_report[entry["report"].strip()].add(study)
+    return by_image, by_report
+
+
+def _owner(entry: Mapping[str, Any], by_image: Owners, by_report: Owners) -> set[str] | str:
+    """The one study that a negative is, or why there is none."""
+    report, paths = entry.get("neg_report"), _paths(entry.get("neg_image_path"))
+    if not paths and not isinstance(report, str):
+        return "without a negative"
+    # images first: many studies share a report, and none an image
+    owners = [by_image.get(path, set()) for path in paths]
+    found = set.intersection(*owners) if owners else set()
+    if not found and isinstance(report, str):
+        found = by_report.get(report.strip(), set())
+    if len(found) == 1:
+        return found
+    return "ambiguous" if found else "unknown"
+
+
+def _paths(value: Any) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    return [path for path in values if isinstance(path, str)]

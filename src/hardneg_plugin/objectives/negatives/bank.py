@@ -1,0 +1,124 @@
+"""Hard negatives from a bank of all studies: neighbours known beforehand, or found among the bank's own embeddings."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hardneg_plugin.distributed import from_first_rank
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.functional.hard_negatives import are_matches, mine, most_similar
+from hardneg_plugin.functional.match_keys import UNKNOWN, find_keys, match_key
+from hardneg_plugin.neighbours.table import read_neighbours
+from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
+from hardneg_plugin.objectives.memory import StudyBank
+from hardneg_plugin.objectives.negatives.sources import InBatch, check_choice
+
+log = logging.getLogger(__name__)
+
+
+class Bank(nn.Module):
+    """The neighbours of a study among all studies seen so far, with the embeddings of their last visit.
+
+    Each study has a slot, filled when the study comes by. Its neighbours are those of a table mined beforehand, or the nearest
+    by the bank's own embeddings, looked for anew at the start of every `refresh_every`-th epoch. A study whose neighbours are
+    not known or not yet seen takes the nearest of the batch in their place. Matches are masked, and studies must have ids. The
+    gradient does not reach the bank's embeddings.
+
+    Args:
+        k: hard negatives per study, at least 1.
+        pool: draw them from this many nearest neighbours (None: take the nearest).
+        ceiling: a neighbour with a cosine above this to the own report counts as a match, in (-1, 1].
+        table: mined neighbours, a file as `read_neighbours` takes it or the mapping itself; None: by the bank's embeddings.
+        refresh_every: epochs between two searches for neighbours, at least 1.
+
+    A slot takes 8 D + 32 bytes, for embeddings of width D.
+    """
+
+    def __init__(
+        self,
+        k: int = 1,
+        pool: int | None = None,
+        ceiling: float = 1.0,
+        table: str | Path | Mapping[str, Sequence[str]] | None = None,
+        refresh_every: int = 1,
+    ) -> None:
+        super().__init__()
+        check_choice(k, pool, ceiling)
+        if refresh_every < 1:
+            raise UserError(f"negatives.refresh_every: expected at least one epoch, but got {refresh_every}.")
+        self.k, self.pool, self.ceiling, self.refresh_every = k, pool, ceiling, refresh_every
+        self.bank = StudyBank()
+        self._is_mined = table is not None
+        self._epoch = 0
+        self._studies = torch.empty(0, dtype=torch.int64)
+        self._neighbours = torch.empty(0, 1, dtype=torch.int64)
+        if table is not None:
+            self._studies, self._neighbours = _table_keys(
+                table if isinstance(table, Mapping) else read_neighbours(table)
+            )
+        # what the nearest of the batch are drawn from is the batch
+        self._in_batch = InBatch(k, pool, ceiling)
+
+    def forward(self, batch: EmbeddedBatch) -> HardNegatives:
+        """The k nearest known neighbours, filled up from the batch; then the batch goes into the bank."""
+        batch.require_study_ids("negatives=bank")
+        self._refresh(batch.progress.epoch)
+        found = self._in_batch(batch)
+        if len(self.bank) and len(self._studies):
+            found = self._known(batch).filled_up(found)
+        self.bank.write(batch.all_keys, batch.all_images.detach(), batch.all_reports.detach())
+        return found
+
+    def _refresh(self, epoch: int) -> None:
+        is_due = epoch != self._epoch and epoch % self.refresh_every == 0
+        self._epoch = epoch
+        if self._is_mined or not is_due or not len(self.bank):
+            return
+        keys, _, reports = self.bank.entries()
+        index, valid = mine(reports, keys, k=self.pool or self.k, ceiling=self.ceiling)
+        studies, order = keys[:, 0].sort()
+        neighbours = keys[:, 0][index].where(valid, UNKNOWN)[order]
+        # the same on every rank, though devices may round a tie differently
+        self._studies, self._neighbours = studies, from_first_rank(neighbours)
+        log.info("Neighbours of %d studies found among their own embeddings.", len(studies))
+
+    @torch.no_grad()
+    def _known(self, batch: EmbeddedBatch) -> HardNegatives:
+        device = batch.reports.device
+        self._studies, self._neighbours = self._studies.to(device), self._neighbours.to(device)
+        row = find_keys(self._studies, batch.keys[:, 0])
+        neighbours = self._neighbours[row].masked_fill(row[:, None] < 0, UNKNOWN)  # (B, P)
+        slots = self.bank.slots_of(neighbours)
+        keys, images, reports = self.bank.read(slots)
+        similarity = torch.einsum("bd,bpd->bp", batch.reports, reports)
+        unwanted = (slots < 0) | are_matches(batch.keys, keys) | (similarity > self.ceiling + 1e-6)
+        # the order of the table, not of the day
+        order = -torch.arange(slots.shape[1], dtype=torch.float32, device=device).expand(slots.shape)
+        index, valid = most_similar(order, unwanted, k=self.k, pool=self.pool, generator=batch.generator())
+        rows = torch.arange(len(index), device=device)[:, None]
+        return HardNegatives(reports=reports[rows, index], images=images[rows, index], valid=valid)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What a checkpoint holds beside the bank's slots: where the search for neighbours stands."""
+        return {"epoch": self._epoch, "studies": self._studies, "neighbours": self._neighbours}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Back from a checkpoint; neighbours from a table stay the table's."""
+        self._epoch = state["epoch"]
+        if not self._is_mined:
+            self._studies, self._neighbours = state["studies"], state["neighbours"]
+
+
+def _table_keys(table: Mapping[str, Sequence[str]]) -> tuple[Tensor, Tensor]:
+    """Keys of studies, ascending `(M,)`, and of their neighbours `(M, P)`, `UNKNOWN` after a study's last."""
+    studies = torch.tensor([match_key(study) for study in table])
+    width = max(map(len, table.values()))
+    neighbours = torch.full((len(table), width), UNKNOWN)
+    for row, names in zip(neighbours, table.values(), strict=True):
+        row[: len(names)] = torch.tensor([match_key(name) for name in names])
+    order = studies.argsort()
+    return studies[order], neighbours[order]

@@ -1,0 +1,260 @@
+"""The hard-negative objective: find each study's closest peers, make them harder, tell them from its own report."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hardneg_plugin.distributed import Shards
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.functional.hard_negatives import are_matches
+from hardneg_plugin.functional.hardening import Arc, Ascent, Projection, Released, Segment
+from hardneg_plugin.objectives.alignment import Alignment, InfoNCE
+from hardneg_plugin.objectives.alternating import Alternating
+from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
+from hardneg_plugin.objectives.embeddings import PairEmbeddings
+from hardneg_plugin.objectives.negatives.sources import InBatch, NegativeSource
+from hardneg_plugin.objectives.projection import Head
+from hardneg_plugin.objectives.schedule import Linear, Progress, Schedule
+from hardneg_plugin.objectives.separation import Separation
+
+Hardening = Arc | Segment | Projection | Ascent | Released | Alternating
+
+_ARC = Arc()  # a default that None cannot stand for: it means no hardening
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What each term counts for in the total loss, each >= 0."""
+
+    report: float = 1.0
+    alignment: float = 0.05
+    separation: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, weight in vars(self).items():
+            if weight < 0:
+                raise UserError(f"weights.{name}: expected a weight from 0, but got {weight}.")
+
+
+@dataclass(frozen=True)
+class ObjectiveOutput:
+    """The terms of one step, unweighted, and what to log beside them (scalars, detached)."""
+
+    alignment_loss: Tensor
+    separation_loss: Tensor
+    logs: dict[str, Tensor]
+
+
+class HardNegativeObjective(nn.Module):
+    """Alignment of images and reports against increasingly hard negatives (ITHN, ECAI 2023, arXiv 2305.07176; reconstructed).
+
+    Args:
+        alignment: the loss (`InfoNCE`, `Triplet`, `ReleasedAlignment`).
+        hardening: the inner maximisation (`Arc`, `Segment`, `Projection`, `Ascent`, `Released`, `Alternating`); None: negatives
+            as mined.
+        negatives: where hard negatives come from (`InBatch`, `Queue`, `Bank`, `Paired`).
+        schedule: hardness over training (`Linear`, `Cosine`, `Exponential`, `Constant`).
+        separation: the term between images of peers (`Hinge`, `Absolute`); None: no such term.
+        weights: of report loss, alignment loss and separation loss in the total.
+        width: add bias-free heads from features of `image_width` and `report_width` to this width; None: no weights but the
+            logit scale, and features of one width.
+        centred: the heads take off the running mean of their features first (`Head`); without heads nothing does.
+
+    Heads and scale exist in training only: nothing is added at inference. Works in float32 whatever the precision of training.
+    Every parameter gets a gradient in every step, a zero one during the warm-up, with one study, or where every pair is a match.
+
+    Under DDP the contrast is over the batches of all ranks, which may differ in size, and the gradient, once DDP has averaged
+    it, is that of one process with all studies in one batch (`Released` and `ReleasedAlignment` stay within their rank's batch,
+    as the released code would). Each step costs one collective for the sizes, one for the embeddings, one for the match keys,
+    and one for the embeddings' gradient. Gradient accumulation does not widen the contrast: a queue does.
+
+    Raises:
+        UserError: `width` without `image_width` and `report_width`.
+    """
+
+    statement_texts: Sequence[str] = ()
+    """Sentences whose features the host gives with each batch (`PairEmbeddings.statements`)."""
+
+    def __init__(
+        self,
+        *,
+        alignment: Alignment | None = None,
+        hardening: Hardening | None = _ARC,
+        negatives: NegativeSource | None = None,
+        schedule: Schedule | None = None,
+        separation: Separation | None = None,
+        weights: Weights | None = None,
+        image_width: int | None = None,
+        report_width: int | None = None,
+        width: int | None = None,
+        centred: bool = True,
+    ) -> None:
+        super().__init__()
+        self.alignment: Alignment = alignment or InfoNCE()
+        self.hardening = hardening
+        self.negatives: NegativeSource = negatives or InBatch()
+        self.schedule = schedule or Linear()
+        self.separation = separation
+        self.weights = weights or Weights()
+        self.image_head, self.report_head = _heads(image_width, report_width, width, centred)
+        log_scales = torch.tensor(self.alignment.initial_log_scales)
+        # no parameter rather than an empty one, which would never get a gradient
+        self.log_scales = nn.Parameter(log_scales) if len(log_scales) else None
+
+    def project(self, pairs: PairEmbeddings) -> tuple[Tensor, Tensor]:
+        """Unit-length image and report embeddings `(B, D)` in float32, through the heads where there are any.
+
+        Raises:
+            ValueError: features of different widths without heads, or of other widths than the heads'.
+        """
+        self._check_widths(pairs)
+        with torch.autocast(pairs.images.device.type, enabled=False):
+            images = F.normalize(self.image_head(pairs.images.float()), dim=-1)
+            reports = F.normalize(self.report_head(pairs.reports.float()), dim=-1)
+        return images, reports
+
+    def forward(self, pairs: PairEmbeddings, progress: Progress) -> ObjectiveOutput:
+        """The terms for one batch at one position in training.
+
+        During the schedule's warm-up both losses are zero, with a zero gradient.
+        """
+        batch = self._embed(pairs, progress)
+        with torch.autocast(batch.images.device.type, enabled=False):
+            negatives = self.negatives(batch)
+            hardness = self.schedule(progress)
+            hardened = self._harden(batch, negatives, hardness)
+            alignment, logs = self._align(pairs, batch, negatives, hardened)
+            separation = batch.images.new_zeros(len(batch.images))
+            if self.separation is not None and negatives.images is not None:
+                separation = self.separation(batch.images, negatives.images, negatives.valid)
+            is_on = float(self.schedule.is_active(progress))
+            return ObjectiveOutput(
+                alignment_loss=is_on * batch.shards.mean(alignment),
+                separation_loss=is_on * batch.shards.mean(separation),
+                logs=self._logs(batch, negatives, hardened, hardness) | logs,
+            )
+
+    def _align(
+        self, pairs: PairEmbeddings, batch: EmbeddedBatch, negatives: HardNegatives, hardened: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The alignment loss of each own study `(B,)`, and what else to log."""
+        return self.alignment(batch, negatives, hardened, self._scales_of_this_step()), {}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "HardNegativeObjective":
+        # Moves to other devices, but stays float32 where a host is cast as a whole (Lightning's bf16-true, 64-true): a logit
+        # scale of 8 bits would never learn.
+        def moved(tensor: Tensor) -> Tensor:
+            other = fn(tensor)
+            return other if other.dtype == tensor.dtype else tensor.to(other.device)
+
+        super()._apply(moved, recurse)
+        return self
+
+    def _embed(self, pairs: PairEmbeddings, progress: Progress) -> EmbeddedBatch:
+        self._check_widths(pairs)
+        shards = Shards.of(len(pairs.images), pairs.images.device)
+        self._centre(pairs, shards)
+        images, reports = self.project(pairs)
+        keys = pairs.match_keys
+        width = images.shape[1]
+        both = shards.gather(torch.cat([images, reports], dim=1))
+        return EmbeddedBatch(
+            all_images=both[:, :width],
+            all_reports=both[:, width:],
+            all_keys=shards.gather(keys),
+            shards=shards,
+            progress=progress,
+            has_study_ids=pairs.study_ids is not None,
+            mined=None if pairs.negatives is None else self._mined(pairs.negatives, keys),
+        )
+
+    def _centre(self, pairs: PairEmbeddings, shards: Shards) -> None:
+        if not (isinstance(self.image_head, Head) and isinstance(self.report_head, Head) and self.image_head.centred):
+            return
+        means = shards.sum(torch.cat([pairs.images, pairs.reports], dim=1).float()) / sum(shards.sizes)
+        width = self.image_head.in_features
+        self.image_head.follow(means[:width])
+        self.report_head.follow(means[width:])
+
+    def _mined(self, pairs: PairEmbeddings, own_keys: Tensor) -> HardNegatives:
+        images, reports = self.project(pairs)
+        keys = pairs.match_keys.reshape(len(own_keys), -1, own_keys.shape[1])
+        is_match = are_matches(own_keys, keys)
+        shape = (*is_match.shape, -1)
+        return HardNegatives(reports=reports.reshape(shape), images=images.reshape(shape), valid=~is_match)
+
+    def _harden(self, batch: EmbeddedBatch, negatives: HardNegatives, hardness: float) -> Tensor | None:
+        if self.hardening is None:
+            return None
+        if isinstance(self.hardening, Alternating):
+            hardened: Tensor = self.hardening(batch, negatives, hardness)
+            return hardened
+        return self.hardening(batch.images.detach(), batch.reports.detach(), negatives.reports.detach(), hardness)
+
+    def _scales_of_this_step(self) -> Tensor:
+        # The parameter itself is kept within its range: a clamp in the graph alone would leave a scale beyond the end without
+        # a gradient for good.
+        if self.log_scales is None:
+            return torch.empty(0)
+        with torch.no_grad():
+            self.log_scales.clamp_(*self.alignment.log_scale_range)
+        return self.log_scales.exp()
+
+    @torch.no_grad()
+    def _logs(
+        self,
+        batch: EmbeddedBatch,
+        negatives: HardNegatives,
+        hardened: Tensor | None,
+        hardness: float,
+    ) -> dict[str, Tensor]:
+        valid = negatives.valid
+        count = valid.sum().clamp_min(1)
+        images, is_match = batch.images, batch.is_match
+
+        def similarity(others: Tensor) -> Tensor:
+            return (torch.einsum("bd,bkd->bk", images, others) * valid).sum() / count
+
+        others = is_match.numel() - len(is_match)
+        logs = {
+            "hardness": torch.tensor(hardness, dtype=torch.float32, device=images.device),
+            "positive_similarity": (images * batch.reports).sum(-1).mean(),
+            "negative_similarity": similarity(negatives.reports),
+            "negatives_found": valid.float().mean(),
+            "false_negative_share": (is_match.sum() - len(is_match)) / max(others, 1),
+        }
+        if hardened is not None:
+            logs["hardened_similarity"] = similarity(hardened)
+        return logs
+
+    def _check_widths(self, pairs: PairEmbeddings) -> None:
+        got = (pairs.images.shape[-1], pairs.reports.shape[-1])
+        if isinstance(self.image_head, Head) and isinstance(self.report_head, Head):
+            expected = (self.image_head.in_features, self.report_head.in_features)
+            if got != expected:
+                raise ValueError(
+                    f"Expected image and report features of widths {expected} (image_width, report_width), but got {got}."
+                )
+        elif got[0] != got[1]:
+            raise ValueError(
+                f"Image features have width {got[0]}, report features {got[1]}: without heads both must be one width. Pass "
+                f"HardNegativeObjective(image_width={got[0]}, report_width={got[1]}, width=512) to add heads."
+            )
+
+
+def _heads(
+    image_width: int | None, report_width: int | None, width: int | None, centred: bool
+) -> tuple[nn.Module, nn.Module]:
+    if width is None:
+        return nn.Identity(), nn.Identity()
+    if image_width is None or report_width is None:
+        raise UserError(
+            f"HardNegativeObjective: heads to width={width} need image_width and report_width, "
+            f"but got image_width={image_width}, report_width={report_width}."
+        )
+    # The global generator stays where it was: a host draws the dropout that it draws without the plug-in.
+    with torch.random.fork_rng(devices=[]):
+        return Head(image_width, width, centred=centred), Head(report_width, width, centred=centred)

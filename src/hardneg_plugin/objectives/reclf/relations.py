@@ -1,0 +1,137 @@
+"""Local matchings of words and regions, and two ways of relating them: by meaning and by importance (RECLF, reconstructed)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from hardneg_plugin.functional.word_region import importance, matchings, reason, word_region_attention
+from hardneg_plugin.objectives.local_features import Local
+
+
+class Round(nn.Module):
+    """One round of reasoning with weights of its own."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(width, width, bias=False) for _ in range(3))
+
+    def forward(self, nodes: Tensor, mask: Tensor, learners: int | None = None) -> Tensor:
+        """See `reason`."""
+        return reason(nodes, mask, self.query.weight, self.key.weight, self.value.weight, learners=learners)
+
+
+class SemanticRelations(nn.Module):
+    """Matchings that belong together, a disease word's and its location word's, inform each other (SRM).
+
+    Args:
+        width: S, of the matchings.
+        rounds: of reasoning, each with weights of its own.
+    """
+
+    def __init__(self, width: int, rounds: int) -> None:
+        super().__init__()
+        self.rounds = nn.ModuleList(Round(width) for _ in range(rounds))
+
+    def forward(self, nodes: Tensor, mask: Tensor) -> Tensor:
+        """From the nodes `(..., 1 + W, S)`, the whole pair's first, to what that one has learned `(..., S)`."""
+        *earlier, last = self.rounds
+        for one in earlier:
+            nodes = one(nodes, mask)
+        whole: Tensor = last(nodes, mask, learners=1)
+        return whole.squeeze(-2)
+
+
+class ImportanceRelations(nn.Module):
+    """Tells the matchings of clinically important words from those of conjunctions (IRM).
+
+    Args:
+        width: S, of the matchings.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.score = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 1))
+
+    def forward(self, local: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """From the words' matchings `(..., W, S)` to their weighted sum `(..., S)` and the weights β `(..., W)`."""
+        weights = importance(self.score(local).squeeze(-1), mask)
+        return _weighted(local, weights), weights
+
+
+class PairScores(nn.Module):
+    """How well a report fits an image, by what its words find in the image's regions.
+
+    Args:
+        width: D, of words and regions.
+        matching_width: S, of the matchings.
+        attention_scale: τ1 of the words' attention.
+        rounds: of semantic reasoning; 0 leaves it out.
+        weigh: weigh words by importance. Without either the mean of the matchings is read.
+    """
+
+    def __init__(self, width: int, matching_width: int, *, attention_scale: float, rounds: int, weigh: bool) -> None:
+        super().__init__()
+        self.attention_scale = attention_scale
+        self.local = nn.Linear(width, matching_width, bias=False)
+        self.whole = nn.Linear(width, matching_width, bias=False) if rounds else None
+        self.semantic = SemanticRelations(matching_width, rounds) if rounds else None
+        self.importance = ImportanceRelations(matching_width) if weigh else None
+        self.readers = nn.ModuleList(nn.Linear(matching_width, 1) for _ in range(max(1, (rounds > 0) + weigh)))
+
+    def forward(self, words: Local, regions: Local) -> Tensor:
+        """One score per read-out `(R, ...)`, for pairs as leading dimensions broadcast: semantic, then importance."""
+        local = self._matched(words, regions)
+        mask = words.mask.expand(local.shape[:-1])
+        read = []
+        if self.semantic is not None and self.whole is not None:
+            whole = matchings(words.whole, regions.whole, self.whole.weight)
+            nodes = torch.cat([whole[..., None, :], local], dim=-2)
+            read.append(self.semantic(nodes, F.pad(mask, (1, 0), value=True)))
+        if self.importance is not None:
+            read.append(self.importance(local, mask)[0])
+        if not read:
+            even = mask.to(local.dtype) / mask.sum(-1, keepdim=True).clamp_min(1)
+            read.append(_weighted(local, even))
+        return torch.stack([reader(value).squeeze(-1) for reader, value in zip(self.readers, read, strict=True)])
+
+    def attention(self, words: Local, regions: Local) -> Tensor:
+        """Where each word looks, `(..., W, P)`."""
+        return word_region_attention(
+            words.features, regions.features, scale=self.attention_scale, region_mask=regions.mask
+        )
+
+    def word_importance(self, words: Local, regions: Local) -> Tensor | None:
+        """β of each word `(..., W)`; None where words are not weighed."""
+        if self.importance is None:
+            return None
+        local = self._matched(words, regions)
+        weights: Tensor = self.importance(local, words.mask.expand(local.shape[:-1]))[1]
+        return weights
+
+    def _matched(self, words: Local, regions: Local) -> Tensor:
+        """How each word differs from what it looks at, `(..., W, S)`."""
+        return matchings(words.features, self.attention(words, regions) @ regions.features, self.local.weight)
+
+    def all_pairs(self, words: Local, regions: Local, chunk: int) -> Tensor:
+        """Every report with every image, `(R, reports, images)`, `chunk` reports at a time.
+
+        What one of several chunks computes is computed again in the backward pass rather than kept: memory is that of one chunk,
+        `chunk * images * (1 + W) * (3 D + 4 S rounds)` numbers or up to half more, and of the scores.
+        """
+        again = torch.is_grad_enabled() and len(words.features) > chunk
+        images = Local(*(part[None] for part in regions))
+        scores = []
+        for start in range(0, len(words.features), chunk):
+            reports = Local(*(part[start : start + chunk, None] for part in words))
+            scores.append(
+                checkpoint(self.__call__, reports, images, use_reentrant=False, preserve_rng_state=False)
+                if again
+                else self(reports, images)
+            )
+        return torch.cat(scores, dim=1)
+
+
+def _weighted(local: Tensor, weights: Tensor) -> Tensor:
+    """From `(..., W, S)` and `(..., W)` to `(..., S)`, without the products in memory."""
+    return (weights[..., None, :] @ local).squeeze(-2)

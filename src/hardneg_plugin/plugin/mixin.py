@@ -1,0 +1,195 @@
+"""The plug-in itself: a mixin that adds an objective to the training step of any LightningModule."""
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor
+
+from hardneg_plugin.distributed import mean_over_ranks
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.objectives import HardNegativeObjective, ObjectiveOutput, PairEmbeddings
+from hardneg_plugin.objectives.schedule import Progress
+from hardneg_plugin.plugin.signatures import constructor_shown_as, step_shown_as
+
+# The mixin stands before a LightningModule in the bases; for a type checker it is one, at run time it must not be.
+if TYPE_CHECKING:
+    _Host = pl.LightningModule
+else:
+    _Host = object
+
+_NAME = "hard_negatives"
+
+
+class HardNegativeMixin(_Host):
+    """Add increasingly hard negatives to an existing report generator.
+
+    Put it before the host among the bases, say in `embed` where the features are, and pass the objective:
+
+        class HardNegativeCaptioner(HardNegativeMixin, Captioner):
+            def embed(self, batch, outputs):
+                return PairEmbeddings(images=outputs["pooled"], reports=outputs["states"], study_ids=batch["id"])
+
+        model = HardNegativeCaptioner(**host_arguments, hard_negatives=HardNegativeObjective())
+
+    The host keeps its validation, optimizers and callbacks, and runs its forward once. Its `training_step` returns None, a
+    scalar or a mapping with "loss"; whatever else it returns reaches `embed`, still attached to the graph. The total is
+    `weights.report * loss + weights.alignment * alignment_loss + weights.separation * separation_loss`. Logged under `train/`,
+    as means over all ranks: report_loss, alignment_loss, separation_loss, and what the objective measures (hardness,
+    positive_similarity, negative_similarity of the mined, hardened_similarity, the share negatives_found of those wanted, and
+    the false_negative_share of all pairs).
+
+    In a checkpoint, `state_dict` is the host's own and loads into the bare host class; the objective's is beside it, under
+    `hard_negatives`. Where a checkpoint has none, the objective starts afresh, with a warning.
+
+    Args:
+        hard_negatives: the objective, None for `HardNegativeObjective()`; all other arguments go to the host. Left out of saved
+            hyperparameters.
+
+    Raises:
+        UserError: at the start of training, where the host optimises manually or takes `dataloader_iter`, no optimizer holds the
+            objective's parameters, or its schedule counts in fractions of a training without an end.
+    """
+
+    hard_negatives: HardNegativeObjective
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not issubclass(cls, pl.LightningModule):  # still without a host
+            return
+        if cls.training_step is HardNegativeMixin.training_step:
+            cls.training_step = step_shown_as(cls.training_step, super().training_step)  # type: ignore
+        if cls.__init__ is HardNegativeMixin.__init__:
+            cls.__init__ = constructor_shown_as(cls.__init__, super().__init__, _NAME)  # type: ignore
+
+    def __init__(self, *args: Any, hard_negatives: HardNegativeObjective | None = None, **kwargs: Any) -> None:
+        # save_hyperparameters reads the arguments in every frame, the outer ones last: those of the host are to count
+        arguments, kwargs = kwargs, {}
+        super().__init__(*args, **arguments)
+        self.hard_negatives = self._default_objective() if hard_negatives is None else hard_negatives
+
+    def embed(self, batch: Any, outputs: Any) -> PairEmbeddings:
+        """Pooled image and report features of a batch, attached to the graph; `outputs` is what the host's step returned."""
+        raise NotImplementedError(
+            f"{type(self).__name__} must define embed(self, batch, outputs) -> PairEmbeddings(images=(B, D), reports=(B, D), ...)."
+        )
+
+    # torch.compile(model) is to compile the host's step: what is around it counts and logs, and changes from step to step
+    @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """The host's step with the objective's terms added to its loss."""
+        outputs = self._host_step(*args, **kwargs)
+        report_loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if report_loss is None:  # Lightning's way to skip a batch, or its error for a mapping without a loss
+            return outputs
+        pairs = self.embed(args[0] if args else self._batch_of(kwargs), outputs)
+        terms = self._terms(pairs, report_loss)
+        weights = self.hard_negatives.weights
+        loss = (
+            weights.report * report_loss
+            + weights.alignment * terms.alignment_loss
+            + weights.separation * terms.separation_loss
+        )
+        return {**outputs, "loss": loss} if isinstance(outputs, Mapping) else loss
+
+    def on_fit_start(self) -> None:
+        """Check that the objective can be trained, before the first step."""
+        super().on_fit_start()
+        name = type(self).__name__
+        if "dataloader_iter" in inspect.signature(self.training_step).parameters:
+            raise UserError(
+                f"{name}.training_step takes dataloader_iter, and so fetches batches itself, but hard negatives have to see "
+                "the batch: let it take (self, batch) or (self, batch, batch_idx)."
+            )
+        if not self.automatic_optimization:
+            raise UserError(
+                f"{name} optimises manually, but HardNegativeMixin adds to the loss that training_step returns: "
+                "set automatic_optimization to True, or call self.hard_negatives(pairs, progress) in your own step."
+            )
+        held = {
+            id(p) for optimizer in self.trainer.optimizers for group in optimizer.param_groups for p in group["params"]
+        }
+        left_out = [name for name, p in self.hard_negatives.named_parameters() if p.requires_grad and id(p) not in held]
+        # where nothing at all is trained, Lightning has warned already
+        if left_out and not held.isdisjoint(id(p) for p in self.parameters()):
+            raise UserError(
+                f"No optimizer holds the objective's parameters {', '.join(left_out)}: let {name}."
+                "configure_optimizers pass self.parameters(), or self.hard_negatives.parameters() as a group of their own."
+            )
+        if self.hard_negatives.schedule.unit == "fraction" and math.isinf(self.trainer.estimated_stepping_batches):
+            raise UserError(
+                "schedule.unit is fraction, but training has no end: set trainer.max_epochs or max_steps, "
+                "or count in epoch or step."
+            )
+
+    def save_hyperparameters(
+        self,
+        *args: Any,
+        ignore: Sequence[str] | str | None = None,
+        frame: FrameType | None = None,
+        logger: bool = True,
+    ) -> None:
+        """As the host's, without the objective: its weights are in the state dict, and a module is no hyperparameter."""
+        ignore = [ignore] if isinstance(ignore, str) else list(ignore or ())
+        current = inspect.currentframe()
+        frame = frame or (current.f_back if current else None)
+        super().save_hyperparameters(*args, ignore=[*ignore, _NAME], frame=frame, logger=logger)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the host's own weights in the state dict, and put the objective's beside it."""
+        checkpoint[_NAME] = _take_out(checkpoint["state_dict"])
+        super().on_save_checkpoint(checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the objective's weights back into the state dict, after the host has seen its own."""
+        inside = _take_out(checkpoint["state_dict"])
+        super().on_load_checkpoint(checkpoint)
+        weights = checkpoint.get(_NAME, inside)
+        if not weights and (weights := self.hard_negatives.state_dict()):
+            rank_zero_warn(
+                "The checkpoint holds no hard-negative objective, as one written by the bare host: the objective starts afresh. "
+                "Use load_from_checkpoint for it; trainer.fit(ckpt_path=...) needs the objective's optimizer state, too."
+            )
+        checkpoint["state_dict"].update({f"{_NAME}.{name}": value for name, value in weights.items()})
+
+    @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]
+    def _host_step(self, *args: Any, **kwargs: Any) -> Any:
+        return super().training_step(*args, **kwargs)
+
+    def _batch_of(self, kwargs: Mapping[str, Any]) -> Any:
+        # the first argument, whatever its name is
+        return next(iter(inspect.signature(self.training_step).bind(**kwargs).arguments.values()))
+
+    def _default_objective(self) -> HardNegativeObjective:
+        return HardNegativeObjective()
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _terms(self, pairs: PairEmbeddings, report_loss: Tensor) -> ObjectiveOutput:
+        terms: ObjectiveOutput = self.hard_negatives(pairs, self._progress())
+        values = {
+            "report_loss": report_loss,
+            "alignment_loss": terms.alignment_loss,
+            "separation_loss": terms.separation_loss,
+            **terms.logs,
+        }
+        own = [value.detach().to(report_loss.device, torch.float32).reshape(()) for value in values.values()]
+        for name, mean in zip(values, mean_over_ranks(torch.stack(own)).unbind(), strict=True):
+            self.log(f"train/{name}", mean, batch_size=len(pairs.images))
+        return terms
+
+    def _progress(self) -> Progress:
+        total = self.trainer.estimated_stepping_batches
+        step = self.trainer.global_step
+        fraction = 0.0 if math.isinf(total) else min(1.0, step / max(total, 1))
+        return Progress(step=step, epoch=self.trainer.current_epoch, fraction=fraction)
+
+
+def _take_out(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """The objective's entries of a model's state dict, under its own names; they are gone from there."""
+    prefix = f"{_NAME}."
+    return {name.removeprefix(prefix): state_dict.pop(name) for name in list(state_dict) if name.startswith(prefix)}

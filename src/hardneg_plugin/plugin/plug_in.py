@@ -1,0 +1,188 @@
+"""The plug-in around a LightningModule whose code is not touched."""
+
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, TypeVar
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.model_helpers import is_overridden
+
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.objectives import HardNegativeObjective, PairEmbeddings
+from hardneg_plugin.plugin.feature_paths import Calls, Features, Where, recorded
+from hardneg_plugin.plugin.mixin import HardNegativeMixin
+from hardneg_plugin.plugin.optimizer_group import add_group
+
+Host = TypeVar("Host", bound=pl.LightningModule | type[pl.LightningModule])
+
+
+def plug_in(
+    host: Host,
+    hard_negatives: HardNegativeObjective | None = None,
+    *,
+    images: Where,
+    reports: Where,
+    image_mask: Where | None = None,
+    report_mask: Where | None = None,
+    study_ids: Where | None = None,
+    patient_ids: Where | None = None,
+    texts: Where | None = None,
+    labels: Where | None = None,
+    facts: Where | None = None,
+    statements: Where | None = None,
+    negatives: Where | None = None,
+) -> Host:
+    """Add increasingly hard negatives to the training of any report generator, without a change to its code.
+
+        model = Captioner(...)
+        plug_in(model, HardNegativeObjective(image_width=2048, report_width=512, width=256),
+                images="encoder.1", reports="decoder.norm",
+                report_mask=lambda batch, outputs: batch["mask"][:, 1:], study_ids="batch.id")
+        trainer.fit(model, loader)
+
+    Each place is a path or a callable `(batch, outputs) -> value`. "batch.mask" and "batch.0" lead into the batch, and
+    "outputs.pooled" into what the host's `training_step` returned, by key, index or attribute. Other paths start with a
+    submodule and mean what it returned in this step: "encoder", "encoder.last_hidden_state", "encoder.1" (layer 1 of a
+    Sequential, or element 1 of a returned tuple). It has to be called once per step. What is read is still attached to the
+    graph, and is dropped after the step; validation, test and prediction meet no hooks.
+
+    The host's optimizer gets the objective's parameters as a group of their own: the options and the learning rate of its first
+    group, no weight decay. Losses, weights, logs and checkpoints are those of `HardNegativeMixin`.
+
+    Args:
+        host: a LightningModule, changed in place and returned; or a class, of which a subclass is returned whose instances each
+            get a copy of the objective, or another one by the keyword `hard_negatives`.
+        hard_negatives: the objective; None: `HardNegativeObjective()`.
+        images: image features, `(B, D)`, `(B, P, D)` or `(B, C, H, W)`; the mean over patches or space is taken.
+        reports: report features, `(B, D)` or `(B, T, D)`; the mean over words is taken.
+        image_mask: `(B, P)`, True (or 1) for patches that count; None: all do.
+        report_mask: `(B, T)`, True (or 1) for words that count; None: all do.
+        study_ids: as in `PairEmbeddings`, and so the next three.
+        patient_ids: of the studies.
+        texts: report texts, or `(B, T)` token ids.
+        labels: label sets.
+        facts: `(B, Q)`, what is known of an objective's prompts; for `GroundedKnowledgeObjective`, as the next.
+        statements: `(2, Q, D)`, pooled report features of the sentences `objective.statement_texts`.
+        negatives: mined studies that the batch carries, encoded and pooled, as `PairEmbeddings`; for the source `Paired`.
+
+    Raises:
+        UserError: for a path that leads nowhere (now, or at the start of training where the host makes its modules in
+            `configure_model` or `setup`), a host that is no LightningModule or has a plug-in, and for what `HardNegativeMixin`
+            cannot train.
+    """
+    features = Features(
+        images, reports, image_mask, report_mask, study_ids, patient_ids, texts, labels, facts, statements, negatives
+    )
+    objective = HardNegativeObjective() if hard_negatives is None else hard_negatives
+    if isinstance(host, type):
+        _check_host(host)
+        plugged: Host = _Plug(host, objective, features).plugged_class
+        return plugged
+    _check_host(type(host))
+    if "training_step" in vars(host):
+        raise UserError(
+            f"This {type(host).__name__} has a training_step of its own, which hides that of its class: where it was compiled, "
+            "plug in first and then call trainer.fit(torch.compile(model))."
+        )
+    if hasattr(host, "hard_negatives"):
+        raise UserError(f"This {type(host).__name__} has an attribute hard_negatives already: rename it.")
+    if not any(is_overridden(hook, host) for hook in ("configure_model", "setup")):  # else modules may come later
+        features.modules(host)
+    # the class keeps an objective in its first state for further instances, such as those of load_from_checkpoint
+    host.__class__ = _Plug(type(host), deepcopy(objective), features).plugged_class
+    host.hard_negatives = objective
+    return host
+
+
+def _check_host(host: type) -> None:
+    if not issubclass(host, pl.LightningModule):
+        raise UserError(
+            f"plug_in takes a LightningModule of pytorch_lightning, but got {host.__module__}.{host.__qualname__}: "
+            "pass the module itself where it was compiled or wrapped, and compile it afterwards."
+        )
+    if issubclass(host, HardNegativeMixin):
+        raise UserError(f"{host.__name__} has hard negatives already: plug in once.")
+
+
+@dataclass(frozen=True, eq=False)
+class _Plug:
+    """What a plugged class is made of."""
+
+    host: type[pl.LightningModule]
+    objective: HardNegativeObjective
+    features: Features
+
+    @cached_property
+    def plugged_class(self) -> Any:
+        body = {"_plug": self, "__module__": self.host.__module__, "__doc__": self.host.__doc__}
+        return types.new_class(
+            f"HardNegative{self.host.__name__}", (_Plugged, self.host), exec_body=lambda names: names.update(body)
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Plug":
+        return self  # a copied model is of the same class
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _Plug, (self.host, self.objective, self.features)  # without the class, which cannot be pickled by name
+
+    def blank(self) -> Any:
+        """An instance whose state is still to come."""
+        return self.plugged_class.__new__(self.plugged_class)
+
+
+class _Plugged(HardNegativeMixin):
+    """The mixin with what `plug_in` knows in place of code: where features are, and in which optimizer the objective goes."""
+
+    _plug: ClassVar[_Plug]
+    _calls: Calls = {}  # noqa: RUF012 - replaced, never changed
+
+    def embed(self, batch: Any, outputs: Any) -> PairEmbeddings:
+        """The features of this step, which are forgotten at once."""
+        calls, self._calls = self._calls, {}
+        pairs: PairEmbeddings = self._plug.features.pairs(self, batch, outputs, calls)
+        return pairs
+
+    def configure_optimizers(self) -> Any:
+        """The host's optimizers and schedulers, and the objective's parameters in a group of their own."""
+        with self._without_objective():
+            configured = super().configure_optimizers()
+        add_group(configured, dict(self.hard_negatives.named_parameters(prefix="hard_negatives")))
+        return configured
+
+    def on_fit_start(self) -> None:
+        """Check the paths, too, now that all modules are made."""
+        super().on_fit_start()
+        self._plug.features.modules(self)
+
+    @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]
+    def _host_step(self, *args: Any, **kwargs: Any) -> Any:
+        with recorded(self._plug.features.modules(self)) as calls:
+            outputs = super()._host_step(*args, **kwargs)
+        self._calls = {} if outputs is None else calls
+        return outputs
+
+    def _default_objective(self) -> HardNegativeObjective:
+        return deepcopy(self._plug.objective)
+
+    @contextmanager
+    def _without_objective(self) -> Iterator[None]:
+        order = list(self._modules)
+        objective = self._modules.pop("hard_negatives")
+        try:
+            yield
+        finally:
+            # back at its place: averaged copies of a model are matched with it by the order of their parameters
+            self._modules["hard_negatives"] = objective
+            for name in order[order.index("hard_negatives") + 1 :]:
+                self._modules[name] = self._modules.pop(name)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        reduced = super().__reduce_ex__(max(protocol, 2))
+        if type(self) is not self._plug.plugged_class:  # a subclass in code, found by its name
+            return reduced
+        return _Plug.blank, (self._plug,), *reduced[2:]

@@ -1,0 +1,118 @@
+"""A run folder: what a training writes, where it stands, and how it is read back."""
+
+import io
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.files import whole_file
+from hardneg_plugin.runs.trusted import check_trusted
+
+
+class RunFolder:
+    """config.yaml, overrides.yaml, checkpoints/, logs/, predictions/ and metrics.json of one run."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.overrides = self.path / "overrides.yaml"
+        self.metrics = self.path / "metrics.json"
+        self.tasks = self.path / "tasks"
+        self.best = self.path / "checkpoints" / "best.ckpt"
+        self.last = self.path / "checkpoints" / "last.ckpt"
+
+    @classmethod
+    def existing(cls, path: str | Path) -> "RunFolder":
+        """The folder of an earlier run.
+
+        Raises:
+            UserError: there is none.
+        """
+        run = cls(path)
+        if not run.config.is_file():
+            raise UserError(f"Expected the folder of a training run, but {run.path} holds no config.yaml.")
+        return run
+
+    def predictions(self, name: str) -> Path:
+        """The file of generated reports of a split."""
+        return self.path / "predictions" / f"{name}.jsonl"
+
+    def write_config(self, config: DictConfig, overrides: list[str]) -> None:
+        """The composed config without interpolations, and the overrides that led to it."""
+        with replacing(self.config) as file:
+            file.write(OmegaConf.to_yaml(config, resolve=True))
+        with replacing(self.overrides) as file:
+            file.write(OmegaConf.to_yaml(overrides))
+
+    def read_config(self, *, trust: bool = False) -> DictConfig:
+        """The composed config.
+
+        Args:
+            trust: let it name whatever it likes; what it names is run.
+
+        Raises:
+            UserError: it cannot be read, or names what is not known to be harmless.
+        """
+        config = _read_yaml(self.config)
+        if not isinstance(config, DictConfig):
+            raise UserError(f"Expected the config of a training run in {self.config}, but it holds no keys.")
+        missing = [key for key in ("data", "model", "decoding") if not isinstance(config.get(key), DictConfig)]
+        if missing:
+            raise UserError(f"Expected the config of a training run, but {self.config} has no {', '.join(missing)}.")
+        if trust is not True:  # a "no" is as true as any text
+            check_trusted(config, str(self.config))
+        return config
+
+    def read_overrides(self) -> list[str]:
+        """The overrides of the command line that started the run; none where there is no such file.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        if not self.overrides.is_file():
+            return []
+        # unresolved: an interpolation among them is about the config to be composed
+        overrides = OmegaConf.to_container(_read_yaml(self.overrides), resolve=False)
+        if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
+            raise UserError(f"Expected a list of overrides in {self.overrides}, but it holds something else.")
+        return [str(override) for override in overrides]
+
+
+def _read_yaml(path: Path) -> Any:
+    """A config of plain values; the reader knows no tags that would make anything else."""
+    try:
+        return OmegaConf.load(path)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """Write a whole text file: it stands under its name only once everything is in it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8")
+        yield text
+        text.flush()
+        text.detach()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """One JSON document."""
+    with replacing(path) as file:
+        json.dump(content, file, indent=2, ensure_ascii=False, allow_nan=False)
+        file.write("\n")
+
+
+def write_jsonl(path: Path, records: Iterable[Any]) -> None:
+    """One JSON document per line."""
+    with replacing(path) as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")

@@ -1,1 +1,0 @@
-"""What is measured about the reports that a model wrote for a split."""

@@ -1,0 +1,127 @@
+"""Which processes are started, and that they do not outlive who started them."""
+
+import os
+import time
+from dataclasses import replace
+
+import pytest
+
+from hardneg_plugin.apps.shared import rank_main
+from hardneg_plugin.apps.shared.job import Job
+from hardneg_plugin.apps.shared.launch import how_to_go_on, launch, to_launch
+from hardneg_plugin.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def _nobody_started_us(monkeypatch):
+    for name in [*os.environ]:
+        if name.startswith(("SLURM_", "TORCHELASTIC_", "MASTER_")) or name in ("LOCAL_RANK", "NODE_RANK"):
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "processes"),
+    [
+        ({"devices": 1}, 0),
+        ({"devices": "1"}, 0),
+        ({"devices": "auto"}, 0),
+        ({"devices": 3}, 3),
+        ({"devices": "3", "num_nodes": 1}, 3),
+        ({"devices": 1, "num_nodes": 2}, 1),
+    ],
+)
+def test_processes_on_a_cpu(settings, processes):
+    assert to_launch({"accelerator": "cpu", **settings}) == processes
+
+
+@pytest.mark.parametrize(
+    ("devices", "processes"), [(2, 2), ("2", 2), (-1, 4), ("-1", 4), ("auto", 4), ([1, 3], 2), ("0,1,3", 3), ([2], 0)]
+)
+def test_processes_on_four_gpus(monkeypatch, devices, processes):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    for accelerator in ("gpu", "auto"):
+        assert to_launch({"accelerator": accelerator, "devices": devices}) == processes
+
+
+@pytest.mark.parametrize("settings", [{"accelerator": "cpu", "devices": -1}, {"accelerator": "gpu", "devices": "many"}])
+def test_devices_that_mean_nothing(settings):
+    with pytest.raises(UserError, match=rf"trainer\.devices={settings['devices']}"):
+        to_launch(settings)
+
+
+@pytest.mark.parametrize(
+    ("environment", "is_one_of_many"),
+    [
+        ({"LOCAL_RANK": "1"}, True),
+        ({"TORCHELASTIC_RUN_ID": "x"}, True),
+        ({"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "train"}, True),
+        ({"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "bash"}, False),
+        ({"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train"}, False),
+    ],
+)
+def test_who_started_us(monkeypatch, environment, is_one_of_many):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert to_launch({"accelerator": "cpu", "devices": 2}) == (0 if is_one_of_many else 2)
+
+
+def test_several_machines_must_know_one_another(monkeypatch, tmp_path):
+    monkeypatch.setenv("MASTER_ADDR", "node0")
+    job = Job({"trainer": {"num_nodes": 2}}, str(tmp_path), [], {})
+    with pytest.raises(UserError, match="MASTER_PORT, NODE_RANK"):
+        launch(job, 2)
+
+
+def test_a_job_is_read_as_it_was_written(tmp_path):
+    job = Job(
+        {"optimizer": {"lr": 5e-5, "name": "ä"}, "plugins": [None, True]},
+        "/runs/a b",
+        ["seed=1"],
+        {"version": 1},
+        "evaluate",
+    )
+    job.write(tmp_path / "job.json")
+    assert Job.read(tmp_path / "job.json") == job
+    assert job.config.optimizer.lr == 5e-5
+
+
+@pytest.mark.parametrize("how", ["the launcher is gone", "told to"])
+def test_a_rank_ends_whatever_it_waits_for(how):
+    reading, writing = os.pipe()
+    launcher = os.fork()
+    if launcher == 0:
+        worker = os.fork()
+        if worker == 0:  # holds the pipe open as long as it lives
+            rank_main._end_with_the_launcher()
+            os.write(writing, b"%07d" % os.getpid())
+            time.sleep(60)
+            os.write(writing, b"outlived")
+            os._exit(0)
+        os.close(writing)
+        time.sleep(60)
+        os._exit(0)
+    os.close(writing)
+    worker = int(os.read(reading, 7))
+    os.kill(launcher if how == "the launcher is gone" else worker, 9 if how == "the launcher is gone" else 15)
+    assert os.read(reading, 8) == b""  # closed: it has ended
+    os.kill(launcher, 9)
+    os.waitpid(launcher, 0)
+    os.close(reading)
+
+
+@pytest.mark.parametrize(
+    ("settings", "overrides", "end"),
+    [
+        ({"backbone": {"_target_": "hardneg_plugin.backbones.official.r2gen"}}, ["seed=1", "backbone=r2gen"], ""),
+        ({"backbone": {"_target_": "mine.Decoder"}}, ["backbone._target_=mine.Decoder"], " trust=true"),
+        ({}, ["hydra.verbose=true"], " trust=true"),
+    ],
+)
+def test_the_command_to_go_on_says_trust_where_it_is_needed(tmp_path, settings, overrides, end):
+    job = Job(settings, str(tmp_path / "run"), overrides, {})
+    assert how_to_go_on(job) == ""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+    assert how_to_go_on(job) == f"Go on with: hardneg-train resume={tmp_path}/run{end}"
+    assert how_to_go_on(replace(job, command="evaluate")) == ""

@@ -1,0 +1,24 @@
+"""What each of several processes takes of a split."""
+
+from types import SimpleNamespace
+
+import pytest
+from torch.utils.data import DataLoader
+
+from hardneg_plugin.apps.shared.ranks import share_of
+
+
+@pytest.mark.parametrize(("studies", "ranks"), [(9, 1), (9, 2), (8, 2), (1, 3), (12, 5)])
+def test_ranks_share_the_batches_of_one_process_whole(studies, ranks):
+    loader = DataLoader(range(studies), batch_size=4, collate_fn=tuple)
+    whole = list(loader)
+    shares = [list(share_of(loader, SimpleNamespace(global_rank=rank, world_size=ranks))) for rank in range(ranks)]
+    assert {batch for share in shares for batch in share} == set(whole)
+    assert {len(share) for share in shares} == {-(-len(whole) // ranks)}
+    if ranks == 1:
+        assert shares == [whole]
+
+
+def test_an_empty_split_is_an_empty_share():
+    trainer = SimpleNamespace(global_rank=1, world_size=2)
+    assert list(share_of(DataLoader([], batch_size=4, collate_fn=tuple), trainer)) == []

@@ -1,0 +1,302 @@
+"""From records to a comparison, and what its tables and sentences say."""
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from hardneg_plugin.comparison.comparison import Compared, Comparison, RunResult, result_of, seconds_of
+from hardneg_plugin.comparison.plots import curves_figure, scores_figure, write_plots
+from hardneg_plugin.comparison.scored import compare_split, measures_there, score_split
+from hardneg_plugin.comparison.tables import latex, markdown, scores_table, tables
+from hardneg_plugin.comparison.task_files import tasks_of_all
+from hardneg_plugin.comparison.verdicts import cautions, choice, verdict, verdicts
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.metrics.tally import Sums, means_of_runs
+from hardneg_plugin.runs.folder import RunFolder, write_json, write_jsonl
+
+WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
+STUDIES = 24
+
+
+def records(seed, right, findings=True):
+    """Reports of which `right` in ten are the reference, and otherwise that of another study."""
+    rng = np.random.default_rng(seed)
+    texts = [f"{WORDS[i % 8]} {WORDS[i // 8]} lung {i}" for i in range(STUDIES)]
+    rows = []
+    for i in rng.permutation(STUDIES):  # in any order
+        is_right = (i + seed) % 10 < right
+        rows.append({"id": f"s{i:02d}", "reference": texts[i], "generated": texts[i if is_right else i - 1]})
+        if findings:
+            stated = [["nodule", int(i)]], [["nodule", int(i) if is_right else -1]]
+            rows[-1]["findings"] = dict(zip(("reference", "generated"), stated, strict=True))
+    return rows
+
+
+@pytest.fixture
+def folders(tmp_path):
+    def make(**variants):
+        made = {}
+        for name, right in variants.items():
+            for seed in (1, 2):
+                run = RunFolder(tmp_path / "runs" / name / f"seed_{seed}")
+                for split in ("val", "test"):
+                    write_jsonl(run.predictions(split), records(seed, right))
+                write_json(run.metrics, {"training": {"seconds": 10.0 + right}, "parameters": {"inference": 7}})
+                made.setdefault(name, []).append(run)
+        return made
+
+    return make
+
+
+def task_rows(seed, right):
+    """A pointing game over two findings, and scores of which `right` in ten are in order."""
+    rng = np.random.default_rng((seed, right))
+    rows = []
+    for i in rng.permutation(STUDIES):
+        label = float(i % 2)
+        score = label if (i + seed) % 10 < right else float(rng.random())
+        rows.append(
+            {
+                "id": f"s{i:02d}",
+                "means": {"pointing_game": {f"finding {i % 2}": [float(i % 10 < right), 1.0]}},
+                "rankings": {"zero_shot_AUROC": {"nodule": [score, label]}},
+            }
+        )
+    return rows
+
+
+def test_tasks_that_all_runs_did_are_further_scores(folders):
+    runs = folders(host=3, arc=9)
+    for name, own in runs.items():
+        for seed, run in enumerate(own, start=1):
+            for split in ("val", "test"):
+                write_jsonl(run.tasks / f"zero_shot_{split}.jsonl", task_rows(seed, {"host": 2, "arc": 9}[name]))
+    write_jsonl(runs["host"][0].tasks / "vqa_test.jsonl", task_rows(1, 3))
+    assert tasks_of_all(runs, "test") == (["zero_shot"], ["vqa"])
+    scored = score_split(runs, "test", None)
+    rows = {row["id"]: row for row in task_rows(2, 9)}
+    pairs = [rows[study]["rankings"]["zero_shot_AUROC"]["nodule"] for study in scored.ids]
+    expected = roc_auc_score([label for _, label in pairs], [score for score, _ in pairs])
+    assert scored.cards["arc"][1].values["zero_shot_AUROC"] == pytest.approx(expected)
+    measures = measures_there([scored], ["zero_shot_AUROC", "specificity"])
+    found = compare_split(scored, "host", measures, 300).differences["arc"]
+    assert found["zero_shot_AUROC"].difference > 0.1
+    assert found["zero_shot_AUROC"].corrected is not None
+    assert found["pointing_game"].low > 0
+
+
+def test_runs_that_write_nothing_are_compared_by_tasks_alone(folders):
+    runs = folders(host=3, arc=9)
+    for own in runs.values():
+        for run in own:
+            run.predictions("test").unlink()
+    with pytest.raises(UserError, match="no task that all of them did on test"):
+        score_split(runs, "test", None)
+    for name, own in runs.items():
+        for seed, run in enumerate(own, start=1):
+            write_jsonl(run.tasks / "zero_shot_test.jsonl", task_rows(seed, {"host": 2, "arc": 9}[name]))
+    scored = score_split(runs, "test", None)
+    assert scored.ids == [f"s{i:02d}" for i in range(STUDIES)]
+    assert set(scored.cards["host"][0].values) == {"pointing_game", "zero_shot_AUROC"}
+    assert compare_split(scored, "host", ["zero_shot_AUROC"], 300).differences["arc"]["zero_shot_AUROC"].low > 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [(task_rows(1, 3)[1:], "other studies"), ([{"id": "s00"}], "something else")],
+    ids=["fewer", "other"],
+)
+def test_a_task_of_other_studies_is_told(folders, rows, said):
+    runs = folders(host=3)
+    for run in runs["host"]:
+        write_jsonl(run.tasks / "zero_shot_test.jsonl", rows)
+    with pytest.raises(UserError, match=said):
+        score_split(runs, "test", None)
+
+
+def test_means_over_seeds_differences_and_corrected_p_values_are_those_of_the_records(folders):
+    runs = folders(host=3, arc=9, mined=3)
+    scored = score_split(runs, "test", None)
+    assert scored.ids == [f"s{i:02d}" for i in range(STUDIES)]
+    found = compare_split(scored, "host", ["findings_attributes_F1", "specificity"], 300)
+    # micro F1 of one finding per study and text is the share of reports that are right
+    share = {
+        name: np.mean([[r["generated"] == r["reference"] for r in records(seed, right)] for seed in (1, 2)])
+        for name, right in (("host", 3), ("arc", 9), ("mined", 3))
+    }
+    arc, mined = (found.differences[name]["findings_attributes_F1"] for name in ("arc", "mined"))
+    assert arc.difference == pytest.approx(share["arc"] - share["host"])
+    assert arc.low > 0
+    assert (mined.difference, mined.low, mined.high, mined.p_value) == (0, 0, 0, 1)
+    # four comparisons, of which those of arc are the two that chance does not make
+    p_values = sorted(found.differences["arc"][name].p_value for name in ("findings_attributes_F1", "specificity"))
+    corrected = sorted(found.differences["arc"][name].corrected for name in ("findings_attributes_F1", "specificity"))
+    assert corrected == pytest.approx([4 * p_values[0], max(4 * p_values[0], 3 * p_values[1])])
+    assert found.differences["arc"]["findings_F1"].corrected is None
+    low, high = found.intervals["arc"]["findings_attributes_F1"]
+    assert low < share["arc"] < high
+
+
+def test_the_mean_over_seeds_of_scores_that_are_no_means():
+    rng = np.random.default_rng(0)
+    rows = rng.random((3, 5, 2))
+    ratios = [Sums(own, lambda sums: {"ratio": sums[..., 0] / sums[..., 1]}) for own in rows]
+    (mean,) = means_of_runs([[tally] for tally in ratios]).values()
+    weights = rng.integers(0, 3, size=(4, 5)) + 0.5
+    expected = [np.mean([(w @ own)[0] / (w @ own)[1] for own in rows]) for w in weights]
+    np.testing.assert_allclose(mean.under(weights)["ratio"], expected)
+
+
+@pytest.mark.parametrize("change", ["reference", "id"])
+def test_runs_on_other_studies_are_not_compared(folders, change):
+    runs = folders(host=3, arc=9)
+    changed = records(2, 9)
+    changed[4][change] = "other"
+    write_jsonl(runs["arc"][1].predictions("val"), changed)
+    with pytest.raises(
+        UserError, match=rf"arc/seed_2/.* has other {'studies' if change == 'id' else 'references'} than"
+    ):
+        score_split(runs, "val", None)
+
+
+def test_measures_that_runs_do_not_have(folders):
+    runs = folders(host=3)
+    scored = score_split(runs, "val", None)
+    assert measures_there([scored], ["findings_F1", "specificity"]) == ["findings_F1", "specificity"]
+    with pytest.raises(UserError, match=r"but got specifcity\. There are: .*specificity"):
+        measures_there([scored], ["findings_F1", "specifcity"])
+    write_jsonl(runs["host"][1].predictions("val"), records(2, 3, findings=False))
+    unread = score_split(runs, "val", None)
+    assert measures_there([scored, unread], ["findings_F1", "specificity"]) == ["specificity"]
+    with pytest.raises(UserError, match="but got findings_F1"):
+        measures_there([unread], ["findings_F1"])
+
+
+def test_the_seconds_of_a_run_that_was_resumed_are_not_known(folders):
+    run = folders(host=3)["host"][0]
+    assert seconds_of(run) == 13.0
+    for version in (0, 1):
+        (run.path / f"logs/csv/version_{version}").mkdir(parents=True)
+    assert seconds_of(run) is None
+
+
+@pytest.fixture
+def comparison(folders, tmp_path):
+    runs = folders(host=3, a_b=9, mined=3)
+    scored = {split: score_split(runs, split, None) for split in ("val", "test")}
+    measures = ["findings_attributes_F1", "specificity"]
+    return Comparison(
+        baseline="host",
+        seeds=[1, 2],
+        measures=measures,
+        resamples=200,
+        variants={
+            name: [
+                result_of(
+                    run, tmp_path, seed, [f"seed={seed}"], {split: scored[split].cards[name][seed - 1] for split in scored},
+                    {"val/BLEU-4": [(9, 0.1 * seed), (19, 0.2)]},
+                )
+                for seed, run in enumerate(own, start=1)
+            ]
+            for name, own in runs.items()
+        },
+        splits={split: compare_split(scored[split], "host", measures, 200) for split in scored},
+        notes=["arc is left out."],
+    )  # fmt: skip
+
+
+def test_a_comparison_read_back_gives_the_same_tables_and_plots(comparison, tmp_path):
+    path = tmp_path / "comparison.json"
+    write_json(path, comparison.to_json())
+    again = Comparison.read(path)
+    assert again == comparison
+    assert (markdown(again), latex(again)) == (markdown(comparison), latex(comparison))
+    for folder in ("one", "two"):
+        write_plots(again, tmp_path / folder)
+    names = {path.name for path in (tmp_path / "one").iterdir()}
+    assert names == {f"{name}.{kind}" for name in ("scores_val", "scores_test", "curves") for kind in ("svg", "png")}
+    assert (tmp_path / "one/curves.svg").read_bytes() == (tmp_path / "two/curves.svg").read_bytes()
+    path.write_text('{"baseline": "host"}')
+    with pytest.raises(UserError, match=r"comparison\.json of hardneg-compare"):
+        Comparison.read(path)
+
+
+def test_plots_show_the_figures(comparison):
+    axes = scores_figure(comparison, "test").axes[0]
+    low, high = comparison.splits["test"].intervals["a_b"]["findings_attributes_F1"]
+    lines = [tuple(line.get_xdata()) for line in axes.lines]
+    assert (low, high) in lines
+    assert tuple(comparison.scores("a_b", "test", "findings_attributes_F1")) in lines
+    curve = curves_figure(comparison).axes[0].lines[0]
+    np.testing.assert_allclose(curve.get_xydata(), [(9, 0.15), (19, 0.2)])
+    without = {name: [dataclasses.replace(run, curves={}) for run in own] for name, own in comparison.variants.items()}
+    assert curves_figure(dataclasses.replace(comparison, variants=without)) is None
+
+
+def test_tables_hold_means_and_spreads_over_seeds(comparison):
+    table = scores_table(comparison, "test")
+    column = table.header.index("specificity")
+    for row in table.rows:
+        values = [run.scores["test"]["specificity"] for run in comparison.variants[row[0]]]
+        assert row[column] == f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
+    cost = tables(comparison)[-1]
+    assert [row[1:4] for row in cost.rows] == [["13.0", "1.00", "7"], ["19.0", "1.46", "7"], ["13.0", "1.00", "7"]]
+
+
+def test_documents_say_all_of_it(comparison):
+    document = markdown(comparison)
+    rows = [line for line in document.splitlines() if line.startswith("| a_b | specificity |")]
+    assert len(rows) == 2  # test and val
+    assert all(row.endswith("| better |") for row in rows)
+    assert "- arc is left out." in document
+    tex = latex(comparison)
+    assert tex.count(r"\toprule") == tex.count(r"\bottomrule") == tex.count(r"\end{table}") == len(tables(comparison))
+    body = [line for line in tex.splitlines() if not line.startswith("%")]
+    assert not re.search(r"(?<!\\)[_%#]", "\n".join(body))
+    assert any(line.startswith(r"a\_b & findings\_attributes\_F1 & ") for line in body)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "corrected", "word"),
+    [
+        (0.01, 0.03, 0.049, "better"),
+        (0.01, 0.03, 0.05, "no difference found"),
+        (-0.001, 0.03, 0.001, "no difference found"),
+        (-0.03, -0.01, 0.001, "worse"),
+        (-0.03, 0.0, 0.001, "no difference found"),
+    ],
+)
+def test_a_difference_takes_both_the_p_value_and_the_interval(low, high, corrected, word):
+    compared = Compared(difference=(low + high) / 2, low=low, high=high, p_value=0.0001, corrected=corrected)
+    assert verdict(compared).partition(":")[0] == word
+
+
+def result(seed, val, test):
+    return RunResult(seed, "", [], {"val": {"specificity": val}, "test": {"specificity": test}}, {}, None, {}, {})
+
+
+def test_the_best_variant_is_chosen_on_val_whatever_test_says(comparison):
+    split = comparison.splits["test"]
+    variants = {"host": [result(1, 0.5, 0.9)], "a_b": [result(1, 0.6, 0.1)], "mined": [result(1, 0.4, 1.0)]}
+    chosen = dataclasses.replace(comparison, seeds=[1], measures=["specificity"], variants=variants)
+    assert chosen.chosen == "a_b"
+    assert choice(chosen).startswith("Best on val by specificity (mean over seeds): a_b, 0.600; on test it has 0.100, ")
+    assert verdict(split.differences["a_b"]["specificity"]) in choice(chosen)
+    alone = dataclasses.replace(chosen, variants={"host": variants["host"]})
+    assert choice(alone).endswith("It is the baseline.")
+
+
+def test_what_limits_the_figures_is_said(comparison):
+    several = list(cautions(comparison))
+    assert several[0] == "arc is left out."
+    assert several[1].startswith("2 seeds only")
+    assert [line.split(" studies only on ")[0] for line in several[2:]] == ["24", "24"]
+    assert next(iter(cautions(dataclasses.replace(comparison, seeds=[1], notes=[])))).startswith("One seed only")
+    many = {name: dataclasses.replace(split, studies=100) for name, split in comparison.splits.items()}
+    assert not list(cautions(dataclasses.replace(comparison, seeds=[1, 2, 3, 4, 5], splits=many, notes=[])))
+    assert len(verdicts(comparison, "test")) == 4
+    assert json.dumps(comparison.to_json(), allow_nan=False)

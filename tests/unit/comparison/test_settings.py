@@ -1,0 +1,126 @@
+"""What a comparison may be asked for, and what its variants are."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from hydra.utils import instantiate
+
+from hardneg_plugin.apps.tasks import TASKS
+from hardneg_plugin.comparison.composing import composed, settings_of
+from hardneg_plugin.comparison.settings import Settings, overrides_of_variants
+from hardneg_plugin.comparison.task_files import TASK_NAMES
+from hardneg_plugin.config import conf_dir
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.objectives import PairEmbeddings
+from hardneg_plugin.objectives.schedule import Progress
+
+VALUES = yaml.safe_load((conf_dir() / "compare.yaml").read_text())["compare"]
+
+
+@pytest.fixture
+def compose(tmp_path):
+    def settings(overrides):
+        return settings_of(composed(overrides), 1, tmp_path)
+
+    return settings
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("variants", "arc", r"compare\.variants: expected a list"),
+        ("variants", [], r"compare\.variants: expected a list"),
+        ("variants", ["arc", "arc"], r"without repetitions"),
+        ("variants", ["arc", "mined"], r"compare\.baseline: expected one of .*\[arc,mined\], but got host"),
+        ("seeds", [1, 1], r"compare\.seeds: .*without repetitions"),
+        ("seeds", [1, -1], r"from 0, but got -1"),
+        ("seeds", [True], r"compare\.seeds"),
+        ("tasks", ["zeroshot"], r"compare\.tasks: expected some of retrieval, zero_shot, .* got \['zeroshot'\]"),
+        ("tasks", "vqa", r"compare\.tasks"),
+        ("jobs", 0, r"compare\.jobs: expected a whole number from 1, but got 0"),
+        ("page", 1.5, r"compare\.page"),
+        ("resamples", 79, r"at least 80"),  # 4 comparisons at 0.05
+        ("measures", ["length"], r"more is better"),
+        ("measures", ["specifcity"], r"but got specifcity\. There are: BLEU-1, .*METEOR, .*specificity"),
+        ("definitions", {"../x": []}, r"definitions\.\.\./x"),
+        ("definitions", {"x": "hardening=arc"}, r"list of overrides"),
+    ],
+)
+def test_what_is_not_expected_is_told(key, value, message):
+    with pytest.raises(UserError, match=message):
+        Settings(**{**VALUES, key: value})
+
+
+def test_no_smaller_number_of_resamples_could_find_a_difference():
+    # the smallest p-value that 80 draws can give is 1/81; Holm multiplies it by the 4 comparisons
+    assert 4 / 81 < 0.05 <= 4 / 80
+    Settings(**{**VALUES, "resamples": 80})
+
+
+def test_overrides_for_all_runs_come_before_those_of_a_variant():
+    settings = Settings(**{**VALUES, "variants": ["host", "ascent"]})
+    assert overrides_of_variants(settings, ["trainer.max_epochs=2", "hardening.margin=0.1"]) == {
+        "host": ["trainer.max_epochs=2", "hardening.margin=0.1", "model=host"],
+        "ascent": ["trainer.max_epochs=2", "hardening.margin=0.1", "model=hard_negatives", "hardening=ascent"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("shared", "message"),
+    [
+        ("hardening=ascent", r"the variant info_nce sets hardening=none"),
+        ("seed=3", r"Set compare\.seeds"),
+        ("resume=x", r"goes on by itself"),
+        ("trust=true", r"sets trust itself"),
+        ("hydra.run.dir=x", r"Set compare\.folder"),
+        ("schedule=linear,cosine", r"expected one value"),
+        ("hardening", r"expected an override"),
+        ("--multirun", r"does not take this option"),
+    ],
+)
+def test_overrides_that_would_contradict_the_comparison_are_refused(shared, message):
+    with pytest.raises(UserError, match=message):
+        overrides_of_variants(Settings(**VALUES), [shared])
+
+
+def test_a_variant_that_is_not_defined_is_told_with_the_nearest():
+    with pytest.raises(UserError, match=r"asent is not defined; did you mean ascent\?"):
+        overrides_of_variants(Settings(**{**VALUES, "variants": ["host", "asent"]}), [])
+
+
+def test_the_written_out_release_is_the_experiment_of_that_name(compose):
+    assert compose(VALUES["definitions"]["ithn_released"]) == compose(["experiment=ithn_released"])
+
+
+def test_all_definitions_compose_to_different_settings_even_with_an_experiment_that_chooses_the_host(compose):
+    shared = ["experiment=r2gen_iu_xray", "data.root=x"]
+    targets = {name: compose([*shared, *own]) for name, own in VALUES["definitions"].items()}
+    assert {name for name, settings in targets.items() if "hard_negatives" not in settings["model"]} == {"host"}
+    settings = [str(values["model"]) for values in targets.values()]
+    assert len(set(settings)) == len(settings)
+
+
+def test_info_nce_is_cross_entropy_over_the_batch_alone(compose):
+    settings = compose([*VALUES["definitions"]["info_nce"], "model.hard_negatives.width=null"])
+    objective = instantiate(settings["model"]["hard_negatives"])()
+    generator = torch.Generator().manual_seed(0)
+    images, reports = (torch.randn(6, 8, generator=generator, requires_grad=True) for _ in range(2))
+    pairs = PairEmbeddings(images=images, reports=reports, study_ids=list("abcdef"))
+    result = objective(pairs, Progress(step=90, epoch=0, fraction=0.9))
+    logits = F.normalize(images, dim=-1) @ F.normalize(reports, dim=-1).T / 0.07
+    expected = (F.cross_entropy(logits, torch.arange(6)) + F.cross_entropy(logits.T, torch.arange(6))) / 2
+    torch.testing.assert_close(result.alignment_loss, expected)
+    assert result.separation_loss == 0
+    for got, wanted in zip(
+        torch.autograd.grad(result.alignment_loss, (images, reports)),
+        torch.autograd.grad(expected, (images, reports)),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_tasks_are_those_of_the_command():
+    assert tuple(TASKS) == TASK_NAMES
+    measures = ["zero_shot_AUROC", "probe_10%_AUROC", "IoU", "vqa_side", "pair_peers_r2i_R@5", "pair_zero_shot_AUROC"]
+    Settings(**{**VALUES, "tasks": list(TASKS), "measures": measures})

@@ -1,0 +1,65 @@
+import random
+from collections import Counter
+
+import pytest
+
+from hardneg_plugin.data.prepare.seeded_split import PatientSplits, check_shares, seeded_split
+from hardneg_plugin.errors import UserError
+
+SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
+
+
+def test_shares_are_kept():
+    counts = Counter(seeded_split(str(i), None, SHARES, 0) for i in range(20000))
+    for name, share in SHARES.items():
+        assert counts[name] / 20000 == pytest.approx(share, abs=0.015)  # five standard deviations
+
+
+def test_a_patient_decides_where_it_is_known():
+    splits = {seeded_split(str(i), "p", SHARES, 0) for i in range(100)}
+    assert len(splits) == 1
+    assert len({seeded_split("s", str(i), SHARES, 0) for i in range(100)}) == 3
+    named_alike = [seeded_split(str(i), None, SHARES, 0) == seeded_split("s", str(i), SHARES, 0) for i in range(100)]
+    assert not all(named_alike)
+
+
+def test_the_seed_decides_and_nothing_else():
+    def draw(seed, order):
+        return {i: seeded_split(str(i), None, SHARES, seed) for i in order}
+
+    order = list(range(200))
+    mixed = random.Random(0).sample(order, 200)
+    assert draw(1, order) == draw(1, mixed)
+    assert draw(1, order) != draw(2, order)
+
+
+@pytest.mark.parametrize("shares", [{"train": 1.0, "val": 0.0, "test": 0.0}, {"train": 0, "val": 0, "test": 1}])
+def test_a_share_of_all_is_all(shares):
+    only = next(name for name, share in shares.items() if share)
+    assert {seeded_split(str(i), None, shares, 0) for i in range(500)} == {only}
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [
+        {"train": 0.7, "val": 0.1},
+        {"train": 0.7, "val": 0.1, "test": 0.1},
+        {"train": 1.2, "val": -0.2, "test": 0.0},
+        {"train": "0.7", "val": 0.1, "test": 0.2},
+        {"train": float("nan"), "val": 0.1, "test": 0.2},
+        {"train": 0.7, "val": 0.1, "test": 0.2, "other": 0.0},
+        {"train": True, "val": False, "test": False},
+        {},
+    ],
+)
+def test_shares_that_are_none(shares):
+    with pytest.raises(UserError, match="splits: expected shares"):
+        check_shares(shares)
+    check_shares(SHARES)
+
+
+def test_studies_elsewhere_than_their_patient_are_counted():
+    splits = PatientSplits()
+    for patient, split in [("p", "train"), ("q", "val"), ("p", "test"), (None, "val"), (None, "test"), ("p", "train")]:
+        splits.add(patient, split)
+    assert splits.strays == 1

@@ -1,0 +1,251 @@
+"""The generator's own pieces: loss, parameter groups, features for the alignment, vocabulary in checkpoints."""
+
+from functools import partial
+from typing import get_args
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from hardneg_plugin import HardNegativeObjective
+from hardneg_plugin.backbones.decoding import Decoding
+from hardneg_plugin.backbones.transformer import TransformerDecoder
+from hardneg_plugin.backbones.visual import VisualExtractor
+from hardneg_plugin.data.collate import StudyCollator
+from hardneg_plugin.data.phantom import PhantomKnowledge, PhantomStudies
+from hardneg_plugin.data.tokenizer import WordTokenizer, check_vocabulary
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.grounding import Boxes, Cells, Grounding
+from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator, ReportFeature
+from hardneg_plugin.models.report_generator import ReportGenerator, report_losses
+from hardneg_plugin.objectives import GroundedKnowledgeObjective
+from hardneg_plugin.objectives.schedule import Progress
+
+STUDIES = PhantomStudies(train=12, val=1, test=1, size=32).split("train")
+TOKENIZER = WordTokenizer.from_reports(STUDIES.reports, min_count=1)
+
+
+def arguments(**more):
+    return {
+        "visual": VisualExtractor("resnet10t", options={"channels": [8, 8, 16, 16], "stem_width": 8}),
+        "backbone": partial(TransformerDecoder, width=32, heads=2, layers=1),
+        "tokenizer": TOKENIZER,
+        "optimizer": partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.1),
+        "decoding": Decoding(max_length=8),
+        **more,
+    }
+
+
+def plugged(**more):
+    return HardNegativeReportGenerator(**arguments(hard_negatives=partial(HardNegativeObjective, width=8), **more))
+
+
+KNOWLEDGE = PhantomKnowledge()
+BOXED = PhantomStudies(train=12, val=1, test=1, size=32, boxes=True).split("train")
+
+
+def grounded(regions=None, **more):
+    grounding = partial(Grounding, knowledge=KNOWLEDGE, width=8, heads=2, regions=regions or Cells(1, 1))
+    objective = partial(GroundedKnowledgeObjective, width=8, knowledge=KNOWLEDGE, entity_width=8)
+    torch.manual_seed(0)
+    return HardNegativeReportGenerator(**arguments(hard_negatives=objective, grounding=grounding, **more))
+
+
+def known(studies=BOXED):
+    return StudyCollator(TOKENIZER, 40, KNOWLEDGE)([studies[i] for i in range(4)])
+
+
+@pytest.fixture
+def batch():
+    return StudyCollator(TOKENIZER, 40)([STUDIES[i] for i in range(4)])
+
+
+def test_report_losses_are_sums_over_words_and_end_without_padding():
+    tokens = torch.tensor([[0, 3, 1, 0, 0], [0, 2, 0, 0, 0]])
+    mask = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0]]).bool()
+    log_probs = torch.randn(2, 4, 5).log_softmax(-1)
+    picked = [log_probs[0, 0, 3], log_probs[0, 1, 1], log_probs[0, 2, 0], log_probs[1, 0, 2], log_probs[1, 1, 0]]
+    expected = torch.tensor([[-sum(picked[:3]), 3], [-sum(picked[3:]), 2]])
+    torch.testing.assert_close(report_losses(log_probs, tokens, mask), expected)
+
+
+def test_every_parameter_gets_a_gradient(batch):
+    torch.manual_seed(0)
+    for feature in get_args(ReportFeature):
+        model = plugged(report_feature=feature)
+        outputs = model._teacher_forced(batch)
+        terms = model.hard_negatives(model.embed(batch, outputs), Progress(fraction=0.9, epoch=9, step=90))
+        (outputs["loss"] + terms.alignment_loss + terms.separation_loss).backward()
+        assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("feature", get_args(ReportFeature))
+@pytest.mark.parametrize("regions", [Cells(1, 1), Boxes(8)], ids=["cells", "boxes"])
+def test_every_parameter_of_a_grounded_generator_gets_a_gradient(regions, feature):
+    model, batch = grounded(regions, report_feature=feature), known()
+    outputs = model._teacher_forced(batch)
+    terms = model.hard_negatives(model.embed(batch, outputs), Progress(fraction=0.9, epoch=9, step=90))
+    assert {"matching_loss", "entity_loss", "statement_loss"} <= terms.logs.keys()
+    (outputs["loss"] + terms.alignment_loss).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_what_is_known_of_a_study_never_reaches_what_is_written():
+    model, batch = grounded().eval(), known()
+    before = model._teacher_forced(batch)["context"]
+    written = model(batch["images"], batch["view_mask"])
+    labels = {"facts": 1 - batch["facts"], "labels": ["other"] * 4, "references": ["other"] * 4}
+    outputs = model._teacher_forced({**batch, **labels})
+    assert torch.equal(outputs["context"], before)
+    assert model._texts(model._write(outputs["context"], outputs["context_mask"])) == written
+    without = {name: value for name, value in batch.items() if name not in ("facts", "labels", "boxes")}
+    assert torch.equal(model._teacher_forced(without)["context"], before)
+
+
+def test_the_decoder_reads_what_was_found_after_the_patches():
+    model, batch = grounded().eval(), known()
+    outputs, seen = model._teacher_forced(batch), model.visual.extractor(batch["images"], batch["view_mask"])
+    torch.testing.assert_close(outputs["patches"], seen.patches)
+    torch.testing.assert_close(outputs["context"], torch.cat([seen.patches, model.tell(outputs["entities"])], dim=1))
+    states = model.decoder.states(outputs["context"], batch["tokens"])
+    torch.testing.assert_close(outputs["states"], states)
+    torch.nn.init.zeros_(model.tell.weight)
+    assert not torch.allclose(model._teacher_forced(batch)["states"], states)
+
+
+def test_a_study_without_views_is_told_of_nothing():
+    model, batch = grounded().eval(), known()
+    batch["view_mask"][0] = False
+    mask = model._teacher_forced(batch)["context_mask"]
+    assert mask.any(1).tolist() == [False, True, True, True]
+    assert mask[1].all()
+
+
+def test_attention_to_patches_leaves_out_what_was_told():
+    seen = grounded().eval().see(known())
+    attention = torch.rand(4, 3, seen.context.shape[1]).softmax(-1)
+    maps = seen.on_patches(attention)
+    count, (rows, columns) = seen.patches.shape[1], seen.grid
+    assert maps.shape == (4, 3, count // (rows * columns), rows, columns)
+    patches = attention[..., :count]
+    torch.testing.assert_close(maps.flatten(2), patches / patches.sum(-1, keepdim=True))
+    assert torch.equal(
+        plugged().see(known()).on_patches(patches), patches.reshape(maps.shape)
+    )  # nothing told: as it is
+
+
+def test_boxes_say_where_to_look():
+    boxed = PhantomStudies(train=4, val=1, test=1, size=96, boxes=True).split("train")  # with patches to choose from
+    model, batch = grounded(Boxes(8)).eval(), known(boxed)
+    moved = {**batch, "boxes": batch["boxes"].flip(0)}
+    assert not torch.allclose(*(model._teacher_forced(b)["entities"] for b in (batch, moved)))
+    assert grounded(Boxes(8)).eval()(batch["images"]) is not None  # an image by itself has no boxes
+
+
+def test_statements_are_the_mean_of_their_words():
+    model = grounded().eval()
+    statements = model.embed(known(), model._teacher_forced(known())).statements
+    texts = model.hard_negatives.statement_texts
+    for row in (0, 5, len(texts) - 1):
+        tokens = torch.tensor([TOKENIZER.encode(texts[row])])
+        torch.testing.assert_close(statements.flatten(0, 1)[row], model.words_of(tokens)[0].mean(0))
+
+
+def test_text_only_features_do_not_see_the_image_and_decoder_states_do(batch):
+    other = {**batch, "images": 255 - batch["images"]}
+    for feature, sees_the_image in (
+        ("decoder_states", True),
+        ("text_only", False),
+        ("word_embeddings", False),
+    ):
+        model = plugged(report_feature=feature).eval()
+        reports = [model.embed(b, model._teacher_forced(b)).reports for b in (batch, other)]
+        assert torch.equal(*reports) == (not sees_the_image)
+
+
+@pytest.mark.parametrize("feature", get_args(ReportFeature))
+def test_a_report_written_word_for_word_embeds_as_its_reference(feature):
+    batch = StudyCollator(TOKENIZER, 200)([STUDIES[i] for i in range(4)])  # none is cut
+    model = plugged(report_feature=feature).eval()
+    with torch.no_grad():
+        embedded = model._embeddings(batch, model._teacher_forced(batch), batch["tokens"][:, 1:])
+        shorter = model._embeddings(batch, model._teacher_forced(batch), batch["tokens"][:, 1:5])
+    torch.testing.assert_close(embedded.generated, embedded.references)
+    assert not torch.allclose(shorter.generated, shorter.references)
+    # one that was stopped at the greatest length has no end, as a reference that was cut
+    cut = StudyCollator(TOKENIZER, 5)([STUDIES[i] for i in range(4)])
+    with torch.no_grad():
+        references = model._embeddings(cut, model._teacher_forced(cut), cut["tokens"][:, 1:]).references
+    torch.testing.assert_close(shorter.generated, references)
+    assert len(embedded.images) == 4
+
+
+def test_match_keys_reach_the_objective(batch):
+    model = plugged().eval()
+    assert torch.equal(model.embed(batch, model._teacher_forced(batch)).match_keys, batch["match_keys"])
+
+
+def test_writes_a_report_per_study(batch):
+    model = ReportGenerator(**arguments()).eval()
+    reports = model(batch["images"], batch["view_mask"])
+    assert len(reports) == 4
+    assert all(len(report.split()) <= 8 and set(report.split()) <= set(TOKENIZER.vocabulary) for report in reports)
+
+
+@pytest.mark.parametrize("make", [plugged, grounded])
+def test_parameter_groups_cover_everything_once_and_spare_vectors_from_decay(make):
+    model = make(visual_lr=1e-4)
+    optimizer = model.configure_optimizers()
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert len(held) == len(set(map(id, held))) == len(list(model.parameters()))
+    visual = {id(p) for p in model.visual.network.parameters()}
+    for group in optimizer.param_groups:
+        assert {p.ndim > 1 for p in group["params"]} == {group["weight_decay"] > 0}
+        assert {id(p) in visual for p in group["params"]} == {group["lr"] == 1e-4}
+
+
+def test_vocabulary_is_checked():
+    other = WordTokenizer.from_reports(STUDIES.reports, min_count=3)
+    check_vocabulary({"tokenizer": TOKENIZER.state()}, TOKENIZER)
+    with pytest.raises(UserError, match="another vocabulary"):
+        check_vocabulary({"tokenizer": other.state()}, TOKENIZER)
+    with pytest.raises(UserError, match="holds no vocabulary"):
+        check_vocabulary({}, TOKENIZER)
+
+
+def test_options_are_checked():
+    with pytest.raises(UserError, match=r"report_feature.*both"):
+        plugged(report_feature="both")
+
+
+def test_the_bare_host_loads_what_the_plugged_in_model_learned():
+    model = plugged()
+    bare = {name: value for name, value in model.state_dict().items() if not name.startswith("hard_negatives.")}
+    ReportGenerator(**arguments()).load_state_dict(bare)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped_to_the_norm_asked_for_whatever_the_precision(precision):
+    model = ReportGenerator(**arguments(optimizer=partial(torch.optim.AdamW, lr=1e-3, fused=precision != "32-true")))
+    seen = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):  # the gradients of the step just made
+            gradients = [p.grad.flatten() for p in pl_module.parameters() if p.grad is not None]
+            seen.append(torch.cat(gradients).norm().item())
+
+    studies = [STUDIES[i] for i in range(8)]
+    trainer = pl.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        precision=precision,
+        gradient_clip_val=1e-2,
+        callbacks=[Watch()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(model, DataLoader(studies, batch_size=4, collate_fn=StudyCollator(TOKENIZER, 40)))
+    assert seen == pytest.approx([1e-2, 1e-2], rel=1e-2)

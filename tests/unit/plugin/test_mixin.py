@@ -1,0 +1,275 @@
+"""The mixin around a LightningModule that knows nothing of it."""
+
+import inspect
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from hardneg_plugin import HardNegativeMixin, HardNegativeObjective, PairEmbeddings
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.objectives import Hinge, InfoNCE, Weights
+from hardneg_plugin.objectives.schedule import Constant
+
+
+class Host(pl.LightningModule):
+    """A foreign module: two encoders, one loss, its own hyperparameters and optimizer."""
+
+    def __init__(self, width=8, returns="mapping", manual=False, all_parameters=True):
+        super().__init__()
+        self.save_hyperparameters()
+        self.image, self.report = nn.Linear(12, width), nn.Linear(10, width)
+        self.automatic_optimization = not manual
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        images, reports = self.image(batch["images"]), self.report(batch["reports"])
+        loss = (images - reports).square().mean()
+        self.seen.append(loss.detach().clone())
+        if self.hparams.returns == "nothing":
+            return None
+        return loss if self.hparams.returns == "scalar" else {"loss": loss, "images": images, "reports": reports}
+
+    def configure_optimizers(self):
+        parameters = self.parameters() if self.hparams.all_parameters else [*self.image.parameters()]
+        return torch.optim.SGD(parameters, lr=0.05)
+
+
+class Plugged(HardNegativeMixin, Host):
+    def embed(self, batch, outputs):
+        if self.hparams.returns == "mapping":
+            images, reports = outputs["images"], outputs["reports"]
+        else:
+            images, reports = self.image(batch["images"]), self.report(batch["reports"])
+        return PairEmbeddings(images=images, reports=reports, study_ids=batch["id"])
+
+
+def loader(batches=6):
+    random = torch.Generator().manual_seed(0)
+    studies = [
+        {"id": f"study {i}", "images": torch.randn(12, generator=random), "reports": torch.randn(10, generator=random)}
+        for i in range(4 * batches)
+    ]
+    return DataLoader(studies, batch_size=4)
+
+
+def trainer(tmp_path, **options):
+    arguments = {"max_epochs": 2, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return pl.Trainer(
+        **{**arguments, "enable_model_summary": False, "accelerator": "cpu", **options}, default_root_dir=tmp_path
+    )
+
+
+def objective(**options):
+    return HardNegativeObjective(**{"schedule": Constant(hardness=0.5), "separation": Hinge(margin=0.0), **options})
+
+
+@pytest.mark.parametrize("returns", ["mapping", "scalar"])
+def test_trains_logs_and_adds_weighted_terms(tmp_path, returns):
+    model = Plugged(returns=returns, hard_negatives=objective(weights=Weights(0.7, 0.1, 0.2)))
+    totals = []
+
+    class Recorder(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            logged = trainer.callback_metrics
+            totals.append(
+                (
+                    outputs["loss"].item(),
+                    0.7 * logged["train/report_loss"].item()
+                    + 0.1 * logged["train/alignment_loss"].item()
+                    + 0.2 * logged["train/separation_loss"].item(),
+                )
+            )
+
+    fit = trainer(tmp_path, callbacks=[Recorder()])
+    fit.fit(model, loader())
+    assert len(totals) == 12
+    assert all(total == pytest.approx(parts, rel=1e-5) for total, parts in totals)
+    assert {
+        "train/report_loss",
+        "train/alignment_loss",
+        "train/separation_loss",
+        "train/hardness",
+        "train/positive_similarity",
+        "train/negative_similarity",
+        "train/hardened_similarity",
+        "train/false_negative_share",
+    } <= fit.callback_metrics.keys()
+
+
+def test_training_lowers_the_alignment_loss(tmp_path):
+    model = Plugged(hard_negatives=objective(weights=Weights(0.0, 1.0, 0.0), alignment=InfoNCE(temperature=0.5)))
+    losses = []
+
+    class Recorder(pl.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            losses.append(trainer.callback_metrics["train/alignment_loss"].item())
+
+    trainer(tmp_path, max_epochs=40, callbacks=[Recorder()]).fit(model, loader())
+    assert sum(losses[-6:]) < 0.7 * sum(losses[:6])
+
+
+def test_the_host_loss_is_bit_identical_inside_the_wrapped_step(tmp_path):
+    runs = []
+    for make in (Host, lambda: Plugged(hard_negatives=objective(weights=Weights(1.0, 0.0, 0.0)))):
+        pl.seed_everything(3, verbose=False)
+        model = make()
+        trainer(tmp_path).fit(model, loader())
+        runs.append(torch.stack(model.seen))
+    assert torch.equal(*runs)
+
+
+def test_a_skipped_batch_stays_skipped(tmp_path):
+    model = Plugged(returns="nothing", hard_negatives=objective())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trainer(tmp_path, max_epochs=1).fit(model, loader())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_hyperparameters_hold_the_host_arguments_and_not_the_objective():
+    model = Plugged(width=16, hard_negatives=objective())
+    assert dict(model.hparams) == {"width": 16, "returns": "mapping", "manual": False, "all_parameters": True}
+
+
+def test_hyperparameters_hold_the_arguments_of_a_subclass_and_what_the_host_made_of_its_own():
+    class Doubles(Host):
+        def __init__(self, width=8):
+            width = 2 * width
+            super().__init__(width=width)
+
+    class Extra(HardNegativeMixin, Doubles):
+        embed = Plugged.embed
+
+        def __init__(self, extra, **arguments):
+            super().__init__(**arguments)
+            self.extra = extra
+
+    class ExtraBelow(HardNegativeMixin, Doubles):
+        embed = Plugged.embed
+
+    class ExtraAbove(ExtraBelow):
+        def __init__(self, extra, **arguments):
+            super().__init__(**arguments)
+            self.extra = extra
+
+    class NoExtra(HardNegativeMixin, Doubles):
+        embed = Plugged.embed
+
+    assert NoExtra(width=8).hparams == Doubles(width=8).hparams
+    assert NoExtra(8, hard_negatives=objective()).hparams["width"] == 16
+    for kind in (Extra, ExtraAbove):
+        model = kind(extra=5, hard_negatives=objective())
+        assert model.hparams["extra"] == 5
+        assert "hard_negatives" not in model.hparams
+
+
+def test_lightning_sees_the_signatures_of_the_host():
+    class OnlyBatch(Host):
+        def training_step(self, studies):
+            return super().training_step(studies, 0)
+
+    class Plugged(HardNegativeMixin, OnlyBatch):
+        pass
+
+    class Own(HardNegativeMixin, Host):
+        def training_step(self, batch, batch_idx, dataloader_idx=0):
+            return super().training_step(batch, batch_idx)
+
+    def names(function):
+        return [*inspect.signature(function).parameters], inspect.getfullargspec(function).args
+
+    assert names(Plugged.training_step) == (["self", "studies"], ["self", "studies"])
+    assert names(Own.training_step) == (["self", "batch", "batch_idx", "dataloader_idx"],) * 2
+    assert [*inspect.signature(Plugged.__init__).parameters] == [
+        *inspect.signature(Host.__init__).parameters,
+        "hard_negatives",
+    ]
+    # those of the host and of the mixin stay as they were
+    assert names(OnlyBatch.training_step)[0] == ["self", "studies"]
+    assert names(HardNegativeMixin.training_step)[0] == ["self", "args", "kwargs"]
+
+
+def test_a_step_that_takes_only_the_batch(tmp_path):
+    class OnlyBatch(Host):
+        def training_step(self, batch):
+            return super().training_step(batch, 0)
+
+    class Plugs(HardNegativeMixin, OnlyBatch):
+        embed = Plugged.embed
+
+    model, other = Plugs(hard_negatives=objective()), Plugged(hard_negatives=objective())
+    other.load_state_dict(model.state_dict())
+    for one in (model, other):
+        trainer(tmp_path).fit(one, loader())
+    assert torch.equal(torch.stack(model.seen), torch.stack(other.seen))
+
+
+def test_what_is_logged_is_averaged_over_ranks_in_one_call(tmp_path, monkeypatch):
+    calls = []
+
+    def double(values):
+        calls.append(values)
+        return 2 * values
+
+    monkeypatch.setattr("hardneg_plugin.plugin.mixin.mean_over_ranks", double)
+    model = Plugged(hard_negatives=objective())
+    fit = trainer(tmp_path, max_steps=3)
+    fit.fit(model, loader())
+    assert len(calls) == 3
+    assert not any(values.requires_grad for values in calls)
+    assert fit.callback_metrics["train/report_loss"] == 2 * model.seen[-1]
+    assert fit.callback_metrics["train/hardness"] == 2 * 0.5
+    assert len([name for name in fit.callback_metrics if name.startswith("train/")]) == len(calls[-1])
+
+
+def test_without_an_objective_there_is_a_default_one():
+    model = Plugged()
+    assert isinstance(model.hard_negatives, HardNegativeObjective)
+    assert model.hard_negatives is not Plugged().hard_negatives
+
+
+def test_checkpoint_round_trip_and_back_to_the_bare_host(tmp_path):
+    model = Plugged(width=16, hard_negatives=objective(image_width=16, report_width=16, width=4))
+    fit = trainer(tmp_path, max_epochs=1)
+    fit.fit(model, loader())
+    fit.save_checkpoint(tmp_path / "model.ckpt")
+    again = Plugged.load_from_checkpoint(
+        tmp_path / "model.ckpt", hard_negatives=objective(image_width=16, report_width=16, width=4)
+    )
+    for name, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value)
+    bare = Host.load_from_checkpoint(tmp_path / "model.ckpt")
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in bare.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("options", "trainer_options", "message"),
+    [
+        ({"manual": True}, {}, "optimises manually.*automatic_optimization"),
+        ({"all_parameters": False}, {}, r"No optimizer holds.*log_scales.*self\.parameters\(\)"),
+        ({}, {"max_epochs": -1, "max_steps": -1}, "training has no end.*max_epochs"),
+    ],
+)
+def test_what_cannot_be_trained_is_told_before_the_first_step(tmp_path, options, trainer_options, message):
+    model = Plugged(**options, hard_negatives=HardNegativeObjective())
+    with pytest.raises(UserError, match=message):
+        trainer(tmp_path, **trainer_options).fit(model, loader())
+    assert not model.seen
+
+
+def test_embed_must_be_defined(tmp_path):
+    class Forgot(HardNegativeMixin, Host):
+        pass
+
+    with pytest.raises(NotImplementedError, match=r"Forgot must define embed"):
+        trainer(tmp_path).fit(Forgot(hard_negatives=objective()), loader())
+
+
+def test_gradient_accumulation_and_clipping_and_bf16(tmp_path):
+    model = Plugged(hard_negatives=objective())
+    fit = trainer(tmp_path, accumulate_grad_batches=2, gradient_clip_val=0.5, precision="bf16-mixed")
+    fit.fit(model, loader())
+    assert fit.global_step == 6
+    assert all(value.isfinite().all() for value in model.state_dict().values())

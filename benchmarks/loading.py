@@ -31,7 +31,7 @@ from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
 from hardneg_plugin.data.annotations import AnnotatedStudies
 from hardneg_plugin.data.downloads.study import OriginalStudy
-from hardneg_plugin.data.prepare.build import Settings, build
+from hardneg_plugin.data.prepare.build import PrepareSettings, build
 from hardneg_plugin.data.prepared import PreparedStudies
 from hardneg_plugin.data.studies import SPLITS, Studies
 
@@ -102,7 +102,7 @@ def make_store(root: Path, files: Path, studies: int) -> tuple[Studies, int]:
     """The same of a prepared folder."""
     pictures = sorted(files.iterdir())
     views = [tuple(pictures[i : i + VIEWS]) for i in range(0, len(pictures), VIEWS)]
-    build(Made(views, studies + 2), root, Settings(size=256))
+    build(Made(views, studies + 2), root, PrepareSettings(size=256))
     size = sum(path.stat().st_size for path in (root / "images").iterdir()) // (studies + 2)
     return PreparedStudies(root).split("train"), size
 

@@ -35,7 +35,7 @@ from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.objectives import Bank, InBatch, Queue
-from hardneg_plugin.objectives.schedule import Progress
+from hardneg_plugin.objectives.schedule import TrainingProgress
 
 KEPT = 16_384
 """Studies in queue and bank."""
@@ -54,7 +54,7 @@ VARIANTS = {
     "in_batch": [],
     "queue": ["negatives=queue", f"negatives.size={KEPT}"],
     "bank": ["negatives=bank"],
-    "paired": ["negatives=paired", "data.mined.table=unused"],
+    "paired": ["negatives=paired", "data.paired.table=unused"],
     "in_batch, text_only": ["model.report_feature=text_only"],
     "reclf": ["alignment=reclf"],
     "reclf, chunk 16": ["alignment=reclf", "model.hard_negatives.chunk=16"],
@@ -125,7 +125,7 @@ class Step:
         if isinstance(self.model, HardNegativeReportGenerator):
             objective = self.model.hard_negatives
             # the bank looks for neighbours once, at its second step, which is not counted
-            progress = Progress(step=self.done, epoch=min(self.done - 1, 1), fraction=0.5)
+            progress = TrainingProgress(step=self.done, epoch=min(self.done - 1, 1), fraction=0.5)
             terms = objective(self.model.embed(self.batch, outputs), progress)
             weights = objective.weights
             loss = (
@@ -172,7 +172,9 @@ def objective_seconds(studies: int, queue: int, repeats: int = 5, width: int = 2
     reports = torch.randn(studies, 512, requires_grad=True)
 
     def call() -> None:
-        terms = objective(PairEmbeddings(images, reports, study_ids=torch.arange(studies)), Progress(fraction=0.5))
+        terms = objective(
+            PairEmbeddings(images, reports, study_ids=torch.arange(studies)), TrainingProgress(fraction=0.5)
+        )
         (terms.alignment_loss + terms.separation_loss).backward()
 
     call()

@@ -83,7 +83,7 @@ def test_strategies_are_what_the_configs_say(group):
     objectives = ["gk_mvlp", "reclf"] if group == "alignment" else []  # these are more than a strategy
     assert choices(group) == sorted([*STRATEGIES[group], *objectives])
     for choice, expected in STRATEGIES[group].items():
-        config = compose(f"{group}={choice}", *(["data.mined.table=x"] if choice == "paired" else []))
+        config = compose(f"{group}={choice}", *(["data.paired.table=x"] if choice == "paired" else []))
         assert settings(instantiate(config[group])) == settings(expected)
 
 

@@ -13,7 +13,7 @@ from hardneg_plugin.apps import compare
 from hardneg_plugin.comparison import processes
 from hardneg_plugin.comparison.planned_runs import at_work_on
 from hardneg_plugin.comparison.processes import launched_works
-from hardneg_plugin.comparison.settings import Settings
+from hardneg_plugin.comparison.settings import ComparisonSettings
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.runs.folder import write_json, write_jsonl
 
@@ -57,7 +57,7 @@ def made_up(cli, tmp_path):
 
 def settings(folder, variants, seeds, **others):
     values = yaml.safe_load((conf_dir() / "compare.yaml").read_text())["compare"]
-    return Settings(**{**values, "folder": str(folder), "variants": variants, "seeds": seeds, **others})
+    return ComparisonSettings(**{**values, "folder": str(folder), "variants": variants, "seeds": seeds, **others})
 
 
 def records(split, share, seed):

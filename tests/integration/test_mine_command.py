@@ -42,7 +42,7 @@ def test_a_mined_table_trains_and_a_run_mines_another(cli, tiny, phantom, tmp_pa
     assert metadata["excluded"]["patient"] == {"studies": 0, "pairs": 0}
 
     run = tmp_path / "run"
-    paired = ["negatives=paired", f"data.mined.table={table}"]
+    paired = ["negatives=paired", f"data.paired.table={table}"]
     for name, source in (("bank", ["negatives=bank", f"negatives.table={table}"]), ("paired", paired)):
         result = cli("hardneg-train", *tiny, *source, f"hydra.run.dir={run / name}")
         assert result.code == 0, result.err

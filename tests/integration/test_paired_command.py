@@ -16,7 +16,7 @@ def table(tmp_path):
 
 def test_trains_with_mined_studies_and_is_scored_again_without_the_table(cli, tiny, tmp_path, read_json, table):
     run = tmp_path / "run"
-    settings = [*tiny, "negatives=paired", "negatives.k=2", f"data.mined.table={table}", "data.mined.pool=3"]
+    settings = [*tiny, "negatives=paired", "negatives.k=2", f"data.paired.table={table}", "data.paired.pool=3"]
     result = cli("hardneg-train", *settings, "schedule.warmup=0", f"hydra.run.dir={run}")
     assert result.code == 0, result.err
     metrics = read_json(run / "metrics.json")
@@ -34,10 +34,10 @@ def test_trains_with_mined_studies_and_is_scored_again_without_the_table(cli, ti
 @pytest.mark.parametrize(
     ("settings", "mentioned"),
     [
-        ([], ["data.mined.table must be given"]),
-        (["data.mined.table=none.json"], ["neighbour table", "none.json", "No such file"]),
-        (["data.mined.table=TABLE", "data.mined.k=1", "negatives.k=2"], ["negatives.k", "2", "1"]),
-        (["data.mined.table=TABLE", "data.datamodule.source.train=1"], ["phantom-train-000000", "data.mined.table"]),
+        ([], ["data.paired.table must be given"]),
+        (["data.paired.table=none.json"], ["neighbour table", "none.json", "No such file"]),
+        (["data.paired.table=TABLE", "data.paired.k=1", "negatives.k=2"], ["negatives.k", "2", "1"]),
+        (["data.paired.table=TABLE", "data.datamodule.source.train=1"], ["phantom-train-000000", "data.paired.table"]),
     ],
     ids=["no table", "a table missing", "another k", "a table of other data"],
 )

@@ -161,7 +161,7 @@ def test_a_run_of_pre_training_is_scored_again_and_mines(cli, run, tmp_path, rea
     mined = cli("hardneg-mine", *PHANTOM, "data=phantom", "embedder=run", f"embedder.run={run}", f"output={table}")
     assert mined.code == 0, mined.err
     assert len(pq.read_table(table)) == 24
-    paired = ["negatives=paired", f"data.mined.table={table}", "schedule.warmup=0"]
+    paired = ["negatives=paired", f"data.paired.table={table}", "schedule.warmup=0"]
     result = cli("hardneg-train", *PRETRAIN, *PHANTOM, *paired, f"hydra.run.dir={tmp_path}/paired")
     assert result.code == 0, result.err
     head, *lines = (tmp_path / "paired/logs/csv/version_0/metrics.csv").read_text().splitlines()

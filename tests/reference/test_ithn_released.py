@@ -10,7 +10,7 @@ from hardneg_plugin import HardNegativeObjective, PairEmbeddings
 from hardneg_plugin.functional.hardening import Released, harden_released
 from hardneg_plugin.functional.losses import absolute_separation, released_alignment
 from hardneg_plugin.objectives import Absolute, Paired, ReleasedAlignment, Weights
-from hardneg_plugin.objectives.schedule import Exponential, Progress
+from hardneg_plugin.objectives.schedule import Exponential, TrainingProgress
 
 RECORDED = Path(__file__).parent / "ithn_released.safetensors"
 
@@ -65,7 +65,7 @@ def test_whole_objective(recorded):
     pairs = PairEmbeddings(
         images=tensors["in/images"], reports=tensors["in/reports"], study_ids=range(6), negatives=mined
     )
-    terms = objective(pairs, Progress(epoch=29))
+    terms = objective(pairs, TrainingProgress(epoch=29))
     assert terms.logs["hardness"].item() == pytest.approx(numbers["hardness"], rel=1e-6)
     torch.testing.assert_close(terms.alignment_loss, tensors["out/alignment_loss"][0], rtol=1e-5, atol=0)
     torch.testing.assert_close(terms.separation_loss, tensors["out/separation_loss"][0], rtol=1e-5, atol=0)

@@ -23,9 +23,9 @@ from hardneg_plugin.comparison.composing import composed, outside_of_hydra, sett
 from hardneg_plugin.comparison.planned_runs import PlannedRun, at_work_on, check_same_settings, run_folder
 from hardneg_plugin.comparison.plots import write_plots
 from hardneg_plugin.comparison.processes import Work, launched_works, local_works, run_all, task_works
-from hardneg_plugin.comparison.progress import Progress
+from hardneg_plugin.comparison.progress import ComparisonProgress
 from hardneg_plugin.comparison.scored import compare_split, measures_there, score_split
-from hardneg_plugin.comparison.settings import Settings, overrides_of_variants
+from hardneg_plugin.comparison.settings import ComparisonSettings, overrides_of_variants
 from hardneg_plugin.comparison.tables import latex, markdown, tables
 from hardneg_plugin.comparison.task_files import tasks_of_all
 from hardneg_plugin.comparison.verdicts import cautions, choice, verdicts
@@ -75,7 +75,7 @@ def start(config: DictConfig, *, for_launcher: list[str], for_runs: list[str]) -
         UserError: for whatever a user can cause, before anything is made but for what only the runs can show.
     """
     values: Any = OmegaConf.to_container(config.compare, resolve=True)
-    settings = Settings(**values)
+    settings = ComparisonSettings(**values)
     if for_launcher and settings.launcher is None:
         raise UserError(f"{for_launcher[0]} is for a launcher: set compare.launcher=..., such as submitit_slurm.")
     with outside_of_hydra():
@@ -99,7 +99,7 @@ def start(config: DictConfig, *, for_launcher: list[str], for_runs: list[str]) -
         sys.exit(1)
 
 
-def planned(settings: Settings, for_launcher: Sequence[str], for_runs: list[str]) -> list[PlannedRun]:
+def planned(settings: ComparisonSettings, for_launcher: Sequence[str], for_runs: list[str]) -> list[PlannedRun]:
     """The runs of a comparison, variant by variant, each composed.
 
     Raises:
@@ -125,7 +125,9 @@ def planned(settings: Settings, for_launcher: Sequence[str], for_runs: list[str]
     return runs
 
 
-def train_all(runs: Sequence[PlannedRun], settings: Settings, for_launcher: list[str], lock: int) -> dict[str, Work]:
+def train_all(
+    runs: Sequence[PlannedRun], settings: ComparisonSettings, for_launcher: list[str], lock: int
+) -> dict[str, Work]:
     """Train the runs that are not finished; gives those that did not finish now either."""
     if settings.launcher is None:
         works, jobs = local_works(runs), settings.jobs
@@ -135,16 +137,16 @@ def train_all(runs: Sequence[PlannedRun], settings: Settings, for_launcher: list
     if not works:
         return {}
     known = [seconds for run in runs if (seconds := seconds_of(run.folder)) is not None]
-    with Progress(runs, jobs, known, partial(last_score, settings.measures)) as progress:
+    with ComparisonProgress(runs, jobs, known, partial(last_score, settings.measures)) as progress:
         return run_all(works, jobs, lock, progress)
 
 
-def do_tasks(runs: Sequence[PlannedRun], settings: Settings, lock: int) -> dict[str, Work]:
+def do_tasks(runs: Sequence[PlannedRun], settings: ComparisonSettings, lock: int) -> dict[str, Work]:
     """Do the downstream tasks that finished runs lack, on this machine; gives those that were not done."""
     works = task_works(runs, settings.tasks)
     if not works:
         return {}
-    with Progress(runs, settings.jobs, [], lambda run: ", downstream tasks done") as progress:
+    with ComparisonProgress(runs, settings.jobs, [], lambda run: ", downstream tasks done") as progress:
         return run_all(works, settings.jobs, lock, progress)
 
 
@@ -158,7 +160,9 @@ def last_score(measures: Sequence[str], run: PlannedRun) -> str:
     return "" if name is None else f", {name} {curves[name][-1][1]:.3f}"
 
 
-def compare_runs(runs: Sequence[PlannedRun], settings: Settings, failed: Mapping[str, Work]) -> Comparison | None:
+def compare_runs(
+    runs: Sequence[PlannedRun], settings: ComparisonSettings, failed: Mapping[str, Work]
+) -> Comparison | None:
     """Compare the variants of which all runs are finished, write and print it; None where the baseline is not among them."""
     by_variant: dict[str, list[PlannedRun]] = {}
     for run in runs:
@@ -229,7 +233,7 @@ def write(compared: Comparison, folder: Path) -> None:
         write_plots(compared, folder / "plots")
 
 
-def write_page_of(compared: Comparison, settings: Settings) -> None:
+def write_page_of(compared: Comparison, settings: ComparisonSettings) -> None:
     """Write page.html: the reports of each variant under the seed that is best on val."""
     measure = compared.measures[0]
     best = {

@@ -13,7 +13,14 @@ from hardneg_plugin.apps.shared.console import print_scores
 from hardneg_plugin.apps.shared.hydra_command import run_command
 from hardneg_plugin.apps.shared.job import Job
 from hardneg_plugin.apps.shared.launch import carry_out
-from hardneg_plugin.apps.shared.ranks import agreed, as_first, interruptible, make_trainer, meet, share_of
+from hardneg_plugin.apps.shared.ranks import (
+    agreed,
+    broadcast_job,
+    interruptible,
+    make_trainer,
+    setup_distributed,
+    share_of,
+)
 from hardneg_plugin.data.datamodule import StudyDataModule
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.metrics.score_card import scores_and_intervals
@@ -48,7 +55,7 @@ def evaluate(job: Job) -> None:
         UserError: for whatever a user can cause.
         KeyboardInterrupt: if interrupted.
     """
-    job = as_first(job, meet(job.config))
+    job = broadcast_job(job, setup_distributed(job.config))
     config, output = job.config, RunFolder(job.folder)
     data, model, settings = agreed(lambda: load(config))
     pl.seed_everything(config.seed, workers=True, verbose=False)  # decoding may draw words

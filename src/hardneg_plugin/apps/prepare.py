@@ -13,7 +13,7 @@ from rich.table import Table
 
 from hardneg_plugin.apps.shared.hydra_command import run_command
 from hardneg_plugin.data.downloads.study import OF_ONE_VIEW
-from hardneg_plugin.data.prepare.build import Settings, build
+from hardneg_plugin.data.prepare.build import PrepareSettings, build
 from hardneg_plugin.data.prepared import DROPPED
 
 
@@ -25,7 +25,7 @@ def main() -> None:
 def prepare(config: DictConfig) -> None:
     """Prepare a folder and say what is in it; an interrupted one goes on with the same command."""
     output = Path(str(config.output))
-    settings = Settings(
+    settings = PrepareSettings(
         section=config.section,
         size=config.size,
         seed=config.seed,

@@ -11,7 +11,7 @@ from hardneg_plugin.data.phantom.reading import read_findings
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import check_place
 from hardneg_plugin.metrics.clinical import ClinicalMetric
-from hardneg_plugin.metrics.records import Record, read_predictions, with_findings
+from hardneg_plugin.metrics.records import PredictionRecord, read_predictions, with_findings
 from hardneg_plugin.metrics.score_card import score_records, scores_and_intervals
 from hardneg_plugin.runs.folder import write_json
 
@@ -38,7 +38,7 @@ def score(config: DictConfig) -> None:
     print(f"\nscores   {output}")
 
 
-def known_findings(records: list[Record], findings: str | None) -> list[Record]:
+def known_findings(records: list[PredictionRecord], findings: str | None) -> list[PredictionRecord]:
     """The records, with the findings of their texts where these can be read.
 
     Raises:

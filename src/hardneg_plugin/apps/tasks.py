@@ -15,13 +15,13 @@ from hardneg_plugin.backbones.decoder import evaluating
 from hardneg_plugin.backbones.grounded import GroundedVisual
 from hardneg_plugin.data.datamodule import StudyDataModule
 from hardneg_plugin.data.phantom.studies import PhantomSplit
-from hardneg_plugin.data.studies import Split as SplitName
+from hardneg_plugin.data.studies import SplitName
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.evaluation.downstream import tasks
 from hardneg_plugin.evaluation.downstream.finding_maps import entities_of
 from hardneg_plugin.evaluation.downstream.frozen_features import Model, encode, text_features
-from hardneg_plugin.evaluation.downstream.pair_scorer import Matcher
-from hardneg_plugin.evaluation.downstream.tasks import Split, TaskResult
+from hardneg_plugin.evaluation.downstream.pair_scorer import PairScorer
+from hardneg_plugin.evaluation.downstream.tasks import EncodedSplit, TaskResult
 from hardneg_plugin.knowledge import Knowledge
 from hardneg_plugin.metrics.task_scores import task_card
 from hardneg_plugin.models.aligned import AlignedModel
@@ -49,7 +49,7 @@ class Inputs:
             raise UserError(f"device={self.device}: {str(error).splitlines()[0]}") from error
         self.names: list[SplitName] = _as_list(config.split)
         """Of the splits that are judged."""
-        self._splits: dict[SplitName, Split] = {}
+        self._splits: dict[SplitName, EncodedSplit] = {}
 
     @property
     def has_knowledge(self) -> bool:
@@ -63,16 +63,16 @@ class Inputs:
         return knowledge
 
     @cached_property
-    def matcher(self) -> Matcher | None:
+    def matcher(self) -> PairScorer | None:
         """What scores pairs, where the model matches words with regions."""
-        return Matcher.of(self.model)
+        return PairScorer.of(self.model)
 
     @property
-    def judged(self) -> list[Split]:
+    def judged(self) -> list[EncodedSplit]:
         """The splits that the model is judged on."""
         return [self.split(name) for name in self.names]
 
-    def split(self, name: SplitName) -> Split:
+    def split(self, name: SplitName) -> EncodedSplit:
         """A split, with patches, words and where the model looks for each finding as far as a task wants these."""
         if name not in self._splits:
             maps = "localisation" in self.wanted and name != "train"
@@ -85,14 +85,14 @@ class Inputs:
                 patches=not OF_PATCHES.isdisjoint(self.wanted),
                 matcher=self.matcher if matches else None,
             )
-            self._splits[name] = Split(self.data.source.split(name), encoded)
+            self._splits[name] = EncodedSplit(self.data.source.split(name), encoded)
         return self._splits[name]
 
 
 def retrieval(inputs: Inputs) -> list[TaskResult]:
     """Recall both ways."""
 
-    def of_split(split: Split) -> TaskResult:
+    def of_split(split: EncodedSplit) -> TaskResult:
         if inputs.matcher is None:
             return tasks.retrieval(split)
         with evaluating(inputs.model):

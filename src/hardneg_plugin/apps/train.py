@@ -15,7 +15,7 @@ from hardneg_plugin.apps.shared.console import print_scores
 from hardneg_plugin.apps.shared.hydra_command import fail, run_command
 from hardneg_plugin.apps.shared.job import Job
 from hardneg_plugin.apps.shared.launch import carry_out
-from hardneg_plugin.apps.shared.ranks import agreed, as_first, interruptible, make_trainer, meet
+from hardneg_plugin.apps.shared.ranks import agreed, broadcast_job, interruptible, make_trainer, setup_distributed
 from hardneg_plugin.data.datamodule import StudyDataModule
 from hardneg_plugin.data.tokenizer import check_vocabulary
 from hardneg_plugin.errors import UserError
@@ -74,8 +74,8 @@ def train(job: Job) -> None:
         UserError: for whatever a user can cause.
         KeyboardInterrupt: if interrupted.
     """
-    strategy = meet(job.config)
-    job = as_first(job, strategy)
+    strategy = setup_distributed(job.config)
+    job = broadcast_job(job, strategy)
     config, run = job.config, RunFolder(job.folder)
     data, model = agreed(lambda: build(config))
     trainer = agreed(

@@ -13,7 +13,7 @@ REFRESH = 5.0
 """Seconds between two readings of scores."""
 
 
-class Progress:
+class ComparisonProgress:
     """Tells of works as they start and end; to be used as a context manager, and called as `run_all` calls.
 
     Args:
@@ -33,7 +33,7 @@ class Progress:
         self._told = 0
         self._score, self._score_read = "", 0.0
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "ComparisonProgress":
         self.line.start()
         return self
 

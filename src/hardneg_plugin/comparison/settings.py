@@ -19,7 +19,7 @@ OURS = ("seed", "resume", "trust")
 
 
 @dataclass(frozen=True)
-class Settings:
+class ComparisonSettings:
     """The values of `compare` in conf/compare.yaml.
 
     Raises:
@@ -91,7 +91,7 @@ class Settings:
 _EXAMPLES = {"variants": "host,arc", "seeds": "1,2,3", "measures": "specificity"}
 
 
-def overrides_of_variants(settings: Settings, shared: list[str]) -> dict[str, list[str]]:
+def overrides_of_variants(settings: ComparisonSettings, shared: list[str]) -> dict[str, list[str]]:
     """The overrides of hardneg-train that make each variant, but for the seed: those of all runs first, then its own.
 
     Args:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hardneg_plugin.data.framing import Framing
 from hardneg_plugin.data.images import read_grayscale
-from hardneg_plugin.data.studies import SPLITS, FindingsReader, Sample, Split
+from hardneg_plugin.data.studies import SPLITS, FindingsReader, Sample, SplitName
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import is_unicode, json_kind, read_json
 
@@ -94,7 +94,7 @@ class AnnotatedStudies:
         if check == "decode":
             _raise_first([flaw for split in self._splits.values() for flaw in split.unreadable()])
 
-    def split(self, name: Split) -> "AnnotatedSplit":
+    def split(self, name: SplitName) -> "AnnotatedSplit":
         """The studies of one split; the same object at every call."""
         if name not in self._splits:
             raise ValueError(f"Expected a split of {SPLITS}, but got {name!r}.")
@@ -168,7 +168,7 @@ class AnnotatedSplit:
             raise UserError(f"Study {study.id!r}: {error}") from error
 
 
-def read_lists(file: Path) -> dict[Split, list[Any]]:
+def read_lists(file: Path) -> dict[SplitName, list[Any]]:
     """The three lists of an annotation file, with the entries as they are.
 
     A copy of the annotation of IU X-Ray in circulation has its test list under a name of four spaces. One blank name is
@@ -198,11 +198,11 @@ def read_lists(file: Path) -> dict[Split, list[Any]]:
 
 
 def _parse_lists(
-    lists: Mapping[Split, list[Any]], file: Path, folder: Path, check_files: bool
-) -> dict[Split, list[_Study]]:
+    lists: Mapping[SplitName, list[Any]], file: Path, folder: Path, check_files: bool
+) -> dict[SplitName, list[_Study]]:
     """Every entry checked, the files it names included if wanted."""
     homes = (os.path.realpath(folder), os.path.realpath(file.parent))
-    studies: dict[Split, list[_Study]] = {name: [] for name in SPLITS}
+    studies: dict[SplitName, list[_Study]] = {name: [] for name in SPLITS}
     places: dict[str, str] = {}
     flaws: list[_Flaw] = []
     for name, entries in lists.items():

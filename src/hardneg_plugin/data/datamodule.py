@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hardneg_plugin.data.collate import StudyCollator
 from hardneg_plugin.data.loader import TrainingLoader
-from hardneg_plugin.data.mined import MinedNegatives
-from hardneg_plugin.data.studies import Sample, Split, Studies, StudySource
+from hardneg_plugin.data.paired import PairedNegatives
+from hardneg_plugin.data.studies import Sample, SplitName, Studies, StudySource
 from hardneg_plugin.data.tokenizer import Tokenizer
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.knowledge import Knowledge
@@ -58,7 +58,7 @@ class StudyDataModule(pl.LightningDataModule):
         seed: of order and augmentation, at least 0.
         eval_batch_size: studies per batch of validation, test and prediction; None is `batch_size`.
         pin_memory: page-locked batches, for faster copies to a GPU; None is whether CUDA is there.
-        mined: the mined hard negatives that training batches carry; None: none.
+        paired: the mined hard negatives that training batches carry; None: none.
         knowledge: whose prompts the reports are read for, so that batches say which of them hold; None: none.
 
     Raises:
@@ -76,7 +76,7 @@ class StudyDataModule(pl.LightningDataModule):
         seed: int = 0,
         eval_batch_size: int | None = None,
         pin_memory: bool | None = None,
-        mined: MinedNegatives | None = None,
+        paired: PairedNegatives | None = None,
         knowledge: Knowledge | None = None,
     ) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class StudyDataModule(pl.LightningDataModule):
         self._batch_size, self._eval_batch_size = batch_size, eval_batch_size
         self._max_length, self._seed = max_length, seed
         self._num_workers, self._pin_memory = num_workers, pin_memory
-        self._mined = mined
+        self._paired = paired
         self._knowledge = knowledge
         self._training_studies: Studies | None = None
 
@@ -122,7 +122,7 @@ class StudyDataModule(pl.LightningDataModule):
         """What training sees: the training split, with its mined studies where there are such; made when first asked for."""
         if self._training_studies is None:
             studies = self.source.split("train")
-            self._training_studies = studies if self._mined is None else self._mined.beside(studies)
+            self._training_studies = studies if self._paired is None else self._paired.beside(studies)
         return self._training_studies
 
     def train_dataloader(self) -> DataLoader[Sample]:
@@ -147,7 +147,7 @@ class StudyDataModule(pl.LightningDataModule):
         """Test studies in order."""
         return self.test_dataloader()
 
-    def in_order(self, split: Split) -> DataLoader[Sample]:
+    def in_order(self, split: SplitName) -> DataLoader[Sample]:
         """All studies of a split in order, without augmentation."""
         studies = cast(Dataset[Sample], self.source.split(split))
         return DataLoader(studies, batch_size=self._eval_batch_size, **self._loading())

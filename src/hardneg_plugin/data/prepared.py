@@ -16,7 +16,7 @@ import numpy as np
 
 from hardneg_plugin.data.framing import Framing
 from hardneg_plugin.data.store import ImageStore
-from hardneg_plugin.data.studies import SPLITS, FindingsReader, Sample, Split
+from hardneg_plugin.data.studies import SPLITS, FindingsReader, Sample, SplitName
 from hardneg_plugin.data.study_table import Columns, check_texts
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import read_json
@@ -63,7 +63,7 @@ class PreparedStudies:
                 f"one, or prepare it anew with size={resize}."
             )
         store = ImageStore(home / IMAGES)
-        self._splits: dict[Split, PreparedSplit] = {
+        self._splits: dict[SplitName, PreparedSplit] = {
             name: PreparedSplit(home / TABLE, name, store, framing) for name in SPLITS
         }
         columns = {name: split.columns for name, split in self._splits.items()}
@@ -76,7 +76,7 @@ class PreparedStudies:
             for split in self._splits.values():
                 split.check()
 
-    def split(self, name: Split) -> "PreparedSplit":
+    def split(self, name: SplitName) -> "PreparedSplit":
         """The studies of one split; the same object at every call."""
         if name not in self._splits:
             raise ValueError(f"Expected a split of {SPLITS}, but got {name!r}.")
@@ -94,7 +94,7 @@ class PreparedSplit:
     What is pickled are names, and boxes where there are such: a process that is not forked reads its own table.
     """
 
-    def __init__(self, table: Path, name: Split, store: ImageStore, framing: Framing) -> None:
+    def __init__(self, table: Path, name: SplitName, store: ImageStore, framing: Framing) -> None:
         self._table, self._name, self._store, self._framing = table, name, store, framing
 
     def __getstate__(self) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from typing import Literal, Protocol, TypedDict
 
 from torch import Tensor
 
-Split = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
+SplitName = Literal["train", "val", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
 
 class _Study(TypedDict):
@@ -71,7 +71,7 @@ FindingsReader = Callable[[str], frozenset[tuple[str, Hashable]]]
 class StudySource(Protocol):
     """A data set: its splits, and how its findings are read out of a text where that is known."""
 
-    def split(self, name: Split) -> Studies:
+    def split(self, name: SplitName) -> Studies:
         """One split; the same object on every call."""
         ...
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hardneg_plugin.data.store import Stored
-from hardneg_plugin.data.studies import SPLITS, Split
+from hardneg_plugin.data.studies import SPLITS, SplitName
 from hardneg_plugin.errors import UserError
 
 SCHEMA = pa.schema(
@@ -45,7 +45,7 @@ class Columns:
         UserError: it cannot be read as such a table.
     """
 
-    def __init__(self, table: Path, split: Split) -> None:
+    def __init__(self, table: Path, split: SplitName) -> None:
         rows = read_columns(table, _READ)
         rows = rows.filter(pc.equal(rows["split"], split))
         column = {name: rows[name].combine_chunks() for name in _READ}
@@ -145,7 +145,7 @@ def read_columns(table: Path, names: Sequence[str]) -> "pa.Table":
     return rows
 
 
-def check_texts(table: Path, columns: Mapping[Split, Columns]) -> None:
+def check_texts(table: Path, columns: Mapping[SplitName, Columns]) -> None:
     """Raise a UserError unless texts are there, ids unique, and no split empty."""
     rows = read_columns(table, ("id", "split", "report"))
     for name in rows.column_names:

@@ -19,7 +19,7 @@ def most_frequent_report(reports: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True)
-class EmbeddedStudies:
+class ImageEmbeddings:
     """Pooled image features `(N, D)` of N studies, with their ids and cleaned reports."""
 
     features: Tensor
@@ -28,7 +28,7 @@ class EmbeddedStudies:
 
 
 @torch.no_grad()
-def embed_studies(visual: VisualExtractor | GroundedVisual, batches: Iterable[Batch]) -> EmbeddedStudies:
+def embed_studies(visual: VisualExtractor | GroundedVisual, batches: Iterable[Batch]) -> ImageEmbeddings:
     """Run a visual extractor over a split in evaluation mode; its mode is restored."""
     device = next(visual.parameters()).device
     was_training = visual.training
@@ -41,10 +41,10 @@ def embed_studies(visual: VisualExtractor | GroundedVisual, batches: Iterable[Ba
         ids += batch["ids"]
         reports += batch["references"]
     visual.train(was_training)
-    return EmbeddedStudies(torch.cat(features), ids, reports)
+    return ImageEmbeddings(torch.cat(features), ids, reports)
 
 
-def nearest_image_reports(studies: EmbeddedStudies, train: EmbeddedStudies) -> list[str]:
+def nearest_image_reports(studies: ImageEmbeddings, train: ImageEmbeddings) -> list[str]:
     """For each study the training report whose image is most similar, by cosine after centring.
 
     Features of an untrained network share a large common part; without it the similarity tells something.

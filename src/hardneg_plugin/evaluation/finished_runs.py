@@ -12,16 +12,16 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from hardneg_plugin.backbones.decoding import Decoding
 from hardneg_plugin.backbones.grounded import GroundedVisual
 from hardneg_plugin.data.datamodule import StudyDataModule
-from hardneg_plugin.data.studies import Batch, Sample, Split, Studies
+from hardneg_plugin.data.studies import Batch, Sample, SplitName, Studies
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.evaluation.inspection import Inspected, inspect_split
 from hardneg_plugin.files import read_json
 from hardneg_plugin.knowledge import Knowledge, Prompt
-from hardneg_plugin.metrics.records import Record, read_predictions
+from hardneg_plugin.metrics.records import PredictionRecord, read_predictions
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.neighbours.groups import groups_of
-from hardneg_plugin.objectives.schedule import Progress
+from hardneg_plugin.objectives.schedule import TrainingProgress
 from hardneg_plugin.runs.checkpoint import check_writes, checkpoint_of, trained_model
 from hardneg_plugin.runs.folder import RunFolder
 
@@ -44,8 +44,8 @@ class FinishedRun:
     folder: RunFolder
     config: DictConfig
     metrics: dict[str, Any]
-    split: Split
-    records: dict[str, Record]
+    split: SplitName
+    records: dict[str, PredictionRecord]
     """The predictions of the split, by study."""
 
     @property
@@ -82,7 +82,7 @@ class InspectedRun:
         return any(study.entities is not None for study in self.inspected.values())
 
 
-def finished_run(name: str, folder: RunFolder, split: Split, *, trust: bool = False) -> FinishedRun:
+def finished_run(name: str, folder: RunFolder, split: SplitName, *, trust: bool = False) -> FinishedRun:
     """Read what a run left.
 
     Raises:
@@ -212,7 +212,7 @@ def _final_hardness(model: ReportGenerator, run: FinishedRun) -> float | None:
         return None
     trained = run.metrics.get("training") or {}
     steps, epochs = trained.get("steps", 0), trained.get("epochs", 0)
-    end = Progress(step=max(steps - 1, 0), epoch=max(epochs - 1, 0), fraction=1.0)
+    end = TrainingProgress(step=max(steps - 1, 0), epoch=max(epochs - 1, 0), fraction=1.0)
     return float(model.hard_negatives.schedule(end))
 
 

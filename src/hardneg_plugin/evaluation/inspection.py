@@ -138,7 +138,7 @@ def _read(
     model: ReportGenerator, batch: Batch, decoding: Decoding, stated: Mapping[str, Mapping[Prompt, int]]
 ) -> _Seen:
     batch = model.transfer_batch_to_device(batch, model.device, 0)
-    features = model.see(batch)
+    features = model.encode_images(batch)
     words = model.decoder.decode(features.context, decoding, patch_mask=features.context_mask).tokens[:, 0]
     maps = _attention(model.decoder, features, words)
     written = [

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.metrics.peers import Peers
-from hardneg_plugin.metrics.records import Record, make_record
+from hardneg_plugin.metrics.records import PredictionRecord, make_record
 from hardneg_plugin.metrics.report_scores import embedding_ranks, of_one_study
 from hardneg_plugin.metrics.score_card import ScoreCard, measured_scores
 from hardneg_plugin.metrics.study_metric import StudyMetric
@@ -41,6 +41,6 @@ class AlignmentScores(StudyMetric[ScoreCard]):
         self.compute()
         return self._details or ScoreCard()
 
-    def records(self) -> list[Record]:
+    def records(self) -> list[PredictionRecord]:
         """None: nothing is written."""
         return []

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardneg_plugin.metrics.findings import Findings, findings_f1
-from hardneg_plugin.metrics.records import Record, findings_of
+from hardneg_plugin.metrics.records import PredictionRecord, findings_of
 from hardneg_plugin.metrics.tally import Floats
 from hardneg_plugin.neighbours.groups import groups_of
 from hardneg_plugin.neighbours.search import Chunked, Rule
@@ -33,7 +33,7 @@ class Peers:
     _references: Any  # (N, terms), sparse
 
     @classmethod
-    def of(cls, records: Sequence[Record]) -> "Peers":
+    def of(cls, records: Sequence[PredictionRecord]) -> "Peers":
         """Those of the studies of a split."""
         from sklearn.feature_extraction.text import TfidfVectorizer  # a second to import
 
@@ -81,7 +81,7 @@ class Peers:
         return np.where((self.index >= 0).any(axis=1), np.where(own >= highest - TIE, share, 0.0), np.nan)
 
 
-def stated_findings(records: Sequence[Record]) -> tuple[list[Findings], list[Findings]] | None:
+def stated_findings(records: Sequence[PredictionRecord]) -> tuple[list[Findings], list[Findings]] | None:
     """What the generated texts and the references state; None unless it is known of all."""
     if not all("findings" in record for record in records):
         return None

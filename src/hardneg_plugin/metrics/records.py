@@ -20,7 +20,7 @@ class _Texts(TypedDict):
     generated: str
 
 
-class Record(_Texts, total=False):
+class PredictionRecord(_Texts, total=False):
     """One study. Files that other systems wrote need nothing but `id`, `reference` and `generated`."""
 
     cut_reference: str
@@ -50,9 +50,9 @@ def make_record(
     patient: str | None = None,
     labels: str | None = None,
     read_findings: Callable[[str], Findings] | None = None,
-) -> Record:
+) -> PredictionRecord:
     """The record of a study with what is known of it; findings where they can be read out of texts."""
-    record = Record(id=study, reference=reference, generated=generated)
+    record = PredictionRecord(id=study, reference=reference, generated=generated)
     if patient is not None:
         record["patient"] = patient
     if labels is not None:
@@ -60,7 +60,7 @@ def make_record(
     return record if read_findings is None else with_findings(record, read_findings)
 
 
-def with_findings(record: Record, read_findings: Callable[[str], Findings]) -> Record:
+def with_findings(record: PredictionRecord, read_findings: Callable[[str], Findings]) -> PredictionRecord:
     """The record with the findings that its texts state."""
     findings: Stated = {
         "reference": stated(read_findings(record["reference"])),
@@ -83,7 +83,7 @@ def findings_of(stated: Sequence[Any]) -> Findings:
     return frozenset((str(name), _hashable(attributes)) for name, attributes in stated)
 
 
-def read_predictions(path: Path) -> list[Record]:
+def read_predictions(path: Path) -> list[PredictionRecord]:
     """The records of a predictions file, in its order.
 
     Raises:
@@ -93,7 +93,7 @@ def read_predictions(path: Path) -> list[Record]:
         lines = path.read_text(encoding="utf-8").split("\n")  # texts may hold other line breaks
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-    records: dict[str, Record] = {}
+    records: dict[str, PredictionRecord] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -106,7 +106,7 @@ def read_predictions(path: Path) -> list[Record]:
     return list(records.values())
 
 
-def _record(line: str, where: str) -> Record:
+def _record(line: str, where: str) -> PredictionRecord:
     try:
         record = json.loads(line)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -128,7 +128,7 @@ def _record(line: str, where: str) -> Record:
             f'{where}: expected "reference" and "generated" under "findings", lists of [name, attributes], but got '
             f"{record['findings']!r}."
         )
-    return cast(Record, record)
+    return cast(PredictionRecord, record)
 
 
 def _is_number(value: Any) -> bool:

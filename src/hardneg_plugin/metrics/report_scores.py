@@ -13,14 +13,14 @@ from hardneg_plugin.data.studies import Batch, FindingsReader
 from hardneg_plugin.metrics.caption import CaptionScores
 from hardneg_plugin.metrics.diversity import collapse_warning
 from hardneg_plugin.metrics.peers import Peers
-from hardneg_plugin.metrics.records import Record, make_record
+from hardneg_plugin.metrics.records import PredictionRecord, make_record
 from hardneg_plugin.metrics.retrieval import ranks_among, retrieval_ranks, score_ranks, score_ranks_among
 from hardneg_plugin.metrics.score_card import ScoreCard, score_records
 from hardneg_plugin.metrics.study_metric import StudyMetric
 from hardneg_plugin.neighbours.groups import groups_of
 
 
-class Embeddings(NamedTuple):
+class EvaluationEmbeddings(NamedTuple):
     """Of B studies, in the space in which training aligns them; `(B, D)` each."""
 
     images: Tensor
@@ -30,7 +30,7 @@ class Embeddings(NamedTuple):
     """Of the generated ones, likewise without their image."""
 
 
-class ReportScores(StudyMetric[tuple[list[Record], ScoreCard]]):
+class ReportScores(StudyMetric[tuple[list[PredictionRecord], ScoreCard]]):
     """Scores of one split: what `score_records` computes of its records, which `records` gives.
 
     Args:
@@ -52,7 +52,7 @@ class ReportScores(StudyMetric[tuple[list[Record], ScoreCard]]):
         batch: Batch,
         generated: Sequence[str],
         losses: Tensor,
-        embeddings: Embeddings | None = None,
+        embeddings: EvaluationEmbeddings | None = None,
     ) -> None:
         """Add B studies.
 
@@ -65,7 +65,7 @@ class ReportScores(StudyMetric[tuple[list[Record], ScoreCard]]):
         texts = (batch["references"], batch["cut_references"], batch["patients"], batch["labels"])
         self.remember(batch["ids"], generated, *texts, losses.double(), *(embeddings or ()))
 
-    def score(self, ids: list[str], *columns: Any) -> tuple[dict[str, float], tuple[list[Record], ScoreCard]]:
+    def score(self, ids: list[str], *columns: Any) -> tuple[dict[str, float], tuple[list[PredictionRecord], ScoreCard]]:
         """The scores of the split, its records and their card."""
         generated, references, cut, patients, labels, losses, *embeddings = columns
         records = [
@@ -79,13 +79,13 @@ class ReportScores(StudyMetric[tuple[list[Record], ScoreCard]]):
                 record["measured"] = {"loss": loss, "words": words}
         peers = Peers.of(records)
         if embeddings:
-            _measure(records, Embeddings(*(column.to(self.device) for column in embeddings)), peers)
+            _measure(records, EvaluationEmbeddings(*(column.to(self.device) for column in embeddings)), peers)
         card = score_records(records, caption=self.caption, peers=peers)
         for record, scores in zip(records, card.each, strict=True):
             record["scores"] = scores
         return card.values, (records, card)
 
-    def records(self) -> list[Record]:
+    def records(self) -> list[PredictionRecord]:
         """What is known of each study, sorted by identifier; to be called on all ranks."""
         self.compute()
         return self._details[0] if self._details else []
@@ -102,7 +102,7 @@ class ReportScores(StudyMetric[tuple[list[Record], ScoreCard]]):
             warnings.warn(message, stacklevel=2)
 
 
-def _measure(records: Sequence[Record], embeddings: Embeddings, peers: Peers) -> None:
+def _measure(records: Sequence[PredictionRecord], embeddings: EvaluationEmbeddings, peers: Peers) -> None:
     """Write into each record how high images rank their own reports, and reports their own images."""
     images, references, generated = (F.normalize(rows.float(), dim=-1) for rows in embeddings)
     pools = torch.from_numpy(peers.index).to(images.device)

@@ -13,7 +13,7 @@ from hardneg_plugin.metrics.clinical import ClinicalMetric
 from hardneg_plugin.metrics.diversity import diversity
 from hardneg_plugin.metrics.findings import findings_scores
 from hardneg_plugin.metrics.peers import Peers, stated_findings
-from hardneg_plugin.metrics.records import Record
+from hardneg_plugin.metrics.records import PredictionRecord
 from hardneg_plugin.metrics.significance import intervals
 from hardneg_plugin.metrics.tally import Floats, Scored, Sums, Tally, means
 
@@ -54,7 +54,7 @@ class ScoreCard:
 
 
 def score_records(
-    records: Sequence[Record],
+    records: Sequence[PredictionRecord],
     *,
     caption: CaptionScores | None = None,
     clinical: Sequence[ClinicalMetric] = (),
@@ -97,7 +97,7 @@ def score_records(
 def every_score() -> frozenset[str]:
     """The names of all scores that have an interval, without clinical ones: those of a study of which everything is known."""
     ranks = dict.fromkeys(RECALL, 1.0)
-    known = Record(
+    known = PredictionRecord(
         id="any",
         reference="any words",
         generated="any words",
@@ -117,7 +117,7 @@ def scores_and_intervals(cards: Mapping[str, ScoreCard]) -> dict[str, Any]:
     }
 
 
-def measured_scores(records: Sequence[Record]) -> list[Scored]:
+def measured_scores(records: Sequence[PredictionRecord]) -> list[Scored]:
     """What follows from what only the model could tell: of all studies, and among peers of those that have some."""
     measured = [record.get("measured", {}) for record in records]
     known = [set(of_study) for of_study in measured]

@@ -53,7 +53,7 @@ class AlignedModel(ABC, HardNegativeMixin, _Host):
             outputs: what was seen of them: "patches", "patch_mask", "pooled", and "entities" where these are looked for.
         """
         mined = batch.get("negatives")
-        negatives = None if mined is None else self._pairs(mined, features_of(self.see(mined)))
+        negatives = None if mined is None else self._pairs(mined, features_of(self.encode_images(mined)))
         return replace(self._pairs(batch, outputs), statements=self._statements(), negatives=negatives)
 
     def _pairs(self, batch: Batch, outputs: Features) -> PairEmbeddings:

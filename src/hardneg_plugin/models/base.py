@@ -80,7 +80,7 @@ class StudyModel(pl.LightningModule, Generic[Scores]):
         if compile:
             self.visual.network.compile()
 
-    def see(self, batch: Batch) -> VisualFeatures:
+    def encode_images(self, batch: Batch) -> VisualFeatures:
         """What the visual extractor makes of a batch's images, and of its boxes where it looks at such."""
         boxes = {"boxes": batch["boxes"]} if "boxes" in batch and isinstance(self.visual, GroundedVisual) else {}
         features: VisualFeatures = self.visual(batch["images"], batch["view_mask"], **boxes)

@@ -10,7 +10,7 @@ from torch import Tensor
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.pooling import masked_mean
-from hardneg_plugin.metrics.report_scores import Embeddings
+from hardneg_plugin.metrics.report_scores import EvaluationEmbeddings
 from hardneg_plugin.models.aligned import AlignedModel
 from hardneg_plugin.models.base import Features
 from hardneg_plugin.models.report_generator import ReportGenerator
@@ -65,11 +65,11 @@ class HardNegativeReportGenerator(AlignedModel, ReportGenerator):
             return outputs["states"]
         return self.decoder.states(outputs["context"], batch["tokens"], patch_mask=outputs["context_mask"])
 
-    def _embeddings(self, batch: Batch, outputs: Features, words: Tensor) -> Embeddings:
+    def _embeddings(self, batch: Batch, outputs: Features, words: Tensor) -> EvaluationEmbeddings:
         images, references = self.embed_apart(batch, outputs["pooled"])
         # as a batch has them: [0, words..., 0, padding 0...], without the closing 0 where the words were cut
         tokens = F.pad(words, (1, 0))
         mask = torch.arange(tokens.shape[1], device=tokens.device) <= 1 + (words != 0).sum(1, keepdim=True)
         written = masked_mean(self.words_of(tokens), mask[:, 1:])
         _, generated = self.hard_negatives.project(PairEmbeddings(images=outputs["pooled"], reports=written))
-        return Embeddings(images, references, generated)
+        return EvaluationEmbeddings(images, references, generated)

@@ -19,7 +19,7 @@ class _ImageModel(StudyModel[AlignmentScores]):
     """Sees, and has no loss of its own: what the objective is added to."""
 
     def training_step(self, batch: Batch, batch_idx: int) -> Features:
-        return {"loss": torch.zeros((), device=self.device), **features_of(self.see(batch))}
+        return {"loss": torch.zeros((), device=self.device), **features_of(self.encode_images(batch))}
 
 
 class ImageReportEncoder(AlignedModel, _ImageModel):
@@ -66,6 +66,6 @@ class ImageReportEncoder(AlignedModel, _ImageModel):
         return self._evaluate(batch, "test")
 
     def _evaluate(self, batch: Batch, split: Evaluated) -> Features:
-        outputs = features_of(self.see(batch))
+        outputs = features_of(self.encode_images(batch))
         self.scores_of(split).update(batch, *self.embed_apart(batch, outputs["pooled"]))
         return outputs

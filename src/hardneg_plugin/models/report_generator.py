@@ -17,7 +17,7 @@ from hardneg_plugin.data.studies import Batch, FindingsReader
 from hardneg_plugin.data.tokenizer import Tokenizer
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.metrics.caption import CaptionScores
-from hardneg_plugin.metrics.report_scores import Embeddings, ReportScores
+from hardneg_plugin.metrics.report_scores import EvaluationEmbeddings, ReportScores
 from hardneg_plugin.models.base import Evaluated, Features, StudyModel, features_of
 from hardneg_plugin.models.report_io import Images, WrittenReport, read_views, report_of, studies_of
 
@@ -71,7 +71,7 @@ class ReportGenerator(StudyModel[ReportScores]):
 
         super().__init__(tokenizer=tokenizer, make_scores=make_scores, compile=compile, **arguments)
         self.decoder = backbone(vocab_size=tokenizer.vocab_size, patch_width=self.visual.width)
-        self.tell = (  # what was found of each prompt, in the width of the patches
+        self.entity_projection = (  # what was found of each prompt, in the width of the patches
             nn.Linear(self.visual.grounding.width, self.visual.width)
             if isinstance(self.visual, GroundedVisual)
             else None
@@ -162,9 +162,9 @@ class ReportGenerator(StudyModel[ReportScores]):
                 written += self._reports_of(views, decoding, attention)
         return written
 
-    def see(self, batch: Batch) -> VisualFeatures:
+    def encode_images(self, batch: Batch) -> VisualFeatures:
         """As every model does; where entities are looked for, the decoder is told what was found."""
-        return self._told(super().see(batch))
+        return self._told(super().encode_images(batch))
 
     def forward(self, images: Tensor, view_mask: Tensor | None = None) -> list[str]:
         """Write a report per study: images `(B, V, 1, H, W)` uint8, `view_mask (B, V)` bool or None."""
@@ -198,10 +198,10 @@ class ReportGenerator(StudyModel[ReportScores]):
         checkpoint["backbone"] = self.decoder.settings
 
     def _told(self, seen: VisualFeatures) -> VisualFeatures:
-        return seen if self.tell is None else seen._replace(told=self.tell(seen.entities))
+        return seen if self.entity_projection is None else seen._replace(told=self.entity_projection(seen.entities))
 
     def _teacher_forced(self, batch: Batch) -> Features:
-        visual = self.see(batch)
+        visual = self.encode_images(batch)
         features = features_of(visual)
         states = self.decoder.states(features["context"], batch["tokens"], patch_mask=features["context_mask"])
         losses = report_losses(self.decoder.classify(states), batch["tokens"], batch["token_mask"])
@@ -243,7 +243,7 @@ class ReportGenerator(StudyModel[ReportScores]):
         self.scores_of(split).update(batch, self._texts(words), outputs["losses"], embeddings)
         return outputs
 
-    def _embeddings(self, batch: Batch, outputs: Features, words: Tensor) -> Embeddings | None:
+    def _embeddings(self, batch: Batch, outputs: Features, words: Tensor) -> EvaluationEmbeddings | None:
         """Of images, references and the reports just written, where there is a space in which these meet."""
         return None
 

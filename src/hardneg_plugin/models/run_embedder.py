@@ -11,7 +11,7 @@ from hardneg_plugin.backbones.decoder import evaluating
 from hardneg_plugin.functional.pooling import masked_mean
 from hardneg_plugin.models.aligned import AlignedModel
 from hardneg_plugin.models.report_generator import ReportGenerator
-from hardneg_plugin.neighbours.embedders import Embeddings
+from hardneg_plugin.neighbours.embedders import TextEmbeddings
 from hardneg_plugin.runs.checkpoint import checkpoint_of, trained_model
 from hardneg_plugin.runs.folder import RunFolder
 
@@ -69,7 +69,7 @@ class ModelReports:
     batch_size: int = 64
     device: str = "cpu"
 
-    def __call__(self, texts: Sequence[str]) -> Embeddings:
+    def __call__(self, texts: Sequence[str]) -> TextEmbeddings:
         """See `Embedder`."""
         model = self.model.to(self.device)
         with evaluating(model), torch.inference_mode():

@@ -11,19 +11,19 @@ import torch.nn.functional as F
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import read_json
 
-Embeddings = Any
+TextEmbeddings = Any
 """Unit-length rows `(N, D)` in float32: a tensor, or a scipy CSR matrix."""
 
 
 class Embedder(Protocol):
     """Embeds texts."""
 
-    def __call__(self, texts: Sequence[str]) -> Embeddings:
+    def __call__(self, texts: Sequence[str]) -> TextEmbeddings:
         """Unit-length rows `(N, D)` of N texts; zero where there is nothing in a text to go by."""
         ...
 
 
-def embed(embedder: Embedder, texts: Sequence[str]) -> Embeddings:
+def embed(embedder: Embedder, texts: Sequence[str]) -> TextEmbeddings:
     """Embeddings of texts of which each is embedded once, so that equal texts are equally near to any other."""
     position: dict[str, int] = {}
     rows = [position.setdefault(text, len(position)) for text in texts]
@@ -53,7 +53,7 @@ class Tfidf:
             if value < 1:
                 raise UserError(f"embedder.{name}: expected at least 1, but got {value}.")
 
-    def __call__(self, texts: Sequence[str]) -> Embeddings:
+    def __call__(self, texts: Sequence[str]) -> TextEmbeddings:
         """See `Embedder`."""
         from sklearn.feature_extraction.text import TfidfVectorizer  # a second to import
 
@@ -92,7 +92,7 @@ class SentenceTransformers:
     batch_size: int = 64
     device: str = "cpu"
 
-    def __call__(self, texts: Sequence[str]) -> Embeddings:
+    def __call__(self, texts: Sequence[str]) -> TextEmbeddings:
         """See `Embedder`."""
         try:
             from sentence_transformers import SentenceTransformer

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.neighbours.embedders import Embeddings
+from hardneg_plugin.neighbours.embedders import TextEmbeddings
 from hardneg_plugin.neighbours.search import Kept, Nearest, Rule, Track, check_chunk, chunks, nothing_found
 
 
@@ -30,7 +30,7 @@ class Faiss:
         check_chunk(self.chunk)
         _faiss()  # before embeddings are computed
 
-    def __call__(self, embeddings: Embeddings, rule: Rule, *, track: Track = iter) -> Nearest:
+    def __call__(self, embeddings: TextEmbeddings, rule: Rule, *, track: Track = iter) -> Nearest:
         """See `Search`.
 
         Raises:

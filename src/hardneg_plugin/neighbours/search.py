@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.neighbours.embedders import Embeddings
+from hardneg_plugin.neighbours.embedders import TextEmbeddings
 from hardneg_plugin.neighbours.groups import UNKNOWN, Groups
 
 BLOCK = 8192
@@ -75,7 +75,7 @@ class Nearest:
 class Search(Protocol):
     """How neighbours are found."""
 
-    def __call__(self, embeddings: Embeddings, rule: Rule, *, track: Track = iter) -> Nearest:
+    def __call__(self, embeddings: TextEmbeddings, rule: Rule, *, track: Track = iter) -> Nearest:
         """The nearest of all studies by unit-length embeddings `(N, D)`; `track` goes through the chunks, as a progress bar."""
         ...
 
@@ -100,7 +100,7 @@ class Chunked:
     def __post_init__(self) -> None:
         check_chunk(self.chunk)
 
-    def __call__(self, embeddings: Embeddings, rule: Rule, *, track: Track = iter) -> Nearest:
+    def __call__(self, embeddings: TextEmbeddings, rule: Rule, *, track: Track = iter) -> Nearest:
         """See `Search`."""
         found = nothing_found(embeddings.shape[0], rule.k)
         for rows in track(chunks(embeddings.shape[0], self.chunk)):
@@ -198,7 +198,7 @@ def _blocks(number: int) -> Iterator[range]:
         start, size = start + size, min(2 * size, BLOCK)
 
 
-def _comparison(embeddings: Embeddings, rows: range) -> Callable[[range], Floats]:
+def _comparison(embeddings: TextEmbeddings, rows: range) -> Callable[[range], Floats]:
     """From a block of candidates to their similarity with the chunk's studies, `(candidates, studies)`.
 
     A number does not depend on what is compared at the same time, so that neither do ties.

@@ -9,7 +9,7 @@ from torch import Tensor
 from hardneg_plugin.distributed import Shards
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.hard_negatives import match_mask
-from hardneg_plugin.objectives.schedule import Progress
+from hardneg_plugin.objectives.schedule import TrainingProgress
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ class EmbeddedBatch:
     """`(N, 4)` int64 match keys, the study's first."""
     shards: Shards
     """How the N are spread over the ranks."""
-    progress: Progress
+    progress: TrainingProgress
     """Where training stands."""
     has_study_ids: bool = True
     """Whether the host says who its studies are."""
-    mined: HardNegatives | None = None
+    paired: HardNegatives | None = None
     """Hard negatives of the own studies that came with the batch."""
 
     @property

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from hardneg_plugin.distributed import Shards
 from hardneg_plugin.functional.pooling import masked_mean
 from hardneg_plugin.objectives.embeddings import PairEmbeddings
-from hardneg_plugin.objectives.projection import Head
+from hardneg_plugin.objectives.projection import ProjectionHead
 
 PHRASE = 5
 """Words that are read together, an odd number."""
@@ -47,8 +47,8 @@ class PartHeads(nn.Module):
 
     def __init__(self, image_width: int, report_width: int, width: int) -> None:
         super().__init__()
-        self.regions = Head(image_width, width, centred=False)
-        self.words = Head(report_width, width, centred=False)
+        self.regions = ProjectionHead(image_width, width, centred=False)
+        self.words = ProjectionHead(report_width, width, centred=False)
         self.phrases = nn.Conv1d(width, width, PHRASE, padding=PHRASE // 2, bias=False)
         nn.init.zeros_(self.phrases.weight)
 
@@ -76,7 +76,7 @@ class PartHeads(nn.Module):
         return Local.of(*_projected(self.regions, regions, mask))
 
 
-def _projected(head: Head, parts: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def _projected(head: ProjectionHead, parts: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     mask = torch.ones(parts.shape[:2], dtype=torch.bool, device=parts.device) if mask is None else mask.bool()
     # what is under the mask may be anything: it must not turn into NaN
     with torch.autocast(parts.device.type, enabled=False):

@@ -16,8 +16,8 @@ from hardneg_plugin.objectives.alternating import Alternating
 from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
 from hardneg_plugin.objectives.embeddings import PairEmbeddings
 from hardneg_plugin.objectives.negatives.sources import InBatch, NegativeSource
-from hardneg_plugin.objectives.projection import Head
-from hardneg_plugin.objectives.schedule import Linear, Progress, Schedule
+from hardneg_plugin.objectives.projection import ProjectionHead
+from hardneg_plugin.objectives.schedule import Linear, Schedule, TrainingProgress
 from hardneg_plugin.objectives.separation import Separation
 
 Hardening = Arc | Segment | Projection | Ascent | Released | Alternating
@@ -61,7 +61,7 @@ class HardNegativeObjective(nn.Module):
         weights: of report loss, alignment loss and separation loss in the total.
         width: add bias-free heads from features of `image_width` and `report_width` to this width; None: no weights but the
             logit scale, and features of one width.
-        centred: the heads take off the running mean of their features first (`Head`); without heads nothing does.
+        centred: the heads take off the running mean of their features first (`ProjectionHead`); without heads nothing does.
 
     Heads and scale exist in training only: nothing is added at inference. Works in float32 whatever the precision of training.
     Every parameter gets a gradient in every step, a zero one during the warm-up, with one study, or where every pair is a match.
@@ -116,7 +116,7 @@ class HardNegativeObjective(nn.Module):
             reports = F.normalize(self.report_head(pairs.reports.float()), dim=-1)
         return images, reports
 
-    def forward(self, pairs: PairEmbeddings, progress: Progress) -> ObjectiveOutput:
+    def forward(self, pairs: PairEmbeddings, progress: TrainingProgress) -> ObjectiveOutput:
         """The terms for one batch at one position in training.
 
         During the schedule's warm-up both losses are zero, with a zero gradient.
@@ -153,7 +153,7 @@ class HardNegativeObjective(nn.Module):
         super()._apply(moved, recurse)
         return self
 
-    def _embed(self, pairs: PairEmbeddings, progress: Progress) -> EmbeddedBatch:
+    def _embed(self, pairs: PairEmbeddings, progress: TrainingProgress) -> EmbeddedBatch:
         self._check_widths(pairs)
         shards = Shards.of(len(pairs.images), pairs.images.device)
         self._centre(pairs, shards)
@@ -168,18 +168,22 @@ class HardNegativeObjective(nn.Module):
             shards=shards,
             progress=progress,
             has_study_ids=pairs.study_ids is not None,
-            mined=None if pairs.negatives is None else self._mined(pairs.negatives, keys),
+            paired=None if pairs.negatives is None else self._paired(pairs.negatives, keys),
         )
 
     def _centre(self, pairs: PairEmbeddings, shards: Shards) -> None:
-        if not (isinstance(self.image_head, Head) and isinstance(self.report_head, Head) and self.image_head.centred):
+        if not (
+            isinstance(self.image_head, ProjectionHead)
+            and isinstance(self.report_head, ProjectionHead)
+            and self.image_head.centred
+        ):
             return
         means = shards.sum(torch.cat([pairs.images, pairs.reports], dim=1).float()) / sum(shards.sizes)
         width = self.image_head.in_features
         self.image_head.follow(means[:width])
         self.report_head.follow(means[width:])
 
-    def _mined(self, pairs: PairEmbeddings, own_keys: Tensor) -> HardNegatives:
+    def _paired(self, pairs: PairEmbeddings, own_keys: Tensor) -> HardNegatives:
         images, reports = self.project(pairs)
         keys = pairs.match_keys.reshape(len(own_keys), -1, own_keys.shape[1])
         is_match = are_matches(own_keys, keys)
@@ -232,7 +236,7 @@ class HardNegativeObjective(nn.Module):
 
     def _check_widths(self, pairs: PairEmbeddings) -> None:
         got = (pairs.images.shape[-1], pairs.reports.shape[-1])
-        if isinstance(self.image_head, Head) and isinstance(self.report_head, Head):
+        if isinstance(self.image_head, ProjectionHead) and isinstance(self.report_head, ProjectionHead):
             expected = (self.image_head.in_features, self.report_head.in_features)
             if got != expected:
                 raise ValueError(
@@ -257,4 +261,4 @@ def _heads(
         )
     # The global generator stays where it was: a host draws the dropout that it draws without the plug-in.
     with torch.random.fork_rng(devices=[]):
-        return Head(image_width, width, centred=centred), Head(report_width, width, centred=centred)
+        return ProjectionHead(image_width, width, centred=centred), ProjectionHead(report_width, width, centred=centred)

@@ -8,7 +8,7 @@ SHARE = 0.1
 """What a new batch counts for in the running mean, once nine have been seen."""
 
 
-class Head(nn.Linear):
+class ProjectionHead(nn.Linear):
     """A linear map without bias, of features less their running mean.
 
     Features of reports have much in common: an untrained decoder gives two of them a mean cosine of .88, their word embeddings one

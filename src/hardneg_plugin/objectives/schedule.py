@@ -14,7 +14,7 @@ UNITS = ("epoch", "step", "fraction")
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """A position in training: optimizer steps and whole epochs done, and the share of all steps done in [0, 1]."""
 
     step: int = 0
@@ -46,11 +46,11 @@ class Schedule:
             raise UserError(f"schedule.warmup: expected at least 0, and below 1 in fractions, but got {self.warmup}.")
         _check_hardness("cap", self.cap)
 
-    def is_active(self, progress: Progress) -> bool:
+    def is_active(self, progress: TrainingProgress) -> bool:
         """Whether the warm-up is over."""
         return self._elapsed(progress) >= 0
 
-    def __call__(self, progress: Progress) -> float:
+    def __call__(self, progress: TrainingProgress) -> float:
         """The hardness at a position: 0 during the warm-up, at most `cap`."""
         if not self.is_active(progress):
             return 0.0
@@ -60,7 +60,7 @@ class Schedule:
         """The uncapped hardness at a position since the end of the warm-up."""
         raise NotImplementedError
 
-    def _elapsed(self, progress: Progress) -> float:
+    def _elapsed(self, progress: TrainingProgress) -> float:
         done: float = getattr(progress, self.unit)
         return done - self.warmup
 

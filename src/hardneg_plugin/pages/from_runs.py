@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from omegaconf import DictConfig
 
-from hardneg_plugin.data.studies import Split
+from hardneg_plugin.data.studies import SplitName
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.evaluation.finished_runs import FinishedRun, InspectedRun, Track, finished_run, inspect_run
 from hardneg_plugin.metrics.findings import Findings
@@ -23,7 +23,7 @@ SPREAD_OVER = ("findings_attributes_F1", "CIDEr", "ROUGE-L", "specificity")
 
 def page_of_runs(
     runs: Mapping[str, RunFolder],
-    split: Split,
+    split: SplitName,
     limit: int = 600,
     *,
     data: DictConfig | None = None,
@@ -99,7 +99,7 @@ def in_words(finding: tuple[str, Any]) -> str:
     return f"{name} ({', '.join(map(_attribute, each))})"
 
 
-def scores_of(metrics: Mapping[str, Any], split: Split) -> dict[str, Score]:
+def scores_of(metrics: Mapping[str, Any], split: SplitName) -> dict[str, Score]:
     """The scores of a split in metrics.json, with their intervals where it has them."""
     intervals = (metrics.get("intervals") or {}).get(split) or {}
     return {

@@ -22,7 +22,7 @@ _ROOTS = ("batch", "outputs")
 
 
 @dataclass(frozen=True)
-class Features:
+class FeaturePaths:
     """Where the fields of `PairEmbeddings` are in a host: each a path or a callable `(batch, outputs) -> value`.
 
     A path starts with "batch", "outputs" (what the host's step returned) or the name of a submodule (what it returned when it

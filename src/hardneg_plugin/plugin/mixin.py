@@ -14,7 +14,7 @@ from torch import Tensor
 from hardneg_plugin.distributed import mean_over_ranks
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.objectives import HardNegativeObjective, ObjectiveOutput, PairEmbeddings
-from hardneg_plugin.objectives.schedule import Progress
+from hardneg_plugin.objectives.schedule import TrainingProgress
 from hardneg_plugin.plugin.signatures import constructor_shown_as, step_shown_as
 
 # The mixin stands before a LightningModule in the bases; for a type checker it is one, at run time it must not be.
@@ -182,11 +182,11 @@ class HardNegativeMixin(_Host):
             self.log(f"train/{name}", mean, batch_size=len(pairs.images))
         return terms
 
-    def _progress(self) -> Progress:
+    def _progress(self) -> TrainingProgress:
         total = self.trainer.estimated_stepping_batches
         step = self.trainer.global_step
         fraction = 0.0 if math.isinf(total) else min(1.0, step / max(total, 1))
-        return Progress(step=step, epoch=self.trainer.current_epoch, fraction=fraction)
+        return TrainingProgress(step=step, epoch=self.trainer.current_epoch, fraction=fraction)
 
 
 def _take_out(state_dict: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.objectives import HardNegativeObjective, PairEmbeddings
-from hardneg_plugin.plugin.feature_paths import Calls, Features, Where, recorded
+from hardneg_plugin.plugin.feature_paths import Calls, FeaturePaths, Where, recorded
 from hardneg_plugin.plugin.mixin import HardNegativeMixin
 from hardneg_plugin.plugin.optimizer_group import add_group
 
@@ -75,7 +75,7 @@ def plug_in(
             `configure_model` or `setup`), a host that is no LightningModule or has a plug-in, and for what `HardNegativeMixin`
             cannot train.
     """
-    features = Features(
+    features = FeaturePaths(
         images, reports, image_mask, report_mask, study_ids, patient_ids, texts, labels, facts, statements, negatives
     )
     objective = HardNegativeObjective() if hard_negatives is None else hard_negatives
@@ -115,7 +115,7 @@ class _Plug:
 
     host: type[pl.LightningModule]
     objective: HardNegativeObjective
-    features: Features
+    features: FeaturePaths
 
     @cached_property
     def plugged_class(self) -> Any:

@@ -13,7 +13,7 @@ from rich.console import Console
 from hardneg_plugin.comparison import processes
 from hardneg_plugin.comparison.planned_runs import PlannedRun, at_work_on, check_same_settings, run_folder
 from hardneg_plugin.comparison.processes import launched_works, local_works, run_all, task_works
-from hardneg_plugin.comparison.progress import Progress
+from hardneg_plugin.comparison.progress import ComparisonProgress
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.runs.folder import write_json
 
@@ -173,7 +173,10 @@ def test_runs_of_other_settings_are_refused_with_the_difference(plan):
 
 def test_each_run_that_ended_is_a_line(plan, tmp_path, capsys):
     runs = plan(bad="fail=1", good="a=1")
-    with at_work_on(tmp_path / "c") as lock, Progress(runs, 1, [], lambda run: ", val/BLEU-4 0.100") as progress:
+    with (
+        at_work_on(tmp_path / "c") as lock,
+        ComparisonProgress(runs, 1, [], lambda run: ", val/BLEU-4 0.100") as progress,
+    ):
         progress.console = Console(stderr=True, width=200, highlight=False)
         run_all(local_works(runs), 1, lock, progress)
     lines = capsys.readouterr().err.splitlines()

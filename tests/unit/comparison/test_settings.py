@@ -8,12 +8,12 @@ from hydra.utils import instantiate
 
 from hardneg_plugin.apps.tasks import TASKS
 from hardneg_plugin.comparison.composing import composed, settings_of
-from hardneg_plugin.comparison.settings import Settings, overrides_of_variants
+from hardneg_plugin.comparison.settings import ComparisonSettings, overrides_of_variants
 from hardneg_plugin.comparison.task_files import TASK_NAMES
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.objectives import PairEmbeddings
-from hardneg_plugin.objectives.schedule import Progress
+from hardneg_plugin.objectives.schedule import TrainingProgress
 
 VALUES = yaml.safe_load((conf_dir() / "compare.yaml").read_text())["compare"]
 
@@ -49,17 +49,17 @@ def compose(tmp_path):
 )
 def test_what_is_not_expected_is_told(key, value, message):
     with pytest.raises(UserError, match=message):
-        Settings(**{**VALUES, key: value})
+        ComparisonSettings(**{**VALUES, key: value})
 
 
 def test_no_smaller_number_of_resamples_could_find_a_difference():
     # the smallest p-value that 80 draws can give is 1/81; Holm multiplies it by the 4 comparisons
     assert 4 / 81 < 0.05 <= 4 / 80
-    Settings(**{**VALUES, "resamples": 80})
+    ComparisonSettings(**{**VALUES, "resamples": 80})
 
 
 def test_overrides_for_all_runs_come_before_those_of_a_variant():
-    settings = Settings(**{**VALUES, "variants": ["host", "ascent"]})
+    settings = ComparisonSettings(**{**VALUES, "variants": ["host", "ascent"]})
     assert overrides_of_variants(settings, ["trainer.max_epochs=2", "hardening.margin=0.1"]) == {
         "host": ["trainer.max_epochs=2", "hardening.margin=0.1", "model=host"],
         "ascent": ["trainer.max_epochs=2", "hardening.margin=0.1", "model=hard_negatives", "hardening=ascent"],
@@ -81,12 +81,12 @@ def test_overrides_for_all_runs_come_before_those_of_a_variant():
 )
 def test_overrides_that_would_contradict_the_comparison_are_refused(shared, message):
     with pytest.raises(UserError, match=message):
-        overrides_of_variants(Settings(**VALUES), [shared])
+        overrides_of_variants(ComparisonSettings(**VALUES), [shared])
 
 
 def test_a_variant_that_is_not_defined_is_told_with_the_nearest():
     with pytest.raises(UserError, match=r"asent is not defined; did you mean ascent\?"):
-        overrides_of_variants(Settings(**{**VALUES, "variants": ["host", "asent"]}), [])
+        overrides_of_variants(ComparisonSettings(**{**VALUES, "variants": ["host", "asent"]}), [])
 
 
 def test_the_written_out_release_is_the_experiment_of_that_name(compose):
@@ -107,7 +107,7 @@ def test_info_nce_is_cross_entropy_over_the_batch_alone(compose):
     generator = torch.Generator().manual_seed(0)
     images, reports = (torch.randn(6, 8, generator=generator, requires_grad=True) for _ in range(2))
     pairs = PairEmbeddings(images=images, reports=reports, study_ids=list("abcdef"))
-    result = objective(pairs, Progress(step=90, epoch=0, fraction=0.9))
+    result = objective(pairs, TrainingProgress(step=90, epoch=0, fraction=0.9))
     logits = F.normalize(images, dim=-1) @ F.normalize(reports, dim=-1).T / 0.07
     expected = (F.cross_entropy(logits, torch.arange(6)) + F.cross_entropy(logits.T, torch.arange(6))) / 2
     torch.testing.assert_close(result.alignment_loss, expected)
@@ -123,4 +123,4 @@ def test_info_nce_is_cross_entropy_over_the_batch_alone(compose):
 def test_tasks_are_those_of_the_command():
     assert tuple(TASKS) == TASK_NAMES
     measures = ["zero_shot_AUROC", "probe_10%_AUROC", "IoU", "vqa_side", "pair_peers_r2i_R@5", "pair_zero_shot_AUROC"]
-    Settings(**{**VALUES, "tasks": list(TASKS), "measures": measures})
+    ComparisonSettings(**{**VALUES, "tasks": list(TASKS), "measures": measures})

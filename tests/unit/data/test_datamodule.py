@@ -8,7 +8,7 @@ from lightning_fabric.utilities.distributed import DistributedSamplerWrapper
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from hardneg_plugin.data.datamodule import SeededShuffle, StudyDataModule
-from hardneg_plugin.data.mined import MinedNegatives
+from hardneg_plugin.data.paired import PairedNegatives
 from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.errors import UserError
 
@@ -188,7 +188,7 @@ def mined(tmp_path):
     names = [f"train{index}" for index in range(SIZES["train"])]
     table = {name: [*names[i + 1 :], *names[:i]] for i, name in enumerate(names)}
     (tmp_path / "neighbours.json").write_text(json.dumps(table))
-    return MinedNegatives(tmp_path / "neighbours.json", k=2, pool=5)
+    return PairedNegatives(tmp_path / "neighbours.json", k=2, pool=5)
 
 
 def test_training_batches_carry_mined_studies_which_follow_from_seed_and_epoch_too(mined):
@@ -198,9 +198,9 @@ def test_training_batches_carry_mined_studies_which_follow_from_seed_and_epoch_t
         return [(batch["ids"], *seen([batch["negatives"]])) for batch in loader]
 
     torch.manual_seed(0)
-    expected = [mined_in_epoch(make(seed=5, mined=mined), epoch) for epoch in (0, 1)]
+    expected = [mined_in_epoch(make(seed=5, paired=mined), epoch) for epoch in (0, 1)]
     torch.manual_seed(1)
-    with_workers = make(seed=5, mined=mined, num_workers=2)
+    with_workers = make(seed=5, paired=mined, num_workers=2)
     assert [mined_in_epoch(with_workers, epoch) for epoch in (0, 1)] == expected
     assert expected[0] != expected[1]
     for ids, (negatives, pixels) in expected[0]:
@@ -212,16 +212,16 @@ def test_training_batches_carry_mined_studies_which_follow_from_seed_and_epoch_t
 
 
 def test_the_studies_themselves_are_the_same_with_and_without_mined_ones(mined):
-    assert seen_in_epoch(make(seed=5, mined=mined), 3) == seen_in_epoch(make(seed=5), 3)
+    assert seen_in_epoch(make(seed=5, paired=mined), 3) == seen_in_epoch(make(seed=5), 3)
 
 
 def test_mined_studies_are_for_training_only_and_read_only_for_it(mined):
-    data = make(mined=mined)
+    data = make(paired=mined)
     for loader in (data.val_dataloader(), data.test_dataloader(), data.predict_dataloader(), data.in_order("train")):
         assert all("negatives" not in batch for batch in loader)
     assert all("negatives" not in batch for batch in make().train_dataloader())
     assert data.training_studies is data.training_studies
-    missing = make(mined=MinedNegatives("none.json"))
+    missing = make(paired=PairedNegatives("none.json"))
     missing.setup("validate")
     missing.setup("test")
     with pytest.raises(UserError, match=r"none\.json"):

@@ -12,7 +12,7 @@ from torch.utils.data import SequentialSampler
 
 from hardneg_plugin.data.datamodule import SeededShuffle, StudyDataModule
 from hardneg_plugin.data.loader import TrainingLoader
-from hardneg_plugin.data.mined import MinedNegatives
+from hardneg_plugin.data.paired import PairedNegatives
 from hardneg_plugin.data.tokenizer import WordTokenizer
 
 SIZE, BATCH = 11, 2
@@ -59,7 +59,7 @@ def make(tmp_path):
             max_length=10,
             num_workers=num_workers,
             seed=4,
-            mined=MinedNegatives(tmp_path / "table.json", k=2, pool=4),
+            paired=PairedNegatives(tmp_path / "table.json", k=2, pool=4),
         )
 
     return data

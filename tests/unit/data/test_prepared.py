@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from hardneg_plugin.data.annotations import AnnotatedStudies
 from hardneg_plugin.data.collate import StudyCollator
 from hardneg_plugin.data.downloads.study import OriginalStudy
-from hardneg_plugin.data.prepare.build import Settings, build
+from hardneg_plugin.data.prepare.build import PrepareSettings, build
 from hardneg_plugin.data.prepared import PreparedStudies
 from hardneg_plugin.data.study_table import SCHEMA, Columns, Texts
 from hardneg_plugin.data.tokenizer import WordTokenizer
@@ -49,7 +49,7 @@ def home(tmp_path_factory):
         annotation[SPLIT_OF[name]].append(entry | extra)
         source.append(OriginalStudy(name, tuple(paths), f"Report {name}.", split=SPLIT_OF[name], **extra))
     (home / "annotation.json").write_text(json.dumps(annotation))
-    build(source, home / "prepared", Settings(size=SIZE), chunk=2)
+    build(source, home / "prepared", PrepareSettings(size=SIZE), chunk=2)
     return home
 
 

@@ -90,7 +90,7 @@ def test_readings_are_those_of_each_study_by_itself(feature):
     found = inspect(model)
     model.eval()
     for each, batch in zip(found, batches(1), strict=True):
-        seen = model.see(batch)
+        seen = model.encode_images(batch)
         states = model.decoder.states(seen.patches, batch["tokens"], patch_mask=seen.patch_mask)
         words, regions = model.hard_negatives.parts(model.embed(batch, {**features_of(seen), "states": states}))
         weights = model.hard_negatives.scores.word_importance(words, regions)[0]
@@ -122,7 +122,7 @@ def test_entities_are_those_that_are_likely_or_stated_the_most_likely_first(regi
     model.eval()
     verdicts = set()
     for each, batch, report in zip(found, batches(1), STUDIES.reports, strict=True):
-        seen = model.see(batch)
+        seen = model.encode_images(batch)
         likely = model.hard_negatives.entity(seen.entities)[0, :, 0].sigmoid().tolist()
         maps = model.visual.grounding.attention(Patches(seen.patches, seen.patch_mask, seen.grid, batch["boxes"]))[0]
         maps = maps.unflatten(-1, (-1, *seen.grid))

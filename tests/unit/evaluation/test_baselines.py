@@ -7,7 +7,7 @@ from hardneg_plugin.data.collate import StudyCollator
 from hardneg_plugin.data.phantom import PhantomStudies
 from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.evaluation.baselines import (
-    EmbeddedStudies,
+    ImageEmbeddings,
     embed_studies,
     most_frequent_report,
     nearest_image_reports,
@@ -29,8 +29,8 @@ def test_nearest_image_by_plain_loops():
         cosines = [float(torch.cosine_similarity(study, other, dim=0)) for other in train - train.mean(0)]
         expected.append(f"report {cosines.index(max(cosines))}")
     got = nearest_image_reports(
-        EmbeddedStudies(studies, [""] * 7, [""] * 7),
-        EmbeddedStudies(train, [""] * 20, [f"report {i}" for i in range(20)]),
+        ImageEmbeddings(studies, [""] * 7, [""] * 7),
+        ImageEmbeddings(train, [""] * 20, [f"report {i}" for i in range(20)]),
     )
     assert got == expected
     assert len(set(got)) > 2

@@ -7,7 +7,7 @@ from hardneg_plugin.data.phantom import PhantomStudies
 from hardneg_plugin.metrics.alignment_scores import AlignmentScores
 from hardneg_plugin.metrics.peers import Peers
 from hardneg_plugin.metrics.records import make_record
-from hardneg_plugin.metrics.report_scores import Embeddings, ReportScores
+from hardneg_plugin.metrics.report_scores import EvaluationEmbeddings, ReportScores
 from hardneg_plugin.metrics.significance import intervals
 
 STUDIES = 24
@@ -63,7 +63,7 @@ def test_a_report_generator_with_the_same_embeddings_has_the_same_recall(seen):
         {**batch, "cut_references": batch["references"]},
         batch["references"],
         torch.ones(STUDIES, 2),
-        Embeddings(images, reports, reports),
+        EvaluationEmbeddings(images, reports, reports),
     )
     expected = theirs.compute()
     assert {name: float(value) for name, value in ours.compute().items()} == {

@@ -14,7 +14,7 @@ from hardneg_plugin.data.phantom import PhantomStudies
 from hardneg_plugin.metrics.caption import CaptionScores
 from hardneg_plugin.metrics.peers import Peers
 from hardneg_plugin.metrics.records import make_record, read_predictions
-from hardneg_plugin.metrics.report_scores import Embeddings, ReportScores
+from hardneg_plugin.metrics.report_scores import EvaluationEmbeddings, ReportScores
 from hardneg_plugin.metrics.retrieval import ranks_among, retrieval_ranks
 from hardneg_plugin.metrics.score_card import every_score, score_records
 from hardneg_plugin.runs.folder import write_jsonl
@@ -40,7 +40,7 @@ def seen():
     }
     generated = [split.reports[draw.choice([i, (7 * i + 3) % STUDIES])] for i in range(STUDIES)]
     losses = torch.stack([3 + torch.rand(STUDIES, generator=generator), torch.arange(STUDIES) + 2.0], dim=1)
-    return batch, generated, losses, Embeddings(images, near(), near())
+    return batch, generated, losses, EvaluationEmbeddings(images, near(), near())
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from two_ranks import Failing, Lengths, compute_over_two_ranks
 
 from hardneg_plugin.metrics.alignment_scores import AlignmentScores
 from hardneg_plugin.metrics.caption import CaptionScores
-from hardneg_plugin.metrics.report_scores import Embeddings, ReportScores
+from hardneg_plugin.metrics.report_scores import EvaluationEmbeddings, ReportScores
 from hardneg_plugin.metrics.study_metric import first_of_each
 
 RANK_0, RANK_1 = (
@@ -54,7 +54,7 @@ def updates(studies, indices, size=5):
         given["lengths"].append({"ids": part["ids"], "texts": part["generated"]})
         given["alignment"].append({"batch": part, "images": part["images"], "reports": part["reports"]})
         part = dict(part)
-        embeddings = Embeddings(part.pop("images"), part.pop("reports"), part.pop("written"))
+        embeddings = EvaluationEmbeddings(part.pop("images"), part.pop("reports"), part.pop("written"))
         generated, losses = part.pop("generated"), part.pop("losses")
         given["scores"].append({"batch": part, "generated": generated, "losses": losses, "embeddings": embeddings})
     return given

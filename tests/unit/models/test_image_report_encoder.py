@@ -26,13 +26,13 @@ from hardneg_plugin.models.image_report_encoder import ImageReportEncoder
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.models.run_embedder import ModelReports
 from hardneg_plugin.objectives import GroundedKnowledgeObjective, Paired, RelationEnhancedObjective
-from hardneg_plugin.objectives.schedule import Linear, Progress
+from hardneg_plugin.objectives.schedule import Linear, TrainingProgress
 from hardneg_plugin.training.diagnosis import Diagnosis
 
 STUDIES = PhantomStudies(train=12, val=1, test=1, size=32).split("train")
 TOKENIZER = WordTokenizer.from_reports(STUDIES.reports, min_count=1)
 KNOWLEDGE = PhantomKnowledge()
-LATE = Progress(fraction=0.9, epoch=9, step=90)
+LATE = TrainingProgress(fraction=0.9, epoch=9, step=90)
 
 OBJECTIVES = {
     "info_nce": {"hard_negatives": partial(HardNegativeObjective, width=8)},
@@ -63,7 +63,7 @@ def collated(count=4, start=0):
 
 
 def seen(model, batch):
-    return features_of(model.see(batch))
+    return features_of(model.encode_images(batch))
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -112,7 +112,7 @@ def test_trains_by_the_objective_alone(tmp_path):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_text_embeds_as_the_report_of_a_study(objective):
     model, batch = encoder(objective).eval(), collated()
-    images, reports = model.embed_apart(batch, model.see(batch).pooled)
+    images, reports = model.embed_apart(batch, model.encode_images(batch).pooled)
     texts = [STUDIES[i]["report"] for i in range(4)]
     torch.testing.assert_close(model.embed_texts(texts), reports)
     torch.testing.assert_close(model.embed_texts(texts[2:3]), reports[2:3])
@@ -122,7 +122,7 @@ def test_a_text_embeds_as_the_report_of_a_study(objective):
     for ours, theirs in zip(model.hard_negatives.project(pairs), (images, reports), strict=True):
         torch.testing.assert_close(ours, theirs)
     cut = StudyCollator(TOKENIZER, 6)([STUDIES[i] for i in range(4)])
-    torch.testing.assert_close(model.embed_texts(texts, 6), model.embed_apart(cut, model.see(cut).pooled)[1])
+    torch.testing.assert_close(model.embed_texts(texts, 6), model.embed_apart(cut, model.encode_images(cut).pooled)[1])
 
 
 def test_what_an_objective_asks_for_is_there():
@@ -143,8 +143,8 @@ def test_mined_studies_are_embedded_as_studies_of_their_own():
     mined = collated(8, 4)
     batch = {**collated(), "negatives": mined}
     pairs = model.embed(batch, seen(model, batch))
-    torch.testing.assert_close(pairs.negatives.images, model.see(mined).pooled)
-    expected = model.embed_apart(mined, model.see(mined).pooled)[1]
+    torch.testing.assert_close(pairs.negatives.images, model.encode_images(mined).pooled)
+    expected = model.embed_apart(mined, model.encode_images(mined).pooled)[1]
     torch.testing.assert_close(model.hard_negatives.project(pairs.negatives)[1], expected)
     assert torch.equal(pairs.negatives.match_keys, mined["match_keys"])
     terms = model.hard_negatives(pairs, LATE)
@@ -166,7 +166,7 @@ def test_a_checkpoint_gives_the_same_model_again(objective):
     other.load_state_dict(checkpoint["state_dict"])
     batch = collated()
     for ours, theirs in zip(
-        *(each.eval().embed_apart(batch, each.see(batch).pooled) for each in (model, other)), strict=True
+        *(each.eval().embed_apart(batch, each.encode_images(batch).pooled) for each in (model, other)), strict=True
     ):
         assert torch.equal(ours, theirs)
     checkpoint["tokenizer"] = WordTokenizer.from_reports(STUDIES.reports, min_count=3).state()
@@ -182,7 +182,7 @@ def test_the_diagnosis_knows_its_embeddings_and_shows_no_pictures(tmp_path):
     head = log.read_text().splitlines()[0]
     assert "diagnosis/mean_cosine_of_images" in head
     assert "diagnosis/own_closer_than_random" in head
-    assert "words_moved" not in head
+    assert "image_sensitivity" not in head
     assert "text_gap" not in head
 
 

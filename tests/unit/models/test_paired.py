@@ -17,18 +17,18 @@ from hardneg_plugin.backbones.visual import VisualExtractor
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.data.collate import StudyCollator
 from hardneg_plugin.data.datamodule import StudyDataModule
-from hardneg_plugin.data.mined import MinedNegatives
+from hardneg_plugin.data.paired import PairedNegatives
 from hardneg_plugin.data.phantom import PhantomStudies
 from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator, ReportFeature
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.objectives import HardNegativeObjective, Paired
-from hardneg_plugin.objectives.schedule import Progress
+from hardneg_plugin.objectives.schedule import TrainingProgress
 
 STUDIES = PhantomStudies(train=12, val=1, test=1, size=32).split("train")
 TOKENIZER = WordTokenizer.from_reports(STUDIES.reports, min_count=1)
-LATE = Progress(fraction=0.9, epoch=9, step=90)
+LATE = TrainingProgress(fraction=0.9, epoch=9, step=90)
 
 
 def make(of=HardNegativeReportGenerator, feature="text_only", k=2):
@@ -115,8 +115,8 @@ def compose(*overrides):
     "data", ["phantom", "annotations data.root=x", "iu_xray data.root=x", "mimic_cxr data.root=x"], ids=str.split
 )
 def test_every_data_set_takes_the_mined_studies(data):
-    config = compose(*f"data={data}".split(), "data.mined.table=t.json", "negatives.k=2", "data.mined.pool=5")
-    assert instantiate(config.data.datamodule.mined) == MinedNegatives("t.json", k=2, pool=5)
+    config = compose(*f"data={data}".split(), "data.paired.table=t.json", "negatives.k=2", "data.paired.pool=5")
+    assert instantiate(config.data.datamodule.paired) == PairedNegatives("t.json", k=2, pool=5)
     assert instantiate(config.negatives) == Paired(k=2)
     assert OmegaConf.to_container(config.data, resolve=True)["datamodule"]["mined"]["k"] == 2
 
@@ -125,7 +125,7 @@ def test_from_the_command_line_to_the_batch(tmp_path):
     names = STUDIES.ids
     (tmp_path / "t.json").write_text(json.dumps({name: [names[i - 1], names[i - 2]] for i, name in enumerate(names)}))
     source = [f"data.datamodule.source.{name}={value}" for name, value in (("train", 12), ("val", 4), ("size", 32))]
-    config = compose(*source, f"data.mined.table={tmp_path}/t.json", "negatives.k=2", "data.batch_size=4")
+    config = compose(*source, f"data.paired.table={tmp_path}/t.json", "negatives.k=2", "data.batch_size=4")
     data: StudyDataModule = instantiate(config.data.datamodule)
     batch = next(iter(data.train_dataloader()))
     assert len(batch["ids"]) == 4
@@ -135,6 +135,6 @@ def test_from_the_command_line_to_the_batch(tmp_path):
 
 def test_a_number_out_of_range_is_named_by_its_config_key():
     with pytest.raises(InstantiationException) as caught:
-        instantiate(compose("data.mined.table=t.json", "data.mined.k=0").data.datamodule)
+        instantiate(compose("data.paired.table=t.json", "data.paired.k=0").data.datamodule)
     assert isinstance(caught.value.__cause__, UserError)
-    assert "data.mined.k: expected" in str(caught.value.__cause__)
+    assert "data.paired.k: expected" in str(caught.value.__cause__)

@@ -20,7 +20,7 @@ from hardneg_plugin.grounding import Boxes, Cells, Grounding
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator, ReportFeature
 from hardneg_plugin.models.report_generator import ReportGenerator, report_losses
 from hardneg_plugin.objectives import GroundedKnowledgeObjective
-from hardneg_plugin.objectives.schedule import Progress
+from hardneg_plugin.objectives.schedule import TrainingProgress
 
 STUDIES = PhantomStudies(train=12, val=1, test=1, size=32).split("train")
 TOKENIZER = WordTokenizer.from_reports(STUDIES.reports, min_count=1)
@@ -75,7 +75,7 @@ def test_every_parameter_gets_a_gradient(batch):
     for feature in get_args(ReportFeature):
         model = plugged(report_feature=feature)
         outputs = model._teacher_forced(batch)
-        terms = model.hard_negatives(model.embed(batch, outputs), Progress(fraction=0.9, epoch=9, step=90))
+        terms = model.hard_negatives(model.embed(batch, outputs), TrainingProgress(fraction=0.9, epoch=9, step=90))
         (outputs["loss"] + terms.alignment_loss + terms.separation_loss).backward()
         assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
@@ -85,7 +85,7 @@ def test_every_parameter_gets_a_gradient(batch):
 def test_every_parameter_of_a_grounded_generator_gets_a_gradient(regions, feature):
     model, batch = grounded(regions, report_feature=feature), known()
     outputs = model._teacher_forced(batch)
-    terms = model.hard_negatives(model.embed(batch, outputs), Progress(fraction=0.9, epoch=9, step=90))
+    terms = model.hard_negatives(model.embed(batch, outputs), TrainingProgress(fraction=0.9, epoch=9, step=90))
     assert {"matching_loss", "entity_loss", "statement_loss"} <= terms.logs.keys()
     (outputs["loss"] + terms.alignment_loss).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
@@ -107,10 +107,12 @@ def test_the_decoder_reads_what_was_found_after_the_patches():
     model, batch = grounded().eval(), known()
     outputs, seen = model._teacher_forced(batch), model.visual.extractor(batch["images"], batch["view_mask"])
     torch.testing.assert_close(outputs["patches"], seen.patches)
-    torch.testing.assert_close(outputs["context"], torch.cat([seen.patches, model.tell(outputs["entities"])], dim=1))
+    torch.testing.assert_close(
+        outputs["context"], torch.cat([seen.patches, model.entity_projection(outputs["entities"])], dim=1)
+    )
     states = model.decoder.states(outputs["context"], batch["tokens"])
     torch.testing.assert_close(outputs["states"], states)
-    torch.nn.init.zeros_(model.tell.weight)
+    torch.nn.init.zeros_(model.entity_projection.weight)
     assert not torch.allclose(model._teacher_forced(batch)["states"], states)
 
 
@@ -123,7 +125,7 @@ def test_a_study_without_views_is_told_of_nothing():
 
 
 def test_attention_to_patches_leaves_out_what_was_told():
-    seen = grounded().eval().see(known())
+    seen = grounded().eval().encode_images(known())
     attention = torch.rand(4, 3, seen.context.shape[1]).softmax(-1)
     maps = seen.on_patches(attention)
     count, (rows, columns) = seen.patches.shape[1], seen.grid
@@ -131,7 +133,7 @@ def test_attention_to_patches_leaves_out_what_was_told():
     patches = attention[..., :count]
     torch.testing.assert_close(maps.flatten(2), patches / patches.sum(-1, keepdim=True))
     assert torch.equal(
-        plugged().see(known()).on_patches(patches), patches.reshape(maps.shape)
+        plugged().encode_images(known()).on_patches(patches), patches.reshape(maps.shape)
     )  # nothing told: as it is
 
 

@@ -29,7 +29,7 @@ from hardneg_plugin.objectives import (
     RelationEnhancedObjective,
     Triplet,
 )
-from hardneg_plugin.objectives.schedule import Constant, Progress
+from hardneg_plugin.objectives.schedule import Constant, TrainingProgress
 
 KNOWLEDGE = PhantomKnowledge()
 PROMPTS = len(KNOWLEDGE.prompts)
@@ -85,7 +85,7 @@ class Model(nn.Module):
             width=3,
         )
 
-    def forward(self, batch: dict[str, Any], progress: Progress) -> Tensor:
+    def forward(self, batch: dict[str, Any], progress: TrainingProgress) -> Tensor:
         terms = self.objective(self.pairs(batch), progress)
         return terms.alignment_loss + 0.3 * terms.separation_loss
 
@@ -127,13 +127,13 @@ def studies(numbers: list[int], seed: int, negatives: int = 0) -> dict[str, Any]
     return batch
 
 
-def steps() -> list[tuple[list[list[int]], Progress]]:
+def steps() -> list[tuple[list[list[int]], TrainingProgress]]:
     """The study numbers of each rank and the position, for each step; a study may come twice in one."""
     random = torch.Generator().manual_seed(0)
     return [
         (
             [torch.randint(30, (size,), generator=random).tolist() for size in sizes],
-            Progress(step=step, epoch=step // 2),
+            TrainingProgress(step=step, epoch=step // 2),
         )
         for step, sizes in enumerate(SIZES)
     ]
@@ -209,7 +209,7 @@ def _collectives(rank: int) -> list[str]:
     model = Model("in_batch", "info_nce", "arc")
     for name in real:
         setattr(dist, name, counting(name))
-    model(studies([1, 2, 3], seed=rank), Progress(step=5)).backward()
+    model(studies([1, 2, 3], seed=rank), TrainingProgress(step=5)).backward()
     for name, function in real.items():
         setattr(dist, name, function)
     return called

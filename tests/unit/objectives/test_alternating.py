@@ -11,7 +11,7 @@ from hardneg_plugin.distributed import Shards
 from hardneg_plugin.functional.hardening import harden_ascent
 from hardneg_plugin.functional.match_keys import match_key
 from hardneg_plugin.objectives import Alternating, EmbeddedBatch, HardNegatives
-from hardneg_plugin.objectives.schedule import Progress
+from hardneg_plugin.objectives.schedule import TrainingProgress
 
 
 def unit(*shape, seed=0):
@@ -20,7 +20,7 @@ def unit(*shape, seed=0):
 
 def visit(numbers, images, reports, negatives, valid=None):
     keys = torch.tensor([[match_key(str(n)), -1, -1, -1] for n in numbers])
-    batch = EmbeddedBatch(images[numbers], reports[numbers], keys, Shards(0, (len(numbers),)), Progress())
+    batch = EmbeddedBatch(images[numbers], reports[numbers], keys, Shards(0, (len(numbers),)), TrainingProgress())
     mined = negatives[numbers]
     valid = torch.ones(mined.shape[:2], dtype=torch.bool) if valid is None else valid
     return batch, HardNegatives(mined, None, valid)

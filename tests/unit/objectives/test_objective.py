@@ -10,11 +10,11 @@ from hardneg_plugin import HardNegativeObjective, PairEmbeddings
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.hardening import Arc, Ascent, Projection, Released, Segment
 from hardneg_plugin.objectives import Absolute, Hinge, InBatch, InfoNCE, ReleasedAlignment, Triplet, Weights
-from hardneg_plugin.objectives.schedule import Constant, Exponential, Linear, Progress
+from hardneg_plugin.objectives.schedule import Constant, Exponential, Linear, TrainingProgress
 
 HARDENINGS = [Arc(), Segment(), Projection(), Ascent(), Released(), None]
 ALIGNMENTS = [InfoNCE(), InfoNCE(negative_weight=0.0), Triplet()]
-LATE = Progress(step=50, epoch=5, fraction=0.5)
+LATE = TrainingProgress(step=50, epoch=5, fraction=0.5)
 
 
 def pairs(studies=8, width=6, report_width=None, seed=0, **fields):
@@ -79,7 +79,7 @@ def test_without_a_negative_the_loss_is_zero_with_a_zero_gradient(batch, alignme
 
 def test_during_the_warm_up_both_losses_and_all_gradients_are_zero():
     loss = objective(image_width=6, report_width=6, width=4)
-    terms = loss(pairs(), Progress(fraction=0.05))
+    terms = loss(pairs(), TrainingProgress(fraction=0.05))
     (terms.alignment_loss + terms.separation_loss).backward()
     assert terms.alignment_loss.item() == terms.separation_loss.item() == 0
     assert all(p.grad is not None and p.grad.abs().sum() == 0 for p in loss.parameters())

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from hardneg_plugin import HardNegativeObjective, PairEmbeddings
-from hardneg_plugin.objectives.projection import SHARE, Head
-from hardneg_plugin.objectives.schedule import Progress
+from hardneg_plugin.objectives.projection import SHARE, ProjectionHead
+from hardneg_plugin.objectives.schedule import TrainingProgress
 
 
 def running_means(means):
@@ -20,7 +20,7 @@ def running_means(means):
 @pytest.mark.parametrize("batches", [1, 2, 9, 10, 25])
 def test_centre_is_the_running_mean(batches):
     means = list(torch.randn(batches, 5, generator=torch.Generator().manual_seed(batches)))
-    head = Head(5, 3, centred=True)
+    head = ProjectionHead(5, 3, centred=True)
     for mean in means:
         head.follow(mean)
     torch.testing.assert_close(head.centre, running_means(means))
@@ -32,7 +32,7 @@ def test_centre_is_the_running_mean(batches):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_a_batch_that_is_not_finite_is_passed_over(bad):
-    head = Head(2, 2, centred=True)
+    head = ProjectionHead(2, 2, centred=True)
     head.follow(torch.tensor([1.0, 2.0]))
     before = {name: value.clone() for name, value in head.state_dict().items()}
     head.follow(torch.tensor([bad, 1.0]))
@@ -40,7 +40,7 @@ def test_a_batch_that_is_not_finite_is_passed_over(bad):
 
 
 def test_without_a_centre_it_is_the_plain_map():
-    head = Head(5, 3, centred=False)
+    head = ProjectionHead(5, 3, centred=False)
     head.follow(torch.ones(5))
     features = torch.randn(4, 5)
     torch.testing.assert_close(head(features), features @ head.weight.T)
@@ -61,7 +61,7 @@ def test_features_that_have_nearly_all_in_common_are_told_apart():
     for centred in (False, True):
         objective = HardNegativeObjective(image_width=32, report_width=32, width=16, centred=centred)
         for _ in range(10):
-            objective(reports_alike(), Progress(step=50, fraction=0.5))
+            objective(reports_alike(), TrainingProgress(step=50, fraction=0.5))
         _, reports = objective.project(reports_alike())
         similarity[centred] = (reports @ reports.T).triu(1).sum().item() / (64 * 63 / 2)
     assert similarity[False] > 0.9
@@ -70,7 +70,7 @@ def test_features_that_have_nearly_all_in_common_are_told_apart():
 
 def test_scoring_does_not_move_the_centre_and_a_checkpoint_keeps_it():
     objective = HardNegativeObjective(image_width=32, report_width=32, width=4)
-    objective(reports_alike(), Progress(step=50, fraction=0.5))
+    objective(reports_alike(), TrainingProgress(step=50, fraction=0.5))
     before = {name: value.clone() for name, value in objective.state_dict().items()}
     expected = objective.project(reports_alike())
     assert all(torch.equal(value, before[name]) for name, value in objective.state_dict().items())

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.objectives.schedule import Constant, Cosine, Exponential, Linear, Progress
+from hardneg_plugin.objectives.schedule import Constant, Cosine, Exponential, Linear, TrainingProgress
 
 SCHEDULES = [
     Constant(hardness=0.4),
@@ -23,7 +23,7 @@ SCHEDULES = [
 
 def course(epochs=20, steps=50):
     total = epochs * steps
-    return [Progress(step=s, epoch=s // steps, fraction=s / total) for s in range(total + 1)]
+    return [TrainingProgress(step=s, epoch=s // steps, fraction=s / total) for s in range(total + 1)]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
@@ -42,21 +42,23 @@ def test_released_curve():
     """lambda = exp(-0.01 * epoch) with epochs from 1."""
     schedule = Exponential(rate=0.01, unit="epoch")
     for epoch in range(100):
-        assert schedule(Progress(epoch=epoch)) == pytest.approx(min(0.9, 1 - math.exp(-0.01 * (epoch + 1))))
+        assert schedule(TrainingProgress(epoch=epoch)) == pytest.approx(min(0.9, 1 - math.exp(-0.01 * (epoch + 1))))
 
 
 def test_linear_and_cosine_by_hand():
     linear = Linear(unit="step", warmup=100, end=300, peak=0.8)
-    assert [linear(Progress(step=s)) for s in (0, 99, 100, 200, 300, 1000)] == pytest.approx([0, 0, 0, 0.4, 0.8, 0.8])
+    assert [linear(TrainingProgress(step=s)) for s in (0, 99, 100, 200, 300, 1000)] == pytest.approx(
+        [0, 0, 0, 0.4, 0.8, 0.8]
+    )
     cosine = Cosine(unit="step", warmup=100, end=300, peak=0.8)
-    assert [cosine(Progress(step=s)) for s in (100, 150, 200, 300)] == pytest.approx(
+    assert [cosine(TrainingProgress(step=s)) for s in (100, 150, 200, 300)] == pytest.approx(
         [0, 0.8 * (1 - math.cos(math.pi / 4)) / 2, 0.4, 0.8]
     )
 
 
 def test_epochs_warm_up_in_whole_epochs():
     schedule = Constant(hardness=0.5, unit="epoch", warmup=2)
-    assert [schedule.is_active(Progress(epoch=e)) for e in range(4)] == [False, False, True, True]
+    assert [schedule.is_active(TrainingProgress(epoch=e)) for e in range(4)] == [False, False, True, True]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.plugin.feature_paths import Features, find_module, parts, pick, pool, recorded
+from hardneg_plugin.plugin.feature_paths import FeaturePaths, find_module, parts, pick, pool, recorded
 
 
 class Pair(NamedTuple):
@@ -98,7 +98,7 @@ def test_a_module_that_is_not_there_is_told_with_its_nearest_and_all():
 @pytest.mark.parametrize("where", [3, "", "encoder..1", ["encoder"], None])
 def test_a_place_is_a_path_or_a_callable(where):
     with pytest.raises(UserError, match=r"images: expected a path.*callable"):
-        Features(images=where, reports="decoder")
+        FeaturePaths(images=where, reports="decoder")
 
 
 def test_hooks_are_there_only_while_recording_and_calls_are_kept_in_order():

@@ -29,7 +29,7 @@ from hardneg_plugin.objectives import (
     RelationEnhancedObjective,
     Weights,
 )
-from hardneg_plugin.objectives.schedule import Constant, Progress
+from hardneg_plugin.objectives.schedule import Constant, TrainingProgress
 
 sys.path.append(str(Path(__file__).parent))
 from plugged_hosts import PLACES, Captioner, loader, trainer
@@ -100,7 +100,7 @@ def test_features_are_those_of_the_step_pooled_and_attached(tmp_path, source):
         texts=batch["tokens"],
         negatives=mined(model, batch),
     )
-    terms = objective(negatives=source)(pairs, Progress(step=0, epoch=0, fraction=0.0))
+    terms = objective(negatives=source)(pairs, TrainingProgress(step=0, epoch=0, fraction=0.0))
     (0.7 * model.loss(batch) + 0.2 * terms.alignment_loss + 0.1 * terms.separation_loss).backward()
     for name, parameter in model.named_parameters():
         assert torch.allclose(keep.gradients[name], parameter.grad, atol=1e-6), name

@@ -20,7 +20,7 @@ class Job:
         folder: the run folder, absolute.
         overrides: the arguments of the command line that led to it, but for `resume` and `trust`.
         logging: how the process that logs is to do it, as `logging.config.dictConfig` takes it.
-        command: "train" or "evaluate".
+        command: "train" or "evaluate": a module of `apps` and the function in it that does the job.
     """
 
     settings: dict[str, Any]

@@ -5,6 +5,7 @@ import json
 import logging.config
 import math
 import os
+import pkgutil
 import select
 import signal
 import sys
@@ -16,13 +17,10 @@ from typing import NoReturn
 
 import torch
 
-from hardneg_plugin.apps.evaluate import evaluate
 from hardneg_plugin.apps.shared.hydra_command import explain, hush_libraries
 from hardneg_plugin.apps.shared.job import Job
-from hardneg_plugin.apps.train import train
 from hardneg_plugin.files import whole_file
 
-TASKS = {"train": train, "evaluate": evaluate}
 REPORT = "rank_{rank}.json"
 GRACE = 10.0
 """Seconds that an interrupted rank has to close its loggers; some wait for a rank that is gone."""
@@ -42,7 +40,8 @@ def main() -> None:
     if "OMP_NUM_THREADS" not in os.environ:  # the ranks share the cores
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])))
     try:
-        TASKS[job.command](job)
+        # by name: the commands stand above what they share
+        pkgutil.resolve_name(f"hardneg_plugin.apps.{job.command}:{job.command}")(job)
     except KeyboardInterrupt:
         _end(1)
     except SystemExit as stop:  # agreed upon: rank 0 tells

@@ -1,4 +1,4 @@
-"""What the processes of one job agree on: they meet before anything is loaded, follow rank 0, and share the batches."""
+"""What the processes of one job agree on: they connect before anything is loaded, follow rank 0, and share the batches."""
 
 import logging
 import os
@@ -40,7 +40,7 @@ def make_trainer(config: DictConfig, **arguments: Any) -> pl.Trainer:
     return trainer
 
 
-def meet(config: DictConfig) -> Strategy:
+def setup_distributed(config: DictConfig) -> Strategy:
     """Connect this process with the others of its job; from then on only rank 0 is heard, but for errors.
 
     Raises:
@@ -55,7 +55,7 @@ def meet(config: DictConfig) -> Strategy:
     return trainer.strategy
 
 
-def as_first(job: Job, strategy: Strategy) -> Job:
+def broadcast_job(job: Job, strategy: Strategy) -> Job:
     """The job of rank 0, for all ranks; a collective call. A folder that another clock named differently is removed again."""
     own_folder = Path(job.folder)
     job = strategy.broadcast(job)

@@ -12,7 +12,7 @@ from hardneg_plugin.data.annotations import read_lists
 from hardneg_plugin.data.downloads.archives import Member, read_members
 from hardneg_plugin.data.downloads.folders import files_below
 from hardneg_plugin.data.downloads.study import Dropped, OriginalStudy, label_text
-from hardneg_plugin.data.studies import Split
+from hardneg_plugin.data.studies import SplitName
 from hardneg_plugin.errors import UserError
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
@@ -192,8 +192,8 @@ def _view_number(path: Path) -> int | None:
     return int(path.stem) if in_study else None
 
 
-def _read_splits(file: Path) -> dict[str, Split]:
-    splits: dict[str, Split] = {}
+def _read_splits(file: Path) -> dict[str, SplitName]:
+    splits: dict[str, SplitName] = {}
     for split, entries in read_lists(file).items():
         for index, entry in enumerate(entries):
             id_ = entry.get("id") if isinstance(entry, dict) else None

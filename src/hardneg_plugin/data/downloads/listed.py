@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from hardneg_plugin.data.downloads.folders import path_within
 from hardneg_plugin.data.downloads.study import Dropped, OriginalStudy, label_text
 from hardneg_plugin.data.downloads.tables import column_name, read_lines, read_table
-from hardneg_plugin.data.studies import Split
+from hardneg_plugin.data.studies import SplitName
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import is_unicode, json_kind
 
@@ -34,7 +34,7 @@ _COLUMNS = {
     "split": ("split", "subset", "partition"),
 }
 _TEXTS = ("report", "findings", "impression")
-_SPLITS: dict[str, Split] = {
+_SPLITS: dict[str, SplitName] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
@@ -170,7 +170,7 @@ class _Row(NamedTuple):
     impression: str | None
     patient: str | None
     labels: str | None
-    split: Split | None
+    split: SplitName | None
 
 
 class _Flaw(Exception):

@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import csv
 
-from hardneg_plugin.data.studies import SPLITS, Split
+from hardneg_plugin.data.studies import SPLITS, SplitName
 from hardneg_plugin.errors import UserError
 
-_SPLIT_NAMES: dict[str, Split] = {"train": "train", "validate": "val", "val": "val", "test": "test"}
+_SPLIT_NAMES: dict[str, SplitName] = {"train": "train", "validate": "val", "val": "val", "test": "test"}
 _BLANK, _UNCERTAIN, _NEGATIVE, _POSITIVE = -2, -1, 0, 1
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
-from hardneg_plugin.data.studies import Split
+from hardneg_plugin.data.studies import SplitName
 from hardneg_plugin.errors import UserError
 
 Section = Literal["findings", "impression", "both", "report"]
@@ -29,7 +29,7 @@ class OriginalStudy:
     """Patient identifier; None where unknown."""
     labels: str | None = None
     """Canonical text of the label set (`label_text`); "" is the set without findings, None where there are no labels."""
-    split: Split | None = None
+    split: SplitName | None = None
     """The official split; None where there is none."""
 
 

@@ -15,7 +15,7 @@ from hardneg_plugin.data.phantom.grammar import write_report
 from hardneg_plugin.data.phantom.reading import read_findings
 from hardneg_plugin.data.phantom.regions import region_boxes
 from hardneg_plugin.data.phantom.render import VIEWS, Mark, Stream, find_marks, render
-from hardneg_plugin.data.studies import SPLITS, Sample, Split
+from hardneg_plugin.data.studies import SPLITS, Sample, SplitName
 from hardneg_plugin.errors import UserError
 
 SMALLEST = 32
@@ -39,7 +39,7 @@ class PhantomSplit(Dataset[Sample]):
     """
 
     def __init__(
-        self, name: Split, count: int, size: int, seed: int, normal_share: float, cache: bool, boxes: bool = False
+        self, name: SplitName, count: int, size: int, seed: int, normal_share: float, cache: bool, boxes: bool = False
     ) -> None:
         self.size, self.seed, self.normal_share = size, seed, normal_share
         # Every split numbers its studies from another start: no study is in two, and none depends on a split's length.
@@ -144,11 +144,11 @@ class PhantomStudies:
                 raise UserError(f"PhantomStudies: expected `{name}` to be at least {least}, but got {number}.")
         if not 0 <= normal_share <= 1:
             raise UserError(f"PhantomStudies: expected `normal_share` to be from 0 to 1, but got {normal_share}.")
-        self._counts: dict[Split, int] = {"train": train, "val": val, "test": test}
+        self._counts: dict[SplitName, int] = {"train": train, "val": val, "test": test}
         self._arguments = (size, seed, normal_share, cache, boxes)
-        self._splits: dict[Split, PhantomSplit] = {}
+        self._splits: dict[SplitName, PhantomSplit] = {}
 
-    def split(self, name: Split) -> PhantomSplit:
+    def split(self, name: SplitName) -> PhantomSplit:
         """A split: the same object at every call, so that its images are drawn once."""
         if name not in self._counts:
             raise UserError(f"PhantomStudies: expected a split of {', '.join(self._counts)}, but got {name!r}.")

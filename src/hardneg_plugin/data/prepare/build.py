@@ -12,14 +12,14 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from hardneg_plugin.data.downloads.study import SECTIONS, Dropped, Originals, OriginalStudy, Section, text_of
-from hardneg_plugin.data.prepare.chunks import Chunk, Record, store_chunk
+from hardneg_plugin.data.prepare.chunks import Chunk, ChunkRecord, store_chunk
 from hardneg_plugin.data.prepare.growing import DroppedLines, Rows
 from hardneg_plugin.data.prepare.parallel import map_in_order
 from hardneg_plugin.data.prepare.seeded_split import check_shares, seeded_split
-from hardneg_plugin.data.prepare.tally import Tally
+from hardneg_plugin.data.prepare.tally import PreparationCounts
 from hardneg_plugin.data.prepare.work_folder import GO_ON, WorkFolder, at_work_on, check_replaceable, is_finished
 from hardneg_plugin.data.prepared import DESCRIPTION, DROPPED, TABLE, VERSION, read_description
-from hardneg_plugin.data.studies import Split
+from hardneg_plugin.data.studies import SplitName
 from hardneg_plugin.data.study_table import SCHEMA
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import is_unicode, whole_file, writing
@@ -27,11 +27,11 @@ from hardneg_plugin.functional.match_keys import match_key
 
 CHUNK = 256
 """Studies per shard: some tens of megabytes, and what is lost at most when a command is ended."""
-SHARES: Mapping[Split, float] = {"train": 0.7, "val": 0.1, "test": 0.2}
+SHARES: Mapping[SplitName, float] = {"train": 0.7, "val": 0.1, "test": 0.2}
 
 
 @dataclass(frozen=True)
-class Settings:
+class PrepareSettings:
     """What a prepared folder follows from, beside its source.
 
     Args:
@@ -47,7 +47,7 @@ class Settings:
     section: Section = "findings"
     size: int = 256
     seed: int = 0
-    shares: Mapping[Split, float] = field(default_factory=lambda: dict(SHARES))
+    shares: Mapping[SplitName, float] = field(default_factory=lambda: dict(SHARES))
 
     def __post_init__(self) -> None:
         if self.section not in SECTIONS:
@@ -61,7 +61,7 @@ class Settings:
 def build(
     source: Originals,
     output: Path,
-    settings: Settings,
+    settings: PrepareSettings,
     *,
     described: Any = None,
     workers: int = 0,
@@ -116,9 +116,9 @@ def build(
 _EXPECTED = {int: "a whole number of at least 0", bool: "true or false"}
 
 
-def _fill(source: Originals, work: WorkFolder, settings: Settings, workers: int, chunk: int) -> dict[str, Any]:
+def _fill(source: Originals, work: WorkFolder, settings: PrepareSettings, workers: int, chunk: int) -> dict[str, Any]:
     """Everything in the unfinished folder but its description; gives the summary."""
-    tally = Tally()
+    tally = PreparationCounts()
     shards = 0
     with ExitStack() as stack:
         # disable=None: only where somebody looks
@@ -169,7 +169,9 @@ def _parts(usable: "_Usable", work: WorkFolder, size: int, chunk: int) -> Iterat
 class _Usable:
     """The studies of a source that can be used; the others are noted."""
 
-    def __init__(self, source: Originals, settings: Settings, dropped: DroppedLines, tally: Tally) -> None:
+    def __init__(
+        self, source: Originals, settings: PrepareSettings, dropped: DroppedLines, tally: PreparationCounts
+    ) -> None:
         self._source, self._settings, self._dropped, self.tally = source, settings, dropped, tally
         self._seen: set[int] = set()
 
@@ -200,7 +202,7 @@ class _Usable:
         return None
 
 
-def _rows_of(part: _Part, record: Record, settings: Settings, tally: Tally) -> "pa.Table":
+def _rows_of(part: _Part, record: ChunkRecord, settings: PrepareSettings, tally: PreparationCounts) -> "pa.Table":
     rows = []
     for place, (views, stored) in record.studies.items():
         study = part.studies[place]

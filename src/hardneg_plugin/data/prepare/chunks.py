@@ -52,7 +52,7 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Record:
+class ChunkRecord:
     """What became of the images of a chunk."""
 
     fingerprint: str
@@ -67,7 +67,7 @@ class Record:
         return json.dumps({**asdict(self), "studies": [[k, *v] for k, v in self.studies.items()]}).encode()
 
     @classmethod
-    def of_json(cls, text: bytes) -> "Record":
+    def of_json(cls, text: bytes) -> "ChunkRecord":
         """The record of a file; a ValueError, TypeError or KeyError where it is none."""
         content = json.loads(text)
         studies = {
@@ -78,7 +78,7 @@ class Record:
         return cls(content["fingerprint"], content["size"], studies, dropped)
 
 
-def store_chunk(chunk: Chunk) -> Record:
+def store_chunk(chunk: Chunk) -> ChunkRecord:
     """Read, resize and store the images of a chunk, unless that was done before.
 
     Ended at any moment, there is either all of it or a chunk that is not done.
@@ -97,7 +97,7 @@ def store_chunk(chunk: Chunk) -> Record:
         stored = write_shard(file, _read_studies(chunk, kept, dropped))
     size = sum(each.size for each in stored)
     studies = {place: (views, each) for (place, views), each in zip(kept.items(), stored, strict=True)}
-    record = Record(fingerprint, size, studies, dropped)
+    record = ChunkRecord(fingerprint, size, studies, dropped)
     with writing(chunk.record, GO_ON), whole_file(chunk.record) as file:
         file.write(record.to_json())
     return record
@@ -121,10 +121,10 @@ def _read_studies(chunk: Chunk, kept: dict[int, list[int]], dropped: list[Droppe
             dropped.append(Dropped(study, "no readable image"))
 
 
-def _record_of(chunk: Chunk) -> Record | None:
+def _record_of(chunk: Chunk) -> ChunkRecord | None:
     """The record of a shard that is there in whole."""
     try:
-        record = Record.of_json(chunk.record.read_bytes())
+        record = ChunkRecord.of_json(chunk.record.read_bytes())
         return record if record.size == chunk.shard.stat().st_size else None
     except (OSError, ValueError, TypeError, KeyError):
         return None

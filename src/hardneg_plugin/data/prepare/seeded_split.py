@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from hardneg_plugin.data.studies import SPLITS, Split
+from hardneg_plugin.data.studies import SPLITS, SplitName
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.match_keys import match_key
 
@@ -20,7 +20,7 @@ def check_shares(shares: Mapping[Any, Any]) -> None:
         raise UserError(f"splits: expected shares of {', '.join(SPLITS)} that add up to 1, but got {dict(shares)}.")
 
 
-def seeded_split(study: str, patient: str | None, shares: Mapping[Split, float], seed: int) -> Split:
+def seeded_split(study: str, patient: str | None, shares: Mapping[SplitName, float], seed: int) -> SplitName:
     """The split of a study that has none of its own: by its patient, or by itself where the patient is not known.
 
     It depends on nothing else: neither on the other studies nor on their order.
@@ -40,9 +40,9 @@ class PatientSplits:
     def __init__(self) -> None:
         self.strays = 0
         """Studies in another split than the first of their patient."""
-        self._split_of: dict[int, Split] = {}
+        self._split_of: dict[int, SplitName] = {}
 
-    def add(self, patient: str | None, split: Split) -> None:
+    def add(self, patient: str | None, split: SplitName) -> None:
         """Count a study."""
         if patient is not None:
             self.strays += self._split_of.setdefault(match_key(patient), split) != split

@@ -6,11 +6,11 @@ from typing import Any
 
 from hardneg_plugin.data.downloads.study import Dropped, OriginalStudy
 from hardneg_plugin.data.prepare.seeded_split import PatientSplits
-from hardneg_plugin.data.studies import SPLITS, Split
+from hardneg_plugin.data.studies import SPLITS, SplitName
 from hardneg_plugin.errors import UserError
 
 
-class Tally:
+class PreparationCounts:
     """Counts what was read, kept and dropped."""
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Tally:
         """Count a study or view that is left out."""
         self._dropped[entry.reason] += 1
 
-    def add(self, study: OriginalStudy, split: Split, *, views: int, size: int) -> None:
+    def add(self, study: OriginalStudy, split: SplitName, *, views: int, size: int) -> None:
         """Count a study that is kept."""
         self._studies[split] += 1
         self._views[split] += views
@@ -35,7 +35,7 @@ class Tally:
         self._seeded += study.split is None
         self._patients.add(study.patient, split)
 
-    def check(self, shares: Mapping[Split, float]) -> None:
+    def check(self, shares: Mapping[SplitName, float]) -> None:
         """Raise a UserError if a split has no studies; the shares are those of a seeded split."""
         kept = self._studies.total()
         if not kept:

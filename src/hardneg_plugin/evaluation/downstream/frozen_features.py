@@ -12,7 +12,7 @@ from hardneg_plugin.backbones.decoder import evaluating
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.evaluation.downstream.finding_maps import finding_maps
-from hardneg_plugin.evaluation.downstream.pair_scorer import Matcher, Side
+from hardneg_plugin.evaluation.downstream.pair_scorer import PairScorer, Side
 from hardneg_plugin.functional.pooling import masked_mean
 from hardneg_plugin.knowledge import Knowledge
 from hardneg_plugin.models.aligned import AlignedModel
@@ -84,7 +84,7 @@ def encode(
     device: str,
     maps_of: Knowledge | None = None,
     patches: bool = True,
-    matcher: Matcher | None = None,
+    matcher: PairScorer | None = None,
 ) -> Encoded:
     """Run a frozen model over a split, in evaluation mode.
 
@@ -107,7 +107,7 @@ def encode(
     with evaluating(model), torch.no_grad():
         for batch in batches:
             batch = model.transfer_batch_to_device(batch, torch.device(device), 0)
-            seen = model.see(batch)
+            seen = model.encode_images(batch)
             grid = seen.grid
             of_batch = {"pooled": seen.pooled}
             if patches:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hardneg_plugin.errors import UserError
 
-Head = TypeVar("Head", bound=nn.Module)
+HeadModule = TypeVar("HeadModule", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Fitting:
 
 
 @dataclass(frozen=True)
-class Fitted(Generic[Head]):
+class TrainedHead(Generic[HeadModule]):
     """A head as it was after its best epoch, in evaluation mode."""
 
-    head: Head
+    head: HeadModule
     epoch: int
     """The best one, counted from 1."""
     scores: tuple[float, ...]
@@ -86,8 +86,8 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def fit(
-    head: Head, count: int, loss: Callable[[Tensor], Tensor], score: Callable[[], float], how: Fitting
-) -> Fitted[Head]:
+    head: HeadModule, count: int, loss: Callable[[Tensor], Tensor], score: Callable[[], float], how: Fitting
+) -> TrainedHead[HeadModule]:
     """Train a head in place, and leave it as it was after the epoch with the highest score.
 
     Of equal epochs the last is kept, and a score that is not a number is the lowest. Torch's global random state is neither
@@ -123,4 +123,4 @@ def fit(
             best, chosen = this, epoch
             kept = {name: value.clone() for name, value in head.state_dict().items()}
     head.load_state_dict(kept)
-    return Fitted(head, chosen, tuple(scores))
+    return TrainedHead(head, chosen, tuple(scores))

@@ -29,7 +29,7 @@ Track = Callable[[Sequence[int]], Iterable[int]]
 """Goes through the steps, as a progress bar."""
 
 
-class Matcher:
+class PairScorer:
     """The words and regions of a model with RECLF's objective, and the scores of their pairs, in evaluation mode.
 
     Args:
@@ -41,7 +41,7 @@ class Matcher:
         self.model, self.objective = model, objective
 
     @classmethod
-    def of(cls, model: StudyModel[Any]) -> "Matcher | None":
+    def of(cls, model: StudyModel[Any]) -> "PairScorer | None":
         """None: the model has no scores of pairs but the cosine."""
         if isinstance(model, AlignedModel) and isinstance(model.hard_negatives, RelationEnhancedObjective):
             return cls(model, model.hard_negatives)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hardneg_plugin.evaluation.downstream.head_training import Fitted, Fitting, Standardise, fit, seeded
+from hardneg_plugin.evaluation.downstream.head_training import Fitting, Standardise, TrainedHead, fit, seeded
 
 
 class Outlined(NamedTuple):
@@ -83,7 +83,7 @@ def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:
 
 def train_segmentation(
     train: Outlined, val: Outlined, *, how: Fitting, width: int = 32, device: torch.device | str = "cpu"
-) -> Fitted[SegmentationDecoder]:
+) -> TrainedHead[SegmentationDecoder]:
     """A decoder trained on frozen patches; the epoch is the one with the best `mean_dice` on `val`.
 
     The same arguments give the same decoder on a CPU; torch's global random state is left alone.

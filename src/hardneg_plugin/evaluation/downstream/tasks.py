@@ -22,7 +22,7 @@ from hardneg_plugin.evaluation.downstream.localisation import box_iou, chance_le
 from hardneg_plugin.evaluation.downstream.segmentation import Outlined, dice, predict_masks, train_segmentation
 from hardneg_plugin.evaluation.downstream.vqa import (
     UNKNOWN_ANSWER,
-    Asked,
+    VQABatch,
     answer_indices,
     blind_answers,
     closed_answers,
@@ -42,7 +42,7 @@ BY_PAIR = "pair_"
 
 
 @dataclass(frozen=True)
-class Split:
+class EncodedSplit:
     """A split of studies as a model sees it, and what is known of them."""
 
     studies: Studies
@@ -76,7 +76,7 @@ class TaskResult:
     """What validation chose."""
 
 
-def retrieval(split: Split, pair_scores: Tensor | None = None) -> TaskResult:
+def retrieval(split: EncodedSplit, pair_scores: Tensor | None = None) -> TaskResult:
     """Recall both ways, over the whole split and among each study's 15 closest peers, as at every validation; needs no label.
 
     Args:
@@ -105,7 +105,7 @@ def retrieval(split: Split, pair_scores: Tensor | None = None) -> TaskResult:
 
 
 def zero_shot(
-    split: Split, knowledge: Knowledge, present: Tensor, absent: Tensor, pair_scores: Tensor | None = None
+    split: EncodedSplit, knowledge: Knowledge, present: Tensor, absent: Tensor, pair_scores: Tensor | None = None
 ) -> TaskResult:
     """AUROC of findings by sentences alone.
 
@@ -123,7 +123,12 @@ def zero_shot(
 
 
 def probe(
-    train: Split, val: Split, judged: Sequence[Split], knowledge: Knowledge, shares: Sequence[float], seed: int
+    train: EncodedSplit,
+    val: EncodedSplit,
+    judged: Sequence[EncodedSplit],
+    knowledge: Knowledge,
+    shares: Sequence[float],
+    seed: int,
 ) -> list[TaskResult]:
     """AUROC of logistic regressions on the pooled features, trained on shares of the labels; what is open counts as absent."""
     fit, choose, *others = (
@@ -143,7 +148,7 @@ def probe(
     ]
 
 
-def localisation(val: Split, test: Split, knowledge: Knowledge) -> TaskResult:
+def localisation(val: EncodedSplit, test: EncodedSplit, knowledge: Knowledge) -> TaskResult:
     """Whether the model looks into each finding's box on the first view: the pointing game, and the overlap with the box."""
     names = entities_of(knowledge)
     chosen = _boxed(val, names)
@@ -164,7 +169,14 @@ def localisation(val: Split, test: Split, knowledge: Knowledge) -> TaskResult:
 
 
 def segmentation(
-    train: Split, val: Split, judged: Sequence[Split], how: Fitting, *, studies: int, width: int, device: str
+    train: EncodedSplit,
+    val: EncodedSplit,
+    judged: Sequence[EncodedSplit],
+    how: Fitting,
+    *,
+    studies: int,
+    width: int,
+    device: str,
 ) -> list[TaskResult]:
     """Dice of a light decoder on the frozen patches of the first view, trained on the masks of the first `studies`."""
     fit = _outlined(train, studies)
@@ -187,9 +199,9 @@ def segmentation(
 
 
 def vqa(
-    train: Split,
-    val: Split,
-    judged: Sequence[Split],
+    train: EncodedSplit,
+    val: EncodedSplit,
+    judged: Sequence[EncodedSplit],
     embedded: Mapping[str, Tensor],
     how: Fitting,
     *,
@@ -237,7 +249,7 @@ def vqa(
     return results
 
 
-def questions_of(split: Split, seed: int) -> list[list[Question]]:
+def questions_of(split: EncodedSplit, seed: int) -> list[list[Question]]:
     """The questions about each study: the same for every model."""
     phantom = split.phantom
     # a key of its own: the study with which one is compared must not be drawn as that one was
@@ -257,7 +269,7 @@ def _aligned(encoded: Encoded) -> tuple[Tensor, Tensor]:
     return encoded.images, encoded.reports
 
 
-def _boxed(split: Split, names: Sequence[str]) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
+def _boxed(split: EncodedSplit, names: Sequence[str]) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
     """The map and the box of each finding on the first view `(M, h, w)`, `(M, 4)`, and whose each is (study, finding)."""
     encoded, phantom = split.encoded, split.phantom
     assert encoded.maps is not None
@@ -276,7 +288,7 @@ def _boxed(split: Split, names: Sequence[str]) -> tuple[Tensor, Tensor, list[tup
     return torch.stack(maps), torch.tensor(boxes), owners
 
 
-def _outlined(split: Split, count: int) -> Outlined:
+def _outlined(split: EncodedSplit, count: int) -> Outlined:
     phantom, names = split.phantom, list(ATTRIBUTES)
     count = min(count, len(phantom))
     masks = torch.zeros(count, len(names), phantom.size, phantom.size, dtype=torch.bool)
@@ -288,13 +300,13 @@ def _outlined(split: Split, count: int) -> Outlined:
 
 
 def _asked(
-    split: Split, asked: Sequence[Sequence[Question]], embedded: Mapping[str, Tensor], answers: Sequence[str]
-) -> Asked:
+    split: EncodedSplit, asked: Sequence[Sequence[Question]], embedded: Mapping[str, Tensor], answers: Sequence[str]
+) -> VQABatch:
     owners = [row for row, of_study in enumerate(asked) for _ in of_study]
     flat = [question for of_study in asked for question in of_study]
     if not flat:
         raise UserError("task=vqa: a split has no question: let it have more studies.")
-    return Asked(
+    return VQABatch(
         split.encoded.placed,
         split.encoded.patch_mask,
         torch.stack([embedded[question.text] for question in flat]),
@@ -303,7 +315,7 @@ def _asked(
     )
 
 
-def _ranked(split: Split, knowledge: Knowledge, scores: Mapping[str, Tensor]) -> list[TaskRow]:
+def _ranked(split: EncodedSplit, knowledge: Knowledge, scores: Mapping[str, Tensor]) -> list[TaskRow]:
     """Rows of AUROCs, by name from scores `(N, F)`; what is unknown (-1) is left out."""
     names, labels = entities_of(knowledge), split.labels(knowledge).tolist()
     columns = {name: of_all.tolist() for name, of_all in scores.items()}

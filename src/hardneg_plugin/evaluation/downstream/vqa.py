@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hardneg_plugin.evaluation.downstream.head_training import Fitted, Fitting, Standardise, fit, seeded
+from hardneg_plugin.evaluation.downstream.head_training import Fitting, Standardise, TrainedHead, fit, seeded
 
 UNKNOWN_ANSWER = -1
 """An answer that training never gave: no head can be right."""
 
 
-class Asked(NamedTuple):
+class VQABatch(NamedTuple):
     """The M questions of a split about its N studies."""
 
     patches: Tensor
@@ -65,8 +65,8 @@ class AnswerHead(nn.Module):
 
 
 def train_vqa(
-    train: Asked, val: Asked, answers: int, *, how: Fitting, width: int = 256, device: torch.device | str = "cpu"
-) -> Fitted[AnswerHead]:
+    train: VQABatch, val: VQABatch, answers: int, *, how: Fitting, width: int = 256, device: torch.device | str = "cpu"
+) -> TrainedHead[AnswerHead]:
     """A head trained on frozen features by cross-entropy; the epoch is the one with the most right answers on `val`.
 
     The same arguments give the same head on a CPU; torch's global random state is left alone.
@@ -103,7 +103,7 @@ def train_vqa(
 
 
 @torch.no_grad()
-def predict_answers(head: AnswerHead, asked: Asked, *, batch_size: int = 256) -> Tensor:
+def predict_answers(head: AnswerHead, asked: VQABatch, *, batch_size: int = 256) -> Tensor:
     """The likeliest answer to each question, `(M,)` int64 in [0, A), on the device of `asked.answers`."""
     rows = torch.arange(len(asked.questions)).split(batch_size)
     return torch.cat([_logits(head, asked, some).argmax(dim=1) for some in rows]).to(asked.answers.device)
@@ -142,7 +142,7 @@ def blind_answers(train_answers: Tensor, train_groups: Sequence[Hashable], group
     return torch.tensor([most.get(group, UNKNOWN_ANSWER) for group in groups], dtype=torch.int64)
 
 
-def _logits(head: AnswerHead, asked: Asked, rows: Tensor) -> Tensor:
+def _logits(head: AnswerHead, asked: VQABatch, rows: Tensor) -> Tensor:
     device = head.query.weight.device
     studies = asked.study[rows]
     inputs = (asked.patches[studies], asked.patch_mask[studies], asked.questions[rows])
@@ -150,7 +150,7 @@ def _logits(head: AnswerHead, asked: Asked, rows: Tensor) -> Tensor:
     return logits
 
 
-def _check(asked: Asked) -> None:
+def _check(asked: VQABatch) -> None:
     patches, patch_mask, questions, study, answers = asked
     of_one = {len(questions), len(study), len(answers)}
     if patches.ndim != 3 or patch_mask.shape != patches.shape[:2] or questions.ndim != 2 or len(of_one) != 1:

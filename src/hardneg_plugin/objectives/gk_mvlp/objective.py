@@ -15,7 +15,7 @@ from hardneg_plugin.objectives.embeddings import PairEmbeddings
 from hardneg_plugin.objectives.gk_mvlp.pair_matching import MatchingLoss
 from hardneg_plugin.objectives.local_features import PartHeads
 from hardneg_plugin.objectives.objective import HardNegativeObjective
-from hardneg_plugin.objectives.projection import Head
+from hardneg_plugin.objectives.projection import ProjectionHead
 
 DRAWING_SCALE = 1 / 0.07
 """Of the similarities by which mismatches are drawn, where the alignment has no scale of its own."""
@@ -146,7 +146,7 @@ class GroundedKnowledgeObjective(HardNegativeObjective):
                 f"alignment=gk_mvlp contrasts statements of {len(self.prompts)} prompts: expected PairEmbeddings(statements="
                 f"(2, {len(self.prompts)}, D_r)) of the objective's statement_texts, but got {got}. Or set statement_weight=0."
             )
-        assert isinstance(self.report_head, Head)
+        assert isinstance(self.report_head, ProjectionHead)
         embedded = F.normalize(self.report_head(statements.float()), dim=-1)
         return statement_loss(batch.images, embedded, self._facts(pairs), self.is_swap, logit_scale=self._scale())
 

@@ -123,13 +123,13 @@ class Paired:
 
     def __call__(self, batch: EmbeddedBatch) -> HardNegatives:
         """The batch's own hard negatives."""
-        if batch.mined is None:
+        if batch.paired is None:
             raise UserError(
                 "negatives=paired needs a batch that carries mined studies: give them as PairEmbeddings(negatives=...)."
             )
-        if batch.mined.reports.shape[1] != self.k:
+        if batch.paired.reports.shape[1] != self.k:
             raise UserError(
                 f"negatives.k: expected {self.k} mined studies per study, but the batch carries "
-                f"{batch.mined.reports.shape[1]}."
+                f"{batch.paired.reports.shape[1]}."
             )
-        return batch.mined
+        return batch.paired

@@ -120,7 +120,7 @@ class RelationEnhancedObjective(HardNegativeObjective):
         else:
             to_report = self.scores.all_pairs(words.gathered(batch.shards), regions, self.chunk).transpose(1, 2)
             to_image = self.scores.all_pairs(words, regions.gathered(batch.shards), self.chunk)
-        if negatives is batch.mined and pairs.negatives is not None:
+        if negatives is batch.paired and pairs.negatives is not None:
             hard = self._scores_of_carried(pairs.negatives, words, regions)
             counts = negatives.valid
         else:

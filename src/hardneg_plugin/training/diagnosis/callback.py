@@ -20,8 +20,8 @@ from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.training.diagnosis.logger_output import Shown, ShownStudy, show
 from hardneg_plugin.training.diagnosis.measures import (
     EmbeddedSplit,
-    EmbeddedStudies,
     Exchanged,
+    ValidationEmbeddings,
     closer_than_random,
     effective_dimensions,
     exchange_reports,
@@ -34,9 +34,9 @@ from hardneg_plugin.training.diagnosis.warning_signs import (
     at_chance,
     equal_embeddings,
     few_negatives,
+    hardening_ineffective,
     ignores_image,
     ignores_text,
-    no_bite,
 )
 
 _log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class Diagnosis(pl.Callback):
         signs = {"few_negatives": few_negatives(found, means["false_negative_share"])}
         if hardened is not None:
             own, negative = means["positive_similarity"], means["negative_similarity"]
-            signs["no_bite"] = no_bite(means["hardness"], own, negative, hardened, found)
+            signs["hardening_ineffective"] = hardening_ineffective(means["hardness"], own, negative, hardened, found)
         self._tell(trainer, signs)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -141,7 +141,7 @@ class Diagnosis(pl.Callback):
         figures: dict[str, float] = {}
         signs: dict[str, str | None] = {}
         if self._exchanged is not None:
-            figures["words_moved_by_image"] = self._exchanged.words_moved
+            figures["image_sensitivity"] = self._exchanged.image_sensitivity
             signs["ignores_image"] = ignores_image(self._exchanged)
         measured = {}
         if embedded is not None and len(embedded.images) > 1 and isinstance(pl_module, AlignedModel):
@@ -180,7 +180,7 @@ class Diagnosis(pl.Callback):
                 _log.warning("Warning sign after epoch %d: %s", trainer.current_epoch + 1, kind.replace("_", " "))
 
 
-def _spread(studies: EmbeddedStudies) -> tuple[dict[str, float], dict[str, str | None]]:
+def _spread(studies: ValidationEmbeddings) -> tuple[dict[str, float], dict[str, str | None]]:
     """Figures and signs of how far embeddings spread."""
     figures: dict[str, float] = {}
     signs: dict[str, str | None] = {}
@@ -191,7 +191,9 @@ def _spread(studies: EmbeddedStudies) -> tuple[dict[str, float], dict[str, str |
     return figures, signs
 
 
-def _alignment(studies: EmbeddedStudies, exchanged: Exchanged | None) -> tuple[dict[str, float], dict[str, str | None]]:
+def _alignment(
+    studies: ValidationEmbeddings, exchanged: Exchanged | None
+) -> tuple[dict[str, float], dict[str, str | None]]:
     """Figures and signs of what images are aligned with."""
     share, count = closer_than_random(studies)
     figures = {"own_closer_than_random": share}

@@ -21,7 +21,7 @@ Harden = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class EmbeddedStudies:
+class ValidationEmbeddings:
     """Unit-length embeddings of N studies in the objective's space, and their match keys."""
 
     images: Tensor
@@ -32,18 +32,18 @@ class EmbeddedStudies:
     """`(N, 4)` int64."""
 
 
-class EmbeddedSplit(StudyMetric[EmbeddedStudies]):
+class EmbeddedSplit(StudyMetric[ValidationEmbeddings]):
     """The embeddings of a split, each study counted once over all ranks."""
 
     def update(self, ids: list[str], images: Tensor, reports: Tensor, keys: Tensor) -> None:
         """Add B studies."""
         self.remember(ids, images.float(), reports.float(), keys)
 
-    def score(self, ids: list[str], *columns: Any) -> tuple[dict[str, float], EmbeddedStudies]:
+    def score(self, ids: list[str], *columns: Any) -> tuple[dict[str, float], ValidationEmbeddings]:
         """No score, and all studies."""
-        return {}, EmbeddedStudies(*columns)
+        return {}, ValidationEmbeddings(*columns)
 
-    def studies(self) -> EmbeddedStudies | None:
+    def studies(self) -> ValidationEmbeddings | None:
         """All studies on rank 0, None elsewhere and where none was seen; to be called on all ranks."""
         self.compute()
         return self._details
@@ -53,7 +53,7 @@ class EmbeddedSplit(StudyMetric[EmbeddedStudies]):
 class Exchanged:
     """What changes where the studies of a batch get one another's reports."""
 
-    words_moved: float
+    image_sensitivity: float
     """Share of a report's words for which another one becomes the likeliest under another study's image, in [0, 1]."""
     pairs: int
     """Studies that were exchanged."""
@@ -78,7 +78,7 @@ def other_studies(keys: Tensor) -> tuple[Tensor, Tensor]:
     return index, ~are_matches(keys, keys[index, None])[:, 0] & (index != torch.arange(len(keys), device=keys.device))
 
 
-def similarities(studies: EmbeddedStudies, harden: Harden | None) -> dict[str, Tensor]:
+def similarities(studies: ValidationEmbeddings, harden: Harden | None) -> dict[str, Tensor]:
     """Products with the image z over a split, one per study, on the CPU.
 
     Returns:
@@ -99,7 +99,7 @@ def similarities(studies: EmbeddedStudies, harden: Harden | None) -> dict[str, T
     return measured
 
 
-def closer_than_random(studies: EmbeddedStudies) -> tuple[float, int]:
+def closer_than_random(studies: ValidationEmbeddings) -> tuple[float, int]:
     """The share of studies whose own report is closer to the image than another study's; 0.5 is chance. And their number.
 
     Ties count as half.
@@ -158,15 +158,15 @@ def exchange_reports(model: ReportGenerator, batch: Batch, outputs: Features) ->
     likeliest = model.decoder.classify(states).argmax(-1)
     with_its_image = model.decoder.classify(outputs["states"][index]).argmax(-1)
     moved = (likeliest != with_its_image)[other["token_mask"][:, 1:] & valid[:, None]]
-    words_moved = moved.double().mean().item() if len(moved) else 0.0
+    image_sensitivity = moved.double().mean().item() if len(moved) else 0.0
     pairs = int(valid.sum())
     if not isinstance(model, HardNegativeReportGenerator) or not pairs:
-        return Exchanged(words_moved, pairs)
+        return Exchanged(image_sensitivity, pairs)
     images, reports = model.hard_negatives.project(model.embed(batch, outputs))
     _, wrong = model.hard_negatives.project(model.embed(other, {**outputs, "states": states}))
     own = _products(images, reports)
     gaps = [(own - _products(images, others))[valid].mean().item() for others in (wrong, reports[index])]
-    return Exchanged(words_moved, pairs, *gaps)
+    return Exchanged(image_sensitivity, pairs, *gaps)
 
 
 def _products(images: Tensor, reports: Tensor) -> Tensor:

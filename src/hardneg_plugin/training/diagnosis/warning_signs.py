@@ -53,7 +53,7 @@ def few_negatives(found: float, match_share: float) -> str | None:
     )
 
 
-def no_bite(hardness: float, own: float, negative: float, hardened: float, found: float) -> str | None:
+def hardening_ineffective(hardness: float, own: float, negative: float, hardened: float, found: float) -> str | None:
     """That hardening leaves negatives as they are: mean similarities z·u, z·n and z·ñ in training, and negatives found."""
     # without negatives both means are 0
     if hardness <= HARD or found < FEW_NEGATIVES or abs(hardened - negative) >= NO_BITE:
@@ -105,11 +105,11 @@ def ignores_text(exchanged: Exchanged) -> str | None:
 
 def ignores_image(exchanged: Exchanged) -> str | None:
     """That a decoder writes the same words whatever the image."""
-    if exchanged.pairs < FEW_PAIRS or exchanged.words_moved >= IGNORED_SHARE:
+    if exchanged.pairs < FEW_PAIRS or exchanged.image_sensitivity >= IGNORED_SHARE:
         return None
     return (
-        f"The generated text ignores the image: with the image of another study, {exchanged.words_moved:.2%} of the likeliest "
-        f"next words change over {exchanged.pairs} validation reports. See whether the visual extractor learns (visual_lr, frozen "
+        f"The generated text ignores the image: with the image of another study, {exchanged.image_sensitivity:.2%} of the "
+        f"likeliest next words change over {exchanged.pairs} validation reports. See whether the visual extractor learns (visual_lr, frozen "
         "layers, the range of the images) and whether the images fit their reports; lower the learning rate of the decoder."
     )
 

@@ -21,7 +21,7 @@ from hardneg_plugin.data.downloads.study import Dropped, OriginalStudy
 from hardneg_plugin.data.images import read_grayscale
 from hardneg_plugin.data.prepare import build as building
 from hardneg_plugin.data.prepare import chunks, work_folder
-from hardneg_plugin.data.prepare.build import Settings, build
+from hardneg_plugin.data.prepare.build import PrepareSettings, build
 from hardneg_plugin.data.prepared import PreparedStudies
 from hardneg_plugin.errors import UserError
 
@@ -63,7 +63,7 @@ def study(folder, i, **given):
 def prepared(source, output, *, chunk=4, **options):
     settings = {key: options.pop(key) for key in ("section", "size", "seed", "shares") if key in options}
     entries = source if hasattr(source, "entries") else MadeUp(source)
-    return build(entries, output, Settings(**{"size": SIZE, **settings}), chunk=chunk, **options)
+    return build(entries, output, PrepareSettings(**{"size": SIZE, **settings}), chunk=chunk, **options)
 
 
 def files(folder):

@@ -18,7 +18,7 @@ from hardneg_plugin.errors import UserError
 from hardneg_plugin.evaluation.downstream import pair_scorer as matcher_module
 from hardneg_plugin.evaluation.downstream.finding_maps import entities_of, finding_maps
 from hardneg_plugin.evaluation.downstream.frozen_features import encode, text_features
-from hardneg_plugin.evaluation.downstream.pair_scorer import Matcher
+from hardneg_plugin.evaluation.downstream.pair_scorer import PairScorer
 from hardneg_plugin.functional.pooling import masked_mean
 from hardneg_plugin.grounding import Cells, Grounding, Patches
 from hardneg_plugin.knowledge import ChestXray
@@ -111,7 +111,7 @@ def test_batch_mates_change_nothing(kind):
 def test_pairs_are_scored_by_themselves_whatever_is_beside_them(kind, monkeypatch):
     monkeypatch.setattr(matcher_module, "IMAGES", 4)
     model, studies = encoder(kind), samples()
-    matcher = Matcher.of(model)
+    matcher = PairScorer.of(model)
     split = encode(model, batches(studies, 4), device="cpu", matcher=matcher)
     seen_by = []
     scores = matcher.scores(*split.matched, track=lambda steps: seen_by.append(list(steps)) or steps)
@@ -126,7 +126,7 @@ def test_pairs_are_scored_by_themselves_whatever_is_beside_them(kind, monkeypatc
 
 def test_sentences_are_scored_as_reports_are():
     model, studies = encoder("words"), samples()[:3]
-    matcher = Matcher.of(model)
+    matcher = PairScorer.of(model)
     images, reports = encode(model, batches(studies, 3, max_length=200), device="cpu", matcher=matcher).matched
     texts = [study["report"] for study in studies]
     every = matcher.scores(images, reports)
@@ -136,8 +136,8 @@ def test_sentences_are_scored_as_reports_are():
 
 
 def test_only_a_model_that_matches_words_scores_pairs():
-    assert Matcher.of(encoder()) is None
-    assert Matcher.of(host()) is None
+    assert PairScorer.of(encoder()) is None
+    assert PairScorer.of(host()) is None
     with pytest.raises(ValueError, match="encoded with a matcher"):
         encode(encoder("words"), batches(samples()[:2], 2), device="cpu").matched  # noqa: B018
 
@@ -148,7 +148,7 @@ def test_the_embeddings_are_those_of_recall_and_the_mode_is_kept():
     assert model.training
     assert (encoded.maps, encoded.patches.shape, encoded.patch_mask.shape) == (None, (6, 0, 0), (6, 0))
     model.eval()
-    images, reports = model.embed_apart(batch, model.see(batch).pooled)
+    images, reports = model.embed_apart(batch, model.encode_images(batch).pooled)
     torch.testing.assert_close((encoded.images, encoded.reports), (images, reports))
     assert not encoded.images.requires_grad
     of_host = encode(host(), [batch], device="cpu")
@@ -199,7 +199,7 @@ def maps_of(kind):
     model = encoder(kind)
     (batch,) = batches(samples(), 6)
     with torch.no_grad():
-        return model, batch, finding_maps(model, batch, model.see(batch), KNOWLEDGE)
+        return model, batch, finding_maps(model, batch, model.encode_images(batch), KNOWLEDGE)
 
 
 @pytest.mark.parametrize("kind", OBJECTIVES)
@@ -221,7 +221,7 @@ def test_maps_are_of_every_finding_and_patch_and_zero_where_a_view_is_missing(ki
 @torch.no_grad()
 def test_a_map_of_cosines_is_that_of_each_patch_with_the_sentences():
     model, batch, maps = maps_of("cosine")
-    patches, sentences = model.see(batch).patches, list(KNOWLEDGE.wordings().values())
+    patches, sentences = model.encode_images(batch).patches, list(KNOWLEDGE.wordings().values())
     for finding in (0, 5):
         stated = normalize(model.embed_texts(sentences[finding][0]).mean(0), dim=0)
         for row, patch in ((0, 3), (1, 2), (2, 11)):
@@ -233,7 +233,7 @@ def test_a_map_of_cosines_is_that_of_each_patch_with_the_sentences():
 @pytest.mark.parametrize("kind", ["words", "words alike"])
 def test_a_map_of_words_is_where_they_look_by_their_importance(kind):
     model, batch, maps = maps_of(kind)
-    features, objective = model.see(batch), model.hard_negatives
+    features, objective = model.encode_images(batch), model.hard_negatives
     for finding, row in ((0, 0), (5, 1)):
         there = features.patch_mask[row]
         looks = []
@@ -268,10 +268,10 @@ def test_a_grounded_model_is_asked_by_the_names_of_findings():
     class Turned(PhantomKnowledge):
         prompts = PhantomKnowledge().prompts[::-1]
 
-    turned = finding_maps(model, batch, model.see(batch), Turned())
+    turned = finding_maps(model, batch, model.encode_images(batch), Turned())
     torch.testing.assert_close(turned, maps.flip(1))
     with pytest.raises(UserError, match=r"the data ask for 'airspace disease'.*trained to look for cardiomegaly"):
-        finding_maps(model, batch, model.see(batch), _Chest())
+        finding_maps(model, batch, model.encode_images(batch), _Chest())
 
 
 class _Chest(ChestXray):
@@ -284,7 +284,7 @@ def test_a_bare_host_does_not_say_where_it_looks():
     (batch,) = batches(samples(), 6)
     model = host()
     with pytest.raises(UserError, match="bare host: train with model=hard_negatives or model=pretrain"):
-        finding_maps(model, batch, model.see(batch), KNOWLEDGE)
+        finding_maps(model, batch, model.encode_images(batch), KNOWLEDGE)
 
 
 def test_words_of_a_pair_count_once_however_long_the_batch():

@@ -25,7 +25,7 @@ from hardneg_plugin.evaluation.downstream.segmentation import (
     predict_masks,
     train_segmentation,
 )
-from hardneg_plugin.evaluation.downstream.tasks import Split, questions_of
+from hardneg_plugin.evaluation.downstream.tasks import EncodedSplit, questions_of
 from hardneg_plugin.evaluation.downstream.zero_shot import auroc, zero_shot_scores
 from hardneg_plugin.metrics.retrieval import retrieval_ranks
 from hardneg_plugin.metrics.task_scores import task_card
@@ -36,7 +36,7 @@ SOURCE = PhantomStudies(train=32, val=30, test=30, size=32)
 GRID = (4, 4)
 
 
-def as_seen(studies, seed=0) -> Split:
+def as_seen(studies, seed=0) -> EncodedSplit:
     """A split of which a model sees something, whatever it is."""
     count, generator = len(studies), torch.Generator().manual_seed(seed)
 
@@ -44,7 +44,7 @@ def as_seen(studies, seed=0) -> Split:
         return torch.randn(count, *shape, generator=generator)
 
     images = draw(8)
-    return Split(
+    return EncodedSplit(
         studies,
         Encoded(
             ids=list(studies.ids),
@@ -275,12 +275,12 @@ def test_presence_is_asked_about_whatever_the_seeds_of_studies_and_task(name, se
 def test_no_two_splits_draw_the_same_other_studies():
     val, test = SOURCE.split("val"), copy(SOURCE.split("test"))
     test.findings = val.findings
-    assert questions_of(Split(test, None), 1) != questions_of(Split(val, None), 1)
+    assert questions_of(EncodedSplit(test, None), 1) != questions_of(EncodedSplit(val, None), 1)
 
 
 def test_presence_is_balanced_for_another_share_of_normal_studies():
     split = PhantomStudies(train=400, val=1, test=1, size=32, normal_share=0.95).split("train")
-    asked = questions_of(Split(split, None), 1)
+    asked = questions_of(EncodedSplit(split, None), 1)
     answers = [q.answer for of_study in asked for q in of_study if q.kind == "presence"]
     assert 0.3 < answers.count("yes") / len(answers) < 0.7
 

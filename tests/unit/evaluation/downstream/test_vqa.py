@@ -7,7 +7,7 @@ from hardneg_plugin.errors import UserError
 from hardneg_plugin.evaluation.downstream.head_training import Fitting, Standardise
 from hardneg_plugin.evaluation.downstream.vqa import (
     AnswerHead,
-    Asked,
+    VQABatch,
     answer_indices,
     blind_answers,
     closed_answers,
@@ -34,7 +34,7 @@ def asked(count, seed, patches=5):
     thing = torch.arange(2).repeat_interleave(count)
     order = torch.randperm(2 * count, generator=generator)
     study, thing = study[order], thing[order]
-    return Asked(50 * features + 10, mask, torch.eye(2)[thing], study, signs[study, thing])
+    return VQABatch(50 * features + 10, mask, torch.eye(2)[thing], study, signs[study, thing])
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from hardneg_plugin.functional.entity_losses import draw_mismatches, entity_loss
 from hardneg_plugin.grounding import Cells, Grounding, Learned, Patches
 from hardneg_plugin.objectives import GroundedKnowledgeObjective, HardNegativeObjective, Triplet
 from hardneg_plugin.objectives.local_features import Local
-from hardneg_plugin.objectives.schedule import Constant, Progress
+from hardneg_plugin.objectives.schedule import Constant, TrainingProgress
 
-LATE = Progress(step=50, epoch=5, fraction=0.5)
+LATE = TrainingProgress(step=50, epoch=5, fraction=0.5)
 KNOWLEDGE = PhantomKnowledge()
 PROMPTS = len(KNOWLEDGE.prompts)
 OWN = partial(Grounding, width=8, heads=2, regions=partial(Learned, count=3))
@@ -119,7 +119,7 @@ def test_the_loss_is_the_sum_of_its_terms():
 
 
 @pytest.mark.parametrize("options", ABLATIONS, ids=str)
-@pytest.mark.parametrize("progress", [LATE, Progress(step=0, epoch=0, fraction=0.0)], ids=["late", "warm-up"])
+@pytest.mark.parametrize("progress", [LATE, TrainingProgress(step=0, epoch=0, fraction=0.0)], ids=["late", "warm-up"])
 def test_every_parameter_gets_a_gradient(options, progress):
     loss = objective(**{"schedule": Constant(warmup=0.1), **options})
     loss(pairs(), progress).alignment_loss.backward()

@@ -10,7 +10,7 @@ from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.hard_negatives import match_mask, mine
 from hardneg_plugin.functional.match_keys import match_key
 from hardneg_plugin.objectives import Alternating, Bank, EmbeddedBatch, Hinge, InBatch, Paired, Queue
-from hardneg_plugin.objectives.schedule import Constant, Progress
+from hardneg_plugin.objectives.schedule import Constant, TrainingProgress
 
 STUDIES = 24
 
@@ -32,7 +32,7 @@ def batch_of(numbers, seed=0, epoch=0, step=0):
         all_reports=reports[numbers],
         all_keys=keys_of(numbers),
         shards=Shards(0, (len(numbers),)),
-        progress=Progress(step=step, epoch=epoch),
+        progress=TrainingProgress(step=step, epoch=epoch),
     )
 
 
@@ -190,7 +190,7 @@ def test_without_a_negative_the_loss_is_zero_and_everything_has_a_gradient(numbe
         batch = batch_of(numbers, seed=visit)
         negatives = pairs_of(batch_of(numbers, seed=visit + 9), fields) if source == "paired" else None
         pairs = pairs_of(batch, fields, negatives)
-        terms = objective(pairs, Progress(step=visit, epoch=visit))
+        terms = objective(pairs, TrainingProgress(step=visit, epoch=visit))
         (terms.alignment_loss + terms.separation_loss).backward()
         assert terms.alignment_loss.item() == pytest.approx(0, abs=1e-6)
         assert terms.separation_loss.item() == 0
@@ -213,15 +213,15 @@ def test_paired_masks_what_matches_and_checks_its_number():
             return seen[-1]
 
     objective = HardNegativeObjective(negatives=Spy(), schedule=Constant())
-    objective(pairs_of(batch, fields, pairs_of(carried, carried_fields)), Progress())
+    objective(pairs_of(batch, fields, pairs_of(carried, carried_fields)), TrainingProgress())
     assert seen[0].valid.tolist() == [[True], [False], [False]]
     torch.testing.assert_close(seen[0].reports[:, 0], carried.reports)
     with pytest.raises(UserError, match=r"expected 2 mined studies per study, but the batch carries 1"):
         HardNegativeObjective(negatives=Paired(k=2))(
-            pairs_of(batch, fields, pairs_of(carried, carried_fields)), Progress()
+            pairs_of(batch, fields, pairs_of(carried, carried_fields)), TrainingProgress()
         )
     with pytest.raises(UserError, match=r"PairEmbeddings\(negatives=\.\.\.\)"):
-        HardNegativeObjective(negatives=Paired())(pairs_of(batch, fields), Progress())
+        HardNegativeObjective(negatives=Paired())(pairs_of(batch, fields), TrainingProgress())
     with pytest.raises(ValueError, match=r"K rows for each of 3 studies, but got 2 rows"):
         pairs_of(batch, fields, pairs_of(batch_of([5, 6]), {}))
 
@@ -236,7 +236,7 @@ def test_paired_masks_what_matches_and_checks_its_number():
 )
 def test_what_outlives_a_step_needs_study_ids(options, setting):
     with pytest.raises(UserError, match=rf"{setting} needs to know the studies.*study_ids"):
-        HardNegativeObjective(**options)(pairs_of(batch_of([0, 1]), {}), Progress())
+        HardNegativeObjective(**options)(pairs_of(batch_of([0, 1]), {}), TrainingProgress())
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_a_checkpoint_in_the_middle_goes_on_to_the_same_numbers(source, hardenin
             resumed.load_state_dict(unbroken.state_dict())
         batch = batch_of(numbers, seed=time)
         fields = {"study_ids": [f"study {n}" for n in numbers]}
-        progress = Progress(step=time, epoch=time // 3)
+        progress = TrainingProgress(step=time, epoch=time // 3)
         expected = unbroken(pairs_of(batch, fields), progress)
         if time >= 4:
             got = resumed(pairs_of(batch, fields), progress)
@@ -282,6 +282,8 @@ def test_a_checkpoint_in_the_middle_goes_on_to_the_same_numbers(source, hardenin
 
 def test_match_mask_of_a_batch_holds_each_study_itself_though_unknown():
     batch = batch_of([0, 1, 2])
-    unknown = EmbeddedBatch(batch.all_images, batch.all_reports, torch.full((3, 4), -1), batch.shards, Progress())
+    unknown = EmbeddedBatch(
+        batch.all_images, batch.all_reports, torch.full((3, 4), -1), batch.shards, TrainingProgress()
+    )
     assert torch.equal(unknown.is_match, torch.eye(3, dtype=torch.bool))
     assert torch.equal(batch.is_match, match_mask(batch.keys, batch.keys))

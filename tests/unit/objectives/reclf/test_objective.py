@@ -11,9 +11,9 @@ from hardneg_plugin.functional.word_region import importance, matchings, reason,
 from hardneg_plugin.objectives import Paired, RelationEnhancedObjective
 from hardneg_plugin.objectives.local_features import PartHeads
 from hardneg_plugin.objectives.reclf.relations import PairScores
-from hardneg_plugin.objectives.schedule import Constant, Progress
+from hardneg_plugin.objectives.schedule import Constant, TrainingProgress
 
-LATE = Progress(step=50, epoch=5, fraction=0.5)
+LATE = TrainingProgress(step=50, epoch=5, fraction=0.5)
 ABLATIONS = [{}, {"rounds": 0}, {"weigh_words": False}, {"rounds": 0, "weigh_words": False}]
 
 

@@ -33,8 +33,8 @@ from hardneg_plugin.objectives.schedule import Constant
 from hardneg_plugin.training.diagnosis import Diagnosis, warning_signs
 from hardneg_plugin.training.diagnosis.logger_output import BINS, Shown, ShownStudy, show
 from hardneg_plugin.training.diagnosis.measures import (
-    EmbeddedStudies,
     Exchanged,
+    ValidationEmbeddings,
     closer_than_random,
     effective_dimensions,
     exchange_reports,
@@ -92,7 +92,7 @@ def test_each_study_gets_one_other_that_is_no_match():
 
 def test_similarities_are_those_of_plain_loops():
     labels = [3, 3, -1, 5, 5, 5, -1, 8]
-    studies = EmbeddedStudies(unit(8, 4), unit(8, 4, seed=1), keys_of(labels))
+    studies = ValidationEmbeddings(unit(8, 4), unit(8, 4, seed=1), keys_of(labels))
     z, u = studies.images, studies.reports
     nearest = []
     for i in range(8):
@@ -108,11 +108,11 @@ def test_similarities_are_those_of_plain_loops():
     assert len(measured["random"]) == valid.sum()
     wins = [float(z[i] @ u[i] > z[i] @ u[j]) for i, j in enumerate(index.tolist()) if valid[i]]
     assert closer_than_random(studies) == (pytest.approx(np.mean(wins)), len(wins))
-    assert closer_than_random(EmbeddedStudies(z, z[:1].expand(8, 4), studies.keys))[0] == 0.5  # ties
+    assert closer_than_random(ValidationEmbeddings(z, z[:1].expand(8, 4), studies.keys))[0] == 0.5  # ties
 
 
 def test_studies_without_any_negative_are_left_out():
-    studies = EmbeddedStudies(unit(5, 4), unit(5, 4, seed=1), keys_of([2] * 5))
+    studies = ValidationEmbeddings(unit(5, 4), unit(5, 4, seed=1), keys_of([2] * 5))
     measured = similarities(studies, hardening_of(HardNegativeObjective(), 0.5))
     assert {name: len(values) for name, values in measured.items()} == {
         "own": 5,
@@ -188,10 +188,10 @@ def exchanged(of_image, of_words, feature="decoder_states"):
 
 
 def test_words_that_follow_from_words_alone_ignore_the_image():
-    assert exchanged(0, 1).words_moved == 0
+    assert exchanged(0, 1).image_sensitivity == 0
     assert "0.00%" in warning_signs.ignores_image(exchanged(0, 1))
     healthy = exchanged(1, 1)
-    assert healthy.words_moved > 0.05
+    assert healthy.image_sensitivity > 0.05
     assert warning_signs.ignores_image(healthy) is None
 
 
@@ -217,9 +217,13 @@ def test_without_image_in_the_report_the_text_is_all_there_is():
     [
         ("few_negatives", (0.4, 0.1), (0.5, 0.5)),
         ("few_negatives", (1.0, 0.6), (1.0, 0.16)),
-        ("no_bite", (0.3, 0.80, 0.78, 0.784, 1.0), (0.3, 0.80, 0.70, 0.73, 1.0)),
-        ("no_bite", (0.9, 0.50, 0.60, 0.60, 0.9), (0.2, 0.50, 0.60, 0.60, 0.9)),  # not yet hard
-        ("no_bite", (0.9, 0.50, 0.60, 0.60, 0.5), (0.9, 0.50, 0.00, 0.00, 0.0)),  # no negatives: told by the other
+        ("hardening_ineffective", (0.3, 0.80, 0.78, 0.784, 1.0), (0.3, 0.80, 0.70, 0.73, 1.0)),
+        ("hardening_ineffective", (0.9, 0.50, 0.60, 0.60, 0.9), (0.2, 0.50, 0.60, 0.60, 0.9)),  # not yet hard
+        (
+            "hardening_ineffective",
+            (0.9, 0.50, 0.60, 0.60, 0.5),
+            (0.9, 0.50, 0.00, 0.00, 0.0),
+        ),  # no negatives: told by the other
         ("equal_embeddings", ("images", 200, 0.99, 8.0), ("images", 200, 0.9, 2.2)),
         ("equal_embeddings", ("reports", 200, 0.5, 1.04), ("reports", 19, 1.0, 0.0)),
         ("at_chance", (0.5, 100), (0.6, 100)),
@@ -240,15 +244,15 @@ def test_signs_are_told_where_they_show_and_not_where_all_is_well(sign, ill, wel
 
 def test_signs_are_told_once_after_some_in_a_row_and_not_again_by_a_resumed_run():
     watch = warning_signs.Watch()
-    seen = [watch.due({"no_bite": message}) for message in ("a", "b", None, "c", "d")]
+    seen = [watch.due({"hardening_ineffective": message}) for message in ("a", "b", None, "c", "d")]
     assert seen == [{}] * 5
     resumed = warning_signs.Watch()
     resumed.load_state_dict(watch.state_dict())
-    assert resumed.due({"no_bite": "e"}) == {"no_bite": "e"}
-    assert resumed.due({"no_bite": "f", "few_negatives": "g"}) == {"few_negatives": "g"}
+    assert resumed.due({"hardening_ineffective": "e"}) == {"hardening_ineffective": "e"}
+    assert resumed.due({"hardening_ineffective": "f", "few_negatives": "g"}) == {"few_negatives": "g"}
     again = warning_signs.Watch()
     again.load_state_dict(resumed.state_dict())
-    assert again.due({"no_bite": "h", "few_negatives": "i"}) == {}
+    assert again.due({"hardening_ineffective": "h", "few_negatives": "i"}) == {}
 
 
 # ---- loggers
@@ -381,7 +385,7 @@ def fit(model, callbacks, epochs=1, samples=SAMPLES, logger=False, **arguments):
 def kinds(messages):
     beginnings = {
         "Hard negatives were found": "few_negatives",
-        "At hardness": "no_bite",
+        "At hardness": "hardening_ineffective",
         "The embeddings of the images": "equal_images",
         "The embeddings of the reports": "equal_reports",
         "The alignment is at chance": "at_chance",
@@ -420,7 +424,7 @@ def test_shows_the_same_studies_each_time_it_is_due(tmp_path, hard_negatives):
     assert text.endswith(f"**generated** {generated[shown[0].removeprefix('diagnosis/')]}")
     similarity = [] if hard_negatives is None else ["hard_negative", "hardened", "own", "random"]
     assert sorted(events.Tags()["histograms"]) == [f"diagnosis/similarity/{name}" for name in similarity]
-    assert "diagnosis/words_moved_by_image" in events.Tags()["scalars"]
+    assert "diagnosis/image_sensitivity" in events.Tags()["scalars"]
 
 
 def test_black_images_are_told_once():
@@ -487,7 +491,7 @@ def test_any_host_of_the_plug_in_hears_of_negatives_and_hardening():
     assert fit_host(Arc(margin=1.99), 2, held_back) == []
     resumed = Diagnosis()
     resumed.load_state_dict(held_back.state_dict())
-    assert fit_host(Arc(margin=1.99), 2, resumed) == ["no_bite"]
+    assert fit_host(Arc(margin=1.99), 2, resumed) == ["hardening_ineffective"]
 
 
 def test_runs_beside_a_model_that_it_does_not_know():
@@ -507,7 +511,7 @@ def test_other_loggers_get_the_figures_and_other_validations_are_not_looked_at(t
     callback = Diagnosis()
     trainer, _ = fit(model_of(), [callback], logger=CSVLogger(tmp_path))
     rows = list(csv.DictReader((tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()))
-    (measured,) = [row for row in rows if row["diagnosis/words_moved_by_image"]]
+    (measured,) = [row for row in rows if row["diagnosis/image_sensitivity"]]
     assert 0 <= float(measured["diagnosis/own_closer_than_random"]) <= 1
     trainer.validate(model_of(), DataLoader(SAMPLES, batch_size=12, collate_fn=COLLATE), verbose=False)
     assert callback._pictures == {}

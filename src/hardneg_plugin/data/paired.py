@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class MinedNegatives:
+class PairedNegatives:
     """Which mined studies a training batch carries.
 
     Args:
@@ -33,11 +33,11 @@ class MinedNegatives:
 
     def __post_init__(self) -> None:
         if self.k < 1:
-            raise UserError(f"data.mined.k: expected at least one mined study per study, but got {self.k}.")
+            raise UserError(f"data.paired.k: expected at least one mined study per study, but got {self.k}.")
         if self.pool is not None and self.pool < self.k:
-            raise UserError(f"data.mined.pool: expected at least k = {self.k}, but got {self.pool}.")
+            raise UserError(f"data.paired.pool: expected at least k = {self.k}, but got {self.pool}.")
 
-    def beside(self, studies: Studies) -> "StudiesWithMined":
+    def beside(self, studies: Studies) -> "PairedStudies":
         """The studies of a training split, each with k of its neighbours in that split; warns of what the table lacks.
 
         Raises:
@@ -51,11 +51,11 @@ class MinedNegatives:
             raise UserError(
                 f"Expected neighbours of the training studies, such as {studies.ids[0]!r}, in {self.table}, but got those of "
                 f"{next(iter(table))!r} and {len(table) - 1} others, none with a neighbour in training: it was mined on other "
-                "data. Set data.mined.table to one of this training split."
+                "data. Set data.paired.table to one of this training split."
             )
         self._warn(table, index_of, neighbours, studies.ids)
         pool = self.k if self.pool is None else self.pool
-        return StudiesWithMined(studies, [row[:pool] for row in neighbours], self.k)
+        return PairedStudies(studies, [row[:pool] for row in neighbours], self.k)
 
     def _warn(
         self,
@@ -83,8 +83,8 @@ class MinedNegatives:
             )
 
 
-class StudiesWithMined:
-    """A `Studies` whose samples have K mined ones under "negatives"; made by `MinedNegatives.beside`.
+class PairedStudies:
+    """A `Studies` whose samples have K mined ones under "negatives"; made by `PairedNegatives.beside`.
 
     A study with fewer neighbours is filled up with itself, which no objective takes for a negative of its own.
 

@@ -4,7 +4,7 @@ from itertools import combinations
 
 import pytest
 
-from hardneg_plugin.data.mined import MinedNegatives
+from hardneg_plugin.data.paired import PairedNegatives
 from hardneg_plugin.errors import UserError
 
 IDS = ["a", "b", "c", "d", "e", "f"]
@@ -27,7 +27,7 @@ class Keyed:
 def beside(tmp_path):
     def make(table, **options):
         (tmp_path / "table.json").write_text(json.dumps(table))
-        return MinedNegatives(tmp_path / "table.json", **options).beside(Keyed())
+        return PairedNegatives(tmp_path / "table.json", **options).beside(Keyed())
 
     return make
 
@@ -129,4 +129,4 @@ def test_a_table_of_other_data_is_refused(beside, table):
 )
 def test_numbers_out_of_range(options, message):
     with pytest.raises(UserError, match=message):
-        MinedNegatives("table.json", **options)
+        PairedNegatives("table.json", **options)

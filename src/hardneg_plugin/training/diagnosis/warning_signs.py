@@ -109,8 +109,9 @@ def ignores_image(exchanged: Exchanged) -> str | None:
         return None
     return (
         f"The generated text ignores the image: with the image of another study, {exchanged.image_sensitivity:.2%} of the "
-        f"likeliest next words change over {exchanged.pairs} validation reports. See whether the visual extractor learns (visual_lr, frozen "
-        "layers, the range of the images) and whether the images fit their reports; lower the learning rate of the decoder."
+        f"likeliest next words change over {exchanged.pairs} validation reports. See whether the visual extractor learns "
+        "(visual_lr, frozen layers, the range of the images) and whether the images fit their reports; lower the learning rate "
+        "of the decoder."
     )
 
 

@@ -17,7 +17,6 @@ from hardneg_plugin.data.phantom.findings import Finding
 from hardneg_plugin.data.phantom.grammar import say, write_report
 from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.metrics.peers import Peers
-from hardneg_plugin.metrics.records import make_record
 
 
 def stated(text: str, read: object) -> list[Finding]:
@@ -34,12 +33,7 @@ def main() -> None:
     split = source.split("test")
     clean = WordTokenizer.from_reports(split.reports, min_count=1).clean
     references = [clean(text) for text in split.reports]
-    labels = split.labels
-    records = [
-        make_record(str(place), text, text, labels=label, read_findings=source.read_findings)
-        for place, (text, label) in enumerate(zip(references, labels, strict=True))
-    ]
-    peers = Peers.of(records)
+    peers = Peers.of(references, labels=split.labels)
     findings = [stated(text, source.read_findings) for text in split.reports]
     is_normal = np.array([not found for found in findings])
 

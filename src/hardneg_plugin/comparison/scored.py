@@ -51,7 +51,7 @@ def score_split(runs: Mapping[str, Sequence[RunFolder]], split: str, caption: Ca
                 record.pop("cut_reference", None)  # scores against these are in no table
             references = {record["id"]: record["reference"] for record in records}
             if first is None:
-                first, peers = (path, references), Peers.of(records)
+                first, peers = (path, references), Peers.of_records(records)
             _check_same_studies(first, (path, references))
             card = score_records(records, caption=caption, peers=peers)
             files = task_files(folder, split)

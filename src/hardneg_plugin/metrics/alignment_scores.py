@@ -6,7 +6,7 @@ from torch import Tensor
 
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.metrics.peers import Peers
-from hardneg_plugin.metrics.records import PredictionRecord, make_record
+from hardneg_plugin.metrics.records import PredictionRecord
 from hardneg_plugin.metrics.report_scores import embedding_ranks, of_one_study
 from hardneg_plugin.metrics.score_card import ScoreCard, measured_scores
 from hardneg_plugin.metrics.study_metric import StudyMetric
@@ -24,15 +24,10 @@ class AlignmentScores(StudyMetric[ScoreCard]):
     def score(self, ids: list[str], *columns: Any) -> tuple[dict[str, float], ScoreCard]:
         """The scores of the split and their card."""
         references, patients, labels, images, reports = columns
-        records = [
-            make_record(study, reference, "", patient=patient, labels=label)
-            for study, reference, patient, label in zip(ids, references, patients, labels, strict=True)
-        ]
-        ranks = embedding_ranks(images.to(self.device), reports.to(self.device), references, Peers.of(records))
-        card = ScoreCard(each=[{} for _ in records])
-        for row, record in enumerate(records):
-            record["measured"] = of_one_study(ranks, row)
-        for scored in measured_scores(records):
+        peers = Peers.of(references, patients, labels)
+        ranks = embedding_ranks(images.to(self.device), reports.to(self.device), references, peers)
+        card = ScoreCard(each=[{} for _ in ids])
+        for scored in measured_scores([of_one_study(ranks, row) for row in range(len(ids))]):
             card.add(scored)
         return card.values, card
 

@@ -33,20 +33,38 @@ class Peers:
     _references: Any  # (N, terms), sparse
 
     @classmethod
-    def of(cls, records: Sequence[PredictionRecord]) -> "Peers":
-        """Those of the studies of a split."""
+    def of(
+        cls,
+        references: Sequence[str],
+        patients: Sequence[str | None] | None = None,
+        labels: Sequence[str | None] | None = None,
+    ) -> "Peers":
+        """The peers of N studies among themselves.
+
+        Args:
+            references: N texts.
+            patients: N patient identifiers; None where unknown.
+            labels: N canonical label sets; None where unknown.
+        """
         from sklearn.feature_extraction.text import TfidfVectorizer  # a second to import
 
-        texts = [record["reference"] for record in records]
-        # every word counts, "no" and single digits included; a text of none at all is like no other
+        # every word counts, "no" and single digits included; a text without words resembles no other
         vectorizer = TfidfVectorizer(token_pattern=r"(?u)\S+", ngram_range=(1, 2), sublinear_tf=True, dtype=np.float32)
-        if not any(text.split() for text in texts):
-            return cls(np.full((len(texts), PEERS), -1, dtype=np.int64), None, None)
-        references = vectorizer.fit_transform(texts).tocsr()
-        references.sort_indices()
-        patients = [record.get("patient") for record in records]
-        groups = groups_of(texts, patients, [record.get("labels") for record in records])
-        return cls(Chunked()(references, Rule(groups, k=PEERS)).index, vectorizer, references)
+        if not any(text.split() for text in references):
+            return cls(np.full((len(references), PEERS), -1, dtype=np.int64), None, None)
+        rows = vectorizer.fit_transform(references).tocsr()
+        rows.sort_indices()
+        rule = Rule(groups_of(references, patients, labels), k=PEERS)
+        return cls(Chunked()(rows, rule).index, vectorizer, rows)
+
+    @classmethod
+    def of_records(cls, records: Sequence[PredictionRecord]) -> "Peers":
+        """The peers of the studies of a predictions file."""
+        return cls.of(
+            [record["reference"] for record in records],
+            [record.get("patient") for record in records],
+            [record.get("labels") for record in records],
+        )
 
     def specificity(self, generated: Sequence[str]) -> Floats:
         """Whether each of N generated texts is closer to its own reference than to those of all its peers: `(N,)`, see `picks`."""

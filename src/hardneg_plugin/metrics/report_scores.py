@@ -77,7 +77,7 @@ class ReportScores(StudyMetric[tuple[list[PredictionRecord], ScoreCard]]):
                 record["cut_reference"] = cut_reference
             if words > 0:
                 record["measured"] = {"loss": loss, "words": words}
-        peers = Peers.of(records)
+        peers = Peers.of(references, patients, labels)
         if embeddings:
             _measure(records, EvaluationEmbeddings(*(column.to(self.device) for column in embeddings)), peers)
         card = score_records(records, caption=self.caption, peers=peers)
@@ -103,7 +103,7 @@ class ReportScores(StudyMetric[tuple[list[PredictionRecord], ScoreCard]]):
 
 
 def _measure(records: Sequence[PredictionRecord], embeddings: EvaluationEmbeddings, peers: Peers) -> None:
-    """Write into each record how high images rank their own reports, and reports their own images."""
+    """Write into each record how high images rank their own reports, and reports their images."""
     images, references, generated = (F.normalize(rows.float(), dim=-1) for rows in embeddings)
     pools = torch.from_numpy(peers.index).to(images.device)
     own = (generated * images).sum(-1)
@@ -114,17 +114,18 @@ def _measure(records: Sequence[PredictionRecord], embeddings: EvaluationEmbeddin
         record["measured"] = {**record.get("measured", {}), **of_one_study(columns, index)}
 
 
-def embedding_ranks(images: Tensor, reports: Tensor, texts: Sequence[str], peers: Peers) -> dict[str, list[float]]:
-    """By what is measured (the keys of `RECALL`), for each of N studies the rank of its own among all or among its peers.
+def embedding_ranks(images: Tensor, reports: Tensor, references: Sequence[str], peers: Peers) -> dict[str, list[float]]:
+    """How high N images rank their own reports, and reports their images, by embeddings: N ranks for each key of `RECALL`.
 
-    NaN among peers where a study has none.
+    Ranks are among all studies, and among each study's peers; these are NaN where it has none.
 
     Args:
-        images, reports: `(N, D)`.
-        texts: of the reports; equal ones count as one.
-        peers: of the studies.
+        images: `(N, D)`.
+        reports: `(N, D)`, of the references.
+        references: N texts; equal ones count as one.
+        peers: those of the N studies.
     """
-    keys, pools = _candidates(texts, peers, images.device)
+    keys, pools = _candidates(references, peers, images.device)
     return _by_name(
         whole=[retrieval_ranks(images, reports, keys), retrieval_ranks(reports, images, keys)],
         among_peers=[ranks_among(images, reports, pools), ranks_among(reports, images, pools)],
@@ -132,9 +133,15 @@ def embedding_ranks(images: Tensor, reports: Tensor, texts: Sequence[str], peers
     )
 
 
-def pair_score_ranks(scores: Tensor, texts: Sequence[str], peers: Peers) -> dict[str, list[float]]:
-    """The same by scores `(N, N)` of each image, a row, with each report."""
-    keys, pools = _candidates(texts, peers, scores.device)
+def pair_score_ranks(scores: Tensor, references: Sequence[str], peers: Peers) -> dict[str, list[float]]:
+    """The ranks of `embedding_ranks` by scores of pairs.
+
+    Args:
+        scores: `(N, N)`, of each image (a row) with each report (a column).
+        references: N texts; equal ones count as one.
+        peers: those of the N studies.
+    """
+    keys, pools = _candidates(references, peers, scores.device)
     return _by_name(
         whole=[score_ranks(scores, keys), score_ranks(scores.T, keys)],
         among_peers=[score_ranks_among(scores, pools), score_ranks_among(scores.T, pools)],
@@ -142,9 +149,9 @@ def pair_score_ranks(scores: Tensor, texts: Sequence[str], peers: Peers) -> dict
     )
 
 
-def _candidates(texts: Sequence[str], peers: Peers, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Which texts are equal `(N,)`, and the peers of each study `(N, K)`, -1 where there are fewer."""
-    keys = torch.from_numpy(groups_of(list(texts), [None])["text"])
+def _candidates(references: Sequence[str], peers: Peers, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Which references are equal `(N,)`, and the peers of each study `(N, K)`, -1 where there are fewer."""
+    keys = torch.from_numpy(groups_of(references)["text"])
     return keys.to(device), torch.from_numpy(peers.index).to(device)
 
 

@@ -79,11 +79,11 @@ def score_records(
     findings = stated_findings(records)
     if findings is not None:
         card.add(findings_scores(*findings))
-    peers = peers or Peers.of(records)
+    peers = peers or Peers.of_records(records)
     card.add(Scored.of_means({"specificity": peers.specificity(generated).tolist()}))
     if findings is not None:
         card.add(Scored.of_means({"specificity_findings": peers.findings_specificity(*findings).tolist()}))
-    for scored in measured_scores(records):
+    for scored in measured_scores([record.get("measured", {}) for record in records]):
         card.add(scored)
     card.values |= diversity(generated)
     length = Scored.of_means({"length": [len(text.split()) for text in generated]})
@@ -117,9 +117,8 @@ def scores_and_intervals(cards: Mapping[str, ScoreCard]) -> dict[str, Any]:
     }
 
 
-def measured_scores(records: Sequence[PredictionRecord]) -> list[Scored]:
-    """What follows from what only the model could tell: of all studies, and among peers of those that have some."""
-    measured = [record.get("measured", {}) for record in records]
+def measured_scores(measured: Sequence[Mapping[str, float]]) -> list[Scored]:
+    """What follows from the `measured` of N records: of all studies, and among peers of those that have some."""
     known = [set(of_study) for of_study in measured]
     names = set.intersection(*known) | AMONG_PEERS & set[str]().union(*known)
     scored = []

@@ -25,14 +25,21 @@ def normalised(text: str) -> str:
 
 
 def groups_of(
-    reports: Sequence[str], patients: Sequence[str | None], labels: Sequence[str | None] | None = None
+    reports: Sequence[str],
+    patients: Sequence[str | None] | None = None,
+    labels: Sequence[str | None] | None = None,
 ) -> dict[str, NDArray[np.int64]]:
-    """The groups by normalised "text", by "patient" and by equal "label set", without those of which nothing is known.
+    """The groups `(N,)` by normalised "text", by "patient" and by equal "label set"; without those of which nothing is known.
+
+    Args:
+        reports: of N studies.
+        patients: their identifiers; None where unknown.
+        labels: their canonical label sets; None where unknown.
 
     >>> groups_of(["A.", "a", "b"], ["p", None, None])["text"].tolist()
     [0, 0, 1]
     """
-    names = {"text": [normalised(report) for report in reports], "patient": patients, "label set": labels or ()}
+    names = {"text": [normalised(report) for report in reports], "patient": patients or (), "label set": labels or ()}
     return {reason: _codes(own) for reason, own in names.items() if any(name is not None for name in own)}
 
 

@@ -1,4 +1,4 @@
-"""Recall of a model that writes nothing, against ranks counted one by one; over two ranks see metrics/test_gathering.py."""
+"""Recall of a model that writes nothing, against ranks counted one by one; over two ranks see metrics/test_study_metric.py."""
 
 import pytest
 import torch
@@ -6,7 +6,6 @@ import torch
 from hardneg_plugin.data.phantom import PhantomStudies
 from hardneg_plugin.metrics.alignment_scores import AlignmentScores
 from hardneg_plugin.metrics.peers import Peers
-from hardneg_plugin.metrics.records import make_record
 from hardneg_plugin.metrics.report_scores import EvaluationEmbeddings, ReportScores
 from hardneg_plugin.metrics.significance import intervals
 
@@ -41,8 +40,7 @@ def test_recall_is_that_of_ranks_counted_one_by_one(seen):
     metric.update(*seen)
     scores = metric.compute()
     unit = [torch.nn.functional.normalize(rows, dim=-1) for rows in (images, reports)]
-    columns = zip(*batch.values(), strict=True)
-    peers = Peers.of([make_record(study, text, "", patient=p, labels=ls) for study, text, p, ls in columns])
+    peers = Peers.of(batch["references"], batch["patients"], batch["labels"])
     for prefix, similarity in (("", unit[0] @ unit[1].T), ("r2i_", unit[1] @ unit[0].T)):
         same = [[j for j in range(STUDIES) if batch["references"][i] == batch["references"][j]] for i in range(STUDIES)]
         whole = [rank(similarity, i, range(STUDIES), same[i]) for i in range(STUDIES)]

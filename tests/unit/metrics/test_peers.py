@@ -60,7 +60,7 @@ def test_peers_and_specificity_in_plain_loops(records):
     references = [record["reference"] for record in records]
     rows = tfidf(references, references)
     generated = tfidf([record["generated"] for record in records], references)
-    peers = Peers.of(records)
+    peers = Peers.of_records(records)
     credits = peers.specificity([record["generated"] for record in records])
     seen = set()
     for i, record in enumerate(records):
@@ -83,7 +83,7 @@ def test_peers_and_specificity_in_plain_loops(records):
 
 def test_findings_specificity_in_plain_loops(records):
     generated, references = stated_findings(records)
-    peers = Peers.of(records)
+    peers = Peers.of_records(records)
     credits = peers.findings_specificity(generated, references)
 
     def f1(a, b):
@@ -97,12 +97,12 @@ def test_findings_specificity_in_plain_loops(records):
 
 
 def test_references_themselves_are_specific(records):
-    peers = Peers.of(records)
+    peers = Peers.of_records(records)
     assert peers.specificity([record["reference"] for record in records]).tolist() == [1.0] * 60
 
 
 def test_texts_that_tell_nothing_score_no_better_than_chance(records):
-    peers = Peers.of(records)
+    peers = Peers.of_records(records)
     chance = 1 / (PEERS + 1)
     assert peers.specificity([""] * 60) == pytest.approx([chance] * 60)
     assert peers.findings_specificity([frozenset()] * 60, [frozenset({("a", i)}) for i in range(60)]) == pytest.approx(
@@ -113,12 +113,10 @@ def test_texts_that_tell_nothing_score_no_better_than_chance(records):
 
 
 def test_studies_without_peers_do_not_count():
-    records = [make_record(str(i), "the heart is normal .", "the heart .", labels="") for i in range(4)]
-    peers = Peers.of(records)
+    peers = Peers.of(["the heart is normal ."] * 4, labels=[""] * 4)
     assert (peers.index == -1).all()
     assert np.isnan(peers.specificity(["the heart ."] * 4)).all()
-    records = [make_record(str(i), "", "the heart .") for i in range(4)]
-    assert np.isnan(Peers.of(records).specificity(["a"] * 4)).all()
+    assert np.isnan(Peers.of([""] * 4).specificity(["a"] * 4)).all()
 
 
 def test_findings_that_are_not_known_of_all_are_not_scored(records):

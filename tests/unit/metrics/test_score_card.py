@@ -73,7 +73,7 @@ def test_what_the_model_measured(seen, scores):
     batch, _, losses, embeddings = seen
     values = scores.compute()
     assert float(values["report_loss"]) == pytest.approx(float(losses[:, 0].sum() / losses[:, 1].sum()))
-    pools = torch.from_numpy(Peers.of(scores.records()).index)
+    pools = torch.from_numpy(Peers.of_records(scores.records()).index)
     texts = torch.tensor([batch["references"].index(text) for text in batch["references"]])
     images, reports, written = embeddings
     for name, ranks in (
@@ -97,7 +97,7 @@ def test_who_has_no_peers_is_not_counted_among_peers(seen):
     scores = ReportScores(caption=None)
     scores.update({**batch, "patients": patients, "labels": labels}, generated, losses, embeddings)
     values, records = scores.compute(), scores.records()
-    peers = Peers.of(records)
+    peers = Peers.of_records(records)
     assert [record["id"] for record, index in zip(records, peers.index, strict=True) if (index < 0).all()] == [
         batch["ids"][0]
     ]

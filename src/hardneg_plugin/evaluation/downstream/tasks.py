@@ -32,7 +32,6 @@ from hardneg_plugin.evaluation.downstream.vqa import (
 from hardneg_plugin.evaluation.downstream.zero_shot import zero_shot_scores
 from hardneg_plugin.knowledge import Knowledge
 from hardneg_plugin.metrics.peers import Peers
-from hardneg_plugin.metrics.records import make_record
 from hardneg_plugin.metrics.report_scores import embedding_ranks, of_one_study, pair_score_ranks
 from hardneg_plugin.metrics.score_card import RECALL
 from hardneg_plugin.metrics.task_scores import TaskRow
@@ -85,9 +84,7 @@ def retrieval(split: EncodedSplit, pair_scores: Tensor | None = None) -> TaskRes
     """
     studies, encoded = split.studies, split.encoded
     images, reports = _aligned(encoded)
-    columns = zip(studies.ids, encoded.references, studies.patients, studies.labels, strict=True)
-    records = [make_record(name, text, "", patient=patient, labels=labels) for name, text, patient, labels in columns]
-    peers = Peers.of(records)
+    peers = Peers.of(encoded.references, studies.patients, studies.labels)
     ranks = {"": embedding_ranks(images, reports, encoded.references, peers)}
     if pair_scores is not None:
         ranks[BY_PAIR] = pair_score_ranks(pair_scores, encoded.references, peers)

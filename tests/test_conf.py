@@ -164,7 +164,7 @@ def test_every_choice_composes_and_resolves(override, monkeypatch):
         *(("mine", f"data=phantom output=x.parquet embedder={choice}") for choice in choices("embedder")),
         *(("score", f"predictions=x.jsonl clinical={choice}") for choice in choices("clinical")),
         ("predict", "run=x images=y"),
-        ("page", "run=x"),
+        *((name, "run=x") for name in ("evaluate", "tasks", "page")),
         ("compare", "compare.jobs=2"),
     ],
 )

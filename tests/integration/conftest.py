@@ -36,11 +36,13 @@ TINY = [
 @pytest.fixture
 def cli(monkeypatch, capfd, tmp_path):
     """Call a command as from a shell in an empty folder; gives exit code, output and error output, of its processes too."""
-    from hardneg_plugin.apps import compare, evaluate, export, mine, page, predict, prepare, train
+    from hardneg_plugin.apps import compare, evaluate, export, mine, page, predict, prepare, score, tasks, train
 
     mains = {
         "hardneg-train": train.main,
         "hardneg-evaluate": evaluate.main,
+        "hardneg-score": score.main,
+        "hardneg-tasks": tasks.main,
         "hardneg-export": export.main,
         "hardneg-page": page.main,
         "hardneg-predict": predict.main,

@@ -60,7 +60,7 @@ def test_train_leaves_a_whole_run_folder_and_evaluate_gives_the_same_scores(cli,
     (folder,) = run.glob("evaluation_*")
     assert read_json(folder / "metrics.json")["test"] == pytest.approx(metrics["test"])
     assert (folder / "predictions/test.jsonl").read_text() == (run / "predictions/test.jsonl").read_text()
-    greedy = cli("hardneg-evaluate", f"run={run}", "split=val", "checkpoint=last", "decoding.beam_size=1")
+    greedy = cli("hardneg-evaluate", run, "split=val", "checkpoint=last", "decoding.beam_size=1")
     assert greedy.code == 0, greedy.err
     elsewhere = [argument for argument in tiny if argument.startswith("data.datamodule.source")]
     other = cli("hardneg-evaluate", f"run={run}", "data=phantom", *elsewhere, "data.datamodule.source.seed=7")
@@ -70,7 +70,7 @@ def test_train_leaves_a_whole_run_folder_and_evaluate_gives_the_same_scores(cli,
         len(list(run.glob("evaluation_*/metrics.json"))) == len(list(run.glob("evaluation_*/predictions/*.jsonl"))) == 3
     )
 
-    alone = cli("hardneg-evaluate", f"predictions={run}/predictions/test.jsonl")
+    alone = cli("hardneg-score", run / "predictions/test.jsonl")
     assert alone.code == 0, alone.err
     scores = read_json(run / "predictions/test.scores.json")
     assert scores["test"] == metrics["test"]
@@ -81,7 +81,7 @@ def test_a_predictions_file_of_another_system(cli, tmp_path, read_json):
     text = "there is a small left pleural effusion ."
     lines = [{"id": str(i), "reference": text if i else "the heart is normal .", "generated": text} for i in range(3)]
     (tmp_path / "theirs.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    result = cli("hardneg-evaluate", "predictions=theirs.jsonl", "findings=phantom", "output=out/scores.json")
+    result = cli("hardneg-score", "predictions=theirs.jsonl", "findings=phantom", "output=out/scores.json")
     assert result.code == 0, result.err
     scores = read_json(tmp_path / "out" / "scores.json")["theirs"]
     assert scores["findings_attributes_precision"] == pytest.approx(2 / 3)
@@ -92,10 +92,45 @@ def test_a_predictions_file_of_another_system(cli, tmp_path, read_json):
         (["predictions=theirs.jsonl", "run=x"], "run: there is no such config key"),
         (["predictions=theirs.jsonl", "clinical=label_files"], "clinical.label_files.generated must be given"),
     ):
-        result = cli("hardneg-evaluate", *wrong)
+        result = cli("hardneg-score", *wrong)
         assert result.code == 2
         assert result.err.count("\n") == 1
         assert told in result.err
+
+
+@pytest.mark.parametrize(
+    ("command", "example", "keys"),
+    [
+        ("evaluate", "hardneg-evaluate outputs/mine split=val", ["decoding:", "checkpoint: best"]),
+        ("score", "hardneg-score outputs/mine/predictions/test.jsonl", ["predictions: ???", "findings: null"]),
+        ("tasks", "hardneg-tasks outputs/mine tasks=[retrieval,zero_shot]", ["tasks: all", "segmentation:"]),
+    ],
+)
+def test_help_shows_the_keys_of_a_command_and_an_example(cli, command, example, keys):
+    result = cli(f"hardneg-{command}", "--help")
+    assert result.code == 0, result.err
+    assert all(part in result.out for part in (example, *keys))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            ["predictions=x.jsonl"],
+            "predictions: there is no such config key; a predictions file is scored by hardneg-score",
+        ),
+        (["a", "task=vqa"], "task: there is no such config key; downstream tasks are done by hardneg-tasks RUN."),
+        (["run=a", "tasks=all"], "tasks: there is no such config key; downstream tasks are done by hardneg-tasks RUN."),
+        (["a", "b"], "run: expected one path, but got a, b."),
+        (["a", "run=b"], "run: expected one path, but got a, run=b."),
+        (["it's"], "it's holds no config.yaml"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_evaluate_names_the_command_for_what_it_does_not_do(cli, arguments, told):
+    result = cli("hardneg-evaluate", *arguments)
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert told in result.err
 
 
 @pytest.mark.parametrize("model", ["host", "hard_negatives"])

@@ -94,7 +94,7 @@ def content_of(folder):
 
 
 def test_all_tasks_leave_their_scores_and_twice_the_same(cli, run, tmp_path, read_json):
-    result = cli("hardneg-evaluate", f"run={run}", "task=all", *QUICK)
+    result = cli("hardneg-tasks", f"run={run}", "tasks=all", *QUICK)
     assert result.code == 0, result.err
     first = content_of(run / "tasks")
     assert set(first) == {f"{task}_test.{suffix}" for task in TASKS for suffix in ("json", "jsonl")}
@@ -113,29 +113,29 @@ def test_all_tasks_leave_their_scores_and_twice_the_same(cli, run, tmp_path, rea
     assert {path.name for path in tmp_path.iterdir()} == {"run"}  # nothing is left where the command was called
 
     for name in ("linear_probe", "segmentation", "vqa"):  # alone as among others
-        again = cli("hardneg-evaluate", f"run={run}", f"task={name}", *QUICK)
+        again = cli("hardneg-tasks", f"run={run}", f"tasks={name}", *QUICK)
         assert again.code == 0, again.err
-    assert cli("hardneg-evaluate", f"run={run}", "task=[retrieval,zero_shot,localisation]").code == 0
+    assert cli("hardneg-tasks", f"run={run}", "tasks=[retrieval,zero_shot,localisation]").code == 0
     assert content_of(run / "tasks") == first
 
-    both = cli("hardneg-evaluate", f"run={run}", "task=all", *QUICK, "split=[val,test]")
+    both = cli("hardneg-tasks", f"run={run}", "tasks=all", *QUICK, "split=[val,test]")
     assert both.code == 0, both.err
     found = content_of(run / "tasks")
     assert set(found) == {name.replace("_test", f"_{split}") for name in first for split in ("val", "test")}
     assert {name: found[name] for name in first} == first
     assert "vqa on the val split" in both.out
 
-    other = cli("hardneg-evaluate", f"run={run}", "task=[segmentation,vqa,vqa]", *QUICK, "seed=2", "split=val")
+    other = cli("hardneg-tasks", f"run={run}", "tasks=[segmentation,vqa,vqa]", *QUICK, "seed=2", "split=val")
     assert other.code == 0, other.err
     assert other.out.count("vqa on the val split") == 1
-    assert cli("hardneg-evaluate", f"run={run}", "task=[segmentation,vqa]", *QUICK, "split=val").code == 0
+    assert cli("hardneg-tasks", f"run={run}", "tasks=[segmentation,vqa]", *QUICK, "split=val").code == 0
     assert "phantom-val-000000" in (run / "tasks" / "vqa_val.jsonl").read_text()
 
 
 def test_the_seed_is_that_of_heads_and_questions(cli, run, read_json):
     found = []
     for seed in (1, 2):
-        assert cli("hardneg-evaluate", f"run={run}", "task=[segmentation,vqa]", *QUICK, f"seed={seed}").code == 0
+        assert cli("hardneg-tasks", f"run={run}", "tasks=[segmentation,vqa]", *QUICK, f"seed={seed}").code == 0
         found.append(content_of(run / "tasks"))
     assert found[0]["segmentation_test.jsonl"] != found[1]["segmentation_test.jsonl"]
     assert found[0]["vqa_test.jsonl"] != found[1]["vqa_test.jsonl"]
@@ -183,7 +183,7 @@ def test_a_run_without_a_decoder_writes_nothing_and_says_what_it_is_for(cli, run
     (tmp_path / "x.pth").write_bytes(b"")
     line = refused(cli(command, *(argument.replace("RUN", str(run)) for argument in arguments)))
     assert "no report decoder" in line
-    assert f"hardneg-evaluate run={run} task=" in line
+    assert f"hardneg-tasks {run} says" in line
 
 
 @pytest.mark.parametrize("alignment", ["reclf", "gk_mvlp"])
@@ -195,7 +195,7 @@ def test_other_alignments_say_where_they_look(cli, tmp_path, read_json, alignmen
     }[alignment]
     result = cli("hardneg-train", *PRETRAIN, *PHANTOM, f"alignment={alignment}", *sizes, f"hydra.run.dir={run}")
     assert result.code == 0, result.err
-    result = cli("hardneg-evaluate", f"run={run}", "task=[localisation,zero_shot,retrieval]")
+    result = cli("hardneg-tasks", f"run={run}", "tasks=[localisation,zero_shot,retrieval]")
     assert result.code == 0, result.err
     assert 0 <= read_json(run / "tasks/localisation_test.json")["scores"]["IoU"] <= 1
     for task, name in (("zero_shot", "zero_shot_AUROC"), ("retrieval", "peers_r2i_R@5")):
@@ -212,13 +212,13 @@ def test_the_tasks_of_a_bare_host(cli, tmp_path, read_json):
     result = cli("hardneg-train", "model=host", *small, *decoder, *caption, *PHANTOM, f"hydra.run.dir={run}")
     assert result.code == 0, result.err
     for task in ("zero_shot", "localisation", "retrieval"):
-        line = refused(cli("hardneg-evaluate", f"run={run}", f"task={task}"))
-        assert f"task={task} needs" in line
+        line = refused(cli("hardneg-tasks", f"run={run}", f"tasks={task}"))
+        assert f"tasks=[{task}] needs" in line
         assert "bare host: train with model=hard_negatives or model=pretrain." in line
-    line = refused(cli("hardneg-evaluate", f"run={run}", "task=all"))
-    assert "leave it at task=[linear_probe,segmentation,vqa]" in line
+    line = refused(cli("hardneg-tasks", f"run={run}", "tasks=all"))
+    assert "leave it at tasks=[linear_probe,segmentation,vqa]" in line
     assert not (run / "tasks").exists()  # nothing is begun
-    result = cli("hardneg-evaluate", f"run={run}", "task=[linear_probe,segmentation,vqa]", *QUICK)
+    result = cli("hardneg-tasks", f"run={run}", "tasks=[linear_probe,segmentation,vqa]", *QUICK)
     assert result.code == 0, result.err
     assert "probe_100%_AUROC" in read_json(run / "tasks/linear_probe_test.json")["scores"]
 
@@ -227,8 +227,8 @@ def test_tasks_on_data_that_are_no_phantom(cli, run, annotated, tmp_path, read_j
     own = tmp_path / "own"
     result = cli("hardneg-train", *PRETRAIN, *on_disk(annotated), "data.min_count=1", f"hydra.run.dir={own}")
     assert result.code == 0, result.err
-    tasks = "task=[retrieval,zero_shot,linear_probe]"
-    result = cli("hardneg-evaluate", f"run={own}", tasks, "shares=[1.0]")
+    tasks = "tasks=[retrieval,zero_shot,linear_probe]"
+    result = cli("hardneg-tasks", f"run={own}", tasks, "shares=[1.0]")
     assert result.code == 0, result.err
     rows = [json.loads(line) for line in (own / "tasks/zero_shot_test.jsonl").read_text().splitlines()]
     stated = [row["rankings"]["zero_shot_AUROC"]["pleural effusion"][1] for row in rows]
@@ -236,11 +236,11 @@ def test_tasks_on_data_that_are_no_phantom(cli, run, annotated, tmp_path, read_j
     measured = read_json(own / "metrics.json")["test"]
     assert read_json(own / "tasks/retrieval_test.json")["scores"] == pytest.approx(measured)
     for task in ("localisation", "segmentation", "vqa"):
-        line = refused(cli("hardneg-evaluate", f"run={own}", f"task={task}"))
-        assert f"task={task} needs boxes, masks or facts of every finding, which only data=phantom has." in line
-    assert f"leave it at {tasks}" in refused(cli("hardneg-evaluate", f"run={own}", "task=all"))
+        line = refused(cli("hardneg-tasks", f"run={own}", f"tasks={task}"))
+        assert f"tasks=[{task}] needs boxes, masks or facts of every finding, which only data=phantom has." in line
+    assert f"leave it at {tasks}" in refused(cli("hardneg-tasks", f"run={own}", "tasks=all"))
     # a run of the phantom on other data
-    result = cli("hardneg-evaluate", f"run={run}", "task=[zero_shot,retrieval]", *on_disk(annotated))
+    result = cli("hardneg-tasks", f"run={run}", "tasks=[zero_shot,retrieval]", *on_disk(annotated))
     assert result.code == 0, result.err
     assert read_json(run / "tasks/zero_shot_test.json")["data"]["root"] == str(annotated)
     assert "test3" in (run / "tasks/retrieval_test.jsonl").read_text()
@@ -248,7 +248,7 @@ def test_tasks_on_data_that_are_no_phantom(cli, run, annotated, tmp_path, read_j
 
 @pytest.mark.skipif(not IU_XRAY.is_dir(), reason="the real reports are not here")
 def test_zero_shot_and_retrieval_on_real_reports(cli, run, read_json):
-    result = cli("hardneg-evaluate", f"run={run}", "task=[zero_shot,retrieval]", *on_disk(IU_XRAY))
+    result = cli("hardneg-tasks", f"run={run}", "tasks=[zero_shot,retrieval]", *on_disk(IU_XRAY))
     assert result.code == 0, result.err
     assert read_json(run / "tasks/retrieval_test.json")["studies"] == 2
 
@@ -256,28 +256,28 @@ def test_zero_shot_and_retrieval_on_real_reports(cli, run, read_json):
 @pytest.mark.parametrize(
     ("arguments", "mentioned"),
     [
-        (["task=foo"], ["task: expected all or some of retrieval, zero_shot, ", "'foo'"]),
-        (["task=[vqa,foo]"], ["'foo'"]),
-        (["task=[]"], ["task: expected all or some of", "none"]),
-        (["task=null"], ["task: expected all or some of", "None"]),
-        (["task=vqa", "split=train"], ["split", "train"]),
-        (["task=vqa", "split=[test,test]"], ["split: expected val, test, or both as [val,test]", "test"]),
-        (["task=vqa", "split=[]"], ["split", "[]"]),
-        (["task=vqa", "seed=-1"], ["seed", "-1"]),
-        (["task=vqa", "vqa.epochs=0"], ["vqa.epochs", "0"]),
-        (["task=segmentation", "segmentation.studies=none"], ["segmentation.studies", "none"]),
-        (["task=segmentation", "segmentation.fitting.lr=0"], ["lr", "0"]),
-        (["task=linear_probe", "shares=0.5"], ["shares", "0.5"]),
-        (["task=linear_probe", "shares=[2.0]"], ["shares", "2.0"]),
-        (["task=vqa", "device=nowhere"], ["device=nowhere"]),
-        (["task=vqa", "checkpoint=nowhere.ckpt"], ["checkpoint", "nowhere.ckpt"]),
-        (["task=vqa", "steps=3"], ["steps: there is no such config key"]),
-        (["task=vqa", "data=phantom", *PHANTOM, "data.datamodule.source.test=0"], ["Expected studies", "test"]),
+        (["tasks=foo"], ["tasks: expected all or some of retrieval, zero_shot, ", "'foo'"]),
+        (["tasks=[vqa,foo]"], ["'foo'"]),
+        (["tasks=[]"], ["tasks: expected all or some of", "none"]),
+        (["tasks=null"], ["tasks: expected all or some of", "None"]),
+        (["tasks=vqa", "split=train"], ["split", "train"]),
+        (["tasks=vqa", "split=[test,test]"], ["split: expected val, test, or both as [val,test]", "test"]),
+        (["tasks=vqa", "split=[]"], ["split", "[]"]),
+        (["tasks=vqa", "seed=-1"], ["seed", "-1"]),
+        (["tasks=vqa", "vqa.epochs=0"], ["vqa.epochs", "0"]),
+        (["tasks=segmentation", "segmentation.studies=none"], ["segmentation.studies", "none"]),
+        (["tasks=segmentation", "segmentation.fitting.lr=0"], ["lr", "0"]),
+        (["tasks=linear_probe", "shares=0.5"], ["shares", "0.5"]),
+        (["tasks=linear_probe", "shares=[2.0]"], ["shares", "2.0"]),
+        (["tasks=vqa", "device=nowhere"], ["device=nowhere"]),
+        (["tasks=vqa", "checkpoint=nowhere.ckpt"], ["checkpoint", "nowhere.ckpt"]),
+        (["tasks=vqa", "steps=3"], ["steps: there is no such config key"]),
+        (["tasks=vqa", "data=phantom", *PHANTOM, "data.datamodule.source.test=0"], ["Expected studies", "test"]),
     ],
     ids=lambda value: " ".join(value) if "=" in value[0] else None,
 )
 def test_one_line_says_what_is_wrong(cli, pretrained, arguments, mentioned):
-    line = refused(cli("hardneg-evaluate", f"run={pretrained}", *arguments))
+    line = refused(cli("hardneg-tasks", f"run={pretrained}", *arguments))
     assert all(part in line for part in mentioned), line
     assert not (pretrained / "tasks").exists()
 
@@ -286,14 +286,14 @@ def test_a_run_of_someone_else_builds_nothing_of_theirs(cli, run, tmp_path):
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["data"]["knowledge"] = {"_target_": "pathlib.Path.touch", "self": str(tmp_path / "touched")}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
-    line = refused(cli("hardneg-evaluate", f"run={run}", "task=zero_shot"))
+    line = refused(cli("hardneg-tasks", f"run={run}", "tasks=zero_shot"))
     assert "data.knowledge._target_ is pathlib.Path.touch" in line
     assert "trust=true" in line
     assert not (tmp_path / "touched").exists()
     del config["data"]["knowledge"]
     (run / "config.yaml").write_text(yaml.safe_dump(config))
-    line = refused(cli("hardneg-evaluate", f"run={run}", "task=[retrieval,zero_shot,vqa]"))
-    assert "task=zero_shot needs to know what may be found" in line
-    assert "leave it at task=[retrieval,vqa]." in line
+    line = refused(cli("hardneg-tasks", f"run={run}", "tasks=[retrieval,zero_shot,vqa]"))
+    assert "tasks=[zero_shot] needs to know what may be found" in line
+    assert "leave it at tasks=[retrieval,vqa]." in line
     assert not (run / "tasks").exists()  # nothing is begun
-    assert cli("hardneg-evaluate", f"run={run}", "task=retrieval").code == 0  # which asks for nothing that is known
+    assert cli("hardneg-tasks", f"run={run}", "tasks=retrieval").code == 0  # which asks for nothing that is known

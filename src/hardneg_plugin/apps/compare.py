@@ -17,6 +17,7 @@ from rich.table import Table as RichTable
 
 from hardneg_plugin.apps.shared.console import HEADINGS
 from hardneg_plugin.apps.shared.hydra_command import explain, run_command
+from hardneg_plugin.apps.shared.positional import WITH_VALUE
 from hardneg_plugin.apps.train import check_settings
 from hardneg_plugin.comparison.comparison import SPLITS, Comparison, result_of, seconds_of
 from hardneg_plugin.comparison.composing import composed, outside_of_hydra, settings_of
@@ -64,7 +65,7 @@ def divided(arguments: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
             for_launcher.append(argument)
         else:
             for_runs.append(argument)
-        is_value = argument in ("--cfg", "-c", "--package", "-p", "--info", "-i")
+        is_value = argument in WITH_VALUE
     return own, for_launcher, for_runs
 
 

@@ -1,4 +1,4 @@
-"""hardneg-evaluate: score a run on a split, with other decoding or on other data if wanted; a predictions file; or tasks."""
+"""hardneg-evaluate: score a run on a split, with other decoding or on other data if wanted."""
 
 import sys
 from typing import Any
@@ -7,10 +7,8 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from hardneg_plugin.apps import tasks
-from hardneg_plugin.apps.score import score
 from hardneg_plugin.apps.shared.console import print_scores
-from hardneg_plugin.apps.shared.hydra_command import run_command
+from hardneg_plugin.apps.shared.hydra_command import fail, run_command
 from hardneg_plugin.apps.shared.job import Job
 from hardneg_plugin.apps.shared.launch import carry_out
 from hardneg_plugin.apps.shared.ranks import (
@@ -28,15 +26,18 @@ from hardneg_plugin.models.base import StudyModel
 from hardneg_plugin.runs.checkpoint import check_writes, checkpoint_of, released_model, trained_model, writes
 from hardneg_plugin.runs.folder import RunFolder, write_json, write_jsonl
 
+ELSEWHERE = {
+    "predictions": "a predictions file is scored by hardneg-score PREDICTIONS",
+    **dict.fromkeys(("task", "tasks"), "downstream tasks are done by hardneg-tasks RUN"),
+}
+
 
 def main() -> None:
     """Entry point of hardneg-evaluate."""
-    if any(argument.startswith("predictions=") for argument in sys.argv[1:]):
-        run_command("score", score)
-    elif any(argument.startswith("task=") for argument in sys.argv[1:]):
-        run_command("task", tasks.start)
-    else:
-        run_command("evaluate", start)
+    for argument in sys.argv[1:]:
+        if (key := argument.partition("=")[0]) in ELSEWHERE:
+            fail(f"{key}: there is no such config key; {ELSEWHERE[key]}.")
+    run_command("evaluate", start, path="run")
 
 
 def start(config: DictConfig) -> None:

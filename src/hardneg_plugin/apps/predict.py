@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from hardneg_plugin.apps.shared.hydra_command import fail, run_command
+from hardneg_plugin.apps.shared.hydra_command import run_command
 from hardneg_plugin.apps.shared.image_arguments import StudyFiles, studies_of_arguments
-from hardneg_plugin.config import conf_dir
+from hardneg_plugin.apps.shared.positional import split_arguments
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.models.report_io import WrittenReport, read_views
@@ -26,49 +26,17 @@ from hardneg_plugin.runs.folder import replacing
 WIDEST = 100
 """Characters of a line on the screen, at most: longer ones are hard to read."""
 
-# Options of Hydra's that are followed by a value of their own.
-WITH_VALUE = {"-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir"}
-
 Record = dict[str, Any]
 
 
 def main() -> None:
     """Entry point of hardneg-predict: `RUN image...`, `run=RUN images=...`, or both ways mixed."""
-    try:
-        arguments, paths = split_arguments(sys.argv[1:])
-    except UserError as error:
-        fail(str(error))
     # paths never pass through Hydra, which would find lists and lookups in them
+    arguments, paths = split_arguments(sys.argv[1:], "predict")
+    if any(argument.startswith("run=") for argument in arguments) or not paths:
+        paths = ["", *paths]
     sys.argv = [sys.argv[0], *arguments]
     run_command("predict", lambda config: predict(config, paths))
-
-
-def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Tell Hydra's arguments from paths.
-
-    Whatever comes after `--` is a path. Before it, what begins with `-` is an option, and what begins with a setting of
-    predict.yaml and `=` is that setting; all else is a path, unless there is no such file and it looks like a setting.
-    """
-    names = {str(name) for name in OmegaConf.load(conf_dir() / "predict.yaml")} - {"defaults"}
-    settings: list[str] = []
-    paths: list[str] = []
-    remaining = iter(arguments)
-    for argument in remaining:
-        key, equals, _ = argument.partition("=")
-        name = key.lstrip("+~").replace("/", ".").replace("@", ".").split(".")[0]
-        if argument == "--":
-            paths += remaining
-        elif argument.startswith("-"):
-            settings.append(argument)
-            if argument in WITH_VALUE:
-                settings += [value for value in [next(remaining, None)] if value is not None]
-        elif (equals and name in names) or (equals and not Path(argument).exists()):
-            settings.append(argument)
-        else:
-            paths.append(argument)
-    if any(setting.startswith("run=") for setting in settings) or not paths:
-        return settings, ["", *paths]
-    return settings, paths
 
 
 def predict(config: DictConfig, paths: Sequence[str] = ("",)) -> None:

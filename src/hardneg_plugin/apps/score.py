@@ -1,4 +1,4 @@
-"""hardneg-evaluate predictions=FILE: the scores of a predictions file alone."""
+"""hardneg-score: the scores of a predictions file, without model or data."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from hardneg_plugin.apps.shared.console import print_scores
+from hardneg_plugin.apps.shared.hydra_command import run_command
 from hardneg_plugin.data.phantom.reading import read_findings
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import check_place
@@ -16,6 +17,11 @@ from hardneg_plugin.metrics.score_card import score_records, scores_and_interval
 from hardneg_plugin.runs.folder import write_json
 
 READERS = {"phantom": read_findings}
+
+
+def main() -> None:
+    """Entry point of hardneg-score."""
+    run_command("score", score, path="predictions")
 
 
 def score(config: DictConfig) -> None:
@@ -49,3 +55,7 @@ def known_findings(records: list[PredictionRecord], findings: str | None) -> lis
     if findings not in READERS:
         raise UserError(f"findings: expected one of {', '.join(READERS)} or null, but got {findings!r}.")
     return [with_findings(record, READERS[findings]) for record in records]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""hardneg-evaluate task=NAME: what a trained model's frozen features are worth."""
+"""hardneg-tasks: what the frozen features of a trained model are worth, by downstream tasks."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from rich.console import Console
 from rich.table import Table
 
-from hardneg_plugin.apps.shared.console import progress
+from hardneg_plugin.apps.shared.console import console, progress
+from hardneg_plugin.apps.shared.hydra_command import run_command
 from hardneg_plugin.backbones.decoder import evaluating
 from hardneg_plugin.backbones.grounded import GroundedVisual
 from hardneg_plugin.data.datamodule import StudyDataModule
@@ -27,6 +27,11 @@ from hardneg_plugin.metrics.task_scores import task_card
 from hardneg_plugin.models.aligned import AlignedModel
 from hardneg_plugin.runs.checkpoint import checkpoint_of, trained_model
 from hardneg_plugin.runs.folder import RunFolder, write_json, write_jsonl
+
+
+def main() -> None:
+    """Entry point of hardneg-tasks."""
+    run_command("tasks", start, path="run")
 
 
 class Inputs:
@@ -177,7 +182,7 @@ def start(config: DictConfig) -> None:
     Raises:
         UserError: for whatever a user can cause, before any task begins.
     """
-    wanted = _wanted(config.task)
+    wanted = _wanted(config.tasks)
     _check(config)
     inputs = Inputs(config, wanted)
     _check_possible(inputs)
@@ -211,7 +216,7 @@ def _wanted(named: Any) -> list[str]:
     wrong = [name for name in wanted if name not in TASKS]
     if wrong or not wanted:
         raise UserError(
-            f"task: expected all or some of {', '.join(TASKS)}, but got {repr(wrong[0]) if wrong else 'none'}."
+            f"tasks: expected all or some of {', '.join(TASKS)}, but got {repr(wrong[0]) if wrong else 'none'}."
         )
     return wanted
 
@@ -225,11 +230,11 @@ def _check(config: DictConfig) -> None:
     if _as_list(config.split) not in (["val"], ["test"], ["val", "test"], ["test", "val"]):
         raise UserError(f"split: expected val, test, or both as [val,test], but got {config.split!r}.")
     if type(config.seed) is not int or config.seed < 0:
-        raise UserError(f"seed: expected a whole number from 0, but got {config.seed!r}.")
+        raise UserError(f"seed: expected an integer >= 0, but got {config.seed!r}.")
     for key in ("segmentation.studies", "segmentation.width", *(f"{part}.{key}" for part in HEADS for key in WHOLE)):
         value = OmegaConf.select(config, key)
         if type(value) is not int or value < 1:
-            raise UserError(f"{key}: expected a whole number from 1, but got {value!r}.")
+            raise UserError(f"{key}: expected a positive integer, but got {value!r}.")
     shares = config.shares
     if not isinstance(shares, ListConfig) or not shares or not all(type(share) in (int, float) for share in shares):
         raise UserError(f"shares: expected shares of the training labels, such as [0.1,1.0], but got {shares!r}.")
@@ -264,8 +269,8 @@ def _check_possible(inputs: Inputs) -> None:
 def _refuse(impossible: list[str], wanted: Sequence[str], reason: str) -> None:
     if impossible:
         left = [name for name in wanted if name not in impossible]
-        instead = f", or leave it at task=[{','.join(left)}]" if left else ""
-        raise UserError(f"task={','.join(impossible)} {reason}{instead}.")
+        instead = f", or leave it at tasks=[{','.join(left)}]" if left else ""
+        raise UserError(f"tasks=[{','.join(impossible)}] {reason}{instead}.")
 
 
 def _show(
@@ -278,4 +283,8 @@ def _show(
         low, high = intervals[name]
         blind = f"{baselines[name]:.3f}" if name in baselines else "-"
         table.add_row(name, f"{value:.3f}", f"{low:.3f} to {high:.3f}", blind)
-    Console().print(table)
+    console(at_least=160).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -263,12 +263,12 @@ def print_files(run: RunFolder, has_reports: bool) -> None:
     checkpoints = [path for path in (run.best, run.last) if path.is_file()]
     print(f"  checkpoints {', '.join(str(path.relative_to(shown)) for path in checkpoints)}")
     print("  curves      logs/ (tensorboard --logdir), logs/csv/")
-    print(f"Score it again: hardneg-evaluate run={shown}{'' if run.best in checkpoints else ' checkpoint=last'}")
+    print(f"Score it again: hardneg-evaluate {shown}{'' if run.best in checkpoints else ' checkpoint=last'}")
     if has_reports:
         print(f"Look at it, study by study: hardneg-page run={shown}")
         print(f"Write reports with it: hardneg-predict {shown} IMAGE...")
     else:
-        print(f"See what it is worth: hardneg-evaluate run={shown} task=zero_shot")
+        print(f"See what it is worth: hardneg-tasks {shown}")
 
 
 if __name__ == "__main__":

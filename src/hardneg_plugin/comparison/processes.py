@@ -15,9 +15,10 @@ from typing import Any
 from hardneg_plugin.comparison.comparison import SPLITS
 from hardneg_plugin.comparison.planned_runs import PlannedRun
 from hardneg_plugin.comparison.task_files import task_files
+from hardneg_plugin.runs.overrides import quoted
 
 TRAIN = (sys.executable, "-m", "hardneg_plugin.apps.train")
-EVALUATE = (sys.executable, "-m", "hardneg_plugin.apps.evaluate")
+TASKS = (sys.executable, "-m", "hardneg_plugin.apps.tasks")
 POLL = 0.2
 """Seconds between two looks at the processes."""
 PATIENCE = ((signal.SIGINT, 30.0), (signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0))
@@ -75,7 +76,7 @@ class Work:
 def local_works(runs: Sequence[PlannedRun]) -> list[Work]:
     """A process for each run that is not finished, one that goes on for one that was interrupted."""
     return [
-        Work([run], [f"hydra.run.dir={_quoted(run.folder.path)}", *_begin_or_go_on(run)], run.log)
+        Work([run], [f"hydra.run.dir={quoted(run.folder.path)}", *_begin_or_go_on(run)], run.log)
         for run in runs
         if run.state != "finished"
     ]
@@ -108,7 +109,7 @@ def launched_works(runs: Sequence[PlannedRun], launcher: str, options: Sequence[
                 f"hydra/launcher={launcher}",
                 *options,
                 *arguments,
-                f"hydra.sweep.dir={_quoted(sweep)}",
+                f"hydra.sweep.dir={quoted(sweep)}",
                 "hydra.sweep.subdir=seed_${seed}",
             ]
             works.append(Work(group, arguments, sweep / f"launcher_{seeds.replace(',', '_')}.log"))
@@ -127,13 +128,13 @@ def task_works(runs: Sequence[PlannedRun], tasks: Sequence[str]) -> list[Work]:
             [run],
             # trusted, because its settings have been compared with those that this command asks for
             [
-                f"run={_quoted(run.folder.path)}",
-                f"task=[{','.join(missing(run))}]",
+                f"run={quoted(run.folder.path)}",
+                f"tasks=[{','.join(missing(run))}]",
                 f"split=[{','.join(SPLITS)}]",
                 "trust=true",
             ],
             run.folder.path / "tasks.log",
-            EVALUATE,
+            TASKS,
             lambda run: not missing(run),
         )
         for run in runs
@@ -200,12 +201,7 @@ def _begin_or_go_on(run: PlannedRun) -> list[str]:
     if run.state == "missing":
         return run.overrides
     # trusted, because its settings have been compared with those that this command asks for
-    return [f"resume={_quoted(run.folder.path)}", "trust=true"]
-
-
-def _quoted(path: Path) -> str:
-    """As a value for Hydra, whatever is in it."""
-    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return [f"resume={quoted(run.folder.path)}", "trust=true"]
 
 
 @contextmanager

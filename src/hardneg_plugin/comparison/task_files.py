@@ -1,4 +1,4 @@
-"""What hardneg-evaluate task=... left in the folders of runs: downstream tasks as further scores of a comparison."""
+"""What hardneg-tasks left in the folders of runs: downstream tasks as further scores of a comparison."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def read_task(path: Path) -> list[TaskRow]:
         task_card(rows)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
-            f"Expected what hardneg-evaluate task=... writes, but {path} holds something else ({error!r}). Do the task again."
+            f"Expected what hardneg-tasks writes, but {path} holds something else ({error!r}). Do the task again."
         ) from error
     return sorted(rows, key=lambda row: str(row["id"]))
 

@@ -45,7 +45,7 @@ def check_writes(model: DictConfig, run: RunFolder) -> None:
     if not writes(model):
         raise UserError(
             f"Expected the run of a report generator, but {run.path} is one of pre-training: it has no report decoder and writes "
-            f"no reports. hardneg-evaluate run={run.path} task=zero_shot says what its features are worth."
+            f"no reports. hardneg-tasks {run.path} says what its features are worth."
         )
 
 

@@ -1,7 +1,8 @@
-"""The overrides of an earlier run, which a resumed one takes again: what of them may stand on a command line."""
+"""Overrides on a command line: a path as the value of one, and which of an earlier run a resumed one takes again."""
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -13,6 +14,17 @@ from hardneg_plugin.runs.trusted import INSTEAD
 
 OWN = ("resume", "trust")
 """What only the person who types it may say."""
+
+
+def quoted(path: str | Path) -> str:
+    """A path as the value of an override, whatever characters are in it.
+
+    >>> print(quoted("a, b"), quoted("it's"))
+    'a, b' 'it\\'s'
+    """
+    # Hydra reads a backslash as an escape only before a quote
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), str(path))
+    return f"'{escaped}'"
 
 
 def check_overrides(overrides: Sequence[str], where: str) -> None:

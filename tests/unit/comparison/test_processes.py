@@ -189,21 +189,21 @@ def test_each_run_that_ended_is_a_line(plan, tmp_path, capsys):
 
 
 def test_finished_runs_do_the_tasks_that_they_lack(plan, tmp_path, monkeypatch):
-    script = tmp_path / "evaluate.py"
+    script = tmp_path / "tasks.py"
     script.write_text(
         """
 import pathlib, re, sys
 given = dict(argument.split("=", 1) for argument in sys.argv[1:])
-for task in given["task"].strip("[]").split(","):
+for task in given["tasks"].strip("[]").split(","):
     if task == "vqa":
-        sys.exit("evaluate.py: error: task=vqa: no.")
+        sys.exit("tasks.py: error: vqa: no.")
     for split in given["split"].strip("[]").split(","):
         path = pathlib.Path(given["run"].strip("'")) / "tasks" / f"{task}_{split}.jsonl"
         path.parent.mkdir(exist_ok=True)
         path.write_text("")
 """
     )
-    monkeypatch.setattr(processes, "EVALUATE", (sys.executable, "-S", str(script)))
+    monkeypatch.setattr(processes, "TASKS", (sys.executable, "-S", str(script)))
     runs = plan(host="a=1", arc="b=1")
     for run in runs[:3]:
         write_json(run.folder.metrics, {})
@@ -214,13 +214,13 @@ for task in given["task"].strip("[]").split(","):
     (runs[1].folder.tasks / "zero_shot_val.jsonl").touch()
     works = task_works(runs, ["zero_shot", "retrieval"])
     assert [(work.runs[0].name, work.arguments[1:3]) for work in works[:2]] == [
-        ("host, seed 1", ["task=[retrieval]", "split=[val,test]"]),
-        ("host, seed 2", ["task=[zero_shot,retrieval]", "split=[val,test]"]),
+        ("host, seed 1", ["tasks=[retrieval]", "split=[val,test]"]),
+        ("host, seed 2", ["tasks=[zero_shot,retrieval]", "split=[val,test]"]),
     ]
     assert len(works) == 3
     assert run_all(works, 2, os.open(os.devnull, os.O_RDONLY), lambda *_: None) == {}
     assert task_works(runs, ["zero_shot", "retrieval"]) == []
     failed = run_all(task_works(runs, ["vqa"]), 2, os.open(os.devnull, os.O_RDONLY), lambda *_: None)
     assert {name: work.error for name, work in failed.items()} == dict.fromkeys(
-        ["host, seed 1", "host, seed 2", "arc, seed 1"], "task=vqa: no."
+        ["host, seed 1", "host, seed 2", "arc, seed 1"], "vqa: no."
     )

@@ -19,15 +19,21 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 from pytorch_lightning.utilities import rank_zero_only
 
+from hardneg_plugin.apps.shared.positional import with_path_as_setting
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.errors import UserError
 
 
-def run_command(config_name: str, task: Callable[[DictConfig], None]) -> None:
+def run_command(config_name: str, task: Callable[[DictConfig], None], *, path: str | None = None) -> None:
     """Compose the config that the command line asks for, make the run folder, and call the task in it.
 
     Whatever a user can cause ends the process with one line on standard error and exit code 2; then an empty run folder is
     removed again. Anything else keeps its traceback.
+
+    Args:
+        config_name: of a file in conf/.
+        task: takes the composed config.
+        path: the setting that an argument without a key stands for, such as "run".
     """
     # Errors then reach us as they are, instead of being printed by Hydra.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -46,6 +52,8 @@ def run_command(config_name: str, task: Callable[[DictConfig], None]) -> None:
             raise
 
     try:
+        if path is not None:
+            sys.argv = [sys.argv[0], *with_path_as_setting(sys.argv[1:], config_name, path)]
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(in_run_folder)()
     except Exception as error:
         _fail_if_explained(error, config_name)

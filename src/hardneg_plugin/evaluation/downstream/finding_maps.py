@@ -38,7 +38,7 @@ def finding_maps(model: StudyModel[Any], batch: Batch, seen: VisualFeatures, kno
         return maps[:, _rows_of(entities_of(knowledge), model.visual.grounding.prompts)]
     if not isinstance(model, AlignedModel):
         raise UserError(
-            "task=localisation needs a model that aligns texts with images, but this run is of the bare host: train with "
+            "localisation needs a model that aligns texts with images, but this run is of the bare host: train with "
             "model=hard_negatives or model=pretrain."
         )
     wordings = knowledge.wordings()
@@ -66,7 +66,7 @@ def _rows_of(entities: Sequence[str], prompts: Sequence[Prompt]) -> list[int]:
     missing = [name for name in entities if name not in places]
     if missing:
         raise UserError(
-            f"task=localisation: the data ask for {missing[0]!r}, but the model was trained to look for {', '.join(places)}: take "
+            f"localisation: the data ask for {missing[0]!r}, but the model was trained to look for {', '.join(places)}: take "
             "data of the kind that it was trained on."
         )
     return [places[name] for name in entities]

@@ -281,7 +281,7 @@ def _boxed(split: EncodedSplit, names: Sequence[str]) -> tuple[Tensor, Tensor, l
                 boxes.append(mark.box)
                 owners.append((row, finding))
     if not maps:
-        raise UserError("task=localisation: the split has no finding: let it have more studies.")
+        raise UserError("localisation: the split has no finding: let it have more studies.")
     return torch.stack(maps), torch.tensor(boxes), owners
 
 
@@ -302,7 +302,7 @@ def _asked(
     owners = [row for row, of_study in enumerate(asked) for _ in of_study]
     flat = [question for of_study in asked for question in of_study]
     if not flat:
-        raise UserError("task=vqa: a split has no question: let it have more studies.")
+        raise UserError("vqa: a split has no question: let it have more studies.")
     return VQABatch(
         split.encoded.placed,
         split.encoded.patch_mask,

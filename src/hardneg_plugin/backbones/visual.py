@@ -26,27 +26,31 @@ class VisualFeatures(NamedTuple):
     grid: tuple[int, int]
     """Rows and columns of the P patches of a view, which lie row by row."""
     entities: Tensor | None = None
-    """`(B, Q, ...)`: what was found of each prompt, by an extractor that looks for them."""
-    told: Tensor | None = None
-    """`(B, Q, width)`: the same, as the report decoder reads it."""
+    """`(B, Q, ...)`: features of the entity of each prompt, from a `GroundedVisual`."""
+    projected_entities: Tensor | None = None
+    """`(B, Q, width)`: the same in the width of the patches, for a report decoder that attends to them."""
 
     @property
     def context(self) -> Tensor:
-        """What the report decoder attends to `(B, N, width)`: the patches, and after them what was found."""
-        return self.patches if self.told is None else torch.cat([self.patches, self.told], dim=1)
+        """What the report decoder attends to, `(B, N, width)`: the patches, then the projected entities."""
+        return (
+            self.patches
+            if self.projected_entities is None
+            else torch.cat([self.patches, self.projected_entities], dim=1)
+        )
 
     @property
     def context_mask(self) -> Tensor:
-        """`(B, N)` bool; for a study without views, where nothing can be found, False throughout."""
-        if self.told is None:
+        """`(B, N)` bool; False throughout for a study without views."""
+        if self.projected_entities is None:
             return self.patch_mask
-        is_seen = self.patch_mask.any(1, keepdim=True)
-        return torch.cat([self.patch_mask, is_seen.expand(-1, self.told.shape[1])], dim=1)
+        has_views = self.patch_mask.any(1, keepdim=True)
+        return torch.cat([self.patch_mask, has_views.expand(-1, self.projected_entities.shape[1])], dim=1)
 
     def on_patches(self, attention: Tensor) -> Tensor:
         """Attention over the context `(..., N)` as maps over the views `(..., V, rows, columns)`, of sum 1."""
         of_patches = attention[..., : self.patches.shape[1]]
-        if self.told is not None:
+        if self.projected_entities is not None:
             of_patches = of_patches / of_patches.sum(-1, keepdim=True).clamp(min=torch.finfo(of_patches.dtype).tiny)
         maps: Tensor = of_patches.unflatten(-1, (-1, *self.grid))
         return maps

@@ -15,7 +15,6 @@ from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.data.tokenizer import UNKNOWN_WORD
 from hardneg_plugin.evaluation.heat_maps import quantised
 from hardneg_plugin.knowledge import ABSENT, PRESENT, UNKNOWN, Prompt
-from hardneg_plugin.models.base import features_of
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.models.report_io import report_of, tokens_of_words
@@ -89,7 +88,7 @@ def read_references(model: ReportGenerator, batch: Batch, features: VisualFeatur
     objective = model.hard_negatives
     if not isinstance(objective, RelationEnhancedObjective):
         return None
-    pairs = model.embed(batch, features_of(features))
+    pairs = model.embed(batch, {"visual": features})
     with torch.autocast(model.device.type, enabled=False):  # as in training
         words, regions = objective.parts(pairs)
         maps = objective.scores.attention(words, regions).unflatten(-1, (-1, *features.grid)).cpu()

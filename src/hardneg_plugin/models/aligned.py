@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.functional.pooling import masked_mean
-from hardneg_plugin.models.base import Features, StudyModel, features_of
+from hardneg_plugin.models.base import StepOutputs, StudyModel
 from hardneg_plugin.objectives import HardNegativeObjective, PairEmbeddings
 from hardneg_plugin.plugin.mixin import HardNegativeMixin
 
@@ -30,7 +30,7 @@ class AlignedModel(ABC, HardNegativeMixin, _Host):
     def words_of(self, tokens: Tensor) -> Tensor:
         """Features `(B, T - 1, D)` of `tokens[:, 1:]` that attend to no image: what the mean is taken of."""
 
-    def words_in_training(self, batch: Batch, outputs: Features) -> Tensor:
+    def words_in_training(self, batch: Batch, outputs: StepOutputs) -> Tensor:
         """Those that stand for the reports in training, where these are others."""
         return self.words_of(batch["tokens"])
 
@@ -41,7 +41,7 @@ class AlignedModel(ABC, HardNegativeMixin, _Host):
         self.register_buffer("statement_tokens", tokens, persistent=False)
         self.register_buffer("statement_mask", mask, persistent=False)
 
-    def embed(self, batch: Batch, outputs: Features) -> PairEmbeddings:
+    def embed(self, batch: Batch, outputs: StepOutputs) -> PairEmbeddings:
         """The pooled patches, and the mean over the words of each report; patches and words themselves as parts.
 
         Where the batch carries mined studies, theirs too, with a gradient of their own: for K per study that is K further
@@ -50,28 +50,28 @@ class AlignedModel(ABC, HardNegativeMixin, _Host):
 
         Args:
             batch: of B studies.
-            outputs: what was seen of them: "patches", "patch_mask", "pooled", and "entities" where these are looked for.
+            outputs: of a step on them.
         """
         mined = batch.get("negatives")
-        negatives = None if mined is None else self._pairs(mined, features_of(self.encode_images(mined)))
+        negatives = None if mined is None else self._pairs(mined, {"visual": self.encode_images(mined)})
         return replace(self._pairs(batch, outputs), statements=self._statements(), negatives=negatives)
 
-    def _pairs(self, batch: Batch, outputs: Features) -> PairEmbeddings:
-        words = self.words_in_training(batch, outputs)
+    def _pairs(self, batch: Batch, outputs: StepOutputs) -> PairEmbeddings:
+        words, visual = self.words_in_training(batch, outputs), outputs["visual"]
         word_mask = batch["token_mask"][:, 1:]
         study_ids, patient_ids, texts, labels = batch["match_keys"].unbind(1)
         return PairEmbeddings(
-            images=outputs["pooled"],
+            images=visual.pooled,
             reports=masked_mean(words, word_mask),
             study_ids=study_ids,
             patient_ids=patient_ids,
             texts=texts,
             labels=labels,
-            regions=outputs["patches"],
-            region_mask=outputs["patch_mask"],
+            regions=visual.patches,
+            region_mask=visual.patch_mask,
             words=words,
             word_mask=word_mask,
-            entities=outputs.get("entities"),
+            entities=visual.entities,
             facts=batch.get("facts"),
         )
 

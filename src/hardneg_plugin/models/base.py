@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Any, Generic, Literal, TypedDict, TypeVar, cast
 
 import pytorch_lightning as pl
 import torch
@@ -20,7 +20,6 @@ from hardneg_plugin.grounding import Grounding
 from hardneg_plugin.metrics.study_metric import StudyMetric
 from hardneg_plugin.models.optim import clip_gradients, parameter_groups
 
-Features = dict[str, Tensor]
 Evaluated = Literal["val", "test"]
 Scores = TypeVar("Scores", bound=StudyMetric[Any])
 
@@ -28,11 +27,19 @@ PROGRESS_BAR = ("BLEU-4", "CIDEr", "findings_F1", "R@5")
 """Scores that the progress bar shows beside the loss."""
 
 
-def features_of(visual: VisualFeatures) -> Features:
-    """What a step keeps of the images it saw, by name."""
-    names = ("patches", "patch_mask", "pooled", "context", "context_mask")
-    entities = {} if visual.entities is None else {"entities": visual.entities}
-    return {name: getattr(visual, name) for name in names} | entities
+class _VisualOutputs(TypedDict):
+    visual: VisualFeatures
+
+
+class StepOutputs(_VisualOutputs, total=False):
+    """What a step returns for B studies, and `AlignedModel.embed` reads: a mapping, as Lightning asks for."""
+
+    loss: Tensor
+    """Scalar, with its graph; a training step always has it."""
+    losses: Tensor
+    """`(B, 2)`, detached: summed loss of each report and its number of tokens."""
+    states: Tensor
+    """`(B, T - 1, width)`: hidden states of the report decoder, teacher-forced."""
 
 
 class StudyModel(pl.LightningModule, Generic[Scores]):

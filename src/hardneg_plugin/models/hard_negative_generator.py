@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hardneg_plugin.backbones.visual import VisualFeatures
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.pooling import masked_mean
 from hardneg_plugin.metrics.report_scores import EvaluationEmbeddings
 from hardneg_plugin.models.aligned import AlignedModel
-from hardneg_plugin.models.base import Features
+from hardneg_plugin.models.base import StepOutputs
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.objectives import HardNegativeObjective, PairEmbeddings
 
@@ -57,19 +58,20 @@ class HardNegativeReportGenerator(AlignedModel, ReportGenerator):
             return self.decoder.word_embeddings(tokens)
         return self.decoder.text_states(tokens)
 
-    def words_in_training(self, batch: Batch, outputs: Features) -> Tensor:
+    def words_in_training(self, batch: Batch, outputs: StepOutputs) -> Tensor:
         """The decoder's states where these stand for the report: those of the report loss, or, of mined studies, their own."""
         if self._report_feature != "decoder_states":
             return self.words_of(batch["tokens"])
         if "states" in outputs:
             return outputs["states"]
-        return self.decoder.states(outputs["context"], batch["tokens"], patch_mask=outputs["context_mask"])
+        visual = outputs["visual"]
+        return self.decoder.states(visual.context, batch["tokens"], patch_mask=visual.context_mask)
 
-    def _embeddings(self, batch: Batch, outputs: Features, words: Tensor) -> EvaluationEmbeddings:
-        images, references = self.embed_apart(batch, outputs["pooled"])
-        # as a batch has them: [0, words..., 0, padding 0...], without the closing 0 where the words were cut
-        tokens = F.pad(words, (1, 0))
-        mask = torch.arange(tokens.shape[1], device=tokens.device) <= 1 + (words != 0).sum(1, keepdim=True)
-        written = masked_mean(self.words_of(tokens), mask[:, 1:])
-        _, generated = self.hard_negatives.project(PairEmbeddings(images=outputs["pooled"], reports=written))
+    def _embeddings(self, batch: Batch, visual: VisualFeatures, tokens: Tensor) -> EvaluationEmbeddings:
+        images, references = self.embed_apart(batch, visual.pooled)
+        # as in a batch: [0, tokens..., 0, padding 0...], without the closing 0 where a report was cut
+        rows = F.pad(tokens, (1, 0))
+        mask = torch.arange(rows.shape[1], device=rows.device) <= 1 + (tokens != 0).sum(1, keepdim=True)
+        reports = masked_mean(self.words_of(rows), mask[:, 1:])
+        _, generated = self.hard_negatives.project(PairEmbeddings(images=visual.pooled, reports=reports))
         return EvaluationEmbeddings(images, references, generated)

@@ -1,6 +1,6 @@
 """Pre-training without a report decoder: images and reports learn to find each other."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,15 +11,15 @@ from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.data.tokenizer import Tokenizer
 from hardneg_plugin.metrics.alignment_scores import AlignmentScores
 from hardneg_plugin.models.aligned import AlignedModel
-from hardneg_plugin.models.base import Evaluated, Features, StudyModel, features_of
+from hardneg_plugin.models.base import Evaluated, StepOutputs, StudyModel
 from hardneg_plugin.objectives import HardNegativeObjective
 
 
 class _ImageModel(StudyModel[AlignmentScores]):
     """Sees, and has no loss of its own: what the objective is added to."""
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Features:
-        return {"loss": torch.zeros((), device=self.device), **features_of(self.encode_images(batch))}
+    def training_step(self, batch: Batch, batch_idx: int) -> StepOutputs:
+        return {"loss": torch.zeros((), device=self.device), "visual": self.encode_images(batch)}
 
 
 class ImageReportEncoder(AlignedModel, _ImageModel):
@@ -57,15 +57,15 @@ class ImageReportEncoder(AlignedModel, _ImageModel):
         """Show the loss in the progress bar."""
         self.log("loss", outputs["loss"], prog_bar=True, logger=False, batch_size=len(batch["ids"]))
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Mapping[str, Tensor]:
+    def validation_step(self, batch: Batch, batch_idx: int) -> StepOutputs:
         """Embed images and reports."""
         return self._evaluate(batch, "val")
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Mapping[str, Tensor]:
+    def test_step(self, batch: Batch, batch_idx: int) -> StepOutputs:
         """Embed images and reports."""
         return self._evaluate(batch, "test")
 
-    def _evaluate(self, batch: Batch, split: Evaluated) -> Features:
-        outputs = features_of(self.encode_images(batch))
-        self.scores_of(split).update(batch, *self.embed_apart(batch, outputs["pooled"]))
-        return outputs
+    def _evaluate(self, batch: Batch, split: Evaluated) -> StepOutputs:
+        visual = self.encode_images(batch)
+        self.scores_of(split).update(batch, *self.embed_apart(batch, visual.pooled))
+        return {"visual": visual}

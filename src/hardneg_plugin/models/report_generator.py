@@ -1,6 +1,6 @@
 """Report generators as LightningModules: from images to words."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from hardneg_plugin.data.tokenizer import Tokenizer
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.metrics.caption import CaptionScores
 from hardneg_plugin.metrics.report_scores import EvaluationEmbeddings, ReportScores
-from hardneg_plugin.models.base import Evaluated, Features, StudyModel, features_of
+from hardneg_plugin.models.base import Evaluated, StepOutputs, StudyModel
 from hardneg_plugin.models.report_io import Images, WrittenReport, read_views, report_of, studies_of
 
 
@@ -163,15 +163,15 @@ class ReportGenerator(StudyModel[ReportScores]):
         return written
 
     def encode_images(self, batch: Batch) -> VisualFeatures:
-        """As every model does; where entities are looked for, the decoder is told what was found."""
-        return self._told(super().encode_images(batch))
+        """Visual features, with the projected entities of a grounded model."""
+        return self._with_projected_entities(super().encode_images(batch))
 
     def forward(self, images: Tensor, view_mask: Tensor | None = None) -> list[str]:
         """Write a report per study: images `(B, V, 1, H, W)` uint8, `view_mask (B, V)` bool or None."""
-        features = self._told(self.visual(images, view_mask))
-        return self._texts(self._write(features.context, features.context_mask))
+        visual = self._with_projected_entities(self.visual(images, view_mask))
+        return self._texts(self._write(visual))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+    def training_step(self, batch: Batch, batch_idx: int) -> StepOutputs:
         """The report loss, and the features that an objective may align."""
         outputs = self._teacher_forced(batch)
         size = len(batch["ids"])
@@ -179,11 +179,11 @@ class ReportGenerator(StudyModel[ReportScores]):
         self.log("loss", outputs["loss"].detach(), prog_bar=True, logger=False, batch_size=size)
         return outputs
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Mapping[str, Tensor]:
+    def validation_step(self, batch: Batch, batch_idx: int) -> StepOutputs:
         """Report loss, generated reports and their scores."""
         return self._evaluate(batch, "val")
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Mapping[str, Tensor]:
+    def test_step(self, batch: Batch, batch_idx: int) -> StepOutputs:
         """Report loss, generated reports and their scores."""
         return self._evaluate(batch, "test")
 
@@ -197,54 +197,50 @@ class ReportGenerator(StudyModel[ReportScores]):
         super().on_save_checkpoint(checkpoint)
         checkpoint["backbone"] = self.decoder.settings
 
-    def _told(self, seen: VisualFeatures) -> VisualFeatures:
-        return seen if self.entity_projection is None else seen._replace(told=self.entity_projection(seen.entities))
+    def _with_projected_entities(self, visual: VisualFeatures) -> VisualFeatures:
+        if self.entity_projection is None:
+            return visual
+        return visual._replace(projected_entities=self.entity_projection(visual.entities))
 
-    def _teacher_forced(self, batch: Batch) -> Features:
+    def _teacher_forced(self, batch: Batch) -> StepOutputs:
         visual = self.encode_images(batch)
-        features = features_of(visual)
-        states = self.decoder.states(features["context"], batch["tokens"], patch_mask=features["context_mask"])
+        states = self.decoder.states(visual.context, batch["tokens"], patch_mask=visual.context_mask)
         losses = report_losses(self.decoder.classify(states), batch["tokens"], batch["token_mask"])
-        loss, words = losses.sum(0)
-        return {
-            "loss": loss / words,
-            "losses": losses.detach(),
-            "states": states,
-            **features,
-        }
+        loss, tokens = losses.sum(0)
+        return {"loss": loss / tokens, "losses": losses.detach(), "states": states, "visual": visual}
 
-    def _write(self, context: Tensor, context_mask: Tensor) -> Tensor:
-        """The words of a report per study, zeros after them: `(B, T)`."""
-        return self.decoder.decode(context, self._decoding, patch_mask=context_mask).tokens[:, 0]
+    def _write(self, visual: VisualFeatures) -> Tensor:
+        """The tokens of a generated report per study, zeros after them: `(B, T)`."""
+        return self.decoder.decode(visual.context, self._decoding, patch_mask=visual.context_mask).tokens[:, 0]
 
-    def _texts(self, words: Tensor) -> list[str]:
-        return [self.tokenizer.decode(row) for row in words.tolist()]
+    def _texts(self, tokens: Tensor) -> list[str]:
+        return [self.tokenizer.decode(row) for row in tokens.tolist()]
 
     def _reports_of(self, studies: list[Tensor], decoding: Decoding, attention: bool) -> list[WrittenReport]:
         """A report for each of B studies, `(V, 1, H, W)` uint8 each."""
         counts = torch.tensor([len(views) for views in studies])
         view_mask = torch.arange(int(counts.max())) < counts[:, None]
         images = pad_sequence(studies, batch_first=True).to(self.device)
-        features = self._told(self.visual(images, view_mask.to(self.device)))
-        decoded = self.decoder.decode(features.context, decoding, patch_mask=features.context_mask, attention=attention)
+        visual = self._with_projected_entities(self.visual(images, view_mask.to(self.device)))
+        decoded = self.decoder.decode(visual.context, decoding, patch_mask=visual.context_mask, attention=attention)
         tokens = decoded.tokens[:, 0].tolist()
         if decoded.attention is None:
             return [report_of(self.tokenizer, row) for row in tokens]
-        maps = features.on_patches(decoded.attention[:, 0].mean((1, 2))).float().cpu()
+        maps = visual.on_patches(decoded.attention[:, 0].mean((1, 2))).float().cpu()
         return [
             report_of(self.tokenizer, row, of_study[:, :count])
             for row, of_study, count in zip(tokens, maps, counts.tolist(), strict=True)
         ]
 
-    def _evaluate(self, batch: Batch, split: Evaluated) -> Features:
+    def _evaluate(self, batch: Batch, split: Evaluated) -> StepOutputs:
         outputs = self._teacher_forced(batch)
-        words = self._write(outputs["context"], outputs["context_mask"])
-        embeddings = self._embeddings(batch, outputs, words)
-        self.scores_of(split).update(batch, self._texts(words), outputs["losses"], embeddings)
+        tokens = self._write(outputs["visual"])
+        embeddings = self._embeddings(batch, outputs["visual"], tokens)
+        self.scores_of(split).update(batch, self._texts(tokens), outputs["losses"], embeddings)
         return outputs
 
-    def _embeddings(self, batch: Batch, outputs: Features, words: Tensor) -> EvaluationEmbeddings | None:
-        """Of images, references and the reports just written, where there is a space in which these meet."""
+    def _embeddings(self, batch: Batch, visual: VisualFeatures, tokens: Tensor) -> EvaluationEmbeddings | None:
+        """Of images, references and generated reports `(B, T)`, in the space of the objective; None without one."""
         return None
 
     def _log_scores(self, split: Evaluated) -> None:

@@ -19,7 +19,6 @@ from hardneg_plugin.evaluation.alignment_inspection import FoundEntity, Reading,
 from hardneg_plugin.evaluation.inspection import inspect_split
 from hardneg_plugin.grounding import Boxes, Cells, Grounding, Patches
 from hardneg_plugin.knowledge import ABSENT, PRESENT, UNKNOWN
-from hardneg_plugin.models.base import features_of
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator, ReportFeature
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.neighbours.groups import groups_of
@@ -92,7 +91,7 @@ def test_readings_are_those_of_each_study_by_itself(feature):
     for each, batch in zip(found, batches(1), strict=True):
         seen = model.encode_images(batch)
         states = model.decoder.states(seen.patches, batch["tokens"], patch_mask=seen.patch_mask)
-        words, regions = model.hard_negatives.parts(model.embed(batch, {**features_of(seen), "states": states}))
+        words, regions = model.hard_negatives.parts(model.embed(batch, {"visual": seen, "states": states}))
         weights = model.hard_negatives.scores.word_importance(words, regions)[0]
         looked = model.hard_negatives.scores.attention(words, regions)[0].unflatten(-1, (-1, *seen.grid))
         count = len(each.reading.words)

@@ -21,7 +21,7 @@ from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.pooling import masked_mean
 from hardneg_plugin.grounding import Cells, Grounding
 from hardneg_plugin.models.aligned import AlignedModel
-from hardneg_plugin.models.base import StudyModel, features_of
+from hardneg_plugin.models.base import StudyModel
 from hardneg_plugin.models.image_report_encoder import ImageReportEncoder
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.models.run_embedder import ModelReports
@@ -63,7 +63,7 @@ def collated(count=4, start=0):
 
 
 def seen(model, batch):
-    return features_of(model.encode_images(batch))
+    return {"visual": model.encode_images(batch)}
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -93,38 +93,39 @@ def test_every_parameter_of_a_grounded_generator_gets_a_gradient(regions, featur
 
 def test_what_is_known_of_a_study_never_reaches_what_is_written():
     model, batch = grounded().eval(), known()
-    before = model._teacher_forced(batch)["context"]
+    before = model._teacher_forced(batch)["visual"].context
     written = model(batch["images"], batch["view_mask"])
     labels = {"facts": 1 - batch["facts"], "labels": ["other"] * 4, "references": ["other"] * 4}
     outputs = model._teacher_forced({**batch, **labels})
-    assert torch.equal(outputs["context"], before)
-    assert model._texts(model._write(outputs["context"], outputs["context_mask"])) == written
+    assert torch.equal(outputs["visual"].context, before)
+    assert model._texts(model._write(outputs["visual"])) == written
     without = {name: value for name, value in batch.items() if name not in ("facts", "labels", "boxes")}
-    assert torch.equal(model._teacher_forced(without)["context"], before)
+    assert torch.equal(model._teacher_forced(without)["visual"].context, before)
 
 
 def test_the_decoder_reads_what_was_found_after_the_patches():
     model, batch = grounded().eval(), known()
     outputs, seen = model._teacher_forced(batch), model.visual.extractor(batch["images"], batch["view_mask"])
-    torch.testing.assert_close(outputs["patches"], seen.patches)
+    visual = outputs["visual"]
+    torch.testing.assert_close(visual.patches, seen.patches)
     torch.testing.assert_close(
-        outputs["context"], torch.cat([seen.patches, model.entity_projection(outputs["entities"])], dim=1)
+        visual.context, torch.cat([seen.patches, model.entity_projection(visual.entities)], dim=1)
     )
-    states = model.decoder.states(outputs["context"], batch["tokens"])
+    states = model.decoder.states(visual.context, batch["tokens"])
     torch.testing.assert_close(outputs["states"], states)
     torch.nn.init.zeros_(model.entity_projection.weight)
     assert not torch.allclose(model._teacher_forced(batch)["states"], states)
 
 
-def test_a_study_without_views_is_told_of_nothing():
+def test_a_study_without_views_has_an_empty_context():
     model, batch = grounded().eval(), known()
     batch["view_mask"][0] = False
-    mask = model._teacher_forced(batch)["context_mask"]
+    mask = model._teacher_forced(batch)["visual"].context_mask
     assert mask.any(1).tolist() == [False, True, True, True]
     assert mask[1].all()
 
 
-def test_attention_to_patches_leaves_out_what_was_told():
+def test_attention_to_patches_leaves_out_the_entities():
     seen = grounded().eval().encode_images(known())
     attention = torch.rand(4, 3, seen.context.shape[1]).softmax(-1)
     maps = seen.on_patches(attention)
@@ -141,7 +142,7 @@ def test_boxes_say_where_to_look():
     boxed = PhantomStudies(train=4, val=1, test=1, size=96, boxes=True).split("train")  # with patches to choose from
     model, batch = grounded(Boxes(8)).eval(), known(boxed)
     moved = {**batch, "boxes": batch["boxes"].flip(0)}
-    assert not torch.allclose(*(model._teacher_forced(b)["entities"] for b in (batch, moved)))
+    assert not torch.allclose(*(model._teacher_forced(b)["visual"].entities for b in (batch, moved)))
     assert grounded(Boxes(8)).eval()(batch["images"]) is not None  # an image by itself has no boxes
 
 

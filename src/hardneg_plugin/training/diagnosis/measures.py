@@ -11,7 +11,7 @@ from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.functional.hard_negatives import are_matches, mine
 from hardneg_plugin.functional.hardening import Ascent, Released
 from hardneg_plugin.metrics.study_metric import StudyMetric
-from hardneg_plugin.models.base import Features
+from hardneg_plugin.models.base import StepOutputs
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.objectives import Alternating, HardNegativeObjective
@@ -143,7 +143,7 @@ def effective_dimensions(embeddings: Tensor) -> float:
     return 0.0 if total < 1e-12 else (total / covariance.square().sum()).item()
 
 
-def exchange_reports(model: ReportGenerator, batch: Batch, outputs: Features) -> Exchanged:
+def exchange_reports(model: ReportGenerator, batch: Batch, outputs: StepOutputs) -> Exchanged:
     """Read another study's report with each image, teacher-forced, and compare; in evaluation mode and without gradient.
 
     One further pass through the decoder, and for `report_feature=text_only` two without image. Matches are left out: with
@@ -154,7 +154,8 @@ def exchange_reports(model: ReportGenerator, batch: Batch, outputs: Features) ->
     """
     index, valid = other_studies(batch["match_keys"])
     other: Batch = {**batch, "tokens": batch["tokens"][index], "token_mask": batch["token_mask"][index]}
-    states = model.decoder.states(outputs["context"], other["tokens"], patch_mask=outputs["context_mask"])
+    visual = outputs["visual"]
+    states = model.decoder.states(visual.context, other["tokens"], patch_mask=visual.context_mask)
     likeliest = model.decoder.classify(states).argmax(-1)
     with_its_image = model.decoder.classify(outputs["states"][index]).argmax(-1)
     moved = (likeliest != with_its_image)[other["token_mask"][:, 1:] & valid[:, None]]

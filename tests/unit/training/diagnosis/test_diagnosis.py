@@ -25,7 +25,6 @@ from hardneg_plugin.data.phantom import PhantomStudies
 from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.hardening import Arc, Released, Segment, harden_arc, harden_ascent
-from hardneg_plugin.models.base import features_of
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.objectives import Alternating
@@ -183,7 +182,7 @@ def exchanged(of_image, of_words, feature="decoder_states"):
     mask = batch["token_mask"][:, 1:, None]
     pooled = (states * mask).sum(1) / mask.sum(1)
     seen = VisualFeatures(images, torch.ones(12, 1).bool(), pooled, (1, 1))
-    outputs = {"states": states, **features_of(seen)}
+    outputs = {"states": states, "visual": seen}
     return exchange_reports(model, batch, outputs)
 
 

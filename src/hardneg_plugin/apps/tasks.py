@@ -25,6 +25,7 @@ from hardneg_plugin.evaluation.downstream.tasks import EncodedSplit, TaskResult
 from hardneg_plugin.knowledge import Knowledge
 from hardneg_plugin.metrics.task_scores import task_card
 from hardneg_plugin.models.aligned import AlignedModel
+from hardneg_plugin.models.base import move_to_device
 from hardneg_plugin.runs.checkpoint import checkpoint_of, trained_model
 from hardneg_plugin.runs.folder import RunFolder, write_json, write_jsonl
 
@@ -45,13 +46,11 @@ class Inputs:
         self._data = config.data if "data" in config else trained.data
         self.data: StudyDataModule = instantiate(self._data.datamodule)
         model = {**trained.model, **({"caption": None} if "caption" in trained.model else {}), "compile": False}
-        self.model: Model = trained_model(DictConfig(model), self.checkpoint, trust=config.trust)
+        self.model: Model = move_to_device(
+            trained_model(DictConfig(model), self.checkpoint, trust=config.trust), config.device
+        )
         self.data.tokenizer = self.model.tokenizer
-        self.device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            self.model.to(self.device)
-        except (RuntimeError, AssertionError) as error:  # as torch says that there is no such device
-            raise UserError(f"device={self.device}: {str(error).splitlines()[0]}") from error
+        self.device = str(self.model.device)
         self.names: list[SplitName] = _as_list(config.split)
         """Of the splits that are judged."""
         self._splits: dict[SplitName, EncodedSplit] = {}

@@ -18,6 +18,7 @@ from hardneg_plugin.evaluation.inspection import Inspected, inspect_split
 from hardneg_plugin.files import read_json
 from hardneg_plugin.knowledge import Knowledge, Prompt
 from hardneg_plugin.metrics.records import PredictionRecord, read_predictions
+from hardneg_plugin.models.base import move_to_device
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.neighbours.groups import groups_of
@@ -166,11 +167,7 @@ def _model(run: FinishedRun, decoding: Decoding, device: str | None, trust: bool
     model = trained_model(config, path, trust=trust, decoding=decoding, read_findings=None)
     if not isinstance(model, ReportGenerator):
         raise UserError(f"{run.folder.path}: expected the run of a ReportGenerator, but got a {type(model).__name__}.")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return model.to(device)
-    except (RuntimeError, AssertionError) as error:  # as torch says that there is no such device
-        raise UserError(f"device={device}: {str(error).splitlines()[0]}") from error
+    return move_to_device(model, device)
 
 
 def _rows(run: FinishedRun, studies: Studies, model: ReportGenerator) -> dict[str, int]:

@@ -22,9 +22,23 @@ from hardneg_plugin.models.optim import clip_gradients, parameter_groups
 
 Evaluated = Literal["val", "test"]
 Scores = TypeVar("Scores", bound=StudyMetric[Any])
+Model = TypeVar("Model", bound=nn.Module)
 
 PROGRESS_BAR = ("BLEU-4", "CIDEr", "findings_F1", "R@5")
 """Scores that the progress bar shows beside the loss."""
+
+
+def move_to_device(model: Model, device: str | torch.device | None) -> Model:
+    """The model on `device`; None: on a GPU where there is one.
+
+    Raises:
+        UserError: torch has no such device.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that does not exist
+        raise UserError(f"device={device}: {str(error).splitlines()[0]}") from error
 
 
 class _VisualOutputs(TypedDict):

@@ -18,7 +18,7 @@ from hardneg_plugin.data.tokenizer import Tokenizer
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.metrics.caption import CaptionScores
 from hardneg_plugin.metrics.report_scores import EvaluationEmbeddings, ReportScores
-from hardneg_plugin.models.base import Evaluated, StepOutputs, StudyModel
+from hardneg_plugin.models.base import Evaluated, StepOutputs, StudyModel, move_to_device
 from hardneg_plugin.models.report_io import Images, WrittenReport, read_views, report_of, studies_of
 
 
@@ -116,11 +116,7 @@ class ReportGenerator(StudyModel[ReportScores]):
                 f"{path}: expected the run of a {cls.__name__}, but it is that of a {type(model).__name__}."
             )
         model.image_size = size
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            return model.to(device).eval()
-        except (RuntimeError, AssertionError) as error:  # as torch says that there is no such device
-            raise UserError(f"device={device}: {str(error).splitlines()[0]}") from error
+        return move_to_device(model, device).eval()
 
     def generate(
         self,

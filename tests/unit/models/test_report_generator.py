@@ -172,14 +172,14 @@ def test_a_report_written_word_for_word_embeds_as_its_reference(feature):
     batch = StudyCollator(TOKENIZER, 200)([STUDIES[i] for i in range(4)])  # none is cut
     model = plugged(report_feature=feature).eval()
     with torch.no_grad():
-        embedded = model._embeddings(batch, model._teacher_forced(batch), batch["tokens"][:, 1:])
-        shorter = model._embeddings(batch, model._teacher_forced(batch), batch["tokens"][:, 1:5])
+        embedded = model._embeddings(batch, model.encode_images(batch), batch["tokens"][:, 1:])
+        shorter = model._embeddings(batch, model.encode_images(batch), batch["tokens"][:, 1:5])
     torch.testing.assert_close(embedded.generated, embedded.references)
     assert not torch.allclose(shorter.generated, shorter.references)
     # one that was stopped at the greatest length has no end, as a reference that was cut
     cut = StudyCollator(TOKENIZER, 5)([STUDIES[i] for i in range(4)])
     with torch.no_grad():
-        references = model._embeddings(cut, model._teacher_forced(cut), cut["tokens"][:, 1:]).references
+        references = model._embeddings(cut, model.encode_images(cut), cut["tokens"][:, 1:]).references
     torch.testing.assert_close(shorter.generated, references)
     assert len(embedded.images) == 4
 

@@ -101,12 +101,22 @@ def _stored_values(dataset: "Dataset", path: Path) -> NDArray[Any]:
 
 
 def _shown(stored: NDArray[Any], dataset: "Dataset") -> NDArray[np.uint8]:
-    """The pipeline is worked out once per value that may occur, at most 65,536, not once per pixel."""
+    """The pipeline runs once per value that may occur, at most 65,536, not once per pixel."""
+    from pydicom.pixels import apply_modality_lut
+
     low, high = int(stored.min()), int(stored.max())
     index = stored.astype(np.int32) - low
-    values = _modality(np.arange(low, high + 1), dataset)
-    shares = _windowed(values, dataset)
-    if shares is None:
+    values: NDArray[Any] = np.arange(low, high + 1)
+    if dataset.get("ModalityLUTSequence"):
+        values, _ = _looked_up(values, dataset.ModalityLUTSequence[0], dataset)
+    else:
+        values = apply_modality_lut(values, dataset)
+    if dataset.get("VOILUTSequence"):
+        shown, maximum = _looked_up(np.rint(values).astype(np.int64), dataset.VOILUTSequence[0], dataset)
+        shares = shown / maximum
+    elif (windowed := _windowed(values, dataset)) is not None:
+        shares = windowed
+    else:
         occurring = values[np.bincount(index.ravel(), minlength=len(values)) > 0]
         shares = (values - occurring.min()) / (np.ptp(occurring) or 1.0)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
@@ -115,38 +125,29 @@ def _shown(stored: NDArray[Any], dataset: "Dataset") -> NDArray[np.uint8]:
     return table[index]
 
 
-def _modality(values: NDArray[Any], dataset: "Dataset") -> NDArray[np.float64]:
-    """C.11.1: a lookup table, or slope and intercept."""
-    if dataset.get("ModalityLUTSequence"):
-        return _looked_up(values, dataset.ModalityLUTSequence[0], dataset)[0]
-    slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
-    return values * (1.0 if slope is None else float(slope)) + (0.0 if intercept is None else float(intercept))
+def _windowed(values: NDArray[Any], dataset: "Dataset") -> NDArray[np.float64] | None:
+    """C.11.2: shares of the output range by the first window; None without one that has a width."""
+    from pydicom import Dataset
+    from pydicom.pixels import apply_windowing
 
-
-def _windowed(values: NDArray[np.float64], dataset: "Dataset") -> NDArray[np.float64] | None:
-    """C.11.2: shares of the output range; None without a usable table or window."""
-    if dataset.get("VOILUTSequence"):
-        shown, maximum = _looked_up(np.rint(values).astype(np.int64), dataset.VOILUTSequence[0], dataset)
-        return shown / maximum
     center, width = _first(dataset.get("WindowCenter")), _first(dataset.get("WindowWidth"))
-    if center is None or width is None:
-        return None
     function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
-    if function == "LINEAR":  # both ends are values of pixels, so that a width of 1 is a step
-        center, width = center - 0.5, width - 1
-        if width == 0:
-            return np.where(values > center, 1.0, 0.0)
-    if not width > 0:
+    if center is None or width is None or not (width >= 1 if function == "LINEAR" else width > 0):
         return None
-    if function == "SIGMOID":
-        return 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700)))
-    if function in ("LINEAR", "LINEAR_EXACT"):
-        return np.clip((values - center) / width + 0.5, 0, 1)
-    raise ValueError(f"unknown VOI LUT function {function}")
+    # One bit, so that pydicom's output range is 0 to 1. The file's own range would be turned over by a negative slope.
+    window = Dataset()
+    window.PhotometricInterpretation, window.PixelRepresentation, window.BitsStored = "MONOCHROME2", 0, 1
+    window["WindowCenter"], window["WindowWidth"] = dataset["WindowCenter"], dataset["WindowWidth"]
+    window.VOILUTFunction = function
+    with np.errstate(over="ignore"):
+        shares: NDArray[np.float64] = apply_windowing(values, window)
+    return shares
 
 
+# Not pydicom's: of tables with entries of 8 bits it refuses those of one byte an entry, as the standard has them, and apply_voi
+# wraps indices around at 256; so it does at 65,536 after rescaling.
 def _looked_up(values: NDArray[Any], item: "Dataset", dataset: "Dataset") -> tuple[NDArray[np.float64], int]:
-    """Values by a LUT, those outside it by its ends; and the largest value that its bits can say."""
+    """The entries of a LUT for these values, its ends for those outside it; and the largest value of that many bits."""
     entries, first, bits = (int(number) for number in item.LUTDescriptor)
     entries = entries or 2**16
     data = item.LUTData

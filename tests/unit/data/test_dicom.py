@@ -150,6 +150,24 @@ def test_lookup_tables_of_the_modality_and_of_the_display(tmp_path):
     assert_shows(read_dicom(path), signed, lambda x: 255 * steps[min(max(x + 3, 0), 3)] / 1023)
 
 
+@pytest.mark.parametrize("sequence", ["ModalityLUTSequence", "VOILUTSequence"])
+def test_lookup_tables_of_more_than_256_entries_of_8_bits(tmp_path, sequence):
+    curve = [int(255 * (x / 4095) ** 2) for x in range(4096)]
+    item = Dataset()
+    item.LUTDescriptor = [4096, 0, 8]
+    item.add_new("LUTData", "OW", bytes(curve))
+    window = {"WindowCenter": 128, "WindowWidth": 256}  # as the modality table's entries are
+    for entries in (table(0, curve, bits=8), [item]):
+        path = written(tmp_path, DEEP, bits=12, **{sequence: entries}, **window)
+        assert_shows(read_dicom(path), DEEP, lambda x: curve[x])
+
+
+def test_a_display_table_after_rescaling_beyond_16_bits(tmp_path):
+    fields = {"RescaleSlope": "100", "RescaleIntercept": "0", "VOILUTSequence": table(0, range(1024), bits=10)}
+    path = written(tmp_path, DEEP, bits=12, **fields)
+    assert_shows(read_dicom(path), DEEP, lambda x: 255 * min(100 * x, 1023) / 1023)
+
+
 @pytest.mark.parametrize(
     "syntax",
     [

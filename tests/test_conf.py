@@ -15,12 +15,11 @@ from hardneg_plugin.backbones.r2gen import R2Gen
 from hardneg_plugin.backbones.r2gencmn import R2GenCMN
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.data.tokenizer import WordTokenizer
-from hardneg_plugin.functional.hardening import Arc, Ascent, Projection, Released, Segment
+from hardneg_plugin.functional.hardening import Released
 from hardneg_plugin.grounding import Boxes, Cells, Learned
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.objectives import (
     Absolute,
-    Alternating,
     Bank,
     GroundedKnowledgeObjective,
     Hinge,
@@ -34,16 +33,8 @@ from hardneg_plugin.objectives import (
 )
 from hardneg_plugin.objectives.schedule import Constant, Cosine, Exponential, Linear
 
+# those of hardening: tests/unit/functional/test_hardening.py
 STRATEGIES = {
-    "hardening": {
-        "arc": Arc(margin=0.02),
-        "segment": Segment(margin=0.02),
-        "projection": Projection(),
-        "ascent": Ascent(margin=0.02),
-        "released": Released(),
-        "alternating": Alternating(margin=0.02),
-        "none": None,
-    },
     "alignment": {"info_nce": InfoNCE(), "triplet": Triplet(), "released": ReleasedAlignment()},
     "separation": {"hinge": Hinge(margin=0.5), "absolute": Absolute(), "none": None},
     "schedule": {

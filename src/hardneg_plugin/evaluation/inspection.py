@@ -16,7 +16,6 @@ from hardneg_plugin.backbones.visual import VisualFeatures
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.evaluation.alignment_inspection import FoundEntity, Reading, found_entities, read_references
 from hardneg_plugin.evaluation.heat_maps import quantised
-from hardneg_plugin.functional.hardening import harden_ascent
 from hardneg_plugin.knowledge import Prompt
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator
 from hardneg_plugin.models.report_generator import ReportGenerator
@@ -25,7 +24,6 @@ from hardneg_plugin.neighbours.embedders import Tfidf, embed
 from hardneg_plugin.neighbours.groups import Groups
 from hardneg_plugin.neighbours.search import Chunked, Rule
 from hardneg_plugin.objectives import HardNegativeObjective
-from hardneg_plugin.objectives.alternating import Alternating
 
 
 @dataclass(frozen=True)
@@ -95,8 +93,8 @@ def inspect_split(
         batches: all studies of the split, in order.
         decoding: how the reports are written.
         groups: which studies match, `(N,)` each, in the order of the batches.
-        hardness: of the hardened negatives, in [0, 1]. `Alternating`, whose auxiliary negatives exist for training studies only,
-            is shown by one ascent under this budget; `Released`, which mixes the studies of a batch, with the split as its batch.
+        hardness: of the hardened negatives, in [0, 1]; the strategy is that of `Hardening.for_evaluation`. One that mixes the
+            studies of a batch takes the split as its batch.
         stated: by study what its report says of each prompt, for a model that looks for entities; empty where that is not known.
     """
     devices = [model.device] if model.device.type == "cuda" else []
@@ -179,18 +177,11 @@ def _similarities(
 ) -> list[Similarities | None]:
     rows = torch.from_numpy(np.flatnonzero(nearest >= 0))
     z, u, n = images[rows], reports[rows], reports[torch.from_numpy(nearest)[rows]]
-    hardened = _hardened(objective, z, u, n, hardness)
+    hardened = None
+    if objective.hardening is not None and len(rows):
+        hardened = objective.hardening.for_evaluation()(z, u, n, hardness)
     columns = [(z * others).sum(-1).tolist() for others in (u, n, n if hardened is None else hardened)]
     found: list[Similarities | None] = [None] * len(images)
     for row, own, hard, harder in zip(rows.tolist(), *columns, strict=True):
         found[row] = Similarities(own, hard, None if hardened is None else harder)
     return found
-
-
-def _hardened(objective: HardNegativeObjective, z: Tensor, u: Tensor, n: Tensor, hardness: float) -> Tensor | None:
-    how = objective.hardening
-    if how is None or not len(z):
-        return None
-    if isinstance(how, Alternating):
-        return harden_ascent(z, u, n, hardness=hardness, margin=how.margin, steps=how.steps, step_size=how.step_size)
-    return how(z, u, n, hardness)

@@ -9,12 +9,15 @@ With a = z·u, b = z·n, c = u·n: hardness 0 gives n exactly, and so do n equal
 b > a - margin, where the mined negative already beats the own report.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hardneg_plugin.distributed import Shards
 from hardneg_plugin.errors import UserError
 
 TINY = 1e-6
@@ -184,85 +187,129 @@ def _room(z: Tensor, u: Tensor, n: Tensor, margin: float) -> Tensor:
     return torch.where(gap > margin, 1 - margin / gap.clamp_min(TINY), torch.zeros_like(gap))
 
 
-def _check_margin(margin: float) -> None:
-    if not 0 <= margin < 2:
-        raise UserError(f"margin: expected a cosine difference from 0 to below 2, but got {margin}.")
+@dataclass(frozen=True)
+class StepStudies:
+    """Which studies a training step hardens negatives for, told to strategies that remember them."""
+
+    keys: Tensor | None
+    """`(B,)` int64 study keys; None where the host gives no study ids."""
+    valid: Tensor
+    """`(B, K)` bool, False where a study has no such negative."""
+    shards: Shards
+    """How the studies of all ranks are spread over the ranks."""
+
+
+class Hardening(Protocol):
+    """What `HardNegativeObjective(hardening=...)` accepts; an `nn.Module` where it has a state to keep."""
+
+    @property
+    def mixes_studies(self) -> bool:
+        """Whether a hardened negative depends on the other studies of its batch."""
+        ...
+
+    def __call__(
+        self,
+        images: Tensor,
+        reports: Tensor,
+        negatives: Tensor,
+        hardness: float,
+        studies: StepStudies | None = None,
+    ) -> Tensor:
+        """Hardened negatives, detached, of the negatives' shape.
+
+        Args:
+            images: `(B, D)`, unit length.
+            reports: `(B, D)`, unit length.
+            negatives: `(B, D)` or `(B, K, D)`, unit length.
+            hardness: in [0, 1].
+            studies: who the B studies are; None outside training.
+        """
+        ...
+
+    def for_evaluation(self) -> "Hardening":
+        """The strategy without its state, for studies that it may never have seen."""
+        ...
 
 
 @dataclass(frozen=True)
-class Arc:
-    """`harden_arc` as a strategy; `margin` is a cosine difference >= 0."""
+class Stateless:
+    """A strategy that is a pure function of its arguments: `function`, whose options are the dataclass's fields."""
+
+    function: ClassVar[Callable[..., Tensor]]
+    mixes_studies: ClassVar[bool] = False
+
+    def __call__(
+        self,
+        images: Tensor,
+        reports: Tensor,
+        negatives: Tensor,
+        hardness: float | Tensor,
+        studies: StepStudies | None = None,
+    ) -> Tensor:
+        """See `Hardening`."""
+        return type(self).function(images, reports, negatives, hardness=hardness, **vars(self))
+
+    def for_evaluation(self) -> "Stateless":
+        """Itself."""
+        return self
+
+
+@dataclass(frozen=True)
+class Guarded(Stateless):
+    """A `Stateless` whose negatives stay aligned worse than the positive by `margin`, a cosine difference in [0, 2)."""
 
     margin: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_margin(self.margin)
-
-    def __call__(self, images: Tensor, reports: Tensor, negatives: Tensor, hardness: float) -> Tensor:
-        """Hardened negatives of the negatives' shape."""
-        return harden_arc(images, reports, negatives, hardness=hardness, margin=self.margin)
+        if not 0 <= self.margin < 2:
+            raise UserError(f"hardening.margin: expected a cosine difference >= 0 and below 2, but got {self.margin}.")
 
 
 @dataclass(frozen=True)
-class Segment:
-    """`harden_segment` as a strategy; `margin` is a dot product difference >= 0."""
+class Arc(Guarded):
+    """`harden_arc` as a strategy.
 
-    margin: float = 0.0
+    >>> z, u, n = torch.eye(3)[:1], torch.eye(3)[:1], torch.eye(3)[1:2]
+    >>> Arc(margin=0.02)(z, u, n, hardness=1 / 3).round(decimals=4)
+    tensor([[0.5000, 0.8660, 0.0000]])
+    """
 
-    def __post_init__(self) -> None:
-        _check_margin(self.margin)
-
-    def __call__(self, images: Tensor, reports: Tensor, negatives: Tensor, hardness: float) -> Tensor:
-        """Hardened negatives of the negatives' shape."""
-        return harden_segment(images, reports, negatives, hardness=hardness, margin=self.margin)
+    function = staticmethod(harden_arc)
 
 
 @dataclass(frozen=True)
-class Projection:
-    """`harden_projection` as a strategy; `margin` is a dot product difference >= 0."""
+class Segment(Guarded):
+    """`harden_segment` as a strategy; its `margin` is a difference of dot products."""
 
-    margin: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_margin(self.margin)
-
-    def __call__(self, images: Tensor, reports: Tensor, negatives: Tensor, hardness: float) -> Tensor:
-        """Hardened negatives of the negatives' shape."""
-        return harden_projection(images, reports, negatives, hardness=hardness, margin=self.margin)
+    function = staticmethod(harden_segment)
 
 
 @dataclass(frozen=True)
-class Ascent:
-    """`harden_ascent` as a strategy: `steps` >= 0 of `step_size` radians > 0, with a `margin` >= 0."""
+class Projection(Guarded):
+    """`harden_projection` as a strategy; its `margin` is a difference of dot products."""
 
+    function = staticmethod(harden_projection)
+
+
+@dataclass(frozen=True)
+class Ascent(Guarded):
+    """`harden_ascent` as a strategy: `steps` >= 0 of `step_size` radians > 0."""
+
+    function = staticmethod(harden_ascent)
     steps: int = 5
     step_size: float = 0.1
-    margin: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_margin(self.margin)
+        super().__post_init__()
         if self.steps < 0:
-            raise UserError(f"steps: expected a number of ascent steps from 0, but got {self.steps}.")
+            raise UserError(f"hardening.steps: expected a number of ascent steps >= 0, but got {self.steps}.")
         if self.step_size <= 0:
-            raise UserError(f"step_size: expected an angle in radians above 0, but got {self.step_size}.")
-
-    def __call__(self, images: Tensor, reports: Tensor, negatives: Tensor, hardness: float) -> Tensor:
-        """Hardened negatives of the negatives' shape."""
-        return harden_ascent(
-            images,
-            reports,
-            negatives,
-            hardness=hardness,
-            margin=self.margin,
-            steps=self.steps,
-            step_size=self.step_size,
-        )
+            raise UserError(f"hardening.step_size: expected an angle in radians above 0, but got {self.step_size}.")
 
 
 @dataclass(frozen=True)
-class Released:
+class Released(Stateless):
     """`harden_released` as a strategy: for comparison with the released code, not for training."""
 
-    def __call__(self, images: Tensor, reports: Tensor, negatives: Tensor, hardness: float) -> Tensor:
-        """Hardened negatives of the negatives' shape."""
-        return harden_released(images, reports, negatives, hardness=hardness)
+    function = staticmethod(harden_released)
+    mixes_studies = True

@@ -4,9 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.functional.hardening import harden_ascent, turn_back
+from hardneg_plugin.functional.hardening import Ascent, StepStudies, turn_back
 from hardneg_plugin.functional.match_keys import UNKNOWN
-from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
 from hardneg_plugin.objectives.memory import StudyBank
 
 
@@ -27,42 +26,49 @@ class Alternating(nn.Module):
         margin: how much worse than the own report an auxiliary negative stays aligned, a cosine >= 0.
     """
 
+    mixes_studies = False
+
     def __init__(self, step_size: float = 0.1, steps: int = 1, margin: float = 0.0) -> None:
         super().__init__()
-        if step_size <= 0:
-            raise UserError(f"hardening.step_size: expected an angle in radians above 0, but got {step_size}.")
         if steps < 1:
-            raise UserError(f"hardening.steps: expected at least one step of ascent, but got {steps}.")
-        if not 0 <= margin < 2:
-            raise UserError(f"hardening.margin: expected a cosine difference from 0 to below 2, but got {margin}.")
-        self.step_size, self.steps, self.margin = step_size, steps, margin
+            raise UserError(f"hardening.steps: expected a positive integer, but got {steps}.")
+        self.ascent = Ascent(margin=margin, steps=steps, step_size=step_size)
         self.bank = StudyBank()
 
+    def for_evaluation(self) -> Ascent:
+        """One ascent from the mined negative: auxiliary negatives belong to training studies."""
+        return self.ascent
+
     @torch.no_grad()
-    def forward(self, batch: EmbeddedBatch, negatives: HardNegatives, hardness: float) -> Tensor:
-        """The auxiliary negatives that this step trains against, `(B, K, D)`, detached; then they are advanced and kept."""
-        batch.require_study_ids("hardening=alternating")
-        images, reports = batch.images, batch.reports
-        slots = self.bank.slots_of(batch.keys[:, 0])
-        current = negatives.reports.detach()
+    def forward(
+        self,
+        images: Tensor,
+        reports: Tensor,
+        negatives: Tensor,
+        hardness: float,
+        studies: StepStudies | None = None,
+    ) -> Tensor:
+        """The auxiliary negatives `(B, K, D)` that this step trains against; then they are advanced and kept.
+
+        Arguments are those of `Hardening`, with `negatives` `(B, K, D)`.
+
+        Raises:
+            UserError: the studies are not known.
+        """
+        if studies is None or studies.keys is None:
+            raise UserError("hardening=alternating needs to know the studies: give PairEmbeddings(study_ids=...).")
+        slots = self.bank.slots_of(studies.keys)
         is_owned = (slots >= 0)[:, None]
+        current = negatives.detach()
         if len(self.bank):
             _, kept = self.bank.read(slots)
-            kept = turn_back(images, reports, kept, margin=self.margin)
+            kept = turn_back(images, reports, kept, margin=self.ascent.margin)
             current = torch.where(is_owned[:, :, None], kept, current)
         if hardness > 0:
-            advanced = harden_ascent(
-                images,
-                reports,
-                current,
-                hardness=hardness,
-                margin=self.margin,
-                steps=self.steps,
-                step_size=self.step_size,
-            )
-            guard = (images * reports).sum(dim=-1, keepdim=True) - self.margin
-            is_new = negatives.valid & (torch.einsum("bd,bkd->bk", images, current) <= guard)
+            advanced = self.ascent(images, reports, current, hardness)
+            guard = (images * reports).sum(dim=-1, keepdim=True) - self.ascent.margin
+            is_new = studies.valid & (torch.einsum("bd,bkd->bk", images, current) <= guard)
             is_kept = is_owned | is_new.all(dim=1, keepdim=True)
-            keys = batch.keys[:, :1].where(is_kept, UNKNOWN)
-            self.bank.write(batch.shards.gather(keys), batch.shards.gather(advanced))
+            keys = studies.keys[:, None].where(is_kept, UNKNOWN)
+            self.bank.write(studies.shards.gather(keys), studies.shards.gather(advanced))
         return current

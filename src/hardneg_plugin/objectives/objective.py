@@ -10,17 +10,14 @@ from torch import Tensor, nn
 from hardneg_plugin.distributed import Shards
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.hard_negatives import are_matches
-from hardneg_plugin.functional.hardening import Arc, Ascent, Projection, Released, Segment
+from hardneg_plugin.functional.hardening import Arc, Hardening, StepStudies
 from hardneg_plugin.objectives.alignment import Alignment, InfoNCE
-from hardneg_plugin.objectives.alternating import Alternating
 from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
 from hardneg_plugin.objectives.embeddings import PairEmbeddings
 from hardneg_plugin.objectives.negatives.sources import InBatch, NegativeSource
 from hardneg_plugin.objectives.projection import ProjectionHead
 from hardneg_plugin.objectives.schedule import Linear, Schedule, TrainingProgress
 from hardneg_plugin.objectives.separation import Separation
-
-Hardening = Arc | Segment | Projection | Ascent | Released | Alternating
 
 _ARC = Arc()  # a default that None cannot stand for: it means no hardening
 
@@ -53,8 +50,7 @@ class HardNegativeObjective(nn.Module):
 
     Args:
         alignment: the loss (`InfoNCE`, `Triplet`, `ReleasedAlignment`).
-        hardening: the inner maximisation (`Arc`, `Segment`, `Projection`, `Ascent`, `Released`, `Alternating`); None: negatives
-            as mined.
+        hardening: the inner maximisation, a strategy of `functional.hardening` or `Alternating`; None: negatives as mined.
         negatives: where hard negatives come from (`InBatch`, `Queue`, `Bank`, `Paired`).
         schedule: hardness over training (`Linear`, `Cosine`, `Exponential`, `Constant`).
         separation: the term between images of peers (`Hinge`, `Absolute`); None: no such term.
@@ -193,10 +189,14 @@ class HardNegativeObjective(nn.Module):
     def _harden(self, batch: EmbeddedBatch, negatives: HardNegatives, hardness: float) -> Tensor | None:
         if self.hardening is None:
             return None
-        if isinstance(self.hardening, Alternating):
-            hardened: Tensor = self.hardening(batch, negatives, hardness)
-            return hardened
-        return self.hardening(batch.images.detach(), batch.reports.detach(), negatives.reports.detach(), hardness)
+        keys = batch.keys[:, 0] if batch.has_study_ids else None
+        return self.hardening(
+            batch.images.detach(),
+            batch.reports.detach(),
+            negatives.reports.detach(),
+            hardness,
+            StepStudies(keys, negatives.valid, batch.shards),
+        )
 
     def _scales_of_this_step(self) -> Tensor:
         # The parameter itself is kept within its range: a clamp in the graph alone would leave a scale beyond the end without

@@ -1,14 +1,21 @@
 """Properties that every strategy must have, over a table of strategies; closed forms against brute force."""
 
+from dataclasses import fields, replace
+from typing import NamedTuple
+
 import pytest
 import torch
 import torch.nn.functional as F
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from hardneg_plugin.config import conf_dir
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.hardening import (
     Arc,
     Ascent,
+    Hardening,
     Projection,
     Released,
     Segment,
@@ -17,25 +24,59 @@ from hardneg_plugin.functional.hardening import (
     harden_projection,
     harden_segment,
 )
+from hardneg_plugin.objectives import Alternating
 
-STRATEGIES = {
-    "arc": Arc(),
-    "arc with a margin": Arc(margin=0.1),
-    "segment": Segment(),
-    "segment with a margin": Segment(margin=0.1),
-    "projection": Projection(),
-    "projection with a margin": Projection(margin=0.1),
-    "ascent": Ascent(),
-    "ascent with a margin": Ascent(steps=20, step_size=0.05, margin=0.1),
-    "released": Released(),
+
+class Row(NamedTuple):
+    strategy: Hardening  # as conf/hardening has it
+    rises: bool = True  # alignment with the image never falls as hardness grows
+    unit_length: bool = False
+    variants: tuple[Hardening, ...] = ()  # further options; margins of 0 and 0.1 are tried anyway
+
+
+# By the choice in conf/hardening. A new strategy is one row: every property below is asserted for it.
+ROWS = {
+    "arc": Row(Arc(margin=0.02), unit_length=True),
+    "segment": Row(Segment(margin=0.02)),
+    "projection": Row(Projection(), rises=False),
+    "ascent": Row(Ascent(margin=0.02), unit_length=True, variants=(Ascent(steps=20, step_size=0.05, margin=0.1),)),
+    "released": Row(Released(), rises=False),
+    "alternating": Row(Alternating(margin=0.02), unit_length=True),
 }
-PER_STUDY = {name: strategy for name, strategy in STRATEGIES.items() if name != "released"}
-GUARDED = {name: strategy for name, strategy in PER_STUDY.items() if "projection" not in name}
-ON_SPHERE = {name: strategy for name, strategy in PER_STUDY.items() if "arc" in name or "ascent" in name}
+
+
+def variants(name, row):
+    first = row.strategy.for_evaluation()
+    strategies = [first, *row.variants]
+    if "margin" in {field.name for field in fields(first)}:
+        strategies += [replace(first, margin=margin) for margin in (0.0, 0.1)]
+    return {f"{name} {strategy!r}": strategy for strategy in strategies}
+
+
+STRATEGIES = {key: strategy for name, row in ROWS.items() for key, strategy in variants(name, row).items()}
+PER_STUDY = {key: strategy for key, strategy in STRATEGIES.items() if not strategy.mixes_studies}
+RISING = {key: strategy for key, strategy in STRATEGIES.items() if ROWS[key.split()[0]].rises}
+ON_SPHERE = {key: strategy for key, strategy in STRATEGIES.items() if ROWS[key.split()[0]].unit_length}
 
 
 def each(strategies):
     return pytest.mark.parametrize("harden", strategies.values(), ids=strategies.keys())
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (conf_dir() / "hardening").glob("*.yaml")))
+def test_every_choice_of_the_config_is_a_row(name):
+    strategy = instantiate(OmegaConf.load(conf_dir() / "hardening" / f"{name}.yaml"))
+    if name == "none":
+        assert strategy is None
+        return
+    expected = ROWS[name].strategy
+    assert type(strategy) is type(expected)
+    assert strategy.for_evaluation() == expected.for_evaluation()
+
+
+@each(STRATEGIES)
+def test_a_strategy_for_evaluation_has_no_state(harden):
+    assert harden.for_evaluation() is harden
 
 
 def unit(*shape, seed=0):
@@ -43,7 +84,7 @@ def unit(*shape, seed=0):
 
 
 def regimes(studies=400, width=16):
-    """Images, reports and negatives from untrained (all unrelated) to trained (own report near, negative a little less)."""
+    """Images, reports and negatives from untrained (all unrelated) to trained (positive near, negative a little less)."""
     for seed, (near_report, near_negative) in enumerate([(0, 0), (1, 0), (1, 1), (4, 1), (4, 3)]):
         z = unit(studies, width, seed=10 * seed)
         u = F.normalize(unit(studies, width, seed=10 * seed + 1) + near_report * z, dim=-1)
@@ -101,7 +142,7 @@ def test_negatives_very_near_the_report_stay_near_it(harden, nudge):
     n = F.normalize(u + nudge * unit(64, 16, seed=3), dim=-1)
     hardened = harden(z, u, n, 0.9)
     assert hardened.isfinite().all()
-    if harden != Released():
+    if not harden.mixes_studies:
         assert (hardened - n).norm(dim=-1).max() <= 1.01 * (u - n).norm(dim=-1).max() + 1e-6
 
 
@@ -140,7 +181,7 @@ def test_hardness_may_differ_by_study(harden):
         torch.testing.assert_close(together[i], harden(z, u, n, hardness[i].item())[i], rtol=0, atol=1e-6)
 
 
-@each(GUARDED)
+@each(RISING)
 def test_alignment_never_falls_as_hardness_grows(harden):
     for z, u, n in regimes():
         curve = torch.stack([alignment(z, harden(z, u, n, h)) for h in torch.linspace(0, 1, 21).tolist()])
@@ -155,7 +196,7 @@ def test_projection_never_recedes_from_the_image():
 
 
 @each(PER_STUDY)
-def test_never_aligned_better_than_the_own_report_or_the_negative_itself(harden):
+def test_never_aligned_better_than_the_positive_or_the_negative_itself(harden):
     for z, u, n in regimes():
         ceiling = torch.maximum(alignment(z, u) - harden.margin, alignment(z, n))
         for h in (0.3, 0.9, 1.0):
@@ -252,15 +293,18 @@ def test_shapes_and_ranges_are_checked():
 
 
 @pytest.mark.parametrize(
-    ("strategy", "options", "key"),
+    ("strategy", "options", "message"),
     [
-        (Arc, {"margin": -0.1}, "margin"),
-        (Segment, {"margin": 2.0}, "margin"),
-        (Projection, {"margin": -1}, "margin"),
-        (Ascent, {"steps": -1}, "steps"),
-        (Ascent, {"step_size": 0.0}, "step_size"),
+        (Arc, {"margin": -0.1}, r"hardening\.margin.* got -0\.1"),
+        (Segment, {"margin": 2.0}, r"hardening\.margin.* got 2\.0"),
+        (Projection, {"margin": -1}, r"hardening\.margin.* got -1"),
+        (Ascent, {"steps": -1}, r"hardening\.steps.* got -1"),
+        (Ascent, {"step_size": 0.0}, r"hardening\.step_size.* got 0\.0"),
+        (Alternating, {"margin": 2.0}, r"hardening\.margin.* got 2\.0"),
+        (Alternating, {"steps": 0}, r"hardening\.steps.* got 0"),
+        (Alternating, {"step_size": -1.0}, r"hardening\.step_size.* got -1\.0"),
     ],
 )
-def test_options_are_checked_at_the_start(strategy, options, key):
-    with pytest.raises(UserError, match=key):
+def test_options_are_checked_at_the_start(strategy, options, message):
+    with pytest.raises(UserError, match=message):
         strategy(**options)

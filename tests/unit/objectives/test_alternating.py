@@ -8,22 +8,22 @@ import torch
 import torch.nn.functional as F
 
 from hardneg_plugin.distributed import Shards
-from hardneg_plugin.functional.hardening import harden_ascent
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.functional.hardening import Ascent, StepStudies, harden_ascent
 from hardneg_plugin.functional.match_keys import match_key
-from hardneg_plugin.objectives import Alternating, EmbeddedBatch, HardNegatives
-from hardneg_plugin.objectives.schedule import TrainingProgress
+from hardneg_plugin.objectives import Alternating
 
 
 def unit(*shape, seed=0):
     return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
-def visit(numbers, images, reports, negatives, valid=None):
-    keys = torch.tensor([[match_key(str(n)), -1, -1, -1] for n in numbers])
-    batch = EmbeddedBatch(images[numbers], reports[numbers], keys, Shards(0, (len(numbers),)), TrainingProgress())
+def visit(strategy, hardness, numbers, images, reports, negatives, valid=None):
     mined = negatives[numbers]
     valid = torch.ones(mined.shape[:2], dtype=torch.bool) if valid is None else valid
-    return batch, HardNegatives(mined, None, valid)
+    keys = torch.tensor([match_key(str(n)) for n in numbers])
+    studies = StepStudies(keys, valid, Shards(0, (len(numbers),)))
+    return strategy(images[numbers], reports[numbers], mined, hardness, studies)
 
 
 @pytest.mark.parametrize("k", [1, 3])
@@ -34,7 +34,7 @@ def test_each_visit_uses_what_the_last_left_and_ascends_from_there(k):
         images, reports, negatives = unit(9, 8, seed=time), unit(9, 8, seed=50), unit(9, k, 8, seed=70 + time)
         images = F.normalize(images + 0.5 * reports, dim=-1)
         numbers = [(time + j) % 9 for j in range(4)]
-        used = strategy(*visit(numbers, images, reports, negatives), 0.6)
+        used = visit(strategy, 0.6, numbers, images, reports, negatives)
         for i, n in enumerate(numbers):
             z, u = images[n], reports[n]
             expected = owned.get(n, negatives[n]).clone()
@@ -58,7 +58,7 @@ def test_negatives_get_harder_from_visit_to_visit_up_to_the_guard():
     images = F.normalize(reports + 0.3 * unit(20, 8, seed=3), dim=-1)
     strategy, alignments = Alternating(step_size=0.1, margin=0.1), []
     for _ in range(60):
-        used = strategy(*visit(list(range(20)), images, reports, negatives), 0.9)
+        used = visit(strategy, 0.9, list(range(20)), images, reports, negatives)
         torch.testing.assert_close(used.norm(dim=-1), torch.ones(20, 1))
         alignments.append((images * used[:, 0]).sum(-1))
     guard = (images * reports).sum(-1) - 0.1
@@ -73,12 +73,31 @@ def test_negatives_get_harder_from_visit_to_visit_up_to_the_guard():
 def test_nothing_is_kept_without_hardness_nor_of_a_negative_that_was_not_found():
     images, reports, negatives = unit(4, 8, seed=1), unit(4, 8, seed=2), unit(4, 1, 8, seed=3)
     strategy = Alternating()
-    strategy(*visit([0, 1], images, reports, negatives), 0.0)
+    visit(strategy, 0.0, [0, 1], images, reports, negatives)
     assert len(strategy.bank) == 0
-    strategy(*visit([0, 1], images, reports, negatives, valid=torch.tensor([[True], [False]])), 0.5)
+    visit(strategy, 0.5, [0, 1], images, reports, negatives, valid=torch.tensor([[True], [False]]))
     assert strategy.bank.slots_of(torch.tensor([match_key("0"), match_key("1")])).tolist() == [0, -1]
 
 
 def test_the_result_is_detached():
     images, reports, negatives = unit(4, 8, seed=1), unit(4, 8, seed=2), unit(4, 1, 8, seed=3).requires_grad_()
-    assert not Alternating()(*visit([0, 1], images, reports, negatives), 0.5).requires_grad
+    assert not visit(Alternating(), 0.5, [0, 1], images, reports, negatives).requires_grad
+
+
+def test_evaluation_sees_one_ascent_and_leaves_the_bank_alone():
+    images, reports, negatives = unit(4, 8, seed=1), unit(4, 8, seed=2), unit(4, 1, 8, seed=3)
+    strategy = Alternating(step_size=0.2, steps=2, margin=0.1)
+    visit(strategy, 0.5, [0, 1], images, reports, negatives)
+    owned = len(strategy.bank)
+    assert owned
+    stateless = strategy.for_evaluation()
+    assert stateless == Ascent(steps=2, step_size=0.2, margin=0.1)
+    expected = harden_ascent(images, reports, negatives, hardness=0.5, margin=0.1, steps=2, step_size=0.2)
+    assert torch.equal(stateless(images, reports, negatives, 0.5), expected)
+    assert len(strategy.bank) == owned
+
+
+@pytest.mark.parametrize("studies", [None, StepStudies(None, torch.ones(4, 1, dtype=torch.bool), Shards(0, (4,)))])
+def test_studies_must_be_known(studies):
+    with pytest.raises(UserError, match=r"hardening=alternating needs to know the studies.*study_ids"):
+        Alternating()(unit(4, 8), unit(4, 8), unit(4, 1, 8), 0.5, studies)

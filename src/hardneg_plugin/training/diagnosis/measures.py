@@ -9,12 +9,11 @@ from torch import Tensor
 
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.functional.hard_negatives import are_matches, mine
-from hardneg_plugin.functional.hardening import Ascent, Released
 from hardneg_plugin.metrics.study_metric import StudyMetric
 from hardneg_plugin.models.base import StepOutputs
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator
 from hardneg_plugin.models.report_generator import ReportGenerator
-from hardneg_plugin.objectives import Alternating, HardNegativeObjective
+from hardneg_plugin.objectives import HardNegativeObjective
 
 Harden = Callable[[Tensor, Tensor, Tensor], Tensor]
 """From images, reports and negatives, `(N, D)` each, to hardened negatives."""
@@ -113,14 +112,11 @@ def closer_than_random(studies: ValidationEmbeddings) -> tuple[float, int]:
 def hardening_of(objective: HardNegativeObjective, hardness: float) -> Harden | None:
     """The objective's inner maximisation, for studies it may never have seen; None where it has none for single studies.
 
-    `Alternating` makes one ascent from the mined negative: its auxiliary negatives belong to training studies. `Released`
-    mixes the studies of a training batch, and a split is none.
+    A strategy that mixes the studies of a training batch has none: a split is no batch.
     """
-    hardening = objective.hardening
-    if hardening is None or isinstance(hardening, Released):
+    if objective.hardening is None or objective.hardening.mixes_studies:
         return None
-    if isinstance(hardening, Alternating):
-        hardening = Ascent(hardening.steps, hardening.step_size, hardening.margin)
+    hardening = objective.hardening.for_evaluation()
     return lambda z, u, n: hardening(z, u, n, hardness)
 
 

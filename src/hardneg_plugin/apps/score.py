@@ -12,8 +12,9 @@ from hardneg_plugin.data.phantom.reading import read_findings
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import check_place
 from hardneg_plugin.metrics.clinical import ClinicalMetric
+from hardneg_plugin.metrics.record_scores import score_records
 from hardneg_plugin.metrics.records import PredictionRecord, read_predictions, with_findings
-from hardneg_plugin.metrics.score_card import score_records, scores_and_intervals
+from hardneg_plugin.metrics.score_card import scores_and_intervals
 from hardneg_plugin.runs.folder import write_json
 
 READERS = {"phantom": read_findings}

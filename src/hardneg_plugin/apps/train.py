@@ -20,8 +20,9 @@ from hardneg_plugin.data.datamodule import StudyDataModule
 from hardneg_plugin.data.tokenizer import check_vocabulary
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.evaluation.baselines import embed_studies, most_frequent_report, nearest_image_reports
+from hardneg_plugin.metrics.record_scores import score_records
 from hardneg_plugin.metrics.records import make_record
-from hardneg_plugin.metrics.score_card import ScoreCard, score_records, scores_and_intervals
+from hardneg_plugin.metrics.score_card import ScoreCard, scores_and_intervals
 from hardneg_plugin.models.base import StudyModel
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.runs.checkpoint import load_weights, read_checkpoint, writes

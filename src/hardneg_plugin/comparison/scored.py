@@ -11,10 +11,11 @@ from hardneg_plugin.comparison.task_files import add_tasks, read_task, task_file
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.metrics.caption import CaptionScores
 from hardneg_plugin.metrics.peers import Peers
+from hardneg_plugin.metrics.record_scores import score_records
 from hardneg_plugin.metrics.records import read_predictions
-from hardneg_plugin.metrics.score_card import ScoreCard, score_records
+from hardneg_plugin.metrics.score_card import ScoreCard
 from hardneg_plugin.metrics.significance import compare, holm, intervals
-from hardneg_plugin.metrics.tally import means_of_runs
+from hardneg_plugin.metrics.statistics import means_of_runs
 from hardneg_plugin.runs.folder import RunFolder
 
 
@@ -74,7 +75,7 @@ def _score_tasks(runs: Mapping[str, Sequence[RunFolder]], split: str, tasks: Seq
         for folder in folders:
             files = task_files(folder, split)
             ids = ids or [row["id"] for row in read_task(files[tasks[0]])]
-            card = ScoreCard(each=[{} for _ in ids])
+            card = ScoreCard()
             add_tasks(card, [files[task] for task in tasks], ids)
             cards.setdefault(variant, []).append(card)
     return ScoredSplit(ids, cards)
@@ -89,10 +90,10 @@ def compare_split(scored: ScoredSplit, baseline: str, measures: Sequence[str], r
         measures: scores over which p-values are corrected.
         resamples: draws behind intervals and p-values.
     """
-    tallies = {variant: [card.tallies for card in cards] for variant, cards in scored.cards.items()}
+    statistics = {variant: [card.statistics for card in cards] for variant, cards in scored.cards.items()}
     found = {
-        variant: compare(own, tallies[baseline], resamples=resamples, level=1 - ALPHA)
-        for variant, own in tallies.items()
+        variant: compare(own, statistics[baseline], resamples=resamples, level=1 - ALPHA)
+        for variant, own in statistics.items()
         if variant != baseline
     }
     family = [(variant, measure) for variant in found for measure in measures]
@@ -102,7 +103,7 @@ def compare_split(scored: ScoredSplit, baseline: str, measures: Sequence[str], r
         sha256=hashlib.sha256("\n".join(scored.ids).encode()).hexdigest(),
         intervals={
             variant: intervals(list(means_of_runs(own).values()), resamples=resamples, level=1 - ALPHA)
-            for variant, own in tallies.items()
+            for variant, own in statistics.items()
         },
         differences={
             variant: {
@@ -121,7 +122,7 @@ def measures_there(scored: Sequence[ScoredSplit], measures: Sequence[str]) -> li
         UserError: there are none, or there is no such score.
     """
     cards = [card for split in scored for own in split.cards.values() for card in own]
-    known = [{name for tally in card.tallies for name in tally.values()} for card in cards]
+    known = [{name for statistic in card.statistics for name in statistic.values()} for card in cards]
     shared = set.intersection(*known)
     there = [measure for measure in measures if measure in shared]
     wrong = [measure for measure in measures if measure not in shared and not measure.startswith("findings_")]

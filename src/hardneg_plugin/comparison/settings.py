@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from hardneg_plugin.comparison.comparison import ALPHA
 from hardneg_plugin.comparison.task_files import HIGHER_IS_BETTER, TASK_NAMES
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.metrics.score_card import every_score
+from hardneg_plugin.metrics.record_scores import every_score
 
 OURS = ("seed", "resume", "trust")
 """What hardneg-compare itself says to hardneg-train."""

@@ -59,7 +59,7 @@ def add_tasks(card: ScoreCard, files: Sequence[Path], ids: Sequence[str]) -> Non
                 f"{path} is of other studies than the predictions of the runs: do the task again on the same split and data."
             )
         rows = [by_id[study] for study in ids]  # predictions may be of fewer, where a run limits its batches
-        known = {name for tally in card.tallies for name in tally.values()}
+        known = {name for statistic in card.statistics for name in statistic.values()}
         added = task_card(rows)
-        card.tallies += [tally for tally in added.tallies if known.isdisjoint(tally.values())]
+        card.statistics += [statistic for statistic in added.statistics if known.isdisjoint(statistic.values())]
         card.values |= {name: value for name, value in added.values.items() if name not in card.values}

@@ -6,9 +6,10 @@ from torch import Tensor
 
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.metrics.peers import Peers
+from hardneg_plugin.metrics.record_scores import measured_scores
 from hardneg_plugin.metrics.records import PredictionRecord
-from hardneg_plugin.metrics.report_scores import embedding_ranks, of_one_study
-from hardneg_plugin.metrics.score_card import ScoreCard, measured_scores
+from hardneg_plugin.metrics.retrieval import embedding_ranks
+from hardneg_plugin.metrics.score_card import ScoreCard, known_values
 from hardneg_plugin.metrics.study_metric import StudyMetric
 
 
@@ -26,9 +27,7 @@ class AlignmentScores(StudyMetric[ScoreCard]):
         references, patients, labels, images, reports = columns
         peers = Peers.of(references, patients, labels)
         ranks = embedding_ranks(images.to(self.device), reports.to(self.device), references, peers)
-        card = ScoreCard(each=[{} for _ in ids])
-        for scored in measured_scores([of_one_study(ranks, row) for row in range(len(ids))]):
-            card.add(scored)
+        card = measured_scores([known_values(ranks, row) for row in range(len(ids))])
         return card.values, card
 
     def card(self) -> ScoreCard:

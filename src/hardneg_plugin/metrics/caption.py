@@ -10,7 +10,8 @@ import numpy as np
 
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.metrics.meteor import MeteorError, meteor_scores
-from hardneg_plugin.metrics.tally import Floats, Scored, Sums, means
+from hardneg_plugin.metrics.score_card import ScoreCard
+from hardneg_plugin.metrics.statistics import Floats, SumStatistic, means
 
 ORDERS = 4
 """BLEU-1 to BLEU-4."""
@@ -41,7 +42,7 @@ class CaptionScores:
     def __post_init__(self) -> None:
         check_installed()
 
-    def __call__(self, generated: Sequence[str], references: Sequence[str]) -> Scored:
+    def __call__(self, generated: Sequence[str], references: Sequence[str]) -> ScoreCard:
         """Score N >= 1 texts against a reference each.
 
         Returns:
@@ -63,12 +64,12 @@ class CaptionScores:
             bleu_scorer += (text, [reference])
         bleu, bleu_each = bleu_scorer.compute_score(option="closest", verbose=0)
         values = {f"BLEU-{n}": float(score) for n, score in enumerate(bleu, start=1)}
-        columns, tallies = {"BLEU-4": bleu_each[-1]}, [Sums(_bleu_counts(bleu_scorer.ctest), _bleu)]
+        columns, statistics = {"BLEU-4": bleu_each[-1]}, [SumStatistic(_bleu_counts(bleu_scorer.ctest), _bleu)]
         if self.meteor:
             try:
                 meteor = meteor_scores(generated, references)
                 values["METEOR"], columns["METEOR"] = meteor.corpus, meteor.each
-                tallies.append(meteor.tally)
+                statistics.append(meteor.statistic)
             except MeteorError as error:
                 _warn_once(f"METEOR is left out of the scores: {error}. To do without it, set `meteor=False`.")
         by_index = {i: [text] for i, text in enumerate(references)}, {i: [text] for i, text in enumerate(generated)}
@@ -77,7 +78,7 @@ class CaptionScores:
         cider, cider_each = Cider().compute_score(*by_index) if any(references) else (0.0, [0.0] * len(references))
         values |= {"ROUGE-L": float(rouge), "CIDEr": float(cider)}
         of_mean = {"ROUGE-L": list(map(float, rouge_each)), "CIDEr": list(map(float, cider_each))}
-        return Scored(values, {**columns, **of_mean}, [*tallies, means(of_mean)])
+        return ScoreCard(values, {**columns, **of_mean}, [*statistics, means(of_mean)])
 
 
 def check_installed() -> None:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.metrics.chexpert import CONDITIONS, label_f1
 from hardneg_plugin.metrics.clinical import check_files, reason
-from hardneg_plugin.metrics.tally import Floats, Scored
+from hardneg_plugin.metrics.score_card import ScoreCard
+from hardneg_plugin.metrics.statistics import Floats
 
 HUB = ("StanfordAIMI/RRG_scorers", "chexbert.pth")
 CLASSES = np.array([np.nan, 1.0, 0.0, -1.0])
@@ -48,7 +49,7 @@ class CheXbert:
         """See `ClinicalMetric`."""
         self._load()
 
-    def __call__(self, generated: Sequence[str], references: Sequence[str], ids: Sequence[str]) -> Scored:
+    def __call__(self, generated: Sequence[str], references: Sequence[str], ids: Sequence[str]) -> ScoreCard:
         """See `ClinicalMetric`."""
         tokenizer, labeller = self._load()
         texts = sorted({*generated, *references}, key=len)  # batches of like lengths

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hardneg_plugin.metrics.tally import Floats, Scored, Sums, means
+from hardneg_plugin.metrics.score_card import ScoreCard
+from hardneg_plugin.metrics.statistics import Floats, SumStatistic, means
 
 CONDITIONS = (
     "Enlarged Cardiomediastinum",
@@ -31,7 +32,7 @@ _SETS = {"14": list(range(14)), "5": sorted(CONDITIONS.index(name) for name in C
 _UNCERTAIN = {"uncertain-positive": (1.0, -1.0), "uncertain-negative": (1.0,)}
 
 
-def label_f1(generated: Floats, references: Floats, prefix: str) -> Scored:
+def label_f1(generated: Floats, references: Floats, prefix: str) -> ScoreCard:
     """F1 over N studies under names such as "chexbert_F1_micro14_uncertain-positive", twelve in all.
 
     - "micro" pools studies and labels, "macro" is the mean of the labels' F1, "example" the mean of the studies'.
@@ -54,14 +55,14 @@ def label_f1(generated: Floats, references: Floats, prefix: str) -> Scored:
     if generated.shape != references.shape or generated.shape[1:] != (len(CONDITIONS),):
         raise ValueError(f"Expected labels (N, 14) of both sides, but got {generated.shape} and {references.shape}.")
     counts = np.stack([_counts(generated, references, positive) for positive in _UNCERTAIN.values()], axis=1)
-    pooled = Sums(counts.reshape(len(counts), -1), _Pooled(prefix))
+    pooled = SumStatistic(counts.reshape(len(counts), -1), _Pooled(prefix))
     columns = {
         f"{prefix}_F1_example{size}_{uncertain}": _f1(counts[:, u][..., labels].sum(axis=-1)).tolist()
         for size, labels in _SETS.items()
         for u, uncertain in enumerate(_UNCERTAIN)
     }
     example = means(columns)
-    return Scored(pooled.values() | example.values(), dict(columns), [pooled, example])
+    return ScoreCard(pooled.values() | example.values(), columns, [pooled, example])
 
 
 def _counts(generated: Floats, references: Floats, positive: tuple[float, ...]) -> Floats:

@@ -11,7 +11,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.metrics.tally import Floats, Scored
+from hardneg_plugin.metrics.score_card import ScoreCard
+from hardneg_plugin.metrics.statistics import Floats
 
 T = TypeVar("T")
 
@@ -33,7 +34,7 @@ class ClinicalMetric(Protocol):
         """
         ...
 
-    def __call__(self, generated: Sequence[str], references: Sequence[str], ids: Sequence[str]) -> Scored:
+    def __call__(self, generated: Sequence[str], references: Sequence[str], ids: Sequence[str]) -> ScoreCard:
         """The scores of N >= 1 studies.
 
         Raises:
@@ -74,7 +75,7 @@ class RadGraph:
         """See `ClinicalMetric`."""
         self([PROBE], [PROBE], [""])
 
-    def __call__(self, generated: Sequence[str], references: Sequence[str], ids: Sequence[str]) -> Scored:
+    def __call__(self, generated: Sequence[str], references: Sequence[str], ids: Sequence[str]) -> ScoreCard:
         """See `ClinicalMetric`."""
         if self.weights is not None:
             check_files(Path(self.weights) / self.model, ["config.json", "weights.th"], "clinical.radgraph.weights")
@@ -93,7 +94,7 @@ class RadGraph:
             return np.stack([np.array(level, dtype=np.float64) for level in by_level], axis=1)
 
         rows = _of_pairs_with_words(generated, references, score, len(LEVELS), "radgraph")
-        return Scored.of_means(
+        return ScoreCard.of_means(
             {f"{self.model}_F1_{level}": rows[:, i].tolist() for i, level in enumerate(LEVELS)},
         )
 
@@ -137,7 +138,7 @@ class RaTEScore:
         """See `ClinicalMetric`."""
         self([PROBE], [PROBE], [""])
 
-    def __call__(self, generated: Sequence[str], references: Sequence[str], ids: Sequence[str]) -> Scored:
+    def __call__(self, generated: Sequence[str], references: Sequence[str], ids: Sequence[str]) -> ScoreCard:
         """See `ClinicalMetric`."""
         package = importable("RaTEScore", "clinical=ratescore")
         scorer = loaded(
@@ -156,7 +157,7 @@ class RaTEScore:
             return np.array(scorer.compute_score(texts, others), dtype=np.float64)[:, None]
 
         rows = _of_pairs_with_words(generated, references, score, 1, "RaTEScore")
-        return Scored.of_means({f"RaTEScore_{self.affinity}": rows[:, 0].tolist()})
+        return ScoreCard.of_means({f"RaTEScore_{self.affinity}": rows[:, 0].tolist()})
 
 
 def importable(package: str, choice: str) -> Any:

@@ -4,7 +4,8 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from hardneg_plugin.metrics.tally import Floats, Scored, Sums
+from hardneg_plugin.metrics.score_card import ScoreCard
+from hardneg_plugin.metrics.statistics import Floats, SumStatistic
 
 Findings = frozenset[tuple[str, Hashable]]
 """A report's findings, each `(name, attributes)`."""
@@ -32,18 +33,20 @@ def findings_counts(generated: Findings, reference: Findings) -> tuple[int, int,
     )
 
 
-def findings_scores(generated: Sequence[Findings], references: Sequence[Findings]) -> Scored:
+def findings_scores(generated: Sequence[Findings], references: Sequence[Findings]) -> ScoreCard:
     """Micro precision, recall and F1 over N studies: `findings_*` by name, `findings_attributes_*` with side, size, ... too.
 
     Where nothing is stated, precision is 0; where there is nothing to state, recall is 0. A study's own score is its F1.
     """
     pairs = list(zip(generated, references, strict=True))
-    tally = Sums(np.array([findings_counts(*pair) for pair in pairs], dtype=np.float64).reshape(-1, 6), _micro)
+    statistic = SumStatistic(
+        np.array([findings_counts(*pair) for pair in pairs], dtype=np.float64).reshape(-1, 6), _micro
+    )
     f1 = [findings_f1(*pair) for pair in pairs]
     columns: dict[str, Sequence[float]] = {
         f"{prefix}_F1": list(column) for prefix, column in zip(PREFIXES, zip(*f1, strict=True), strict=True)
     }
-    return Scored(tally.values(), columns, [tally])
+    return ScoreCard(statistic.values(), columns, [statistic])
 
 
 def findings_f1(generated: Findings, reference: Findings) -> tuple[float, float]:

@@ -9,7 +9,8 @@ import numpy as np
 from hardneg_plugin.data.downloads.tables import check_columns, column_name, read_table
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.metrics.chexpert import CONDITIONS, label_f1
-from hardneg_plugin.metrics.tally import Floats, Scored
+from hardneg_plugin.metrics.score_card import ScoreCard
+from hardneg_plugin.metrics.statistics import Floats
 
 COLUMNS = [column_name(name) for name in CONDITIONS]
 VALUES = {1.0, 0.0, -1.0}
@@ -43,7 +44,7 @@ class LabelFiles:
         for file in (self.generated, self.references):
             read_labels(Path(file), self.id_column)
 
-    def __call__(self, generated: Sequence[str], references: Sequence[str], ids: Sequence[str]) -> Scored:
+    def __call__(self, generated: Sequence[str], references: Sequence[str], ids: Sequence[str]) -> ScoreCard:
         """See `ClinicalMetric`; the texts are not looked at."""
         ours, theirs = (_of_studies(Path(file), self.id_column, ids) for file in (self.generated, self.references))
         return label_f1(ours, theirs, self.name)

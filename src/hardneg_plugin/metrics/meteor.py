@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hardneg_plugin.metrics.tally import Floats, Sums
+from hardneg_plugin.metrics.statistics import Floats, SumStatistic
 
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
 _MATCHER_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
@@ -42,12 +42,12 @@ class Meteor:
     counts: Floats
 
     @property
-    def tally(self) -> Sums:
+    def statistic(self) -> SumStatistic:
         """The score of the corpus as it follows from the sums of these counts, to which equal texts add no chunk."""
         words, chunks, matches = self.counts[:, 0:2], self.counts[:, 20], self.counts[:, 21:23]
         rows = self.counts.copy()
         rows[(matches == words).all(1) & (chunks == 1), 20] = 0
-        return Sums(rows, corpus_score)
+        return SumStatistic(rows, corpus_score)
 
 
 def corpus_score(sums: Floats) -> dict[str, Floats]:

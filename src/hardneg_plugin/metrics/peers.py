@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hardneg_plugin.metrics.findings import Findings, findings_f1
 from hardneg_plugin.metrics.records import PredictionRecord, findings_of
-from hardneg_plugin.metrics.tally import Floats
+from hardneg_plugin.metrics.statistics import Floats
 from hardneg_plugin.neighbours.groups import groups_of
 from hardneg_plugin.neighbours.search import Chunked, Rule
 

@@ -1,10 +1,9 @@
 """Everything that is measured about the generated reports of one split, each study counted once over all ranks."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,11 +12,11 @@ from hardneg_plugin.data.studies import Batch, FindingsReader
 from hardneg_plugin.metrics.caption import CaptionScores
 from hardneg_plugin.metrics.diversity import collapse_warning
 from hardneg_plugin.metrics.peers import Peers
+from hardneg_plugin.metrics.record_scores import score_records
 from hardneg_plugin.metrics.records import PredictionRecord, make_record
-from hardneg_plugin.metrics.retrieval import ranks_among, retrieval_ranks, score_ranks, score_ranks_among
-from hardneg_plugin.metrics.score_card import ScoreCard, score_records
+from hardneg_plugin.metrics.retrieval import embedding_ranks
+from hardneg_plugin.metrics.score_card import ScoreCard, known_values
 from hardneg_plugin.metrics.study_metric import StudyMetric
-from hardneg_plugin.neighbours.groups import groups_of
 
 
 class EvaluationEmbeddings(NamedTuple):
@@ -81,8 +80,8 @@ class ReportScores(StudyMetric[tuple[list[PredictionRecord], ScoreCard]]):
         if embeddings:
             _measure(records, EvaluationEmbeddings(*(column.to(self.device) for column in embeddings)), peers)
         card = score_records(records, caption=self.caption, peers=peers)
-        for record, scores in zip(records, card.each, strict=True):
-            record["scores"] = scores
+        for row, record in enumerate(records):
+            record["scores"] = card.of_study(row)
         return card.values, (records, card)
 
     def records(self) -> list[PredictionRecord]:
@@ -111,57 +110,4 @@ def _measure(records: Sequence[PredictionRecord], embeddings: EvaluationEmbeddin
     columns = embedding_ranks(images, references, [record["reference"] for record in records], peers)
     columns["image_specificity"] = peers.picks(own.double().cpu().numpy(), others.double().cpu().numpy()).tolist()
     for index, record in enumerate(records):
-        record["measured"] = {**record.get("measured", {}), **of_one_study(columns, index)}
-
-
-def embedding_ranks(images: Tensor, reports: Tensor, references: Sequence[str], peers: Peers) -> dict[str, list[float]]:
-    """How high N images rank their own reports, and reports their images, by embeddings: N ranks for each key of `RECALL`.
-
-    Ranks are among all studies, and among each study's peers; these are NaN where it has none.
-
-    Args:
-        images: `(N, D)`.
-        reports: `(N, D)`, of the references.
-        references: N texts; equal ones count as one.
-        peers: those of the N studies.
-    """
-    keys, pools = _candidates(references, peers, images.device)
-    return _by_name(
-        whole=[retrieval_ranks(images, reports, keys), retrieval_ranks(reports, images, keys)],
-        among_peers=[ranks_among(images, reports, pools), ranks_among(reports, images, pools)],
-        pools=pools,
-    )
-
-
-def pair_score_ranks(scores: Tensor, references: Sequence[str], peers: Peers) -> dict[str, list[float]]:
-    """The ranks of `embedding_ranks` by scores of pairs.
-
-    Args:
-        scores: `(N, N)`, of each image (a row) with each report (a column).
-        references: N texts; equal ones count as one.
-        peers: those of the N studies.
-    """
-    keys, pools = _candidates(references, peers, scores.device)
-    return _by_name(
-        whole=[score_ranks(scores, keys), score_ranks(scores.T, keys)],
-        among_peers=[score_ranks_among(scores, pools), score_ranks_among(scores.T, pools)],
-        pools=pools,
-    )
-
-
-def _candidates(references: Sequence[str], peers: Peers, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Which references are equal `(N,)`, and the peers of each study `(N, K)`, -1 where there are fewer."""
-    keys = torch.from_numpy(groups_of(references)["text"])
-    return keys.to(device), torch.from_numpy(peers.index).to(device)
-
-
-def _by_name(*, whole: Sequence[Tensor], among_peers: Sequence[Tensor], pools: Tensor) -> dict[str, list[float]]:
-    has_peers = (pools >= 0).any(dim=1)
-    known = [torch.where(has_peers, ranks.float(), torch.nan) for ranks in among_peers]
-    names = ("rank", "r2i_rank", "peers_rank", "peers_r2i_rank")
-    return {name: ranks.tolist() for name, ranks in zip(names, (*whole, *known), strict=True)}
-
-
-def of_one_study(ranks: Mapping[str, Sequence[float]], row: int) -> dict[str, float]:
-    """What was measured of a study: without what is NaN."""
-    return {name: float(column[row]) for name, column in ranks.items() if not np.isnan(column[row])}
+        record["measured"] = {**record.get("measured", {}), **known_values(columns, index)}

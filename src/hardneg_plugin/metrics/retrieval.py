@@ -1,10 +1,14 @@
 """How well images find their own reports, and reports their images."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from hardneg_plugin.functional.match_keys import UNKNOWN
+from hardneg_plugin.metrics.peers import Peers
+from hardneg_plugin.neighbours.groups import groups_of
 
 TIE = 1e-6
 """Similarities this close are equal: float32 rounds the cosine of equal embeddings about this differently."""
@@ -70,6 +74,54 @@ def ranks_among(anchors: Tensor, candidates: Tensor, pools: Tensor) -> Tensor:
 def score_ranks_among(scores: Tensor, pools: Tensor) -> Tensor:
     """The same by scores of pairs `(N, N)`, a row of each anchor: ranks `(N,)`."""
     return _ranks_among(scores.diagonal()[:, None], scores.gather(1, pools.clamp_min(0)), pools)
+
+
+def embedding_ranks(images: Tensor, reports: Tensor, references: Sequence[str], peers: Peers) -> dict[str, list[float]]:
+    """How high N images rank their own reports, and reports their images, by embeddings: N ranks for each key of `RECALL`.
+
+    Ranks are among all studies, and among each study's peers; these are NaN where it has none.
+
+    Args:
+        images: `(N, D)`.
+        reports: `(N, D)`, of the references.
+        references: N texts; equal ones count as one.
+        peers: those of the N studies.
+    """
+    keys, pools = _candidates(references, peers, images.device)
+    return _by_name(
+        whole=[retrieval_ranks(images, reports, keys), retrieval_ranks(reports, images, keys)],
+        among_peers=[ranks_among(images, reports, pools), ranks_among(reports, images, pools)],
+        pools=pools,
+    )
+
+
+def pair_score_ranks(scores: Tensor, references: Sequence[str], peers: Peers) -> dict[str, list[float]]:
+    """The ranks of `embedding_ranks` by scores of pairs.
+
+    Args:
+        scores: `(N, N)`, of each image (a row) with each report (a column).
+        references: N texts; equal ones count as one.
+        peers: those of the N studies.
+    """
+    keys, pools = _candidates(references, peers, scores.device)
+    return _by_name(
+        whole=[score_ranks(scores, keys), score_ranks(scores.T, keys)],
+        among_peers=[score_ranks_among(scores, pools), score_ranks_among(scores.T, pools)],
+        pools=pools,
+    )
+
+
+def _candidates(references: Sequence[str], peers: Peers, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Which references are equal `(N,)`, and the peers of each study `(N, K)`, -1 where there are fewer."""
+    keys = torch.from_numpy(groups_of(references)["text"])
+    return keys.to(device), torch.from_numpy(peers.index).to(device)
+
+
+def _by_name(*, whole: Sequence[Tensor], among_peers: Sequence[Tensor], pools: Tensor) -> dict[str, list[float]]:
+    has_peers = (pools >= 0).any(dim=1)
+    known = [torch.where(has_peers, ranks.float(), torch.nan) for ranks in among_peers]
+    names = ("rank", "r2i_rank", "peers_rank", "peers_r2i_rank")
+    return {name: ranks.tolist() for name, ranks in zip(names, (*whole, *known), strict=True)}
 
 
 def _ranks(scores: Tensor, rows: Tensor, text_keys: Tensor) -> Tensor:

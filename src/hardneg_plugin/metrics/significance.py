@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from hardneg_plugin.metrics.tally import Floats, Mean, Tally, means_of_runs
+from hardneg_plugin.metrics.statistics import Floats, MeanOfRuns, Statistic, means_of_runs
 
 RESAMPLES = 2000
 _BLOCK = 2**22  # weights held at once, 32 MiB
@@ -34,31 +34,31 @@ class Difference:
 
 
 def intervals(
-    tallies: Sequence[Tally], *, resamples: int = RESAMPLES, level: float = 0.95, seed: int = 0
+    statistics: Sequence[Statistic], *, resamples: int = RESAMPLES, level: float = 0.95, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
     """The percentile bootstrap interval of every score, over studies drawn with replacement.
 
     Args:
-        tallies: of the same N studies.
+        statistics: of the same N studies.
         resamples: draws, at least 1.
         level: the share of draws within the interval, in (0, 1).
         seed: of the draws; the same for all scores.
 
     Raises:
-        ValueError: a number is out of its range, or the tallies differ in their studies.
+        ValueError: a number is out of its range, or the statistics differ in their studies.
     """
-    studies = _check(tallies, resamples, level)
+    studies = _check(statistics, resamples, level)
     drawn: dict[str, list[Floats]] = {}
     for weights in _bootstrap(studies, resamples, seed):
-        for tally in tallies:
-            for name, values in tally.under(weights).items():
+        for statistic in statistics:
+            for name, values in statistic.under(weights).items():
                 drawn.setdefault(name, []).append(values)
     return {name: _within(np.concatenate(values), level) for name, values in drawn.items()}
 
 
 def compare(
-    ours: Sequence[Sequence[Tally]],
-    theirs: Sequence[Sequence[Tally]],
+    ours: Sequence[Sequence[Statistic]],
+    theirs: Sequence[Sequence[Statistic]],
     *,
     resamples: int = RESAMPLES,
     level: float = 0.95,
@@ -71,7 +71,7 @@ def compare(
     could as well be the other's. It takes the trainings as they are.
 
     Args:
-        ours: for each of R training seeds the tallies of one model, over the same N studies in the same order.
+        ours: for each of R training seeds the statistics of one model, over the same N studies in the same order.
         theirs: those of the other, of the same R seeds.
         resamples, level, seed: as in `intervals`.
 
@@ -80,7 +80,7 @@ def compare(
     """
     if len(ours) != len(theirs) or not ours:
         raise ValueError(f"Expected at least one seed, and as many of both, but got {len(ours)} and {len(theirs)}.")
-    studies = _check([tally for tallies in (*ours, *theirs) for tally in tallies], resamples, level)
+    studies = _check([statistic for statistics in (*ours, *theirs) for statistic in statistics], resamples, level)
     found: dict[str, Difference] = {}
     own, other = means_of_runs(ours), means_of_runs(theirs)
     for names in (names for names in own if names in other):
@@ -114,13 +114,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class _Pair:
-    """One kind of tally of two models, of R seeds each."""
+    """One kind of statistic of two models, of R seeds each."""
 
-    ours: Mean
-    theirs: Mean
+    ours: MeanOfRuns
+    theirs: MeanOfRuns
 
     @cached_property
-    def both(self) -> Mean:
+    def both(self) -> MeanOfRuns:
         """Of what either has of N studies, as of 2 N."""
         return self.ours.joined(self.theirs)
 
@@ -128,7 +128,7 @@ class _Pair:
         """Differences `(W,)` for W draws of studies `(W, N)`, each with a draw of seeds."""
         runs = len(self.ours.of)
         seeds = rng.integers(runs, size=(len(weights), runs))
-        own, other = ([tally.under(weights) for tally in mean.of] for mean in (self.ours, self.theirs))
+        own, other = ([statistic.under(weights) for statistic in mean.of] for mean in (self.ours, self.theirs))
         of_seeds = {
             name: np.stack([mine[name] - others[name] for mine, others in zip(own, other, strict=True)], axis=1)
             for name in own[0]
@@ -141,13 +141,13 @@ class _Pair:
         return {name: own[name] - other[name] for name in own}
 
 
-def _check(tallies: Sequence[Tally], resamples: int, level: float) -> int:
+def _check(statistics: Sequence[Statistic], resamples: int, level: float) -> int:
     """The number of studies."""
     if resamples < 1 or not 0 < level < 1:
         raise ValueError(f"Expected at least one draw and a level in (0, 1), but got {resamples} and {level}.")
-    numbers = {tally.studies for tally in tallies}
+    numbers = {statistic.studies for statistic in statistics}
     if len(numbers) > 1:
-        raise ValueError(f"Expected tallies of the same studies, but got some of {sorted(numbers)} studies.")
+        raise ValueError(f"Expected statistics of the same studies, but got some of {sorted(numbers)} studies.")
     return numbers.pop() if numbers else 0
 
 

@@ -7,9 +7,9 @@ from typing import TypedDict
 
 import numpy as np
 
-from hardneg_plugin.metrics.ranking import auroc_tally
+from hardneg_plugin.metrics.auroc import mean_auroc
 from hardneg_plugin.metrics.score_card import ScoreCard
-from hardneg_plugin.metrics.tally import Floats, Sums
+from hardneg_plugin.metrics.statistics import Floats, SumStatistic
 
 
 class TaskRow(TypedDict):
@@ -24,24 +24,22 @@ class TaskRow(TypedDict):
 
 def task_card(rows: Sequence[TaskRow]) -> ScoreCard:
     """The scores of N studies; an AUROC only where some finding has studies with it and without it."""
-    card = ScoreCard(each=[{} for _ in rows])
+    card = ScoreCard()
     for name in sorted({name for row in rows for name in row["means"]}):
         groups = sorted({group for row in rows for group in row["means"].get(name, ())})
         sums = np.array([[row["means"].get(name, {}).get(group, [0.0, 0.0]) for group in groups] for row in rows])
-        card.tallies.append(Sums(sums.reshape(len(rows), -1), _MeanOfMeans(name)))
-        for scores, of_study in zip(card.each, sums.sum(1), strict=True):
-            if of_study[1]:
-                scores[name] = float(of_study[0] / of_study[1])
+        statistic = SumStatistic(sums.reshape(len(rows), -1), _MeanOfMeans(name))
+        columns = {name: [total / count if count else math.nan for total, count in sums.sum(1).tolist()]}
+        card.add(ScoreCard(statistic.values(), columns, [statistic]))
     for name in sorted({name for row in rows for name in row["rankings"]}):
         groups = sorted({group for row in rows for group in row["rankings"].get(name, ())})
-        columns = {
+        pairs_of = {
             group: [row["rankings"].get(name, {}).get(group, [float("nan"), 0.0]) for row in rows] for group in groups
         }
-        if any(len({label for score, label in pairs if not math.isnan(score)}) == 2 for pairs in columns.values()):
-            scores_of, labels_of = ({group: [pair[i] for pair in columns[group]] for group in groups} for i in (0, 1))
-            card.tallies.append(auroc_tally(name, scores_of, labels_of))
-    for tally in card.tallies:
-        card.values |= tally.values()
+        if any(len({label for score, label in pairs if not math.isnan(score)}) == 2 for pairs in pairs_of.values()):
+            scores_of, labels_of = ({group: [pair[i] for pair in pairs_of[group]] for group in groups} for i in (0, 1))
+            area = mean_auroc(name, scores_of, labels_of)
+            card.add(ScoreCard(area.values(), statistics=[area]))
     return card
 
 

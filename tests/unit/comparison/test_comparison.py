@@ -15,7 +15,7 @@ from hardneg_plugin.comparison.tables import latex, markdown, scores_table, tabl
 from hardneg_plugin.comparison.task_files import tasks_of_all
 from hardneg_plugin.comparison.verdicts import cautions, choice, verdict, verdicts
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.metrics.tally import Sums, means_of_runs
+from hardneg_plugin.metrics.statistics import SumStatistic, means_of_runs
 from hardneg_plugin.runs.folder import RunFolder, write_json, write_jsonl
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
@@ -144,8 +144,8 @@ def test_means_over_seeds_differences_and_corrected_p_values_are_those_of_the_re
 def test_the_mean_over_seeds_of_scores_that_are_no_means():
     rng = np.random.default_rng(0)
     rows = rng.random((3, 5, 2))
-    ratios = [Sums(own, lambda sums: {"ratio": sums[..., 0] / sums[..., 1]}) for own in rows]
-    (mean,) = means_of_runs([[tally] for tally in ratios]).values()
+    ratios = [SumStatistic(own, lambda sums: {"ratio": sums[..., 0] / sums[..., 1]}) for own in rows]
+    (mean,) = means_of_runs([[statistic] for statistic in ratios]).values()
     weights = rng.integers(0, 3, size=(4, 5)) + 0.5
     expected = [np.mean([(w @ own)[0] / (w @ own)[1] for own in rows]) for w in weights]
     np.testing.assert_allclose(mean.under(weights)["ratio"], expected)

@@ -73,9 +73,9 @@ def test_every_score_has_an_interval_and_every_study_its_ranks(seen):
     metric = AlignmentScores()
     metric.update(*seen)
     card = metric.card()
-    assert set(intervals(card.tallies)) == set(card.values)
+    assert set(intervals(card.statistics)) == set(card.values)
     assert all(low <= card.values[name] <= high for name, (low, high) in card.intervals().items())
-    assert {name for of_study in card.each for name in of_study} == {"rank", "r2i_rank", "peers_rank", "peers_r2i_rank"}
-    assert card.values["R@5"] == pytest.approx(sum(of_study["rank"] <= 5 for of_study in card.each) / STUDIES)
+    assert set(card.columns) == {"rank", "r2i_rank", "peers_rank", "peers_r2i_rank"}
+    assert card.values["R@5"] == pytest.approx(sum(rank <= 5 for rank in card.columns["rank"]) / STUDIES)
     with pytest.warns(UserWarning, match="before the ``update`` method"):
         assert AlignmentScores().card().values == {}

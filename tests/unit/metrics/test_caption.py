@@ -125,11 +125,11 @@ def test_names_and_silence(fake_meteor, reports, capfd):
 def test_scores_follow_from_sums_over_studies(reports):
     generated, references, _ = reports
     scored = CaptionScores(meteor=False)(generated, references)
-    of_sums = {name: value for tally in scored.tallies for name, value in tally.values().items()}
+    of_sums = {name: value for statistic in scored.statistics for name, value in statistic.values().items()}
     assert of_sums == pytest.approx(scored.values, abs=1e-12)
     # of a part of the studies, and with some drawn twice, what pycocoevalcap says of that corpus
     drawn = [0, 3, 3, 7, 11, 11, 11, 20]
-    bleu_tally = scored.tallies[0]
+    bleu_tally = scored.statistics[0]
     bleu, _ = Bleu(4).compute_score(
         {i: [references[j]] for i, j in enumerate(drawn)}, {i: [generated[j]] for i, j in enumerate(drawn)}, verbose=0
     )

@@ -42,7 +42,9 @@ def test_there_are_no_other_scores_and_all_have_a_tally():
     scored = label_f1(draw(0), draw(1), "x")
     names = {f"x_F1_{average}{size}_uncertain-{uncertain}" for average, size, uncertain in VARIANTS}
     assert set(scored.values) == names
-    assert {name: value for tally in scored.tallies for name, value in tally.values().items()} == scored.values
+    assert {
+        name: value for statistic in scored.statistics for name, value in statistic.values().items()
+    } == scored.values
     assert set(scored.columns) == {name for name in names if "example" in name}
 
 
@@ -57,9 +59,9 @@ def test_a_study_scores_what_it_would_alone():
 def test_resampled_sums_score_as_resampled_studies():
     generated, references = draw(0), draw(1)
     drawn = np.random.default_rng(2).integers(40, size=(3, 40))
-    for tally in label_f1(generated, references, "x").tallies:
+    for statistic in label_f1(generated, references, "x").statistics:
         weights = np.stack([np.bincount(row, minlength=40) for row in drawn]).astype(float)
-        scores = tally.under(weights)
+        scores = statistic.under(weights)
         for i, row in enumerate(drawn):
             expected = label_f1(generated[row], references[row], "x").values
             assert {name: values[i] for name, values in scores.items()} == pytest.approx(
@@ -69,9 +71,9 @@ def test_resampled_sums_score_as_resampled_studies():
 
 def test_intervals_and_paired_differences():
     scored, other = label_f1(draw(0), draw(1), "x"), label_f1(draw(1), draw(1), "x")
-    for name, (low, high) in intervals(scored.tallies, resamples=100).items():
+    for name, (low, high) in intervals(scored.statistics, resamples=100).items():
         assert low < scored.values[name] < high
-    differences = compare([other.tallies], [scored.tallies], resamples=100)
+    differences = compare([other.statistics], [scored.statistics], resamples=100)
     assert set(differences) == set(scored.values)
     assert differences["x_F1_micro14_uncertain-positive"].p_value == pytest.approx(1 / 101)
 

@@ -66,12 +66,14 @@ def test_equals_pycocoevalcap_under_a_hostile_locale(scorers, reports):
 def test_the_score_follows_from_sums_over_pairs(scorers, reports):
     ours, _ = scorers
     generated, references, _ = reports
-    tally = ours(generated, references).tally
+    statistic = ours(generated, references).statistic
     for drawn in (list(range(23)), [3], [3, 3, 7], [0, 5, 5, 5, 12, 22]):
         scored = ours([generated[i] for i in drawn], [references[i] for i in drawn])
-        weights = np.bincount(drawn, minlength=tally.studies)[None]
-        assert tally.under(weights)["METEOR"] == pytest.approx(scored.corpus, abs=1e-12)
-    equal_texts, none = (tally.under(np.bincount(drawn, minlength=tally.studies)[None]) for drawn in ([3, 3], []))
+        weights = np.bincount(drawn, minlength=statistic.studies)[None]
+        assert statistic.under(weights)["METEOR"] == pytest.approx(scored.corpus, abs=1e-12)
+    equal_texts, none = (
+        statistic.under(np.bincount(drawn, minlength=statistic.studies)[None]) for drawn in ([3, 3], [])
+    )
     assert (equal_texts["METEOR"], none["METEOR"]) == (1, 0)
 
 

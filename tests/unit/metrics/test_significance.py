@@ -8,12 +8,14 @@ from scipy import stats
 
 from hardneg_plugin.metrics import significance
 from hardneg_plugin.metrics.significance import compare, holm, intervals
-from hardneg_plugin.metrics.tally import Mean, Sums, means
+from hardneg_plugin.metrics.statistics import MeanOfRuns, SumStatistic, means
 
 
 def ratio(rows):
     """A score that is no mean: the ratio of two sums, as micro F1 is."""
-    return Sums(np.asarray(rows, dtype=float), lambda sums: {"ratio": sums[..., 0] / np.maximum(sums[..., 1], 1)})
+    return SumStatistic(
+        np.asarray(rows, dtype=float), lambda sums: {"ratio": sums[..., 0] / np.maximum(sums[..., 1], 1)}
+    )
 
 
 def test_the_interval_is_that_of_scipys_percentile_bootstrap():
@@ -102,8 +104,8 @@ def test_with_several_seeds_the_interval_holds_for_other_trainings_too():
 
 
 def test_equal_models_do_not_differ():
-    tallies = [[means({"x": np.random.default_rng(8).normal(size=40)})]]
-    found = compare(tallies, tallies)["x"]
+    statistics = [[means({"x": np.random.default_rng(8).normal(size=40)})]]
+    found = compare(statistics, statistics)["x"]
     assert (found.difference, found.low, found.high, found.p_value) == (0, 0, 0, 1)
 
 
@@ -151,17 +153,17 @@ def test_holm_by_its_definition():
 
 
 def test_means_leave_out_what_does_not_count():
-    tally = means({"all": [1, 2, 6], "some": [float("nan"), 2, 4], "none": [float("nan")] * 3})
-    assert tally.values() == {"all": 3, "some": 3, "none": 0}
-    assert tally.under(np.array([[0.0, 2, 1]]))["some"] == pytest.approx(8 / 3)
+    statistic = means({"all": [1, 2, 6], "some": [float("nan"), 2, 4], "none": [float("nan")] * 3})
+    assert statistic.values() == {"all": 3, "some": 3, "none": 0}
+    assert statistic.under(np.array([[0.0, 2, 1]]))["some"] == pytest.approx(8 / 3)
 
 
 def test_of_several_models_the_mean_of_their_scores():
     rng = np.random.default_rng(11)
     of = [ratio(rng.integers(1, 9, (6, 2))) for _ in range(3)]
-    mean = Mean(tuple(of))
-    assert mean.values() == {"ratio": pytest.approx(np.mean([tally.values()["ratio"] for tally in of]))}
-    other = Mean(tuple(ratio(rng.integers(1, 9, (6, 2))) for _ in range(3)))
+    mean = MeanOfRuns(tuple(of))
+    assert mean.values() == {"ratio": pytest.approx(np.mean([statistic.values()["ratio"] for statistic in of]))}
+    other = MeanOfRuns(tuple(ratio(rng.integers(1, 9, (6, 2))) for _ in range(3)))
     weights = rng.integers(0, 3, (4, 12)).astype(float)
     expected = [
         [np.divide(*(row[:6] @ a.rows + row[6:] @ b.rows)) for a, b in zip(of, other.of, strict=True)]

@@ -56,16 +56,18 @@ def test_scores_are_those_of_plain_loops_and_so_are_draws_of_studies(rows):
         chosen = [draw.randrange(1, 40) for _ in rows]  # never the first: "rare" does not count then
         weights = np.array([[chosen.count(index) for index in range(40)]])
         again = [rows[index] for index in chosen]
-        sums = {name: float(value) for tally in card.tallies for name, (value,) in tally.under(weights).items()}
+        sums = {
+            name: float(value) for statistic in card.statistics for name, (value,) in statistic.under(weights).items()
+        }
         assert sums == {"hits": pytest.approx(mean_of_means(again, "hits")), "AUROC": pytest.approx(mean_area(again))}
 
 
 def test_a_study_scores_what_it_adds_itself(rows):
     card = task_card(rows)
-    for row, scores in zip(rows, card.each, strict=True):
+    for index, row in enumerate(rows):
         pairs = list(row["means"].get("hits", {}).values())
         expected = {"hits": sum(total for total, _ in pairs) / sum(count for _, count in pairs)} if pairs else {}
-        assert scores == pytest.approx(expected)
+        assert card.of_study(index) == pytest.approx(expected)
 
 
 def test_every_score_has_an_interval_that_holds_it(rows):
@@ -76,7 +78,7 @@ def test_every_score_has_an_interval_that_holds_it(rows):
 
 def test_rows_that_add_nothing_have_no_scores():
     card = task_card([{"id": "a", "means": {}, "rankings": {}}])
-    assert (card.values, card.each, card.tallies) == ({}, [{}], [])
+    assert (card.values, card.columns, card.statistics) == ({}, {}, [])
 
 
 def test_an_area_under_no_curve_is_no_score(rows):

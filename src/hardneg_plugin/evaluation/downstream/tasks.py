@@ -32,8 +32,9 @@ from hardneg_plugin.evaluation.downstream.vqa import (
 from hardneg_plugin.evaluation.downstream.zero_shot import zero_shot_scores
 from hardneg_plugin.knowledge import Knowledge
 from hardneg_plugin.metrics.peers import Peers
-from hardneg_plugin.metrics.report_scores import embedding_ranks, of_one_study, pair_score_ranks
-from hardneg_plugin.metrics.score_card import RECALL
+from hardneg_plugin.metrics.record_scores import RECALL
+from hardneg_plugin.metrics.retrieval import embedding_ranks, pair_score_ranks
+from hardneg_plugin.metrics.score_card import known_values
 from hardneg_plugin.metrics.task_scores import TaskRow
 
 BY_PAIR = "pair_"
@@ -92,7 +93,7 @@ def retrieval(split: EncodedSplit, pair_scores: Tensor | None = None) -> TaskRes
         {
             f"{prefix}{name}{k}": {"": [float(rank <= k), 1.0]}
             for prefix, columns in ranks.items()
-            for kind, rank in of_one_study(columns, row).items()
+            for kind, rank in known_values(columns, row).items()
             for name, at in [RECALL[kind]]
             for k in at
         }

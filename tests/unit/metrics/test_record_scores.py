@@ -13,10 +13,10 @@ from pycocoevalcap.rouge.rouge import Rouge
 from hardneg_plugin.data.phantom import PhantomStudies
 from hardneg_plugin.metrics.caption import CaptionScores
 from hardneg_plugin.metrics.peers import Peers
+from hardneg_plugin.metrics.record_scores import every_score, score_records
 from hardneg_plugin.metrics.records import make_record, read_predictions
 from hardneg_plugin.metrics.report_scores import EvaluationEmbeddings, ReportScores
 from hardneg_plugin.metrics.retrieval import ranks_among, retrieval_ranks
-from hardneg_plugin.metrics.score_card import every_score, score_records
 from hardneg_plugin.runs.folder import write_jsonl
 
 STUDIES = 40
@@ -55,7 +55,7 @@ def test_a_predictions_file_gives_the_same_scores_bit_for_bit(scores, tmp_path):
     write_jsonl(tmp_path / "test.jsonl", scores.records())
     card = score_records(read_predictions(tmp_path / "test.jsonl"), caption=CAPTION)
     assert card.values == computed
-    assert card.each == [record["scores"] for record in scores.records()]
+    assert [card.of_study(row) for row in range(len(scores.records()))] == [r["scores"] for r in scores.records()]
     assert card.intervals() == scores.card().intervals()
 
 

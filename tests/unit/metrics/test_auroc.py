@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from hardneg_plugin.metrics import ranking
-from hardneg_plugin.metrics.ranking import auroc_tally
+from hardneg_plugin.metrics import auroc
+from hardneg_plugin.metrics.auroc import mean_auroc
 
 STUDIES = 60
 
@@ -35,24 +35,24 @@ def areas(scores, labels, weights):
 
 
 def test_is_scikit_learns_for_all_studies_and_under_any_weights(drawn):
-    tally = auroc_tally("AUROC", *drawn)
+    statistic = mean_auroc("AUROC", *drawn)
     once = areas(*drawn, np.ones(STUDIES, int))
     assert len(once) == 3
-    assert tally.values() == {"AUROC": pytest.approx(np.mean(once))}
+    assert statistic.values() == {"AUROC": pytest.approx(np.mean(once))}
     draw = np.random.default_rng(1)
     weights = np.stack([np.bincount(draw.integers(STUDIES, size=STUDIES), minlength=STUDIES) for _ in range(20)])
-    computed = tally.under(weights)["AUROC"]
+    computed = statistic.under(weights)["AUROC"]
     assert computed == pytest.approx([np.mean(areas(*drawn, row)) for row in weights])
     assert len(set(computed.tolist())) > 1
 
 
 def test_a_finding_drawn_without_the_studies_that_have_it_does_not_count(drawn):
     scores, labels = drawn
-    tally = auroc_tally("AUROC", scores, labels)
+    statistic = mean_auroc("AUROC", scores, labels)
     weights = (labels["a"] == 0).astype(int)[None]
     left = areas({name: scores[name] for name in "bcd"}, labels, weights[0])
-    assert tally.under(weights)["AUROC"] == pytest.approx(np.mean(left))
-    assert tally.under(0 * weights)["AUROC"] == 0.5
+    assert statistic.under(weights)["AUROC"] == pytest.approx(np.mean(left))
+    assert statistic.under(0 * weights)["AUROC"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -68,13 +68,13 @@ def test_a_finding_drawn_without_the_studies_that_have_it_does_not_count(drawn):
     ],
 )
 def test_areas_known_beforehand(scores, labels, expected):
-    assert auroc_tally("AUROC", {"a": scores}, {"a": labels}).values() == {"AUROC": pytest.approx(expected)}
+    assert mean_auroc("AUROC", {"a": scores}, {"a": labels}).values() == {"AUROC": pytest.approx(expected)}
 
 
 @pytest.mark.parametrize("block", [1, 100, 2**22])
 def test_what_is_held_at_once_changes_nothing(monkeypatch, drawn, block):
-    monkeypatch.setattr(ranking, "_BLOCK", block)
-    assert auroc_tally("AUROC", *drawn).values() == {
+    monkeypatch.setattr(auroc, "_BLOCK", block)
+    assert mean_auroc("AUROC", *drawn).values() == {
         "AUROC": pytest.approx(np.mean(areas(*drawn, np.ones(STUDIES, int))))
     }
 
@@ -84,7 +84,7 @@ def test_what_two_models_have_of_a_study_can_be_exchanged(drawn):
     draw = np.random.default_rng(2)
     # another model, whose scores are of another scale: among its own studies each has a rank all the same
     others = {name: 1000 + 50 * (column + draw.normal(size=STUDIES)) for name, column in scores.items()}
-    both = auroc_tally("AUROC", scores, labels).joined(auroc_tally("AUROC", others, labels))
+    both = mean_auroc("AUROC", scores, labels).joined(mean_auroc("AUROC", others, labels))
     assert both.studies == 2 * STUDIES
 
     def ranked(column):  # as many studies count of either model, so that the number below will do for its share

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hardneg_plugin.metrics.tally import Floats, Tally
+from hardneg_plugin.metrics.statistics import Floats, Statistic
 
 _BLOCK = 2**22  # pairs of a study that has a finding and one that has not held at once, 32 MiB
 
 
-def auroc_tally(name: str, scores: Mapping[str, Sequence[float]], labels: Mapping[str, Sequence[float]]) -> "MeanArea":
+def mean_auroc(name: str, scores: Mapping[str, Sequence[float]], labels: Mapping[str, Sequence[float]]) -> "MeanAUROC":
     """The mean over F findings of the area under the ROC curve.
 
     A finding counts where studies with it and without it were drawn; where none counts, the area is 0.5. Equal scores count half.
@@ -22,11 +22,11 @@ def auroc_tally(name: str, scores: Mapping[str, Sequence[float]], labels: Mappin
         labels: by finding, 1 or 0.
     """
     ranks = np.stack([_ranks(np.asarray(scores[finding], float)) for finding in scores], axis=1)
-    return MeanArea(name, ranks, np.stack([np.asarray(labels[finding]) > 0 for finding in scores], axis=1))
+    return MeanAUROC(name, ranks, np.stack([np.asarray(labels[finding]) > 0 for finding in scores], axis=1))
 
 
 @dataclass(frozen=True)
-class MeanArea(Tally):
+class MeanAUROC(Statistic):
     """The mean area of F findings over N studies.
 
     A finding's area under weights w is the share of pairs in which i ranks higher, of a study i that has it and a study j that has
@@ -42,18 +42,18 @@ class MeanArea(Tally):
 
     @property
     def studies(self) -> int:
-        """See `Tally`."""
+        """See `Statistic`."""
         return len(self.ranks)
 
     def under(self, weights: Floats) -> dict[str, Floats]:
-        """See `Tally`."""
+        """See `Statistic`."""
         by_study = np.ascontiguousarray(weights.T)  # rows are gathered faster than columns
         areas = np.stack([_area(by_study, *columns) for columns in zip(self.ranks.T, self.has.T, strict=True)], axis=-1)
         count = (~np.isnan(areas)).sum(-1)
         return {self.name: np.where(count, np.nansum(areas, -1) / np.maximum(count, 1), 0.5)}
 
-    def joined(self, other: "MeanArea") -> "MeanArea":
-        """See `Tally`."""
+    def joined(self, other: "MeanAUROC") -> "MeanAUROC":
+        """See `Statistic`."""
         ranks, has = np.concatenate([self.ranks, other.ranks]), np.concatenate([self.has, other.has])
         return replace(self, ranks=ranks, has=has)
 

@@ -1,0 +1,116 @@
+"""All scores of the records of a split: what training, evaluation and the scoring of a predictions file share."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+import numpy as np
+
+from hardneg_plugin.metrics.caption import CAPTION_SCORES, CaptionScores
+from hardneg_plugin.metrics.clinical import ClinicalMetric
+from hardneg_plugin.metrics.diversity import diversity
+from hardneg_plugin.metrics.findings import findings_scores
+from hardneg_plugin.metrics.peers import Peers, stated_findings
+from hardneg_plugin.metrics.records import PredictionRecord
+from hardneg_plugin.metrics.score_card import ScoreCard
+from hardneg_plugin.metrics.statistics import Floats, SumStatistic, means
+
+RECALL = {
+    "rank": ("R@", (1, 5, 10)),
+    "r2i_rank": ("r2i_R@", (1, 5, 10)),
+    "peers_rank": ("peers_R@", (1, 5)),
+    "peers_r2i_rank": ("peers_r2i_R@", (1, 5)),
+}
+"""By the measured rank the score's name and its cutoffs k: the share of studies with a rank <= k."""
+
+AMONG_PEERS = {"peers_rank", "peers_r2i_rank", "image_specificity"}
+"""Measured only of studies that have peers."""
+
+
+def score_records(
+    records: Sequence[PredictionRecord],
+    *,
+    caption: CaptionScores | None = None,
+    clinical: Sequence[ClinicalMetric] = (),
+    peers: Peers | None = None,
+) -> ScoreCard:
+    """Score N >= 1 studies.
+
+    Args:
+        records: findings, losses and ranks are scored where all records have them.
+        caption: BLEU, ROUGE-L, CIDEr and METEOR, against the full and, where records have them, the cut references; None leaves
+            them out.
+        clinical: further metrics, of models or label files.
+        peers: those of the records; None finds them.
+
+    >>> from hardneg_plugin.metrics.records import make_record
+    >>> records = [make_record("a", "no effusion .", "no effusion ."), make_record("b", "left effusion .", "no effusion .")]
+    >>> score_records(records).values["specificity"]
+    0.5
+    """
+    generated = [record["generated"] for record in records]
+    references = [record["reference"] for record in records]
+    card = ScoreCard()
+    if caption is not None:
+        card.add(caption(generated, references))
+        if all("cut_reference" in record for record in records):
+            cut = caption(generated, [record["cut_reference"] for record in records])
+            card.values |= {f"cut/{name}": value for name, value in cut.values.items()}
+    findings = stated_findings(records)
+    if findings is not None:
+        card.add(findings_scores(*findings))
+    peers = peers or Peers.of_records(records)
+    card.add(ScoreCard.of_means({"specificity": peers.specificity(generated).tolist()}))
+    if findings is not None:
+        card.add(ScoreCard.of_means({"specificity_findings": peers.findings_specificity(*findings).tolist()}))
+    card.add(measured_scores([record.get("measured", {}) for record in records]))
+    length = means({"length": [len(text.split()) for text in generated]})
+    card.add(ScoreCard(values=diversity(generated), statistics=[length]))
+    for metric in clinical:
+        card.add(metric(generated, references, [record["id"] for record in records]))
+    return card
+
+
+@cache
+def every_score() -> frozenset[str]:
+    """The names of all scores that have an interval, without clinical ones: those of a record with every entry."""
+    ranks = dict.fromkeys(RECALL, 1.0)
+    complete = PredictionRecord(
+        id="any",
+        reference="any words",
+        generated="any words",
+        findings={"reference": [["any", []]], "generated": [["any", []]]},
+        measured={"loss": 1.0, "words": 2.0, "image_specificity": 1.0, **ranks},
+    )
+    card = score_records([complete])
+    return frozenset(CAPTION_SCORES).union(*(statistic.values() for statistic in card.statistics))
+
+
+def measured_scores(measured: Sequence[Mapping[str, float]]) -> ScoreCard:
+    """The scores that follow from what the model measured of N studies: the `measured` of their records.
+
+    A score needs its entry of all studies; one among peers needs it of those that have peers.
+    """
+    known = [set(of_study) for of_study in measured]
+    names = set.intersection(*known) | AMONG_PEERS & set[str]().union(*known)
+    card = ScoreCard()
+    if {"loss", "words"} <= names:
+        rows = np.array([[of_study["loss"], of_study["words"]] for of_study in measured])
+        loss = SumStatistic(rows, _per_word)
+        card.add(ScoreCard(loss.values(), {"report_loss": (rows[:, 0] / rows[:, 1]).tolist()}, [loss]))
+    for rank, (name, cutoffs) in RECALL.items():
+        if rank in names:
+            ranks = _column(measured, rank)
+            is_hit = {f"{name}{k}": np.where(np.isnan(ranks), np.nan, ranks <= k).tolist() for k in cutoffs}
+            hits = means(is_hit)
+            card.add(ScoreCard(hits.values(), {rank: ranks.tolist()}, [hits]))
+    if "image_specificity" in names:
+        card.add(ScoreCard.of_means({"image_specificity": _column(measured, "image_specificity").tolist()}))
+    return card
+
+
+def _column(measured: Sequence[Mapping[str, float]], name: str) -> Floats:
+    return np.array([of_study.get(name, np.nan) for of_study in measured], dtype=np.float64)
+
+
+def _per_word(sums: Floats) -> dict[str, Floats]:
+    return {"report_loss": sums[..., 0] / np.maximum(sums[..., 1], 1)}

@@ -56,11 +56,11 @@ VARIANTS = {
     "bank": ["negatives=bank"],
     "paired": ["negatives=paired", "data.paired.table=unused"],
     "in_batch, text_only": ["model.report_feature=text_only"],
-    "reclf": ["alignment=reclf"],
-    "reclf, chunk 16": ["alignment=reclf", "model.hard_negatives.chunk=16"],
-    "reclf, one chunk": ["alignment=reclf", "model.hard_negatives.chunk=128"],
-    "reclf, 256 wide": ["alignment=reclf", "model.hard_negatives.matching_width=256"],
-    "gk_mvlp": ["alignment=gk_mvlp"],
+    "reclf": ["objective=reclf"],
+    "reclf, chunk 16": ["objective=reclf", "objective.chunk=16"],
+    "reclf, one chunk": ["objective=reclf", "objective.chunk=128"],
+    "reclf, 256 wide": ["objective=reclf", "objective.matching_width=256"],
+    "gk_mvlp": ["objective=gk_mvlp"],
 }
 BATCHES, QUEUES = (16, 64, 256, 1024), (0, 4_096, 16_384, 65_536)
 MIB = 2**20

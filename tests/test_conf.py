@@ -71,8 +71,7 @@ def test_conf_dir_is_the_checkout_here():
 
 @pytest.mark.parametrize("group", STRATEGIES)
 def test_strategies_are_what_the_configs_say(group):
-    objectives = ["gk_mvlp", "reclf"] if group == "alignment" else []  # these are more than a strategy
-    assert choices(group) == sorted([*STRATEGIES[group], *objectives])
+    assert choices(group) == sorted(STRATEGIES[group])
     for choice, expected in STRATEGIES[group].items():
         config = compose(f"{group}={choice}", *(["data.paired.table=x"] if choice == "paired" else []))
         assert settings(instantiate(config[group])) == settings(expected)
@@ -86,7 +85,7 @@ def test_strategies_are_what_the_configs_say(group):
     ],
 )
 def test_further_objectives_have_the_defaults_of_their_classes(choice, objective, given):
-    config = compose(f"alignment={choice}")
+    config = compose(f"objective={choice}")
     assert settings(instantiate(config.alignment)) == settings(InfoNCE())
     own = OmegaConf.to_container(config.model.hard_negatives, resolve=True)
     plain = compose().model.hard_negatives
@@ -98,7 +97,7 @@ def test_further_objectives_have_the_defaults_of_their_classes(choice, objective
 
 
 def test_the_objective_is_built_for_what_the_grounding_finds():
-    config = compose("alignment=gk_mvlp", "grounding_width=64")
+    config = compose("objective=gk_mvlp", "grounding_width=64")
     assert config.model.grounding.width == config.model.hard_negatives.entity_width == 64
 
 
@@ -114,7 +113,7 @@ def test_the_objective_is_built_for_what_the_grounding_finds():
     ],
 )
 def test_every_choice_of_regions_and_knowledge_builds_a_grounding(override, kind, prompts):
-    config = compose("alignment=gk_mvlp", *override.split())
+    config = compose("objective=gk_mvlp", *override.split())
     grounding = instantiate(config.model.grounding)(16)
     assert type(grounding.regions) is kind
     assert len(grounding.prompts) == prompts
@@ -126,12 +125,13 @@ def test_every_choice_of_regions_and_knowledge_builds_a_grounding(override, kind
     [
         *(
             f"{group}={choice}"
-            for group in ("visual", "backbone", "model", "trainer", "lr_schedule")
+            for group in ("visual", "backbone", "model", "objective", "trainer", "lr_schedule")
             for choice in choices(group)
         ),
         *(f"experiment={choice} data.root=x" for choice in choices("experiment") if choice != "ithn_released"),
         "experiment=ithn_released",
         *(f"{group}={choice}" for group in ("optimizer", "callbacks") for choice in choices(group)),
+        *(f"objective={choice} alignment=triplet" for choice in choices("objective")),
         "data=phantom",
         "tokenizer=huggingface tokenizer.name_or_path=x",
         *(f"data={name} data.root=x" for name in ("annotations", "prepared", "iu_xray", "mimic_cxr")),

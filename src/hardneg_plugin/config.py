@@ -1,4 +1,4 @@
-"""Where the configs are, how the Hydra app of another project gets at them, and what they need from Python."""
+"""Where the configs are, and how the Hydra app of another project gets those of an objective."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 import hardneg_plugin
 
 GROUPS = ("alignment", "hardening", "negatives", "schedule", "separation")
-"""The groups that make up an objective; all others are about our own trainer."""
+"""The groups whose choices are arguments of an objective; all others are about our own trainer."""
 
 
 def conf_dir() -> Path:
@@ -30,13 +30,13 @@ def register_configs(under: str = "") -> None:
         register_configs()                 # defaults: [hardening: arc], on the command line hardening=ascent
         register_configs(under="hardneg")  # defaults: [hardneg/hardening: arc], hardneg/hardening=ascent, config.hardneg.hardening
 
-    The app's own configs win. A group that it has is its own as a whole: with a learning-rate `schedule/` of its own, ours is to
-    be had `under` another name. Nothing but `GROUPS` is offered, so that `optimizer`, `trainer`, `data` and the like never meet.
-    `negatives=paired` is the source alone, and batches that carry mined studies are the app's to make; `alignment=reclf` is its
-    global contrast alone, and the rest is `RelationEnhancedObjective`, which the app names in place of `HardNegativeObjective`.
+    The app's own configs win, group by group: an app with a learning-rate `schedule/` registers ours `under` another name.
+    Nothing but `GROUPS` is offered, so `optimizer`, `trainer`, `data` and the like never collide. Which objective takes the
+    choices is up to the app: it names `HardNegativeObjective` or one of its subclasses. With `negatives=paired` the app builds
+    the batches that carry paired studies.
 
     Args:
-        under: the group that ours are below, such as "hardneg"; empty: the root.
+        under: the group above ours, such as "hardneg"; empty: none.
     """
     _Groups.under = under
     Plugins.instance().register(_Groups)
@@ -45,8 +45,8 @@ def register_configs(under: str = "") -> None:
 class _Groups(SearchPathPlugin):  # type: ignore[misc]
     """Puts the groups into Hydra's store once Hydra knows where the app's own configs are.
 
-    Our folder on the search path would not do. It would bring all of our groups, and it would come before the app's
-    `hydra.searchpath`, `--config-dir` and store, so that ours would win there.
+    Our folder on the search path would bring all of our groups, and take precedence over the app's `hydra.searchpath`,
+    `--config-dir` and store.
     """
 
     under: ClassVar[str]
@@ -62,9 +62,9 @@ class _Groups(SearchPathPlugin):  # type: ignore[misc]
                 if store.get_type(f"{place}/{path.name}") is not ObjectType.NOT_FOUND:
                     continue
                 config: Any = OmegaConf.load(path)
-                config = config.get(group, config)  # of a global package, what is not about our own trainer
-                # Hydra takes an entry of the store for the schema of a file of that name on a path it learns of later, and merges
-                # them. With a defaults list it refuses to.
+                config = config.get(group, config)  # of a global package only the group itself
+                # Hydra takes an entry of the store for the schema of a file of that name that it finds later, and merges both.
+                # With a defaults list it refuses to.
                 store.store(
                     group=place, name=path.stem, node={"defaults": ["_self_"], **config}, provider="hardneg_plugin"
                 )

@@ -219,7 +219,7 @@ def test_released_files_that_do_not_fit(cli, tiny, tmp_path):
     assert cli("hardneg-train", *tiny, f"hydra.run.dir={plain}").code == 0
     assert "TransformerDecoder" in one_line(cli("hardneg-export", f"run={plain}", f"output={tmp_path}/x.pth"))
     grounded = tmp_path / "grounded"
-    settings = [*small, "backbone=r2gen", *resnet, "alignment=gk_mvlp", f"hydra.run.dir={grounded}"]
+    settings = [*small, "backbone=r2gen", *resnet, "objective=gk_mvlp", f"hydra.run.dir={grounded}"]
     assert cli("hardneg-train", *settings).code == 0
     assert "gk_mvlp" in one_line(cli("hardneg-export", f"run={grounded}", f"output={tmp_path}/x.pth"))
     file.write_bytes(before)

@@ -205,7 +205,7 @@ def test_released_weights_out_and_in_again(cli, tiny, tmp_path, read_json, archi
         ["hardening=none", "alignment=triplet", "separation=none"],
         ["experiment=ithn_released"],
         ["model.report_feature=text_only", "hardening=segment", "schedule=cosine"],
-        ["model.hard_negatives.width=null", "backbone.width=16", "hardening=projection", "schedule=constant"],
+        ["objective.width=null", "backbone.width=16", "hardening=projection", "schedule=constant"],
         ["metrics.caption=null", "callbacks.checkpoint.monitor=val/report_loss", "callbacks.checkpoint.mode=min"],
         # all of trainer=gpu but the GPU
         ["trainer.precision=bf16-mixed", "optimizer.fused=true", "model.channels_last=true"],
@@ -218,7 +218,7 @@ def test_every_variant_trains(cli, tiny, tmp_path, read_json, overrides):
     if "metrics.caption=null" in overrides:
         smoke.remove("metrics.caption.meteor=false")
     if "model=host" in overrides:
-        smoke.remove("model.hard_negatives.width=16")
+        smoke.remove("objective.width=16")
     result = cli("hardneg-train", *smoke, f"hydra.run.dir={tmp_path}/run", "trainer=smoke", *overrides)
     assert result.code == 0, result.err
     metrics = read_json(tmp_path / "run" / "metrics.json")

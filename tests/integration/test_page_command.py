@@ -53,7 +53,7 @@ def trained(tmp_path_factory):
     """Two runs on the same data; not to be changed."""
     folder = tmp_path_factory.mktemp("runs")
     data = [f"data.datamodule.source.{name}={value}" for name, value in PHANTOM.items()]
-    for name, model in (("host", ["model=host"]), ("arc", ["model.hard_negatives.width=16"])):
+    for name, model in (("host", ["model=host"]), ("arc", ["objective.width=16"])):
         call_train(folder / name, *data, *model, "trainer.max_epochs=2", "optimizer.lr=0.01")
     return folder
 
@@ -187,9 +187,9 @@ def aligned(tmp_path_factory):
     """A run of each alignment that knows more of a study; not to be changed."""
     folder = tmp_path_factory.mktemp("aligned")
     data = [f"data.datamodule.source.{name}={value}" for name, value in PHANTOM.items()]
-    small = ["model.hard_negatives.width=16", "trainer.max_epochs=1"]
-    call_train(folder / "words", *data, *small, "alignment=reclf", "model.hard_negatives.matching_width=8")
-    call_train(folder / "entities", *data, *small, "alignment=gk_mvlp", "grounding_width=16")
+    small = ["objective.width=16", "trainer.max_epochs=1"]
+    call_train(folder / "words", *data, *small, "objective=reclf", "objective.matching_width=8")
+    call_train(folder / "entities", *data, *small, "objective=gk_mvlp", "grounding_width=16")
     return folder
 
 

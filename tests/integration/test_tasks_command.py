@@ -19,7 +19,7 @@ SMALL = [
     "trainer=smoke",
     "visual.options.channels=[8,8,16,16]",
     "visual.options.stem_width=8",
-    "model.hard_negatives.width=16",
+    "objective.width=16",
     "data.batch_size=8",
     "trainer.log_every_n_steps=1",
     "callbacks.progress_bar.refresh_rate=0",
@@ -186,14 +186,14 @@ def test_a_run_without_a_decoder_writes_nothing_and_says_what_it_is_for(cli, run
     assert f"hardneg-tasks {run} says" in line
 
 
-@pytest.mark.parametrize("alignment", ["reclf", "gk_mvlp"])
-def test_other_alignments_say_where_they_look(cli, tmp_path, read_json, alignment):
+@pytest.mark.parametrize("objective", ["reclf", "gk_mvlp"])
+def test_other_objectives_say_where_they_look(cli, tmp_path, read_json, objective):
     run = tmp_path / "run"
     sizes = {
-        "reclf": ["model.hard_negatives.matching_width=8"],
-        "gk_mvlp": ["grounding_width=16", "model.hard_negatives.heads=2"],
-    }[alignment]
-    result = cli("hardneg-train", *PRETRAIN, *PHANTOM, f"alignment={alignment}", *sizes, f"hydra.run.dir={run}")
+        "reclf": ["objective.matching_width=8"],
+        "gk_mvlp": ["grounding_width=16", "objective.heads=2"],
+    }[objective]
+    result = cli("hardneg-train", *PRETRAIN, *PHANTOM, f"objective={objective}", *sizes, f"hydra.run.dir={run}")
     assert result.code == 0, result.err
     result = cli("hardneg-tasks", f"run={run}", "tasks=[localisation,zero_shot,retrieval]")
     assert result.code == 0, result.err
@@ -201,7 +201,7 @@ def test_other_alignments_say_where_they_look(cli, tmp_path, read_json, alignmen
     for task, name in (("zero_shot", "zero_shot_AUROC"), ("retrieval", "peers_r2i_R@5")):
         scores = read_json(run / f"tasks/{task}_test.json")["scores"]
         assert 0 <= scores[name] <= 1
-        assert (f"pair_{name}" in scores) == (alignment == "reclf")
+        assert (f"pair_{name}" in scores) == (objective == "reclf")
 
 
 def test_the_tasks_of_a_bare_host(cli, tmp_path, read_json):

@@ -239,7 +239,7 @@ def extractor_names(extractor: VisualExtractor | GroundedVisual) -> list[Name]:
     """
     if isinstance(extractor, GroundedVisual):
         raise UserError(
-            "The released R2Gen and R2GenCMN read patches alone, but a decoder of alignment=gk_mvlp also reads what was found of "
+            "The released R2Gen and R2GenCMN read patches alone, but a decoder of objective=gk_mvlp also reads what was found of "
             "entities: it can neither be written as a released file nor be replaced by one."
         )
     names = resnet_names(extractor.network, extractor.mean, extractor.std)

@@ -102,7 +102,7 @@ def test_all_definitions_compose_to_different_settings_even_with_an_experiment_t
 
 
 def test_info_nce_is_cross_entropy_over_the_batch_alone(compose):
-    settings = compose([*VALUES["definitions"]["info_nce"], "model.hard_negatives.width=null"])
+    settings = compose([*VALUES["definitions"]["info_nce"], "objective.width=null"])
     objective = instantiate(settings["model"]["hard_negatives"])()
     generator = torch.Generator().manual_seed(0)
     images, reports = (torch.randn(6, 8, generator=generator, requires_grad=True) for _ in range(2))

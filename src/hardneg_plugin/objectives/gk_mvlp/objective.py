@@ -73,15 +73,15 @@ class GroundedKnowledgeObjective(HardNegativeObjective):
             ("statement_weight", statement_weight),
         ):
             if value < 0:
-                raise UserError(f"alignment=gk_mvlp: expected {name} from 0, but got {value}.")
+                raise UserError(f"objective=gk_mvlp: expected {name} from 0, but got {value}.")
         if layers < 1 or heads < 1 or width % heads:
             raise UserError(
-                "alignment=gk_mvlp: expected layers from 1, and heads that divide the width, "
+                "objective=gk_mvlp: expected layers from 1, and heads that divide the width, "
                 f"but got layers={layers}, heads={heads} and width={width}."
             )
         if entity_weight and (grounding is None) == (entity_width is None):
             raise UserError(
-                "alignment=gk_mvlp: expected either grounding, a module of the objective's own, or entity_width of the "
+                "objective=gk_mvlp: expected either grounding, a module of the objective's own, or entity_width of the "
                 "host's, whose entities it gives as PairEmbeddings.entities."
             )
         super().__init__(image_width=image_width, report_width=report_width, width=width, **options)  # type: ignore[arg-type]
@@ -129,12 +129,12 @@ class GroundedKnowledgeObjective(HardNegativeObjective):
         if self.grounding is not None:
             if pairs.regions is None:
                 raise ValueError(
-                    "alignment=gk_mvlp grounds entities in regions: give PairEmbeddings(regions=(B, P, D))."
+                    "objective=gk_mvlp grounds entities in regions: give PairEmbeddings(regions=(B, P, D))."
                 )
             found = self.grounding(Patches(pairs.regions.float(), pairs.region_mask, pairs.grid))
         if found is None:
             raise ValueError(
-                "alignment=gk_mvlp was built for the host's entities: give PairEmbeddings(entities=(B, Q, D))."
+                "objective=gk_mvlp was built for the host's entities: give PairEmbeddings(entities=(B, Q, D))."
             )
         return entity_loss(self.entity(found.float()).squeeze(-1), self._facts(pairs))
 
@@ -143,7 +143,7 @@ class GroundedKnowledgeObjective(HardNegativeObjective):
         if statements is None or statements.shape[:2] != (2, len(self.prompts)):
             got = "none" if statements is None else tuple(statements.shape)
             raise ValueError(
-                f"alignment=gk_mvlp contrasts statements of {len(self.prompts)} prompts: expected PairEmbeddings(statements="
+                f"objective=gk_mvlp contrasts statements of {len(self.prompts)} prompts: expected PairEmbeddings(statements="
                 f"(2, {len(self.prompts)}, D_r)) of the objective's statement_texts, but got {got}. Or set statement_weight=0."
             )
         assert isinstance(self.report_head, ProjectionHead)
@@ -155,7 +155,7 @@ class GroundedKnowledgeObjective(HardNegativeObjective):
         if pairs.facts is None or pairs.facts.shape != wanted:
             got = "none" if pairs.facts is None else tuple(pairs.facts.shape)
             raise ValueError(
-                f"alignment=gk_mvlp learns from facts: expected PairEmbeddings(facts={wanted}), one for each prompt, "
+                f"objective=gk_mvlp learns from facts: expected PairEmbeddings(facts={wanted}), one for each prompt, "
                 f"but got {got}."
             )
         return pairs.facts.to(pairs.images.device)

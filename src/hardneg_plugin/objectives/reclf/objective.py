@@ -67,10 +67,10 @@ class RelationEnhancedObjective(HardNegativeObjective):
             ("negative_weight", negative_weight, 0),
         ):
             if value < least:
-                raise UserError(f"alignment=reclf: expected {name} from {least}, but got {value}.")
+                raise UserError(f"objective=reclf: expected {name} from {least}, but got {value}.")
         if attention_scale <= 0 or score_scale <= 0:
             raise UserError(
-                "alignment=reclf: expected attention_scale and score_scale above 0, "
+                "objective=reclf: expected attention_scale and score_scale above 0, "
                 f"but got {attention_scale} and {score_scale}."
             )
         super().__init__(image_width=image_width, report_width=report_width, width=width, **options)  # type: ignore[arg-type]

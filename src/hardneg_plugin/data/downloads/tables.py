@@ -2,12 +2,18 @@
 
 import csv
 import difflib
+import json
+import reprlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.files import json_kind
 
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+"""What `read_rows` reads."""
 MAX_LINE = 16 * 2**20
 """Bytes of the longest line; a longer one is no table."""
 
@@ -86,6 +92,51 @@ def _read_rows(file: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 def column_name(name: str) -> str:
     """A column's name as it is compared: in small letters, "_" for blanks and hyphens."""
     return "_".join(name.strip().lower().replace("-", " ").split())
+
+
+def read_rows(file: Path) -> Iterator[tuple[str, Any]]:
+    """The rows of a CSV, TSV, JSONL or JSON file (`TABLE_SUFFIXES`), each with its place, such as "line 3".
+
+    Of a CSV a row is its cells by `column_name`. Of the others it is a JSON value, of which objects have such keys too.
+
+    Raises:
+        UserError: as `read_table`; a line, or the file, is not JSON, or the file is not a list.
+    """
+    suffix = file.suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        for number, cells in read_table(file, delimiter="\t" if suffix == ".tsv" else ","):
+            yield f"line {number}", cells
+    elif suffix == ".json":
+        entries = _parse("".join(read_lines(file, longest=None)), str(file), "the file")
+        if not isinstance(entries, list):
+            raise UserError(f"Expected a list of objects in {file}, but got {json_kind(entries)}.")
+        yield from ((f"entry {index}", entry) for index, entry in enumerate(entries))
+    else:
+        for number, text in enumerate(read_lines(file), 1):
+            if text.strip():
+                yield f"line {number}", _parse(text, f"{file}, line {number}", "the line")
+
+
+def _parse(text: str, place: str, what: str) -> Any:
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise UserError(f"{place}: expected {what} to be JSON, but {error}.") from error
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text, keys of objects by `column_name`; a ValueError where it has none."""
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except RecursionError as error:  # thousands of brackets within one another
+        raise ValueError(str(error)) from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    cells = {column_name(name): value for name, value in pairs}
+    if len(cells) < len(pairs):
+        raise ValueError(f"expected each name once, but got {reprlib.repr([name for name, _ in pairs])}")
+    return cells
 
 
 def check_columns(file: Path, names: Collection[str], needed: Iterable[str]) -> None:

@@ -106,25 +106,81 @@ def test_several_images_in_a_cell(home, value):
 
 @pytest.mark.parametrize(
     "header",
-    ["study_id,image_path,text,subject_id", "Study ID,Path,Report-Text,Patient", "ID,FILENAME,caption,patient_id"],
+    ["study_id,image_path,text,subject_id", "Study ID,Image,Report,Patient", "ID,IMAGE-PATH,text,patient_id"],
 )
-def test_names_of_columns(home, header):
+def test_common_names_of_columns(home, header):
     study = one(home, f"{header}\n1,a.png,r,9\n")
     assert (study.id, study.images, study.report, study.patient) == ("1", (home / "a.png",), "r", "9")
 
 
 def test_the_first_of_several_names_is_taken_and_others_are_left_out(home, caplog):
     with caplog.at_level(logging.WARNING):
-        study = one(home, "study_id,id,images,findings,conclusion,sex,\n1,2,a.png, f ,i,M,0\n")
+        study = one(home, "study_id,id,images,findings,impression,sex,\n1,2,a.png, f ,i,M,0\n")
     assert (study.id, study.findings, study.impression, study.report) == ("2", "f", "i", "")
     assert [record.getMessage() for record in caplog.records] == [
         f"{home / 't.csv'}, line 2: left out: ['sex', 'study_id']."
     ]
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+def test_names_of_columns_that_the_user_gives(home, name):
+    row = {"ID": "no", "Exam UID": "1", "Files": "a.png", "Caption": "r", "conclusion": "i", "fold": "dev"}
+    columns = {"id": "exam_uid", "images": "files", "report": "Caption", "impression": "conclusion", "split": "FOLD"}
+    content = as_csv([row]) if name == "t.csv" else json.dumps(row)
+    (study,) = Listed(put(home, content, name), columns=columns | {"labels": None})
+    assert study == OriginalStudy(id="1", images=(home / "a.png",), report="r", impression="i", split="val")
+
+
+def test_a_column_that_is_given_for_one_thing_is_not_read_for_another(home):
+    (study,) = Listed(put(home, "id,images,findings\n1,a.png,r\n"), columns={"report": "findings"})
+    assert (study.report, study.findings) == ("r", "")
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"imgs": "path"}, r"source\.columns: expected keys among id, images, .*split, but got \['imgs'\]"),
+        ({"id": "uid"}, r"line 2: expected columns for id \(uid\), but got \['id', 'images', 'report'\]; pass .*\{id: NAME\}'"),
+        ({"patient": "pid"}, r"columns\.patient: expected a column of .*csv, but got 'pid'; .*\['id', 'images', 'report'\]"),
+    ],
+)  # fmt: skip
+def test_names_of_columns_that_are_not_there(home, columns, message):
+    with pytest.raises(UserError, match=message):
+        Listed(put(home, "id,images,report\n1,a.png,r\n"), columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("header", "missing", "names"),
+    [
+        ("id,report", "images (images, image, image_path)", "images: NAME"),
+        ("id,images", "report (report, text)", "report: NAME"),
+        ("id,images,reprot", "report (report, text)", "report: NAME"),
+        (
+            "id;images;report",
+            "id (id, study_id) and images (images, image, image_path) and report (report, text)",
+            "id: NAME, images: NAME, report: NAME",
+        ),
+    ],
+)
+def test_missing_columns_say_which_names_to_pass(home, header, missing, names):
+    file = put(home, header + "\n" + ",".join("1" for _ in header.split(",")) + "\n")
+    with pytest.raises(UserError) as caught:
+        Listed(file)
+    assert str(caught.value) == (
+        f"{file}, line 2: expected columns for {missing}, but got {sorted(header.split(','))}; "
+        f"pass their names: 'source.columns={{{names}}}'."
+    )
+
+
+def test_an_object_may_lack_an_optional_column_that_is_given(home):
+    rows = [{"id": 1, "images": "a.png", "report": "r"}, {"id": 2, "images": "a.png", "report": "r", "pid": 7}]
+    first, second = Listed(put(home, json.dumps(rows), "t.json"), columns={"patient": "pid"})
+    assert (first.patient, second.patient) == (None, "7")
+
+
 def test_rows_of_one_study_next_to_each_other_and_apart(home):
     rows = "1,a.png,r\n2,a.png,q\n1,b/c.png,\n2,d.jpg,q\n1,d.jpg,r\n3,d.jpg,p\n"
-    assert [(study.id, [path.name for path in study.images], study.report) for study in read(home, f"id,path,report\n{rows}")] == [
+    assert [(study.id, [path.name for path in study.images], study.report) for study in read(home, f"id,image,report\n{rows}")] == [
         ("1", ["a.png", "c.png", "d.jpg"], "r"),
         ("2", ["a.png", "d.jpg"], "q"),
         ("3", ["d.jpg"], "p"),
@@ -199,18 +255,12 @@ DEEP = "[" * 100_000
         ("t.csv", HEAD, "there is none"),
         ("t.csv", "id,images,report\n1,a.png\n", "line 2 has 2"),
         ("t.csv", "id,images,report,ID\n1,a.png,r,2\n", "stand there twice"),
-        ("t.csv", "id,report\n1,r\n", "line 2: expected columns id, images, report, but images cannot"),
-        ("t.csv", "id,images\n1,a.png\n", r"report \(or findings, impression\) cannot be found"),
-        ("t.csv", "id;images;report\n1;a.png;r\n", "'id;images;report'"),
-        ("t.csv", "id,images,reprot\n1,a.png,r\n", '"reprot" is not known; rename it to "report"'),
-        ("t.csv", "id,images,report,patiant\n1,a.png,r,2\n", '"patiant" is not known; rename it to "patient"'),
-        ("t.csv", "id,images,report,labls\n1,a.png,r,2\n", 'rename it to "labels"'),
         ("t.csv", HEAD + ",a.png,r,,\n", "line 2: expected an id"),
         ("t.csv", HEAD + "1,a.png,r,tset,\n", "line 2: expected the split to be one of train.*'tset'"),
-        ("t.csv", HEAD + '1,"[""a.png",r,,\n', 'line 2: expected images to be JSON'),
-        ("t.csv", HEAD + "1,['a.png'],r,,\n", "line 2: expected images to be JSON"),
+        ("t.csv", HEAD + '1,"[""a.png",r,,\n', 'line 2: expected "images" to be JSON'),
+        ("t.csv", HEAD + "1,['a.png'],r,,\n", 'line 2: expected "images" to be JSON'),
         ("t.csv", HEAD + '1,"[1]",r,,\n', 'line 2: expected "images" to be a text'),
-        ("t.csv", HEAD + f"1,{DEEP},r,,\n", "line 2: expected images to be JSON"),
+        ("t.csv", HEAD + f"1,{DEEP},r,,\n", 'line 2: expected "images" to be JSON'),
         ("t.csv", HEAD + "1,a.png,r,,\n1,d.jpg,q,,\n", "study '1': line 2 and line 3 differ in 'report'"),
         ("t.csv", HEAD + "1,a.png,r,,7\n2,a.png,r,,\n1,d.jpg,r,,8\n", "line 2 and line 4 differ in 'patient'"),
         ("t.csv", HEAD + "1,a.png,r,val,\n1,d.jpg,r,test,\n", "differ in 'split'"),
@@ -311,9 +361,18 @@ def test_any_json_is_read_or_explained(tmp_path_factory, rows):
     read_or_explained(folder, "t.json", json.dumps(rows))
 
 
+def test_its_config_takes_names_of_columns(home):
+    file = put(home, "uid,path,caption\n1,a.png,r\n")
+    given = ["source=listed", f"source.table={file}", "source.columns={id: uid, images: path, report: caption}"]
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        (study,) = instantiate(hydra.compose("prepare", given).source)
+    assert study == OriginalStudy(id="1", images=(home / "a.png",), report="r")
+
+
 def test_its_config(home):
     file = put(home, as_csv(ALL))
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = hydra.compose("prepare", ["source=listed", f"source.table={file}"])
     assert config.section == "report"
+    assert set(config.source.columns.values()) == {None}
     assert list(instantiate(config.source)) == list(Listed(file))

@@ -206,7 +206,7 @@ def test_released_weights_out_and_in_again(cli, tiny, tmp_path, read_json, archi
         ["experiment=ithn_released"],
         ["model.report_feature=text_only", "hardening=segment", "schedule=cosine"],
         ["objective.width=null", "backbone.width=16", "hardening=projection", "schedule=constant"],
-        ["metrics.caption=null", "callbacks.checkpoint.monitor=val/report_loss", "callbacks.checkpoint.mode=min"],
+        ["metrics.caption=null", "monitor=val/report_loss"],
         # all of trainer=gpu but the GPU
         ["trainer.precision=bf16-mixed", "optimizer.fused=true", "model.channels_last=true"],
         ["lr_schedule=constant", "backbone.max_patches=null", "model.visual_lr=1e-4", "trainer.precision=bf16-mixed"],

@@ -141,7 +141,7 @@ def test_an_interrupt_says_how_to_go_on(cli, made_up, monkeypatch):
         (["data=annotations"], "variant host: data.root must be given"),
         (
             ["metrics.caption=null"],
-            "variant host: metrics.caption is null, but callbacks.checkpoint.monitor is val/BLEU-4",
+            "variant host: metrics.caption is null, but monitor is val/BLEU-4",
         ),
         (["hydra.launcher.nodes=2"], "is for a launcher: set compare.launcher"),
         (["compare.launcher=nonesuch"], "Hydra has no launcher nonesuch here"),

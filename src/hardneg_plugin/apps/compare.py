@@ -18,7 +18,7 @@ from rich.table import Table as RichTable
 from hardneg_plugin.apps.shared.console import HEADINGS
 from hardneg_plugin.apps.shared.hydra_command import explain, run_command
 from hardneg_plugin.apps.shared.positional import WITH_VALUE
-from hardneg_plugin.apps.train import check_settings
+from hardneg_plugin.apps.shared.train_settings import check_settings
 from hardneg_plugin.comparison.comparison import SPLITS, Comparison, result_of, seconds_of
 from hardneg_plugin.comparison.composing import composed, outside_of_hydra, settings_of
 from hardneg_plugin.comparison.planned_runs import PlannedRun, at_work_on, check_same_settings, run_folder

@@ -16,6 +16,7 @@ from hardneg_plugin.apps.shared.hydra_command import fail, run_command
 from hardneg_plugin.apps.shared.job import Job
 from hardneg_plugin.apps.shared.launch import carry_out
 from hardneg_plugin.apps.shared.ranks import agreed, broadcast_job, interruptible, make_trainer, setup_distributed
+from hardneg_plugin.apps.shared.train_settings import check_settings
 from hardneg_plugin.data.datamodule import StudyDataModule
 from hardneg_plugin.data.tokenizer import check_vocabulary
 from hardneg_plugin.errors import UserError
@@ -29,6 +30,7 @@ from hardneg_plugin.runs.checkpoint import load_weights, read_checkpoint, writes
 from hardneg_plugin.runs.folder import RunFolder, write_json, write_jsonl
 from hardneg_plugin.runs.overrides import check_overrides
 from hardneg_plugin.runs.trusted import check_trusted
+from hardneg_plugin.training.callbacks import mode_of
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +139,7 @@ def facts(
     """What metrics.json says beside the scores: how they came about."""
     return {
         "checkpoint": "checkpoints/best.ckpt" if has_best else None,
-        "selected_by": {"monitor": config.callbacks.checkpoint.monitor, "mode": config.callbacks.checkpoint.mode},
+        "selected_by": {"monitor": config.monitor, "mode": mode_of(config.monitor)},
         "training": {
             "seconds": round(seconds, 1),
             "epochs": trainer.current_epoch,
@@ -159,25 +161,6 @@ def scored_against(config: DictConfig) -> dict[str, Any]:
             "decoding": OmegaConf.to_container(config.decoding, resolve=True),
         }
     }
-
-
-def check_settings(config: DictConfig) -> None:
-    """Raise a UserError where settings contradict one another, before anything is loaded or written."""
-    monitor = config.callbacks.checkpoint.monitor
-    if config.metrics.caption is None and monitor.removeprefix("val/").startswith(("BLEU", "METEOR", "ROUGE", "CIDEr")):
-        raise UserError(
-            f"metrics.caption is null, but callbacks.checkpoint.monitor is {monitor}: choose by another, say "
-            "callbacks.checkpoint.monitor=val/report_loss callbacks.checkpoint.mode=min."
-        )
-    has_end = config.trainer.max_epochs not in (None, -1) or config.trainer.max_steps not in (None, -1)
-    counts_to_the_end = config.lr_schedule.interval == "step" or (
-        config.model.get("hard_negatives") is not None and config.schedule.unit == "fraction"
-    )
-    if counts_to_the_end and not has_end:
-        raise UserError(
-            "trainer.max_epochs and trainer.max_steps give training no end, but the schedules count up to it: set one of "
-            "them, or lr_schedule=constant with schedule.unit=epoch."
-        )
 
 
 def checkpoint_to_resume(config: DictConfig, run: RunFolder, model: StudyModel[Any]) -> Path | None:

@@ -10,6 +10,15 @@ import torch.distributed as dist
 TRAIN, VALIDATE, TEST = range(3)
 
 
+def mode_of(monitor: str) -> str:
+    """How Lightning chooses by a score of this name: the lowest of a loss, the highest of any other.
+
+    >>> mode_of("val/report_loss"), mode_of("val/BLEU-4")
+    ('min', 'max')
+    """
+    return "min" if monitor.endswith("loss") else "max"
+
+
 class SeedEachStep(pl.Callback):
     """Seed every random generator at each training step from the run's seed, the epoch, the step and the rank.
 

@@ -10,9 +10,10 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
+from hardneg_plugin.data.file_source import FileSource, FileSplit
 from hardneg_plugin.data.framing import Framing
 from hardneg_plugin.data.images import read_grayscale
-from hardneg_plugin.data.studies import SPLITS, FindingsReader, Sample, SplitName
+from hardneg_plugin.data.studies import SPLITS, SplitName
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import is_unicode, json_kind, read_json
 
@@ -22,17 +23,32 @@ _PATIENT_KEYS = ("patient", "patient_id", "subject_id")
 _IDENTIFIERS = ("id", *_PATIENT_KEYS)
 
 
-class _Study(NamedTuple):
-    """An entry; a tuple, because a data set has hundreds of thousands and every worker holds them."""
+class _Entry(NamedTuple):
+    """One study of the file."""
 
     id: str
     report: str
-    images: tuple[str, ...]
     patient: str | None
     labels: str | None
+    images: tuple[str, ...]
 
 
-class _Flaw(Exception):
+class _EntryColumns:
+    """Entries by column: hundreds of thousands are held by every worker, and lists of texts take the least room."""
+
+    def __init__(self, entries: Sequence[_Entry]) -> None:
+        self.ids: list[str] = [entry.id for entry in entries]
+        self.reports: list[str] = [entry.report for entry in entries]
+        self.patients: list[str | None] = [entry.patient for entry in entries]
+        self.labels: list[str | None] = [entry.labels for entry in entries]
+        self.images: list[tuple[str, ...]] = [entry.images for entry in entries]
+
+    @property
+    def view_counts(self) -> list[int]:
+        return [len(names) for names in self.images]
+
+
+class _EntryFlaw(Exception):
     """What is wrong with one entry or its images; flaws of one kind are reported as one, with their number."""
 
     def __init__(self, kind: str, message: str) -> None:
@@ -40,7 +56,7 @@ class _Flaw(Exception):
         self.kind = kind
 
 
-class AnnotatedStudies:
+class AnnotatedStudies(FileSource["AnnotatedSplit"]):
     """A `StudySource` over `{"train" | "val" | "test": [{"id", "report", "image_path": [...]}]}`.
 
     Entries may also have a patient ("patient", "patient_id" or "subject_id") and "labels" (a text, or a list of names).
@@ -87,85 +103,44 @@ class AnnotatedStudies:
                 f"Expected a folder of images at {folder}, but there is none. Put it there, or set `images`."
             )
         studies = _parse_lists(lists, file, folder, check != "none")
-        if framing.boxes is not None:
-            every = [study for of_split in studies.values() for study in of_split]
-            framing.boxes.check([study.id for study in every], [len(study.images) for study in every])
-        self._splits = {name: AnnotatedSplit(of_split, folder, framing) for name, of_split in studies.items()}
+        splits = {name: AnnotatedSplit(of_split, folder, framing) for name, of_split in studies.items()}
+        super().__init__(splits, framing)
         if check == "decode":
-            _raise_first([flaw for split in self._splits.values() for flaw in split.unreadable()])
-
-    def split(self, name: SplitName) -> "AnnotatedSplit":
-        """The studies of one split; the same object at every call."""
-        if name not in self._splits:
-            raise ValueError(f"Expected a split of {SPLITS}, but got {name!r}.")
-        return self._splits[name]
-
-    @property
-    def read_findings(self) -> FindingsReader | None:
-        """None: no reader of findings is known for such reports."""
-        return None
+            _raise_first([flaw for split in splits.values() for flaw in split.unreadable()])
 
 
-class AnnotatedSplit:
-    """The studies of one split (the `Studies` contract); made by `AnnotatedStudies`."""
+class AnnotatedSplit(FileSplit):
+    """The studies of one split; made by `AnnotatedStudies`."""
 
-    def __init__(self, studies: Sequence[_Study], folder: Path, framing: Framing) -> None:
-        self._studies, self._folder, self._framing = studies, folder, framing
-        self.ids: Sequence[str] = [study.id for study in studies]
-        self.reports: Sequence[str] = [study.report for study in studies]
+    columns: _EntryColumns
 
-    @property
-    def patients(self) -> Sequence[str | None]:
-        """As the samples' `patient`."""
-        return [study.patient for study in self._studies]
-
-    @property
-    def labels(self) -> Sequence[str | None]:
-        """As the samples' `labels`."""
-        return [study.labels for study in self._studies]
-
-    def __len__(self) -> int:
-        return len(self._studies)
-
-    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
-        """The study at an index, its images whole; with `(index, seed)`, each view under a crop that the seed draws.
-
-        Raises:
-            UserError: if an image cannot be read.
-        """
-        index, seed = key if isinstance(key, tuple) else (key, None)
-        study = self._studies[index]
-        return self._framing.sample(
-            self._read(study, self._framing.pixels(seed)),
-            seed,
-            id=study.id,
-            report=study.report,
-            patient=study.patient,
-            labels=study.labels,
-        )
+    def __init__(self, entries: Sequence[_Entry], folder: Path, framing: Framing) -> None:
+        super().__init__(framing)
+        self.columns, self._folder = _EntryColumns(entries), folder
 
     def files(self, index: int) -> tuple[Path, ...]:
         """The image files of a study, one per view."""
-        return tuple(self._folder / name for name in self._studies[index].images)
+        return tuple(self._folder / name for name in self.columns.images[index])
 
-    def unreadable(self) -> list[_Flaw]:
+    def read_views(self, index: int, shorter_side: int) -> list[Tensor]:
+        """Decode the files of a study; see `FileSplit.read_views`."""
+        try:
+            return [read_grayscale(file, shorter_side=shorter_side) for file in self.files(index)]
+        except UserError as error:
+            raise UserError(f"Study {self.ids[index]!r}: {error}") from error
+
+    def unreadable(self) -> list[_EntryFlaw]:
         """Decode every image once and collect what cannot be."""
 
-        def try_to_read(study: _Study) -> _Flaw | None:
+        def try_to_read(index: int) -> _EntryFlaw | None:
             try:
-                self._read(study, self._framing.crop)
+                self.read_views(index, self._framing.crop)
             except UserError as error:
-                return _Flaw("unreadable", str(error))
+                return _EntryFlaw("unreadable", str(error))
             return None
 
         with ThreadPoolExecutor() as pool:  # threads, since Pillow decodes outside the interpreter lock
-            return [flaw for flaw in pool.map(try_to_read, self._studies) if flaw is not None]
-
-    def _read(self, study: _Study, shorter_side: int) -> list[Tensor]:
-        try:
-            return [read_grayscale(self._folder / name, shorter_side=shorter_side) for name in study.images]
-        except UserError as error:
-            raise UserError(f"Study {study.id!r}: {error}") from error
+            return [flaw for flaw in pool.map(try_to_read, range(len(self))) if flaw is not None]
 
 
 def read_lists(file: Path) -> dict[SplitName, list[Any]]:
@@ -199,38 +174,40 @@ def read_lists(file: Path) -> dict[SplitName, list[Any]]:
 
 def _parse_lists(
     lists: Mapping[SplitName, list[Any]], file: Path, folder: Path, check_files: bool
-) -> dict[SplitName, list[_Study]]:
+) -> dict[SplitName, list[_Entry]]:
     """Every entry checked, the files it names included if wanted."""
     homes = (os.path.realpath(folder), os.path.realpath(file.parent))
-    studies: dict[SplitName, list[_Study]] = {name: [] for name in SPLITS}
+    studies: dict[SplitName, list[_Entry]] = {name: [] for name in SPLITS}
     places: dict[str, str] = {}
-    flaws: list[_Flaw] = []
+    flaws: list[_EntryFlaw] = []
     for name, entries in lists.items():
         for index, entry in enumerate(entries):
             place = f"{name}[{index}]"
             try:
                 study = _parse_entry(entry)
                 if study.id in places:
-                    raise _Flaw("repeated id", f"the id is also that of {places[study.id]}; give each study its own")
+                    raise _EntryFlaw(
+                        "repeated id", f"the id is also that of {places[study.id]}; give each study its own"
+                    )
                 places[study.id] = place
                 for image in study.images if check_files else ():
                     _check_file(image, str(folder), homes)
-            except _Flaw as flaw:
+            except _EntryFlaw as flaw:
                 identity = f" (id {reprlib.repr(entry['id'])})" if isinstance(entry, dict) and "id" in entry else ""
-                flaws.append(_Flaw(flaw.kind, f"{file}, {place}{identity}: {flaw}."))
+                flaws.append(_EntryFlaw(flaw.kind, f"{file}, {place}{identity}: {flaw}."))
             else:
                 studies[name].append(study)
     _raise_first(flaws)
     return studies
 
 
-def _parse_entry(entry: Any) -> _Study:
+def _parse_entry(entry: Any) -> _Entry:
     if not isinstance(entry, dict):
-        raise _Flaw("entry", f"expected an object with id, report and image_path, but got {json_kind(entry)}")
+        raise _EntryFlaw("entry", f"expected an object with id, report and image_path, but got {json_kind(entry)}")
     images = entry.get("image_path")
     if not isinstance(images, list) or not images:
         raise _flaw_of(entry, "image_path", "a list of at least one path")
-    return _Study(
+    return _Entry(
         id=_text(entry, "id", "a text or an integer"),
         report=_text(entry, "report", "a text that is not empty"),
         images=tuple(_text({"image_path": image}, "image_path", "a list of paths") for image in images),
@@ -259,31 +236,31 @@ def _labels(entry: Mapping[str, Any]) -> str | None:
     return labels
 
 
-def _flaw_of(entry: Mapping[str, Any], key: str, expected: str) -> _Flaw:
+def _flaw_of(entry: Mapping[str, Any], key: str, expected: str) -> _EntryFlaw:
     got = reprlib.repr(entry[key]) if key in entry else "no such key"
-    return _Flaw(key, f'expected "{key}" to be {expected}, but got {got}; correct or remove the study')
+    return _EntryFlaw(key, f'expected "{key}" to be {expected}, but got {got}; correct or remove the study')
 
 
 def _check_file(image: str, folder: str, homes: tuple[str, str]) -> None:
     if os.path.isabs(image) or ".." in Path(image).parts or "\0" in image:
-        raise _Flaw(
+        raise _EntryFlaw(
             "path", f"expected image paths inside {folder}, but got {image!r}; write it relative to that folder"
         )
     path = os.path.join(folder, image)
     try:
         size = os.stat(path).st_size
     except OSError as error:
-        raise _Flaw(
+        raise _EntryFlaw(
             "missing", f"image {path} cannot be found ({error.strerror}); add it or remove the study"
         ) from error
     if size == 0 or not os.path.isfile(path):
-        raise _Flaw("empty", f"image {path} is empty or no file; replace it or remove the study")
+        raise _EntryFlaw("empty", f"image {path} is empty or no file; replace it or remove the study")
     real = os.path.realpath(path)
     if not any(real.startswith(home + os.sep) for home in homes):
-        raise _Flaw("link", f"image {path} links to {real}, outside the data set; put the file itself there")
+        raise _EntryFlaw("link", f"image {path} links to {real}, outside the data set; put the file itself there")
 
 
-def _raise_first(flaws: Sequence[_Flaw]) -> None:
+def _raise_first(flaws: Sequence[_EntryFlaw]) -> None:
     if flaws:
         more = sum(flaw.kind == flaws[0].kind for flaw in flaws) - 1
         raise UserError(f"{flaws[0]}" + (f" ({more} more like it.)" if more else ""))

@@ -30,8 +30,8 @@ class Framing:
         self.resize, self.crop = resize, crop
         self.boxes = None if boxes is None else BoxTable(boxes)
 
-    def pixels(self, seed: int | None) -> int:
-        """How many the shorter side of a view must have."""
+    def shorter_side(self, seed: int | None) -> int:
+        """Pixels that the shorter side of a view must have."""
         return self.crop if seed is None else self.resize
 
     def sample(

@@ -8,15 +8,16 @@ dropped.jsonl     one line per study or view that was left out
 
 import reprlib
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from torch import Tensor
 
+from hardneg_plugin.data.file_source import FileSource, FileSplit
 from hardneg_plugin.data.framing import Framing
 from hardneg_plugin.data.store import ImageStore
-from hardneg_plugin.data.studies import SPLITS, FindingsReader, Sample, SplitName
+from hardneg_plugin.data.studies import SPLITS
 from hardneg_plugin.data.study_table import Columns, check_texts
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import read_json
@@ -25,7 +26,7 @@ VERSION = 1
 DESCRIPTION, TABLE, IMAGES, DROPPED = "prepared.json", "studies.parquet", "images", "dropped.jsonl"
 
 
-class PreparedStudies:
+class PreparedStudies(FileSource["PreparedSplit"]):
     """A `StudySource` over a folder that hardneg-prepare has written.
 
     Crops for training are those of the original files to the pixel where `resize` is the prepared size. Whole images, as
@@ -63,87 +64,28 @@ class PreparedStudies:
                 f"one, or prepare it anew with size={resize}."
             )
         store = ImageStore(home / IMAGES)
-        self._splits: dict[SplitName, PreparedSplit] = {
-            name: PreparedSplit(home / TABLE, name, store, framing) for name in SPLITS
-        }
-        columns = {name: split.columns for name, split in self._splits.items()}
+        columns = {name: Columns(home / TABLE, name) for name in SPLITS}
         check_texts(home / TABLE, columns)
-        _check_shards(list(self._splits.values()), store)
-        if framing.boxes is not None:
-            ids = [study for of_split in columns.values() for study in of_split.ids]
-            framing.boxes.check(ids, [views for of_split in columns.values() for views in of_split.views.tolist()])
+        _check_shards(list(columns.values()), store)
+        splits = {name: PreparedSplit(of_split, store, framing) for name, of_split in columns.items()}
+        super().__init__(splits, framing)
         if check == "checksums":
-            for split in self._splits.values():
+            for split in splits.values():
                 split.check()
 
-    def split(self, name: SplitName) -> "PreparedSplit":
-        """The studies of one split; the same object at every call."""
-        if name not in self._splits:
-            raise ValueError(f"Expected a split of {SPLITS}, but got {name!r}.")
-        return self._splits[name]
 
-    @property
-    def read_findings(self) -> FindingsReader | None:
-        """None: no reader of findings is known for such reports."""
-        return None
+class PreparedSplit(FileSplit):
+    """The studies of one split; made by `PreparedStudies`."""
 
+    columns: Columns
 
-class PreparedSplit:
-    """The studies of one split (the `Studies` contract); made by `PreparedStudies`.
+    def __init__(self, columns: Columns, store: ImageStore, framing: Framing) -> None:
+        super().__init__(framing)
+        self.columns, self._store = columns, store
 
-    What is pickled are names, and boxes where there are such: a process that is not forked reads its own table.
-    """
-
-    def __init__(self, table: Path, name: SplitName, store: ImageStore, framing: Framing) -> None:
-        self._table, self._name, self._store, self._framing = table, name, store, framing
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "columns"}
-
-    @cached_property
-    def columns(self) -> Columns:
-        """The split's part of the table."""
-        return Columns(self._table, self._name)
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """Study identifiers."""
-        return self.columns.ids
-
-    @property
-    def reports(self) -> Sequence[str]:
-        """The reports as written."""
-        return self.columns.reports
-
-    @property
-    def patients(self) -> Sequence[str | None]:
-        """Patient identifiers; None where unknown."""
-        return self.columns.patients
-
-    @property
-    def labels(self) -> Sequence[str | None]:
-        """Canonical texts of label sets; None where there are no labels."""
-        return self.columns.labels
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
-        """The study at an index, its images whole; with `(index, seed)`, each view under a crop that the seed draws.
-
-        Raises:
-            UserError: if its images are no longer there.
-        """
-        index, seed = key if isinstance(key, tuple) else (key, None)
-        columns, study = self.columns, self.ids[index]
-        return self._framing.sample(
-            self._store.views(study, *columns.place(index)),
-            seed,
-            id=study,
-            report=self.reports[index],
-            patient=self.patients[index],
-            labels=self.labels[index],
-        )
+    def read_views(self, index: int, shorter_side: int) -> list[Tensor]:
+        """The stored views of a study, whatever their size; see `FileSplit.read_views`."""
+        return self._store.views(self.ids[index], *self.columns.place(index))
 
     def check(self) -> None:
         """Read all images.
@@ -178,9 +120,8 @@ def read_description(root: Path) -> dict[str, Any]:
     return content
 
 
-def _check_shards(splits: Sequence[PreparedSplit], store: ImageStore) -> None:
+def _check_shards(columns: Sequence[Columns], store: ImageStore) -> None:
     """Every shard is exactly as large as the table says."""
-    columns = [split.columns for split in splits]
     shards = np.concatenate([each.shards for each in columns])
     ends = np.concatenate([each.ends() for each in columns])
 

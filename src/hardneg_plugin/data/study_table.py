@@ -37,6 +37,8 @@ _READ = ("id", "split", "report", "patient", "labels", "shard", "offset", "heigh
 class Columns:
     """The rows of one split as Arrow and NumPy arrays: no object per study, so that hundreds of thousands fit in a process.
 
+    Pickled by name: a process that is not forked reads the table itself.
+
     Args:
         table: the Parquet file.
         split: whose rows.
@@ -46,6 +48,7 @@ class Columns:
     """
 
     def __init__(self, table: Path, split: SplitName) -> None:
+        self._made_from = (table, split)
         rows = read_columns(table, _READ)
         rows = rows.filter(pc.equal(rows["split"], split))
         column = {name: rows[name].combine_chunks() for name in _READ}
@@ -64,10 +67,14 @@ class Columns:
         self.first_view: NDArray[np.int64] = np.concatenate(([0], np.cumsum(views, dtype=np.int64)))
         self.heights, self.widths = (pc.list_flatten(column[name]).to_numpy() for name in ("heights", "widths"))
 
+    def __reduce__(self) -> tuple[type["Columns"], tuple[Path, SplitName]]:
+        return Columns, self._made_from
+
     @property
-    def views(self) -> NDArray[np.int64]:
-        """How many views each study has."""
-        return np.diff(self.first_view)
+    def view_counts(self) -> list[int]:
+        """Number of views of each study."""
+        counts: list[int] = np.diff(self.first_view).tolist()
+        return counts
 
     def place(self, index: int) -> tuple[int, Stored]:
         """The shard of a study, and where it is there."""

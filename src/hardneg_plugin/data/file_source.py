@@ -1,0 +1,137 @@
+"""What data sets of image files have in common: splits, and samples under a framing."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Generic, Protocol, TypeVar
+
+from torch import Tensor
+
+from hardneg_plugin.data.framing import Framing
+from hardneg_plugin.data.studies import SPLITS, FindingsReader, Sample, SplitName
+
+
+class StudyColumns(Protocol):
+    """All of a split but its images: a value per study in each column."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Study identifiers."""
+        ...
+
+    @property
+    def reports(self) -> Sequence[str]:
+        """The reports as written."""
+        ...
+
+    @property
+    def patients(self) -> Sequence[str | None]:
+        """Patient identifiers; None where unknown."""
+        ...
+
+    @property
+    def labels(self) -> Sequence[str | None]:
+        """Canonical texts of label sets; None where there are no labels."""
+        ...
+
+    @property
+    def view_counts(self) -> Sequence[int]:
+        """Number of views."""
+        ...
+
+
+class FileSplit(ABC):
+    """The studies of one split (the `Studies` contract): the columns are at hand, views are read when a study is asked for."""
+
+    columns: StudyColumns
+
+    def __init__(self, framing: Framing) -> None:
+        self._framing = framing
+
+    @abstractmethod
+    def read_views(self, index: int, shorter_side: int) -> list[Tensor]:
+        """The views of a study.
+
+        Args:
+            index: of the study.
+            shorter_side: pixels needed of a view's shorter side; a view may have more, or less where its file does.
+
+        Returns:
+            `(1, H, W)` uint8 each.
+
+        Raises:
+            UserError: an image cannot be read.
+        """
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Study identifiers."""
+        return self.columns.ids
+
+    @property
+    def reports(self) -> Sequence[str]:
+        """The reports as written."""
+        return self.columns.reports
+
+    @property
+    def patients(self) -> Sequence[str | None]:
+        """Patient identifiers; None where unknown."""
+        return self.columns.patients
+
+    @property
+    def labels(self) -> Sequence[str | None]:
+        """Canonical texts of label sets; None where there are no labels."""
+        return self.columns.labels
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        """The study at an index, its images whole; with `(index, seed)`, each view under a crop that the seed draws.
+
+        Raises:
+            UserError: an image cannot be read.
+        """
+        index, seed = key if isinstance(key, tuple) else (key, None)
+        return self._framing.sample(
+            self.read_views(index, self._framing.shorter_side(seed)),
+            seed,
+            id=self.ids[index],
+            report=self.reports[index],
+            patient=self.patients[index],
+            labels=self.labels[index],
+        )
+
+
+AnySplit = TypeVar("AnySplit", bound=FileSplit)
+
+
+class FileSource(Generic[AnySplit]):
+    """A `StudySource` of such splits; boxes of the framing are checked against their studies.
+
+    Args:
+        splits: one per name.
+        framing: what the splits were made with.
+
+    Raises:
+        UserError: the boxes are of other studies, or of another number of views.
+    """
+
+    def __init__(self, splits: Mapping[SplitName, AnySplit], framing: Framing) -> None:
+        self.splits = splits
+        if framing.boxes is not None:
+            columns = [split.columns for split in splits.values()]
+            framing.boxes.check(
+                [study for each in columns for study in each.ids],
+                [count for each in columns for count in each.view_counts],
+            )
+
+    def split(self, name: SplitName) -> AnySplit:
+        """The studies of one split; the same object at every call."""
+        if name not in self.splits:
+            raise ValueError(f"Expected a split of {SPLITS}, but got {name!r}.")
+        return self.splits[name]
+
+    @property
+    def read_findings(self) -> FindingsReader | None:
+        """None: no reader of findings is known for such reports."""
+        return None

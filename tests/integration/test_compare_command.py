@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from hardneg_plugin.apps import compare
 from hardneg_plugin.comparison import processes
 from hardneg_plugin.comparison.planned_runs import at_work_on
+from hardneg_plugin.comparison.plots import write_plots
 from hardneg_plugin.comparison.processes import launched_works
 from hardneg_plugin.comparison.settings import ComparisonSettings
 from hardneg_plugin.config import conf_dir
@@ -74,17 +75,21 @@ def records(split, share, seed):
         }
 
 
-def test_a_real_difference_is_found_and_none_is_not(cli, made_up, read_json):
+def test_a_real_difference_is_found_and_none_is_not(cli, made_up, read_json, monkeypatch):
     folder, command = made_up({"host": 0.3, "arc": 0.9, "mined": 0.3}, [1, 2])
+    drawn = []
+    monkeypatch.setattr(compare, "write_plots", lambda *given: (drawn.append(given[1]), write_plots(*given)))
     result = cli(*command)
     assert result.code == 0, result.err
     assert "arc against host, specificity on test: better: +0." in result.out
     assert "mined against host, specificity on test: no difference found: +0.000 (+0.000 to +0.000)" in result.out
     content = read_json(folder / "comparison.json")
     assert list(content["variants"]) == ["host", "arc", "mined"]
-    run = content["variants"]["arc"][1]
-    assert (run["seed"], run["folder"], run["curves"]["val/BLEU-4"]) == (2, "runs/arc/seed_2", [[9, 0.1], [19, 0.2]])
-    assert run["overrides"] == ["metrics.caption.meteor=false", "model=hard_negatives", "hardening=arc", "seed=2"]
+    assert drawn[0]["arc"][1]["val/BLEU-4"] == [(9, 0.1), (19, 0.2)]
+    arc = content["variants"]["arc"]
+    assert arc["overrides"] == ["metrics.caption.meteor=false", "model=hard_negatives", "hardening=arc"]
+    assert [len(of_seeds) for of_seeds in arc["scores"]["test"].values()] == [2] * len(arc["scores"]["test"])
+    assert set(content["splits"]["test"]["intervals"]["arc"]) == set(content["measures"])
     documents = {f"comparison.{kind}" for kind in ("json", "md", "tex")}
     assert {path.name for path in folder.iterdir()} == {"lock", "runs", "plots", *documents}
 
@@ -205,9 +210,9 @@ def test_what_is_missing_or_interrupted_is_trained_and_nothing_else(cli, tiny, t
         assert is_new == (name in ("host/seed_1", "mine/seed_2"))
         assert read_json(run / "metrics.json")["test"] == scores[name]
     assert {path.name for path in (runs["mine/seed_2"] / "logs/csv").iterdir()} == {"version_0", "version_1"}
-    resumed = read_json(folder / "comparison.json")["variants"]["mine"][1]
-    assert resumed["seconds"] is None
-    assert resumed["scores"]["test"]["BLEU-4"] == scores["mine/seed_2"]["BLEU-4"]
+    resumed = read_json(folder / "comparison.json")["variants"]["mine"]
+    assert resumed["seconds"][1] is None
+    assert resumed["scores"]["test"]["BLEU-4"][1] == scores["mine/seed_2"]["BLEU-4"]
     assert "Reports and scores below are of one run each, the best on val: host seed" in (
         folder / "page.html"
     ).read_text(encoding="utf-8")

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -19,10 +20,10 @@ from hardneg_plugin.apps.shared.console import HEADINGS
 from hardneg_plugin.apps.shared.hydra_command import explain, run_command
 from hardneg_plugin.apps.shared.positional import WITH_VALUE
 from hardneg_plugin.apps.shared.train_settings import check_settings
-from hardneg_plugin.comparison.comparison import SPLITS, Comparison, result_of, seconds_of
+from hardneg_plugin.comparison.comparison import SPLITS, Comparison, seconds_of, variant_result
 from hardneg_plugin.comparison.composing import composed, outside_of_hydra, settings_of
 from hardneg_plugin.comparison.planned_runs import PlannedRun, at_work_on, check_same_settings, run_folder
-from hardneg_plugin.comparison.plots import write_plots
+from hardneg_plugin.comparison.plots import Curves, write_plots
 from hardneg_plugin.comparison.processes import Work, launched_works, local_works, run_all, task_works
 from hardneg_plugin.comparison.progress import ComparisonProgress
 from hardneg_plugin.comparison.scored import compare_split, measures_there, score_split
@@ -191,17 +192,11 @@ def compare_runs(
             measures=measures,
             resamples=settings.resamples,
             variants={
-                name: [
-                    result_of(
-                        run.folder,
-                        settings.path,
-                        run.seed,
-                        run.overrides,
-                        {split: scored[split].cards[name][place] for split in SPLITS},
-                        {c.name: c.points for c in curves_of(run.folder, name) if c.name.startswith("val/")},
-                    )
-                    for place, run in enumerate(own)
-                ]
+                name: variant_result(
+                    folders[name],
+                    [override for override in own[0].overrides if not override.startswith("seed=")],
+                    {split: scored[split].cards[name] for split in SPLITS},
+                )
                 for name, own in complete.items()
             },
             splits={
@@ -209,7 +204,10 @@ def compare_runs(
             },
             notes=notes,
         )
-        write(compared, settings.path)
+        curves = {
+            name: [{c.name: c.points for c in curves_of(run, name)} for run in own] for name, own in folders.items()
+        }
+        write(compared, curves, settings.path)
     print_comparison(compared)
     has_page = settings.page > 0 and folders[settings.baseline][0].predictions("test").is_file()
     if has_page:
@@ -220,26 +218,31 @@ def compare_runs(
     return compared
 
 
-def write(compared: Comparison, folder: Path) -> None:
-    """Write comparison.json and what follows from it.
+def write(compared: Comparison, curves: Mapping[str, Sequence[Curves]], folder: Path) -> None:
+    """Write comparison.json, the tables and the plots.
+
+    Args:
+        compared: the comparison.
+        curves: by variant those of each run.
+        folder: where to.
 
     Raises:
         UserError: it cannot be written.
     """
     with writing(folder, f"See to it. {AGAIN}"):
-        write_json(folder / "comparison.json", compared.to_json())
+        write_json(folder / "comparison.json", compared.to_json(), indent=None)
         for name, text in (("comparison.md", markdown(compared)), ("comparison.tex", latex(compared))):
             with replacing(folder / name) as file:
                 file.write(text)
-        write_plots(compared, folder / "plots")
+        write_plots(compared, curves, folder / "plots")
 
 
 def write_page_of(compared: Comparison, settings: ComparisonSettings) -> None:
     """Write page.html: the reports of each variant under the seed that is best on val."""
     measure = compared.measures[0]
     best = {
-        name: run_folder(settings.path, name, max(runs, key=lambda run: run.scores["val"][measure]).seed)
-        for name, runs in compared.variants.items()
+        name: run_folder(settings.path, name, settings.seeds[int(np.argmax(compared.scores(name, "val", measure)))])
+        for name in compared.variants
     }
     with Console(stderr=True).status("Looking at studies for page.html"):
         # trusted, because their settings have been compared with those that this command asks for

@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from hardneg_plugin.comparison.task_files import HIGHER_IS_BETTER
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import read_json
 from hardneg_plugin.metrics.score_card import ScoreCard
@@ -16,30 +17,28 @@ from hardneg_plugin.runs.folder import RunFolder
 ALPHA = 0.05
 """A corrected p-value below is called a difference; intervals hold 1 - ALPHA."""
 SPLITS = ("val", "test")
+USUAL = ("findings_F1", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "R@1", "unique_share")
+"""The scores that tables show beside the measures that count and those of downstream tasks."""
 
 
 @dataclass(frozen=True)
-class RunResult:
-    """One finished run."""
+class VariantResult:
+    """The finished runs of one variant, in the order of the comparison's seeds."""
 
-    seed: int
-    folder: str
-    """Relative to that of the comparison."""
     overrides: list[str]
-    """With which hardneg-train makes it again."""
-    scores: dict[str, dict[str, float]]
-    """By split."""
-    curves: dict[str, list[tuple[int, float]]]
-    """Of validation: (step, value)."""
-    seconds: float | None
+    """What hardneg-train takes to make a run again, but for its seed."""
+    scores: dict[str, dict[str, list[float | None]]]
+    """By split and name, the score of each run; None where it does not have it."""
+    seconds: list[float | None]
     """Of training; None for a run that was resumed, of which only the last part is known."""
     parameters: dict[str, int]
-    versions: dict[str, str]
+    versions: dict[str, list[str]]
+    """By package, those that the runs were trained with."""
 
 
 @dataclass(frozen=True)
-class Compared:
-    """A score of a variant against that of the baseline, means over seeds."""
+class BaselineDifference:
+    """A score of a variant less that of the baseline, means over seeds."""
 
     difference: float
     low: float
@@ -57,9 +56,9 @@ class SplitResult:
     sha256: str
     """Of the studies' ids in their order, a line each."""
     intervals: dict[str, dict[str, tuple[float, float]]]
-    """By variant and score, of the mean over seeds: studies resampled, trainings as they are."""
-    differences: dict[str, dict[str, Compared]]
-    """By variant and score; not of the baseline."""
+    """By variant and measure that counts, of the mean over seeds: studies resampled, trainings as they are."""
+    differences: dict[str, dict[str, BaselineDifference]]
+    """By variant and score that tables show; the baseline has none."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +70,14 @@ class Comparison:
     measures: list[str]
     """The scores that count; the first chooses."""
     resamples: int
-    variants: dict[str, list[RunResult]]
-    """In the order of the seeds."""
+    variants: dict[str, VariantResult]
     splits: dict[str, SplitResult]
     notes: list[str]
     """What a reader must know: variants and measures that are left out."""
 
     def scores(self, variant: str, split: str, name: str) -> list[float]:
         """A score under each seed; empty where a run does not have it."""
-        found = [run.scores[split].get(name) for run in self.variants[variant]]
+        found = self.variants[variant].scores[split].get(name, [])
         return [value for value in found if value is not None] if None not in found else []
 
     @property
@@ -100,13 +98,7 @@ class Comparison:
         """
         content = read_json(path, "comparison")
         try:
-            variants = {
-                name: [
-                    RunResult(**{**run, "curves": {k: [(s, v) for s, v in c] for k, c in run["curves"].items()}})
-                    for run in runs
-                ]
-                for name, runs in content["variants"].items()
-            }
+            variants = {name: VariantResult(**values) for name, values in content["variants"].items()}
             splits = {
                 name: SplitResult(
                     studies=split["studies"],
@@ -116,7 +108,7 @@ class Comparison:
                         for variant, by_score in split["intervals"].items()
                     },
                     differences={
-                        variant: {score: Compared(**values) for score, values in by_score.items()}
+                        variant: {score: BaselineDifference(**values) for score, values in by_score.items()}
                         for variant, by_score in split["differences"].items()
                     },
                 )
@@ -129,33 +121,43 @@ class Comparison:
             ) from error
 
 
-def result_of(
-    run: RunFolder,
-    comparison: Path,
-    seed: int,
-    overrides: list[str],
-    cards: Mapping[str, ScoreCard],
-    curves: dict[str, list[tuple[int, float]]],
-) -> RunResult:
-    """What is kept of a finished run.
+def is_shown(name: str, measures: Sequence[str]) -> bool:
+    """Whether tables show a score: one of the measures that count, a usual one, or one of a downstream task."""
+    return name in measures or name in USUAL or HIGHER_IS_BETTER.fullmatch(name) is not None
+
+
+def variant_result(
+    runs: Sequence[RunFolder], overrides: list[str], cards: Mapping[str, Sequence[ScoreCard]]
+) -> VariantResult:
+    """What is kept of the finished runs of a variant.
+
+    Args:
+        runs: one for each seed.
+        overrides: see `VariantResult`.
+        cards: by split, the scores of each run.
 
     Raises:
-        UserError: its metrics.json cannot be read.
+        UserError: the metrics.json of a run cannot be read.
     """
-    metrics = read_json(run.metrics, "metrics")
-    return RunResult(
-        seed=seed,
-        folder=run.path.relative_to(comparison).as_posix(),
+    metrics = [read_json(run.metrics, "metrics") for run in runs]
+    versions: dict[str, set[str]] = {}
+    for of_run in metrics:
+        for package, version in of_run.get("versions", {}).items():
+            versions.setdefault(package, set()).add(version)
+    return VariantResult(
         overrides=overrides,
-        scores={
-            split: {name: value for name, value in sorted(card.values.items()) if math.isfinite(value)}
-            for split, card in cards.items()
-        },
-        curves=curves,
-        seconds=seconds_of(run),
-        parameters=metrics.get("parameters", {}),
-        versions=metrics.get("versions", {}),
+        scores={split: _by_name([card.values for card in of_runs]) for split, of_runs in cards.items()},
+        seconds=[seconds_of(run) for run in runs],
+        parameters=metrics[0].get("parameters", {}),
+        versions={package: sorted(of_runs) for package, of_runs in versions.items()},
     )
+
+
+def _by_name(values: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
+    """Scores of runs by name; None where a run has none, or one that is not finite."""
+    names = sorted({name for of_run in values for name, value in of_run.items() if math.isfinite(value)})
+    columns = {name: [of_run.get(name, math.nan) for of_run in values] for name in names}
+    return {name: [value if math.isfinite(value) else None for value in column] for name, column in columns.items()}
 
 
 def seconds_of(run: RunFolder) -> float | None:

@@ -1,5 +1,6 @@
 """The plots of a comparison: scores with their intervals, and validation curves with their spread over seeds."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -7,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hardneg_plugin.comparison.comparison import Comparison, RunResult
+from hardneg_plugin.comparison.comparison import Comparison
 from hardneg_plugin.files import whole_file
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -17,12 +18,16 @@ FORMATS = ("svg", "png")
 ALWAYS = ("BLEU-4", "report_loss")
 """Curves that are shown beside those of the measures."""
 
+Curves = Mapping[str, Sequence[tuple[int, float]]]
+"""The validation curves of a run: by name points (step, value)."""
 
-def write_plots(comparison: Comparison, folder: Path) -> list[Path]:
-    """Write all plots, each as SVG and PNG; the same comparison gives the same SVG.
+
+def write_plots(comparison: Comparison, curves: Mapping[str, Sequence[Curves]], folder: Path) -> list[Path]:
+    """Write all plots, each as SVG and PNG; the same values give the same SVG.
 
     Args:
         comparison: what to show.
+        curves: by variant those of each run.
         folder: where to; made if need be.
 
     Returns:
@@ -32,7 +37,7 @@ def write_plots(comparison: Comparison, folder: Path) -> list[Path]:
     figures: dict[str, Figure | None] = {
         f"scores_{split}": scores_figure(comparison, split) for split in comparison.splits
     }
-    figures["curves"] = curves_figure(comparison)
+    figures["curves"] = curves_figure(comparison, curves)
     written = []
     with matplotlib.rc_context({"svg.hashsalt": "hardneg_plugin"}):
         for name, figure in figures.items():
@@ -69,17 +74,21 @@ def scores_figure(comparison: Comparison, split: str) -> Figure:
     return figure
 
 
-def curves_figure(comparison: Comparison) -> Figure | None:
-    """Validation scores over training: means over seeds, and from the lowest to the highest; None without any."""
-    runs = [run for results in comparison.variants.values() for run in results]
+def curves_figure(comparison: Comparison, curves: Mapping[str, Sequence[Curves]]) -> Figure | None:
+    """Validation scores over training: means over seeds, and from the lowest to the highest; None without any.
+
+    Args:
+        comparison: names the measures and the variants.
+        curves: by variant those of each run.
+    """
     wanted = dict.fromkeys(f"val/{name}" for name in (*comparison.measures, *ALWAYS))
-    names = [name for name in wanted if any(run.curves.get(name) for run in runs)]
+    names = [name for name in wanted if any(run.get(name) for runs in curves.values() for run in runs)]
     if not names:
         return None
     figure = Figure(figsize=(4.5 * len(names), 3.2), layout="constrained")
     for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
-        for place, (variant, results) in enumerate(comparison.variants.items()):
-            _draw(axes, name, variant, results, place)
+        for place, variant in enumerate(comparison.variants):
+            _draw(axes, variant, [run.get(name, []) for run in curves[variant]], place)
         axes.set_xlabel("step")
         axes.set_title(name, fontsize="medium")
         axes.spines[["top", "right"]].set_visible(False)
@@ -87,9 +96,9 @@ def curves_figure(comparison: Comparison) -> Figure | None:
     return figure
 
 
-def _draw(axes: Axes, name: str, variant: str, results: list[RunResult], place: int) -> None:
+def _draw(axes: Axes, variant: str, curves: Sequence[Sequence[tuple[int, float]]], place: int) -> None:
     """One variant at the steps that all of its seeds have: a run may have stopped early."""
-    by_step = [dict(run.curves.get(name, [])) for run in results]
+    by_step = [dict(curve) for curve in curves]
     steps = sorted(set.intersection(*map(set, by_step)))
     if not steps:
         return

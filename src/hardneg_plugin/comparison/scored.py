@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hardneg_plugin.comparison.comparison import ALPHA, Compared, SplitResult
+from hardneg_plugin.comparison.comparison import ALPHA, BaselineDifference, SplitResult, is_shown
 from hardneg_plugin.comparison.task_files import add_tasks, read_task, task_files, tasks_of_all
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.metrics.caption import CaptionScores
@@ -98,17 +98,22 @@ def compare_split(scored: ScoredSplit, baseline: str, measures: Sequence[str], r
     }
     family = [(variant, measure) for variant in found for measure in measures]
     corrected = dict(zip(family, holm([found[v][m].p_value for v, m in family]), strict=True))
+    of_means = {
+        variant: intervals(list(means_of_runs(own).values()), resamples=resamples, level=1 - ALPHA)
+        for variant, own in statistics.items()
+    }
     return SplitResult(
         studies=len(scored.ids),
         sha256=hashlib.sha256("\n".join(scored.ids).encode()).hexdigest(),
         intervals={
-            variant: intervals(list(means_of_runs(own).values()), resamples=resamples, level=1 - ALPHA)
-            for variant, own in statistics.items()
+            variant: {measure: found_intervals[measure] for measure in measures}
+            for variant, found_intervals in of_means.items()
         },
         differences={
             variant: {
-                name: Compared(d.difference, d.low, d.high, d.p_value, corrected.get((variant, name)))
+                name: BaselineDifference(d.difference, d.low, d.high, d.p_value, corrected.get((variant, name)))
                 for name, d in differences.items()
+                if is_shown(name, measures)
             }
             for variant, differences in found.items()
         },

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hardneg_plugin.comparison.comparison import ALPHA, Compared, Comparison
+from hardneg_plugin.comparison.comparison import ALPHA, USUAL, BaselineDifference, Comparison
 from hardneg_plugin.comparison.task_files import HIGHER_IS_BETTER
 from hardneg_plugin.comparison.verdicts import cautions, choice, p_shown, verdict, verdicts
 
-USUAL = ("findings_F1", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "R@1", "unique_share")
-"""The scores that a table shows beside the measures that count."""
 SPLIT_ORDER = ("test", "val")
 METHOD = (
     "Intervals ({percent} %) of differences: studies and seeds resampled in pairs. p: paired approximate randomisation over "
@@ -59,9 +57,8 @@ def _beside(comparison: Comparison, split: str) -> list[str]:
     """The scores that are shown beside the measures: the usual ones, and those of downstream tasks."""
     of_tasks = {
         name
-        for runs in comparison.variants.values()
-        for run in runs
-        for name in run.scores[split]
+        for result in comparison.variants.values()
+        for name in result.scores[split]
         if HIGHER_IS_BETTER.fullmatch(name)
     }
     return [name for name in (*USUAL, *sorted(of_tasks)) if name not in comparison.measures]
@@ -104,13 +101,13 @@ def other_differences_table(comparison: Comparison, split: str) -> Table:
 def cost_table(comparison: Comparison) -> Table:
     """Seconds of training, and parameters."""
     seconds = {
-        variant: [run.seconds for run in runs if run.seconds is not None]
-        for variant, runs in comparison.variants.items()
+        variant: [seconds for seconds in result.seconds if seconds is not None]
+        for variant, result in comparison.variants.items()
     }
     rows = []
-    for variant, runs in comparison.variants.items():
+    for variant, result in comparison.variants.items():
         own, base = seconds[variant], seconds[comparison.baseline]
-        parameters = runs[0].parameters
+        parameters = result.parameters
         rows.append(
             [
                 variant,
@@ -168,7 +165,7 @@ def _mean_and_deviation(values: Sequence[float]) -> str:
     return f"{np.mean(values):.3f}{deviation}"
 
 
-def _with_interval(compared: Compared | None) -> str:
+def _with_interval(compared: BaselineDifference | None) -> str:
     if compared is None:
         return "-"
     return f"{compared.difference:+.3f} ({compared.low:+.3f} to {compared.high:+.3f})"

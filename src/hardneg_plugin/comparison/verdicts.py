@@ -4,16 +4,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from hardneg_plugin.comparison.comparison import ALPHA, Compared, Comparison
+from hardneg_plugin.comparison.comparison import ALPHA, BaselineDifference, Comparison
 
 FEW_STUDIES = 100
 FEW_SEEDS = 5
 
 
-def verdict(compared: Compared) -> str:
+def verdict(compared: BaselineDifference) -> str:
     """One difference in words: better or worse only where the corrected p-value and the interval agree on it.
 
-    >>> verdict(Compared(difference=0.004, low=-0.01, high=0.018, p_value=0.31, corrected=0.61))
+    >>> verdict(BaselineDifference(difference=0.004, low=-0.01, high=0.018, p_value=0.31, corrected=0.61))
     'no difference found: +0.004 (-0.010 to +0.018), p = 0.610 after correction'
     """
     corrected = compared.p_value if compared.corrected is None else compared.corrected

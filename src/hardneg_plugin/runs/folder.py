@@ -104,10 +104,17 @@ def replacing(path: Path) -> Iterator[TextIO]:
         text.detach()
 
 
-def write_json(path: Path, content: Any) -> None:
-    """One JSON document."""
+def write_json(path: Path, content: Any, *, indent: int | None = 2) -> None:
+    """Write one JSON document.
+
+    Args:
+        path: the file; folders above it are made.
+        content: plain values; NaN is refused.
+        indent: spaces; None puts all in one line.
+    """
     with replacing(path) as file:
-        json.dump(content, file, indent=2, ensure_ascii=False, allow_nan=False)
+        separators = (",", ":") if indent is None else None
+        json.dump(content, file, indent=indent, separators=separators, ensure_ascii=False, allow_nan=False)
         file.write("\n")
 
 

@@ -3,12 +3,19 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from hardneg_plugin.comparison.comparison import Compared, Comparison, RunResult, result_of, seconds_of
+from hardneg_plugin.comparison.comparison import (
+    BaselineDifference,
+    Comparison,
+    VariantResult,
+    seconds_of,
+    variant_result,
+)
 from hardneg_plugin.comparison.plots import curves_figure, scores_figure, write_plots
 from hardneg_plugin.comparison.scored import compare_split, measures_there, score_split
 from hardneg_plugin.comparison.tables import latex, markdown, scores_table, tables
@@ -185,7 +192,7 @@ def test_the_seconds_of_a_run_that_was_resumed_are_not_known(folders):
 
 
 @pytest.fixture
-def comparison(folders, tmp_path):
+def comparison(folders):
     runs = folders(host=3, a_b=9, mined=3)
     scored = {split: score_split(runs, split, None) for split in ("val", "test")}
     measures = ["findings_attributes_F1", "specificity"]
@@ -195,28 +202,25 @@ def comparison(folders, tmp_path):
         measures=measures,
         resamples=200,
         variants={
-            name: [
-                result_of(
-                    run, tmp_path, seed, [f"seed={seed}"], {split: scored[split].cards[name][seed - 1] for split in scored},
-                    {"val/BLEU-4": [(9, 0.1 * seed), (19, 0.2)]},
-                )
-                for seed, run in enumerate(own, start=1)
-            ]
+            name: variant_result(own, [f"model={name}"], {split: scored[split].cards[name] for split in scored})
             for name, own in runs.items()
         },
         splits={split: compare_split(scored[split], "host", measures, 200) for split in scored},
         notes=["arc is left out."],
-    )  # fmt: skip
+    )
+
+
+CURVES = {name: [{"val/BLEU-4": [(9, 0.1 * seed), (19, 0.2)]} for seed in (1, 2)] for name in ("host", "a_b", "mined")}
 
 
 def test_a_comparison_read_back_gives_the_same_tables_and_plots(comparison, tmp_path):
     path = tmp_path / "comparison.json"
-    write_json(path, comparison.to_json())
+    write_json(path, comparison.to_json(), indent=None)
     again = Comparison.read(path)
     assert again == comparison
     assert (markdown(again), latex(again)) == (markdown(comparison), latex(comparison))
     for folder in ("one", "two"):
-        write_plots(again, tmp_path / folder)
+        write_plots(again, CURVES, tmp_path / folder)
     names = {path.name for path in (tmp_path / "one").iterdir()}
     assert names == {f"{name}.{kind}" for name in ("scores_val", "scores_test", "curves") for kind in ("svg", "png")}
     assert (tmp_path / "one/curves.svg").read_bytes() == (tmp_path / "two/curves.svg").read_bytes()
@@ -231,17 +235,16 @@ def test_plots_show_the_figures(comparison):
     lines = [tuple(line.get_xdata()) for line in axes.lines]
     assert (low, high) in lines
     assert tuple(comparison.scores("a_b", "test", "findings_attributes_F1")) in lines
-    curve = curves_figure(comparison).axes[0].lines[0]
+    curve = curves_figure(comparison, CURVES).axes[0].lines[0]
     np.testing.assert_allclose(curve.get_xydata(), [(9, 0.15), (19, 0.2)])
-    without = {name: [dataclasses.replace(run, curves={}) for run in own] for name, own in comparison.variants.items()}
-    assert curves_figure(dataclasses.replace(comparison, variants=without)) is None
+    assert curves_figure(comparison, {name: [{}, {}] for name in CURVES}) is None
 
 
 def test_tables_hold_means_and_spreads_over_seeds(comparison):
     table = scores_table(comparison, "test")
     column = table.header.index("specificity")
     for row in table.rows:
-        values = [run.scores["test"]["specificity"] for run in comparison.variants[row[0]]]
+        values = comparison.variants[row[0]].scores["test"]["specificity"]
         assert row[column] == f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
     cost = tables(comparison)[-1]
     assert [row[1:4] for row in cost.rows] == [["13.0", "1.00", "7"], ["19.0", "1.46", "7"], ["13.0", "1.00", "7"]]
@@ -271,17 +274,17 @@ def test_documents_say_all_of_it(comparison):
     ],
 )
 def test_a_difference_takes_both_the_p_value_and_the_interval(low, high, corrected, word):
-    compared = Compared(difference=(low + high) / 2, low=low, high=high, p_value=0.0001, corrected=corrected)
+    compared = BaselineDifference(difference=(low + high) / 2, low=low, high=high, p_value=0.0001, corrected=corrected)
     assert verdict(compared).partition(":")[0] == word
 
 
-def result(seed, val, test):
-    return RunResult(seed, "", [], {"val": {"specificity": val}, "test": {"specificity": test}}, {}, None, {}, {})
+def result(val, test):
+    return VariantResult([], {"val": {"specificity": [val]}, "test": {"specificity": [test]}}, [None], {}, {})
 
 
 def test_the_best_variant_is_chosen_on_val_whatever_test_says(comparison):
     split = comparison.splits["test"]
-    variants = {"host": [result(1, 0.5, 0.9)], "a_b": [result(1, 0.6, 0.1)], "mined": [result(1, 0.4, 1.0)]}
+    variants = {"host": result(0.5, 0.9), "a_b": result(0.6, 0.1), "mined": result(0.4, 1.0)}
     chosen = dataclasses.replace(comparison, seeds=[1], measures=["specificity"], variants=variants)
     assert chosen.chosen == "a_b"
     assert choice(chosen).startswith("Best on val by specificity (mean over seeds): a_b, 0.600; on test it has 0.100, ")
@@ -300,3 +303,9 @@ def test_what_limits_the_figures_is_said(comparison):
     assert not list(cautions(dataclasses.replace(comparison, seeds=[1, 2, 3, 4, 5], splits=many, notes=[])))
     assert len(verdicts(comparison, "test")) == 4
     assert json.dumps(comparison.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize("name", ["plain", "r2gen", "r2gencmn"])
+def test_the_published_tables_follow_from_the_published_values(name):
+    results = Path(__file__).parents[3] / "docs" / "results"
+    assert markdown(Comparison.read(results / f"{name}.json")) == (results / f"{name}.md").read_text(encoding="utf-8")

@@ -14,21 +14,16 @@ def run(*command, **options):
     return subprocess.run(command, capture_output=True, text=True, check=True, **options).stdout
 
 
-def test_the_plug_in_imports_nothing_of_the_trainer():
+def test_the_plug_in_imports_nothing_of_the_trainer_and_training_no_pycocoevalcap():
     heavy = "hydra,omegaconf,torchvision,transformers,timm,pycocoevalcap,PIL,tokenizers"
-    code = f"import sys, hardneg_plugin; print([name for name in '{heavy}'.split(',') if name in sys.modules])"
-    imported = run(sys.executable, "-c", code).strip()
-    # pytorch-lightning itself looks for some of these; what it imports is not ours to avoid
-    lightning = run(sys.executable, "-c", code.replace("hardneg_plugin;", "pytorch_lightning, torch;")).strip()
-    assert imported == lightning
-
-
-def test_the_training_path_needs_no_pycocoevalcap():
     code = (
-        "import sys; sys.modules['pycocoevalcap'] = None\n"
+        # pytorch-lightning itself looks for some of these; what it imports is not ours to avoid
+        "import sys, torch, pytorch_lightning; before = set(sys.modules); import hardneg_plugin; after = set(sys.modules)\n"
+        f"print([name for name in '{heavy}'.split(',') if name in after - before])\n"
+        "assert 'pycocoevalcap' not in sys.modules; sys.modules['pycocoevalcap'] = None\n"
         "import hardneg_plugin.models.report_generator, hardneg_plugin.apps.train, hardneg_plugin.apps.evaluate"
     )
-    run(sys.executable, "-c", code)
+    assert run(sys.executable, "-c", code).strip() == "[]"
 
 
 @pytest.fixture(scope="module")
@@ -50,17 +45,10 @@ def test_the_wheel_holds_code_configs_and_licence(wheel):
 def test_the_command_composes_its_config_from_the_wheel_alone(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     code = (
-        "import sys; sys.argv = ['hardneg-train', '--cfg', 'job']; from hardneg_plugin.apps.train import main; main()"
+        "import sys; sys.argv = ['hardneg-train', '--cfg', 'job']; from hardneg_plugin.config import conf_dir; "
+        "print(conf_dir()); from hardneg_plugin.apps.train import main; main()"
     )
-    printed = run(
-        sys.executable, "-c", code, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin"}
-    )
+    environment = {"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin"}
+    where, printed = run(sys.executable, "-c", code, cwd=tmp_path, env=environment).split("\n", 1)
+    assert Path(where) == tmp_path / "site" / "hardneg_plugin" / "conf"
     assert "_target_: hardneg_plugin.functional.hardening.Arc" in printed
-    where = run(
-        sys.executable,
-        "-c",
-        "from hardneg_plugin.config import conf_dir; print(conf_dir())",
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(tmp_path / "site")},
-    )
-    assert Path(where.strip()) == tmp_path / "site" / "hardneg_plugin" / "conf"

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from hardneg_plugin import HardNegativeObjective, plug_in
 from hardneg_plugin.objectives import Alternating, Bank, Queue, Weights
 
-STEPS = int(os.environ.get("SOAK_STEPS", "400"))
+STEPS = int(os.environ.get("SOAK_STEPS", "200"))
 """Of each training; `make soak` takes more."""
 LOOK_EVERY = STEPS // 8
 OBJECTIVES = {

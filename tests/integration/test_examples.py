@@ -1,19 +1,18 @@
 """Every example runs as its reader would run it, and shows what it says."""
 
-import os
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import hydra
 import pytest
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-from hardneg_plugin.config import register_configs
 from hardneg_plugin.data.annotations import AnnotatedStudies
 from hardneg_plugin.functional.hardening import Ascent
 
@@ -32,28 +31,25 @@ LEAST_GAIN = {
 @pytest.fixture
 def here(monkeypatch, tmp_path, capfd):
     """Run an example as a script in this process and an empty folder: a fresh one would spend ten seconds on imports. Gives
-    its output."""
+    exit code, output and error output. What an example registers with Hydra is forgotten after the test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(EXAMPLES)  # where Python looks first for what a script imports
+    monkeypatch.setattr(ConfigStore.instance(), "repo", dict(ConfigStore.instance().repo))
+    plugins = Plugins.instance().plugin_type_to_subclass_list
+    monkeypatch.setitem(plugins, SearchPathPlugin, list(plugins[SearchPathPlugin]))
 
     def call(name, *arguments):
+        GlobalHydra.instance().clear()
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
-        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
-        return capfd.readouterr().out
+        code = 0
+        try:
+            runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code
+        return SimpleNamespace(code=code, **capfd.readouterr()._asdict())
 
-    return call
-
-
-def run(name, *arguments, folder):
-    """Run an example in a process of its own, for what it does to Hydra; gives exit code, output and error output."""
-    return subprocess.run(
-        [sys.executable, EXAMPLES / f"{name}.py", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    yield call
+    GlobalHydra.instance().clear()
 
 
 def gaps(printed):
@@ -66,12 +62,9 @@ def test_the_examples_are_those_this_test_knows_of():
 
 @pytest.mark.parametrize("name", LEAST_GAIN)
 def test_alignment_improves(name, tmp_path, here):
-    if name == "own_hydra_app":
-        result = run(name, folder=tmp_path)
-        assert result.returncode == 0, result.stderr[-3000:]
-        printed = result.stdout
-    else:
-        printed = here(name)
+    result = here(name)
+    assert result.code == 0, result.err[-3000:]
+    printed = result.out
     assert not list(tmp_path.iterdir()), "an example leaves no files"
     first, *_, last = gaps(printed)
     assert last > first + LEAST_GAIN[name]
@@ -87,29 +80,26 @@ def test_alignment_improves(name, tmp_path, here):
         assert f"HardNegativeCaptioner reads it: True, with {weights} weights more" in printed
 
 
-def test_the_hydra_app_takes_overrides_of_our_groups(tmp_path, monkeypatch):
+def test_the_hydra_app_takes_overrides_of_our_groups(here):
     overrides = ["hardening=ascent", "negatives=queue", "negatives.size=256"]
-    result = run("own_hydra_app", *overrides, "studies=96", "epochs=2", folder=tmp_path)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert len(gaps(result.stdout)) == 2
+    result = here("own_hydra_app", *overrides, "studies=96", "epochs=2")
+    assert result.code == 0, result.err[-3000:]
+    assert len(gaps(result.out)) == 2
 
-    monkeypatch.setattr(ConfigStore.instance(), "repo", dict(ConfigStore.instance().repo))
-    plugins = Plugins.instance().plugin_type_to_subclass_list
-    monkeypatch.setitem(plugins, SearchPathPlugin, list(plugins[SearchPathPlugin]))
-    register_configs()
+    GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(EXAMPLES), version_base="1.3"):
         objective = hydra.utils.instantiate(hydra.compose("own_hydra_app", overrides).hard_negatives)
     assert objective.hardening == Ascent(margin=0.02)
     assert objective.negatives.queue.size == 256
 
 
-def test_a_bad_override_gets_the_message_of_hydra(tmp_path):
-    result = run("own_hydra_app", "hardening=arcs", folder=tmp_path)
-    assert result.returncode == 1
-    assert "Available options in 'hardening':\n\talternating\n\tarc\n\tascent" in result.stderr
+def test_a_bad_override_gets_the_message_of_hydra(here):
+    result = here("own_hydra_app", "hardening=arcs")
+    assert result.code == 1
+    assert "Available options in 'hardening':\n\talternating\n\tarc\n\tascent" in result.err
 
 
 def test_own_data_are_in_the_layout_that_is_read(tmp_path, here):
-    assert here("own_data", "my_studies") == "40 studies in my_studies/\n"
+    assert here("own_data", "my_studies").out == "40 studies in my_studies/\n"
     studies = AnnotatedStudies(root=tmp_path / "my_studies", resize=64, crop=64)
     assert [len(studies.split(split)) for split in ("train", "val", "test")] == [24, 8, 8]

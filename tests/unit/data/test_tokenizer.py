@@ -21,16 +21,12 @@ RELEASED = json.loads((REFERENCE / "tokenizer_iu_xray.json").read_text())
 REPORTS = ["Heart size is normal. No effusion.", "Heart is large. No effusion.", "Heart size is normal."]
 
 
-def cleaning_cases():
-    for name in ("clean_iu_awkward.json", "clean_mimic.json"):
-        recorded = json.loads((REFERENCE / name).read_text())
-        for index, case in enumerate(recorded["cases"]):
-            yield pytest.param(recorded["dataset"], case["report"], case["clean"], id=f"{recorded['dataset']}-{index}")
-
-
-@pytest.mark.parametrize(("cleaning", "report", "clean"), list(cleaning_cases()))
-def test_cleaning_equals_the_released_one(cleaning, report, clean):
-    assert WordTokenizer(("<unk>", "a"), cleaning).clean(report) == clean
+@pytest.mark.parametrize("recorded", ["clean_iu_awkward.json", "clean_mimic.json"])
+def test_cleaning_equals_the_released_one(recorded):
+    recorded = json.loads((REFERENCE / recorded).read_text())
+    assert recorded["cases"]
+    for case in recorded["cases"]:
+        assert WordTokenizer(("<unk>", "a"), recorded["dataset"]).clean(case["report"]) == case["clean"], case
 
 
 @pytest.mark.parametrize(
@@ -60,13 +56,14 @@ def test_cleaning_keeps_no_mark_and_cleans_its_own_result_to_the_same_words(clea
         assert [word for word in CLEANINGS[cleaning](clean).split() if word != "."] == [w for w in words if w != "."]
 
 
-@pytest.mark.parametrize("case", RELEASED["cases"], ids=lambda case: case["id"])
-def test_released_ids_are_met_and_decode_to_the_cleaned_words(case):
+def test_released_ids_are_met_and_decode_to_the_cleaned_words():
     tokenizer = WordTokenizer(tuple(RELEASED["vocabulary"]), RELEASED["dataset"])
-    assert tokenizer.encode(case["clean"]) == case["ids"]
-    words = [word if word in RELEASED["vocabulary"] else "<unk>" for word in case["clean"].split()]
-    assert tokenizer.decode(case["ids"]).split() == words
-    assert tokenizer.decode(case["ids"][1:]) == tokenizer.decode(case["ids"])
+    assert len(RELEASED["cases"]) == 24
+    for case in RELEASED["cases"]:
+        assert tokenizer.encode(case["clean"]) == case["ids"], case["id"]
+        words = [word if word in RELEASED["vocabulary"] else "<unk>" for word in case["clean"].split()]
+        assert tokenizer.decode(case["ids"]).split() == words, case["id"]
+        assert tokenizer.decode(case["ids"][1:]) == tokenizer.decode(case["ids"]), case["id"]
 
 
 @pytest.mark.skipif(not IU_XRAY.exists(), reason="the IU X-Ray reports are not beside the checkout")

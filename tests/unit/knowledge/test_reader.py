@@ -15,44 +15,44 @@ REPORTS = ROOT.parent / "shared" / "data" / "iu_xray_reports" / "NLMCXR_reports.
 PRESENT, UNCERTAIN, ABSENT = Presence.PRESENT, Presence.UNCERTAIN, Presence.ABSENT
 
 
-@pytest.mark.parametrize(
-    ("report", "entity", "expected"),
-    [
-        ("There is a small left pleural effusion.", "pleural effusion", PRESENT),
-        ("No pleural effusion.", "pleural effusion", ABSENT),
-        ("No focal consolidation, pneumothorax, or pleural effusion.", "pleural effusion", ABSENT),
-        ("No focal consolidation, pneumothorax, or pleural effusion.", "pneumothorax", ABSENT),
-        ("Negative for pneumothorax.", "pneumothorax", ABSENT),
-        ("The lungs are free of infiltrate.", "infiltrate", ABSENT),
-        ("Pneumothorax is not seen.", "pneumothorax", ABSENT),
-        ("The right pneumothorax has resolved.", "pneumothorax", ABSENT),
-        ("The effusion is no longer seen.", "pleural effusion", ABSENT),
-        ("Pneumonia cannot be excluded.", "pneumonia", UNCERTAIN),
-        ("Possible right lower lobe pneumonia.", "pneumonia", UNCERTAIN),
-        ("Opacity at the base, atelectasis versus infiltrate.", "infiltrate", UNCERTAIN),
-        ("Findings may represent atelectasis.", "atelectasis", UNCERTAIN),
-        ("No change in the right pleural effusion.", "pleural effusion", PRESENT),
-        ("No significant interval change in cardiomegaly.", "cardiomegaly", PRESENT),
-        ("No pneumothorax, but a small effusion is present.", "pleural effusion", PRESENT),
-        ("No pneumothorax. Small effusion.", "pleural effusion", PRESENT),
-        ("The lungs are clear except for mild atelectasis.", "atelectasis", PRESENT),
-        ("Clear without effusion; cardiomegaly.", "cardiomegaly", PRESENT),
-        ("The heart is mildly enlarged.", "cardiomegaly", PRESENT),
-        ("Heart size is normal.", "cardiomegaly", None),
-        ("The cardiac silhouette is at the upper limits of normal.", "cardiomegaly", None),
-        ("The heart is not enlarged.", "cardiomegaly", ABSENT),
-        ("The thoracic aorta is tortuous.", "tortuous aorta", PRESENT),
-        ("Low lung volumes with bronchovascular crowding.", "low lung volumes", PRESENT),
-        ("Blunting of the right costophrenic angle.", "blunted costophrenic angle", PRESENT),
-        ("The right hemidiaphragm is elevated.", "elevated hemidiaphragm", PRESENT),
-        ("Interval removal of the right PICC line.", "central line", ABSENT),
-        ("Small pericardial effusion.", "pleural effusion", None),
-        ("A 2.5 cm nodule in the left upper lobe.", "nodule", PRESENT),
-        ("no pneumothorax . small left effusion . the lungs are hyperexpanded .", "hyperinflation", PRESENT),
-    ],
-)
-def test_mentions_by_themselves(report, entity, expected):
-    assert read_entities(report).get(entity) == expected
+MENTIONS = [
+    ("There is a small left pleural effusion.", "pleural effusion", PRESENT),
+    ("No pleural effusion.", "pleural effusion", ABSENT),
+    ("No focal consolidation, pneumothorax, or pleural effusion.", "pleural effusion", ABSENT),
+    ("No focal consolidation, pneumothorax, or pleural effusion.", "pneumothorax", ABSENT),
+    ("Negative for pneumothorax.", "pneumothorax", ABSENT),
+    ("The lungs are free of infiltrate.", "infiltrate", ABSENT),
+    ("Pneumothorax is not seen.", "pneumothorax", ABSENT),
+    ("The right pneumothorax has resolved.", "pneumothorax", ABSENT),
+    ("The effusion is no longer seen.", "pleural effusion", ABSENT),
+    ("Pneumonia cannot be excluded.", "pneumonia", UNCERTAIN),
+    ("Possible right lower lobe pneumonia.", "pneumonia", UNCERTAIN),
+    ("Opacity at the base, atelectasis versus infiltrate.", "infiltrate", UNCERTAIN),
+    ("Findings may represent atelectasis.", "atelectasis", UNCERTAIN),
+    ("No change in the right pleural effusion.", "pleural effusion", PRESENT),
+    ("No significant interval change in cardiomegaly.", "cardiomegaly", PRESENT),
+    ("No pneumothorax, but a small effusion is present.", "pleural effusion", PRESENT),
+    ("No pneumothorax. Small effusion.", "pleural effusion", PRESENT),
+    ("The lungs are clear except for mild atelectasis.", "atelectasis", PRESENT),
+    ("Clear without effusion; cardiomegaly.", "cardiomegaly", PRESENT),
+    ("The heart is mildly enlarged.", "cardiomegaly", PRESENT),
+    ("Heart size is normal.", "cardiomegaly", None),
+    ("The cardiac silhouette is at the upper limits of normal.", "cardiomegaly", None),
+    ("The heart is not enlarged.", "cardiomegaly", ABSENT),
+    ("The thoracic aorta is tortuous.", "tortuous aorta", PRESENT),
+    ("Low lung volumes with bronchovascular crowding.", "low lung volumes", PRESENT),
+    ("Blunting of the right costophrenic angle.", "blunted costophrenic angle", PRESENT),
+    ("The right hemidiaphragm is elevated.", "elevated hemidiaphragm", PRESENT),
+    ("Interval removal of the right PICC line.", "central line", ABSENT),
+    ("Small pericardial effusion.", "pleural effusion", None),
+    ("A 2.5 cm nodule in the left upper lobe.", "nodule", PRESENT),
+    ("no pneumothorax . small left effusion . the lungs are hyperexpanded .", "hyperinflation", PRESENT),
+]
+
+
+def test_mentions_by_themselves():
+    for report, entity, expected in MENTIONS:
+        assert read_entities(report).get(entity) == expected, (report, entity)
 
 
 def test_of_several_mentions_the_strongest_counts():

@@ -1,6 +1,5 @@
 """All reports here are made up; their shapes are those that dictated reports come in."""
 
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -152,10 +151,9 @@ REPORTS = {
 }
 
 
-@pytest.mark.parametrize("case", REPORTS)
-def test_sections_of_awkward_reports(case):
-    report, findings, impression = REPORTS[case]
-    assert read_sections(report) == (findings, impression)
+def test_sections_of_awkward_reports():
+    for case, (report, findings, impression) in REPORTS.items():
+        assert read_sections(report) == (findings, impression), case
 
 
 _HEADERS = ["FINDINGS", "Impression", "WET READ", "FINAL REPORT", "CHEST, PA", "Dictated by", "COMPARISON", "REPORT"]

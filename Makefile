@@ -1,10 +1,10 @@
-# make demo, make test, make soak, make lint, make bench, make clean: each sets up .venv first, once, and works offline after that.
+# make demo, test, test-fast, soak, lint, bench, clean: each sets up .venv first, once, and works offline after that.
 PYTHON ?= python3
 BIN := .venv/bin
 # More settings for the demo: make demo OVERRIDES="trainer.max_epochs=2"
 OVERRIDES ?=
 
-.PHONY: setup demo test soak lint bench clean
+.PHONY: setup demo test test-fast soak lint bench clean
 
 setup: .venv/.ready
 
@@ -20,8 +20,14 @@ demo: .venv/.ready
 	$(BIN)/hardneg-train $(OVERRIDES)
 
 # Tests start dozens of processes: each would compile all it imports where the environment forbids to keep bytecode.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+
 test: .venv/.ready
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
+	$(PYTEST)
+
+# Everything but whole commands, processes and browsers.
+test-fast: .venv/.ready
+	$(PYTEST) -m "not slow"
 
 # 2,000 steps of two processes with a queue, and with a bank: is memory flat, do ranks agree?
 soak: .venv/.ready

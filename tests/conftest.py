@@ -1,4 +1,4 @@
-"""What holds for all tests: nothing is fetched, libraries log to a stream that outlives a single test, what takes long comes first."""
+"""What holds for all tests: nothing is fetched, logs go to a stream that outlives a test, what takes long comes first."""
 
 import os
 from pathlib import Path

@@ -135,9 +135,9 @@ def test_the_hardened_negative_gets_no_gradient_but_the_mined_one_does():
     seen = []
     real = only_hardened.hardening
 
-    def spy(images, reports, negatives, hardness):
+    def spy(images, reports, negatives, hardness, studies):
         seen.extend([images.requires_grad, reports.requires_grad, negatives.requires_grad])
-        hardened = real(images, reports, negatives, hardness)
+        hardened = real(images, reports, negatives, hardness, studies)
         seen.append(hardened.requires_grad)
         return hardened
 

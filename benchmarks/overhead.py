@@ -93,7 +93,7 @@ def filled(objective: HardNegativeObjective, width: int) -> None:
     if isinstance(source, Queue):
         source.queue.push(*embeddings, keys_of(torch.arange(1_000, 1_000 + KEPT)))
     elif isinstance(source, Bank):
-        source.bank.write(keys_of(torch.arange(KEPT)), *embeddings)
+        source.bank.write(torch.arange(KEPT), keys_of(torch.arange(KEPT)), *embeddings)
 
 
 class Step:
@@ -126,7 +126,8 @@ class Step:
             objective = self.model.hard_negatives
             # the bank looks for neighbours once, at its second step, which is not counted
             progress = TrainingProgress(step=self.done, epoch=min(self.done - 1, 1), fraction=0.5)
-            terms = objective(self.model.embed(self.batch, outputs), progress)
+            pairs, statements = self.model.embed(self.batch, outputs), self.model.embed_statements(self.batch, outputs)
+            terms = objective(pairs, progress, **({} if statements is None else {"statements": statements}))
             weights = objective.weights
             loss = (
                 weights.report * loss

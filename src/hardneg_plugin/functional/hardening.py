@@ -19,6 +19,7 @@ from torch import Tensor
 
 from hardneg_plugin.distributed import Shards
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.functional.match_keys import MatchKeys
 
 TINY = 1e-6
 """Unit vectors nearer than this are one and the same: rounding alone decides the direction from one to the other."""
@@ -191,8 +192,8 @@ def _room(z: Tensor, u: Tensor, n: Tensor, margin: float) -> Tensor:
 class StepStudies:
     """Which studies a training step hardens negatives for, told to strategies that remember them."""
 
-    keys: Tensor | None
-    """`(B,)` int64 study keys; None where the host gives no study ids."""
+    keys: MatchKeys
+    """Of the B studies."""
     valid: Tensor
     """`(B, K)` bool, False where a study has no such negative."""
     shards: Shards

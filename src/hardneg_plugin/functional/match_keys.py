@@ -1,12 +1,89 @@
 """Integer keys for what identifies a study, so that matches can be found on any device and any rank."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 
 import torch
 from torch import Tensor
 
+from hardneg_plugin.errors import UserError
+
 UNKNOWN = -1
 """The key of something that is not known; it equals nothing, not even itself."""
+
+Identity = Tensor | Sequence[str | int | None]
+"""What B studies are told apart by: strings or integers, `(B,)` integers, or `(B, T)` token ids."""
+
+
+@dataclass(frozen=True)
+class MatchKeys:
+    """What identifies B studies, by which matches are found.
+
+    >>> keys = MatchKeys.of(2, study_ids=["CXR1", "CXR2"], texts=["No effusion.", "No effusion."])
+    >>> bool(keys.study[0] == keys.study[1]), bool(keys.columns[0, 2] == keys.columns[1, 2])
+    (False, True)
+    """
+
+    columns: Tensor
+    """`(B, 4)` int64 keys of study, patient, report text and label set; `UNKNOWN` where not known."""
+    has_study_ids: bool = True
+    """Whether the host says who its studies are."""
+
+    @classmethod
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def of(
+        cls,
+        studies: int,
+        device: torch.device | None = None,
+        *,
+        study_ids: Identity | None = None,
+        patient_ids: Identity | None = None,
+        texts: Identity | None = None,
+        labels: Identity | None = None,
+    ) -> "MatchKeys":
+        """Keys of identities; of those that are None nothing is known.
+
+        Args:
+            studies: B.
+            device: where the keys are to be.
+            study_ids, patient_ids, texts, labels: as of `PairEmbeddings`.
+
+        Raises:
+            ValueError: an identity of another number of studies.
+        """
+        identities = {"study_ids": study_ids, "patient_ids": patient_ids, "texts": texts, "labels": labels}
+        columns = [_keys_of(name, identity, studies, device) for name, identity in identities.items()]
+        return cls(torch.stack(columns, dim=1), study_ids is not None)
+
+    @property
+    def study(self) -> Tensor:
+        """The studies' own keys `(B,)`."""
+        return self.columns[:, 0]
+
+    def __len__(self) -> int:
+        """B."""
+        return len(self.columns)
+
+    def __getitem__(self, rows: slice) -> "MatchKeys":
+        """Those of some of the studies."""
+        return MatchKeys(self.columns[rows], self.has_study_ids)
+
+    def require_study_ids(self, setting: str) -> None:
+        """Raise a UserError where studies are unknown, without which no earlier embedding can be told from a peer's."""
+        if not self.has_study_ids:
+            raise UserError(f"{setting} needs to know the studies: give PairEmbeddings(study_ids=...).")
+
+
+def _keys_of(name: str, identity: Identity | None, studies: int, device: torch.device | None) -> Tensor:
+    if identity is None:
+        return torch.full((studies,), UNKNOWN, device=device)
+    if len(identity) != studies:
+        raise ValueError(f"Expected `{name}` for {studies} studies, but got {len(identity)}.")
+    if isinstance(identity, Tensor):
+        values = identity.to(device=device, dtype=torch.int64)
+        return values if values.ndim == 1 else token_keys(values)
+    return torch.tensor([match_key(None if row is None else str(row)) for row in identity], device=device)
 
 
 def match_key(identity: str | None) -> int:

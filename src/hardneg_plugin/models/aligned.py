@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from hardneg_plugin.data.studies import Batch
+from hardneg_plugin.functional.match_keys import MatchKeys
 from hardneg_plugin.functional.pooling import masked_mean
 from hardneg_plugin.models.base import StepOutputs, StudyModel
 from hardneg_plugin.objectives import HardNegativeObjective, PairEmbeddings
@@ -54,19 +55,15 @@ class AlignedModel(ABC, HardNegativeMixin, _Host):
         """
         mined = batch.get("negatives")
         negatives = None if mined is None else self._pairs(mined, {"visual": self.encode_images(mined)})
-        return replace(self._pairs(batch, outputs), statements=self._statements(), negatives=negatives)
+        return replace(self._pairs(batch, outputs), negatives=negatives)
 
     def _pairs(self, batch: Batch, outputs: StepOutputs) -> PairEmbeddings:
         words, visual = self.words_in_training(batch, outputs), outputs["visual"]
         word_mask = batch["token_mask"][:, 1:]
-        study_ids, patient_ids, texts, labels = batch["match_keys"].unbind(1)
         return PairEmbeddings(
             images=visual.pooled,
             reports=masked_mean(words, word_mask),
-            study_ids=study_ids,
-            patient_ids=patient_ids,
-            texts=texts,
-            labels=labels,
+            match_keys=MatchKeys(batch["match_keys"]),
             regions=visual.patches,
             region_mask=visual.patch_mask,
             words=words,
@@ -74,6 +71,14 @@ class AlignedModel(ABC, HardNegativeMixin, _Host):
             entities=visual.entities,
             facts=batch.get("facts"),
         )
+
+    def embed_statements(self, batch: Batch, outputs: StepOutputs) -> Tensor | None:
+        """The mean over the words of each of the objective's statements, `(2, Q, D)`."""
+        if self.statement_tokens is None or self.statement_mask is None:
+            return None
+        features = masked_mean(self.words_of(self.statement_tokens), self.statement_mask[:, 1:])
+        of_both: Tensor = features.unflatten(0, (2, -1))
+        return of_both
 
     def embed_apart(self, batch: Batch, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """Unit-length embeddings `(B, D)` of images and of reports without their image, as recall is measured by."""
@@ -87,10 +92,3 @@ class AlignedModel(ABC, HardNegativeMixin, _Host):
         return self.hard_negatives.project(
             PairEmbeddings(images=reports.new_zeros(len(reports), self.visual.width), reports=reports)
         )[1]
-
-    def _statements(self) -> Tensor | None:
-        if self.statement_tokens is None or self.statement_mask is None:
-            return None
-        features = masked_mean(self.words_of(self.statement_tokens), self.statement_mask[:, 1:])
-        of_both: Tensor = features.unflatten(0, (2, -1))
-        return of_both

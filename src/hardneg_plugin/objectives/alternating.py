@@ -55,20 +55,21 @@ class Alternating(nn.Module):
         Raises:
             UserError: the studies are not known.
         """
-        if studies is None or studies.keys is None:
-            raise UserError("hardening=alternating needs to know the studies: give PairEmbeddings(study_ids=...).")
-        slots = self.bank.slots_of(studies.keys)
+        if studies is None:
+            raise ValueError("Expected `studies`: outside training `for_evaluation` stands for this strategy.")
+        studies.keys.require_study_ids("hardening=alternating")
+        slots = self.bank.slots_of(studies.keys.study)
         is_owned = (slots >= 0)[:, None]
         current = negatives.detach()
         if len(self.bank):
-            _, kept = self.bank.read(slots)
+            (kept,) = self.bank.read(slots)
             kept = turn_back(images, reports, kept, margin=self.ascent.margin)
             current = torch.where(is_owned[:, :, None], kept, current)
         if hardness > 0:
             advanced = self.ascent(images, reports, current, hardness)
             guard = (images * reports).sum(dim=-1, keepdim=True) - self.ascent.margin
             is_new = studies.valid & (torch.einsum("bd,bkd->bk", images, current) <= guard)
-            is_kept = is_owned | is_new.all(dim=1, keepdim=True)
-            keys = studies.keys[:, None].where(is_kept, UNKNOWN)
+            is_kept = is_owned[:, 0] | is_new.all(dim=1)
+            keys = studies.keys.study.where(is_kept, UNKNOWN)
             self.bank.write(studies.shards.gather(keys), studies.shards.gather(advanced))
         return current

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from hardneg_plugin.distributed import Shards
-from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.hard_negatives import match_mask
+from hardneg_plugin.functional.match_keys import MatchKeys
 from hardneg_plugin.objectives.schedule import TrainingProgress
 
 
@@ -52,14 +52,12 @@ class EmbeddedBatch:
     """`(N, D)`, attached to the graph."""
     all_reports: Tensor
     """`(N, D)`, attached to the graph."""
-    all_keys: Tensor
-    """`(N, 4)` int64 match keys, the study's first."""
+    all_keys: MatchKeys
+    """Of the N."""
     shards: Shards
     """How the N are spread over the ranks."""
     progress: TrainingProgress
     """Where training stands."""
-    has_study_ids: bool = True
-    """Whether the host says who its studies are."""
     paired: HardNegatives | None = None
     """Hard negatives of the own studies that came with the batch."""
 
@@ -74,14 +72,14 @@ class EmbeddedBatch:
         return self.all_reports[self.shards.own]
 
     @property
-    def keys(self) -> Tensor:
-        """`(B, 4)`, the own ones."""
+    def keys(self) -> MatchKeys:
+        """Those of the local studies."""
         return self.all_keys[self.shards.own]
 
     @cached_property
     def is_match(self) -> Tensor:
         """`(B, N)` bool: which of all studies match an own one; each matches itself, though its id be unknown."""
-        is_match = match_mask(self.keys, self.all_keys)
+        is_match = match_mask(self.keys.columns, self.all_keys.columns)
         is_match.diagonal(self.shards.own.start).fill_(True)
         return is_match
 
@@ -92,8 +90,3 @@ class EmbeddedBatch:
         """
         seed = (torch.initial_seed() * 1_000_003 + self.progress.step * 10_007 + self.shards.rank) % 2**63
         return torch.Generator(self.all_reports.device).manual_seed(seed)
-
-    def require_study_ids(self, setting: str) -> None:
-        """Raise a UserError where studies are unknown, without which no earlier embedding can be told from a peer's."""
-        if not self.has_study_ids:
-            raise UserError(f"{setting} needs to know the studies: give PairEmbeddings(study_ids=...).")

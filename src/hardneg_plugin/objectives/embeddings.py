@@ -1,14 +1,10 @@
 """What a host hands to an objective: image and report embeddings of one batch, and what identifies its studies."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 
-import torch
 from torch import Tensor
 
-from hardneg_plugin.functional.match_keys import UNKNOWN, match_key, token_keys
-
-Identity = Tensor | Sequence[str | int | None]
+from hardneg_plugin.functional.match_keys import Identity, MatchKeys
 
 
 @dataclass(frozen=True)
@@ -22,6 +18,7 @@ class PairEmbeddings:
         patient_ids: the same for patients, where known. Two studies of one patient are no negatives for each other.
         texts: the report texts, or `(B, T)` report token ids: studies with equal reports are no negatives for each other.
         labels: label sets in a canonical form, likewise.
+        match_keys: the keys of these four, made of them where not given.
         regions: `(B, P, D_i)` features of the image's regions or patches, for objectives that look at parts.
         region_mask: `(B, P)` bool, True where there is one; None: all are there.
         words: `(B, W, D_r)` features of the report's words, likewise.
@@ -29,7 +26,6 @@ class PairEmbeddings:
         grid: rows and columns of the regions, where these are patches: view by view, and row by row within a view.
         entities: `(B, Q, D_e)`: what the host's own grounded-knowledge module found of each prompt (`Grounding`).
         facts: `(B, Q)`: 1 where the report states a prompt, 0 where it does not, -1 where it leaves it open.
-        statements: `(2, Q, D_r)` pooled report features of the sentences that each prompt is absent, and that it is present.
         negatives: mined hard negatives that the batch carries: `B * K` studies, of which row `i * K + j` is the j-th of
             study i. Only `Paired` takes them.
 
@@ -43,10 +39,11 @@ class PairEmbeddings:
 
     images: Tensor
     reports: Tensor
-    study_ids: Identity | None = None
-    patient_ids: Identity | None = None
-    texts: Identity | None = None
-    labels: Identity | None = None
+    study_ids: InitVar[Identity | None] = None
+    patient_ids: InitVar[Identity | None] = None
+    texts: InitVar[Identity | None] = None
+    labels: InitVar[Identity | None] = None
+    match_keys: MatchKeys = None  # type: ignore[assignment]  # never None once made
     regions: Tensor | None = None
     region_mask: Tensor | None = None
     words: Tensor | None = None
@@ -54,19 +51,31 @@ class PairEmbeddings:
     grid: tuple[int, int] | None = None
     entities: Tensor | None = None
     facts: Tensor | None = None
-    statements: Tensor | None = None
     negatives: "PairEmbeddings | None" = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(
+        self,
+        study_ids: Identity | None,
+        patient_ids: Identity | None,
+        texts: Identity | None,
+        labels: Identity | None,
+    ) -> None:
         if self.images.ndim != 2 or self.reports.ndim != 2 or len(self.images) != len(self.reports):
             raise ValueError(
                 "Expected `images` (B, D_i) and `reports` (B, D_r) of the same studies, "
                 f"but got {tuple(self.images.shape)} and {tuple(self.reports.shape)}. Pool over patches and words first."
             )
-        for name in ("study_ids", "patient_ids", "texts", "labels"):
-            field = getattr(self, name)
-            if field is not None and len(field) != len(self.images):
-                raise ValueError(f"Expected `{name}` for {len(self.images)} studies, but got {len(field)}.")
+        if self.match_keys is None:
+            identities = {"study_ids": study_ids, "patient_ids": patient_ids, "texts": texts, "labels": labels}
+            keys = MatchKeys.of(len(self.images), self.images.device, **identities)
+            object.__setattr__(self, "match_keys", keys)
+        elif len(self.match_keys) != len(self.images) or any(
+            identity is not None for identity in (study_ids, patient_ids, texts, labels)
+        ):
+            raise ValueError(
+                f"Expected `match_keys` of {len(self.images)} studies in place of `study_ids`, `patient_ids`, `texts` and "
+                f"`labels`, but got keys of {len(self.match_keys)} studies."
+            )
         for name, mask in (("regions", "region_mask"), ("words", "word_mask")):
             _check_parts(name, getattr(self, name), mask, getattr(self, mask), len(self.images))
         for name in ("entities", "facts"):
@@ -78,23 +87,6 @@ class PairEmbeddings:
                 f"Expected `negatives` with K rows for each of {len(self.images)} studies, "
                 f"but got {len(self.negatives.images)} rows."
             )
-
-    @property
-    def match_keys(self) -> Tensor:
-        """`(B, 4)` int64 keys of study, patient, text and label set, on the images' device."""
-        fields = (self.study_ids, self.patient_ids, self.texts, self.labels)
-        columns = [self._keys(field) for field in fields]
-        return torch.stack(columns, dim=1)
-
-    def _keys(self, field: Identity | None) -> Tensor:
-        device = self.images.device
-        if field is None:
-            return torch.full((len(self.images),), UNKNOWN, device=device)
-        if isinstance(field, Tensor) and field.ndim == 1:
-            return field.to(device=device, dtype=torch.int64)
-        if isinstance(field, Tensor):
-            return token_keys(field.to(device=device, dtype=torch.int64))
-        return torch.tensor([match_key(None if row is None else str(row)) for row in field], device=device)
 
 
 def _check_parts(name: str, parts: Tensor | None, mask_name: str, mask: Tensor | None, studies: int) -> None:

@@ -77,7 +77,7 @@ class StudyBank(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._keys = torch.empty(0, 1, dtype=torch.int64)
+        self._keys = torch.empty(0, dtype=torch.int64)
         self._columns: tuple[Tensor, ...] = ()
         self._count = 0
         self._index()
@@ -95,22 +95,21 @@ class StudyBank(nn.Module):
         return torch.where(position < 0, position, self._slots[position])
 
     def read(self, slots: Tensor) -> tuple[Tensor, ...]:
-        """Keys and columns of slots `(...)`, each `(..., *its shape)`; slot -1 reads some row or other."""
-        return tuple(column[slots] for column in (self._keys, *self._columns))
+        """Columns of slots `(...)`, each `(..., *its shape)`; slot -1 reads some row or other."""
+        return tuple(column[slots] for column in self._columns)
 
     @torch.no_grad()
-    def write(self, keys: Tensor, *columns: Tensor) -> None:
-        """Write N studies' rows: match keys `(N, M)` int64, whose first column is the study's, and columns `(N, ...)`.
+    def write(self, study_keys: Tensor, *columns: Tensor) -> None:
+        """Write N studies' rows: study keys `(N,)` int64 and columns `(N, ...)`.
 
         A study without a key has no slot, and of one that is there twice the first row counts.
         """
-        study = keys[:, 0]
-        is_repeated = (study[:, None] == study).tril(-1).any(dim=1)
-        rows = ((study != UNKNOWN) & ~is_repeated).nonzero()[:, 0]
+        is_repeated = (study_keys[:, None] == study_keys).tril(-1).any(dim=1)
+        rows = ((study_keys != UNKNOWN) & ~is_repeated).nonzero()[:, 0]
         if not len(rows):
             return
-        keys, columns = keys[rows], tuple(column[rows] for column in columns)
-        slots = self.slots_of(keys[:, 0])
+        keys, columns = study_keys[rows], tuple(column[rows] for column in columns)
+        slots = self.slots_of(keys)
         new = (slots < 0).nonzero()[:, 0]
         if len(new):
             slots[new] = torch.arange(self._count, self._count + len(new), device=slots.device)
@@ -122,7 +121,7 @@ class StudyBank(nn.Module):
             self._index()
 
     def entries(self) -> tuple[Tensor, ...]:
-        """Keys and columns of all slots that are given, views of the memory."""
+        """Study keys and columns of all slots that are given, views of the memory."""
         return tuple(column[: self._count] for column in (self._keys, *self._columns))
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -151,4 +150,4 @@ class StudyBank(nn.Module):
         self._columns = tuple(grown)
 
     def _index(self) -> None:
-        self._sorted, self._slots = self._keys[: self._count, 0].sort()
+        self._sorted, self._slots = self._keys[: self._count].sort()

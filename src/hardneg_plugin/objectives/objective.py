@@ -1,7 +1,7 @@
 """The hard-negative objective: find each study's closest peers, make them harder, tell them from its own report."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from hardneg_plugin.distributed import Shards
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.hard_negatives import are_matches
 from hardneg_plugin.functional.hardening import Arc, Hardening, StepStudies
+from hardneg_plugin.functional.match_keys import MatchKeys
 from hardneg_plugin.objectives.alignment import Alignment, InfoNCE
 from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
 from hardneg_plugin.objectives.embeddings import PairEmbeddings
@@ -18,6 +19,11 @@ from hardneg_plugin.objectives.negatives.sources import InBatch, NegativeSource
 from hardneg_plugin.objectives.projection import ProjectionHead
 from hardneg_plugin.objectives.schedule import Linear, Schedule, TrainingProgress
 from hardneg_plugin.objectives.separation import Separation
+
+Align = Callable[
+    [PairEmbeddings, EmbeddedBatch, HardNegatives, Tensor | None],
+    tuple[Tensor, dict[str, Tensor]],
+]
 
 _ARC = Arc()  # a default that None cannot stand for: it means no hardening
 
@@ -72,7 +78,7 @@ class HardNegativeObjective(nn.Module):
     """
 
     statement_texts: Sequence[str] = ()
-    """Sentences whose features the host gives with each batch (`PairEmbeddings.statements`)."""
+    """Sentences whose features the host gives at each step, beside the batch (`GroundedKnowledgeObjective.forward`)."""
 
     def __init__(
         self,
@@ -117,12 +123,15 @@ class HardNegativeObjective(nn.Module):
 
         During the schedule's warm-up both losses are zero, with a zero gradient.
         """
+        return self._terms(pairs, progress, self._align)
+
+    def _terms(self, pairs: PairEmbeddings, progress: TrainingProgress, align: Align) -> ObjectiveOutput:
         batch = self._embed(pairs, progress)
         with torch.autocast(batch.images.device.type, enabled=False):
             negatives = self.negatives(batch)
             hardness = self.schedule(progress)
             hardened = self._harden(batch, negatives, hardness)
-            alignment, logs = self._align(pairs, batch, negatives, hardened)
+            alignment, logs = align(pairs, batch, negatives, hardened)
             separation = batch.images.new_zeros(len(batch.images))
             if self.separation is not None and negatives.images is not None:
                 separation = self.separation(batch.images, negatives.images, negatives.valid)
@@ -160,10 +169,9 @@ class HardNegativeObjective(nn.Module):
         return EmbeddedBatch(
             all_images=both[:, :width],
             all_reports=both[:, width:],
-            all_keys=shards.gather(keys),
+            all_keys=replace(keys, columns=shards.gather(keys.columns)),
             shards=shards,
             progress=progress,
-            has_study_ids=pairs.study_ids is not None,
             paired=None if pairs.negatives is None else self._paired(pairs.negatives, keys),
         )
 
@@ -179,23 +187,21 @@ class HardNegativeObjective(nn.Module):
         self.image_head.follow(means[:width])
         self.report_head.follow(means[width:])
 
-    def _paired(self, pairs: PairEmbeddings, own_keys: Tensor) -> HardNegatives:
+    def _paired(self, pairs: PairEmbeddings, keys: MatchKeys) -> HardNegatives:
         images, reports = self.project(pairs)
-        keys = pairs.match_keys.reshape(len(own_keys), -1, own_keys.shape[1])
-        is_match = are_matches(own_keys, keys)
+        is_match = are_matches(keys.columns, pairs.match_keys.columns.unflatten(0, (len(keys), -1)))
         shape = (*is_match.shape, -1)
         return HardNegatives(reports=reports.reshape(shape), images=images.reshape(shape), valid=~is_match)
 
     def _harden(self, batch: EmbeddedBatch, negatives: HardNegatives, hardness: float) -> Tensor | None:
         if self.hardening is None:
             return None
-        keys = batch.keys[:, 0] if batch.has_study_ids else None
         return self.hardening(
             batch.images.detach(),
             batch.reports.detach(),
             negatives.reports.detach(),
             hardness,
-            StepStudies(keys, negatives.valid, batch.shards),
+            StepStudies(batch.keys, negatives.valid, batch.shards),
         )
 
     def _scales_of_this_step(self) -> Tensor:

@@ -23,7 +23,7 @@ _ROOTS = ("batch", "outputs")
 
 @dataclass(frozen=True)
 class FeaturePaths:
-    """Where the fields of `PairEmbeddings` are in a host: each a path or a callable `(batch, outputs) -> value`.
+    """Where features and identities of a step's studies are in a host: each a path or a callable `(batch, outputs) -> value`.
 
     A path starts with "batch", "outputs" (what the host's step returned) or the name of a submodule (what it returned when it
     was called in the step); keys, indices or attributes follow. `plug_in` says more.
@@ -78,10 +78,7 @@ class FeaturePaths:
         """
 
         def read(name: str) -> Any:
-            where = getattr(self, name)
-            if where is None:
-                return None
-            return self._read(name, where, host, batch, outputs, calls)
+            return self.read(name, host, batch, outputs, calls)
 
         images, image_mask = read("images"), read("image_mask")
         reports, report_mask = read("reports"), read("report_mask")
@@ -101,13 +98,19 @@ class FeaturePaths:
             labels=read("labels"),
             grid=(images.shape[2], images.shape[3]) if images.ndim == 4 else None,
             facts=read("facts"),
-            statements=read("statements"),
             negatives=_mined(read("negatives")),
         )
 
-    def _read(self, name: str, where: Where, host: nn.Module, batch: Any, outputs: Any, calls: Calls) -> Any:
-        if not isinstance(where, str):
-            return where(batch, outputs)
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def read(self, name: str, host: nn.Module, batch: Any, outputs: Any, calls: Calls) -> Any:
+        """The value of one field in this step, None where it has no place.
+
+        Raises:
+            UserError: where a path leads nowhere, or a module was not called exactly once.
+        """
+        where = getattr(self, name)
+        if where is None or not isinstance(where, str):
+            return None if where is None else where(batch, outputs)
         root, *keys = where.split(".")
         if root in _ROOTS:
             return pick(batch if root == "batch" else outputs, keys, f"{name}={where!r}: {root}")

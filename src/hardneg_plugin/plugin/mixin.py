@@ -79,6 +79,10 @@ class HardNegativeMixin(_Host):
             f"{type(self).__name__} must define embed(self, batch, outputs) -> PairEmbeddings(images=(B, D), reports=(B, D), ...)."
         )
 
+    def embed_statements(self, batch: Any, outputs: Any) -> Tensor | None:
+        """Features `(2, Q, D)` of the objective's `statement_texts`, pooled as its reports are; asked for where it has some."""
+        return None
+
     # torch.compile(model) is to compile the host's step: what is around it counts and logs, and changes from step to step
     @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
@@ -87,8 +91,10 @@ class HardNegativeMixin(_Host):
         report_loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if report_loss is None:  # Lightning's way to skip a batch, or its error for a mapping without a loss
             return outputs
-        pairs = self.embed(args[0] if args else self._batch_of(kwargs), outputs)
-        terms = self._terms(pairs, report_loss)
+        batch = args[0] if args else self._batch_of(kwargs)
+        pairs = self.embed(batch, outputs)
+        statements = self.embed_statements(batch, outputs) if self.hard_negatives.statement_texts else None
+        terms = self._terms(pairs, statements, report_loss)
         weights = self.hard_negatives.weights
         loss = (
             weights.report * report_loss
@@ -169,8 +175,9 @@ class HardNegativeMixin(_Host):
         return HardNegativeObjective()
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _terms(self, pairs: PairEmbeddings, report_loss: Tensor) -> ObjectiveOutput:
-        terms: ObjectiveOutput = self.hard_negatives(pairs, self._progress())
+    def _terms(self, pairs: PairEmbeddings, statements: Tensor | None, report_loss: Tensor) -> ObjectiveOutput:
+        given = {} if statements is None else {"statements": statements}
+        terms: ObjectiveOutput = self.hard_negatives(pairs, self._progress(), **given)
         values = {
             "report_loss": report_loss,
             "alignment_loss": terms.alignment_loss,

@@ -11,9 +11,10 @@ from typing import Any, ClassVar, TypeVar
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch import Tensor
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.objectives import HardNegativeObjective, PairEmbeddings
+from hardneg_plugin.objectives import HardNegativeObjective, ObjectiveOutput, PairEmbeddings
 from hardneg_plugin.plugin.feature_paths import Calls, FeaturePaths, Where, recorded
 from hardneg_plugin.plugin.mixin import HardNegativeMixin
 from hardneg_plugin.plugin.optimizer_group import add_group
@@ -142,10 +143,14 @@ class _Plugged(HardNegativeMixin):
     _calls: Calls = {}  # noqa: RUF012 - replaced, never changed
 
     def embed(self, batch: Any, outputs: Any) -> PairEmbeddings:
-        """The features of this step, which are forgotten at once."""
-        calls, self._calls = self._calls, {}
-        pairs: PairEmbeddings = self._plug.features.pairs(self, batch, outputs, calls)
+        """The features of this step."""
+        pairs: PairEmbeddings = self._plug.features.pairs(self, batch, outputs, self._calls)
         return pairs
+
+    def embed_statements(self, batch: Any, outputs: Any) -> Tensor | None:
+        """The features of the objective's statements, where a place is given."""
+        statements: Tensor | None = self._plug.features.read("statements", self, batch, outputs, self._calls)
+        return statements
 
     def configure_optimizers(self) -> Any:
         """The host's optimizers and schedulers, and the objective's parameters in a group of their own."""
@@ -165,6 +170,12 @@ class _Plugged(HardNegativeMixin):
             outputs = super()._host_step(*args, **kwargs)
         self._calls = {} if outputs is None else calls
         return outputs
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _terms(self, pairs: PairEmbeddings, statements: Tensor | None, report_loss: Tensor) -> ObjectiveOutput:
+        self._calls = {}  # everything is read
+        terms: ObjectiveOutput = super()._terms(pairs, statements, report_loss)
+        return terms
 
     def _default_objective(self) -> HardNegativeObjective:
         return deepcopy(self._plug.objective)

@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.hard_negatives import match_mask, nearest_reports
-from hardneg_plugin.functional.match_keys import UNKNOWN, match_key, token_keys
+from hardneg_plugin.functional.match_keys import UNKNOWN, MatchKeys, match_key, token_keys
 from hardneg_plugin.functional.pooling import masked_mean
 
 
@@ -102,3 +103,13 @@ def test_masked_mean_ignores_what_is_masked_even_if_infinite():
     assert torch.equal(mean[2], torch.zeros(2))
     with pytest.raises(ValueError, match=r"\(B, T, D\)"):
         masked_mean(x, mask[:, :4])
+
+
+def test_match_keys_name_their_columns_and_say_who_is_known():
+    keys = MatchKeys.of(2, study_ids=["a", "b"], labels=torch.tensor([4, -1]))
+    assert keys.study.tolist() == [match_key("a"), match_key("b")]
+    assert keys.columns[:, 1:].tolist() == [[-1, -1, 4], [-1, -1, -1]]
+    assert keys[1:].study.tolist() == [match_key("b")]
+    keys.require_study_ids("x")
+    with pytest.raises(UserError, match=r"negatives=queue needs to know the studies.*study_ids"):
+        MatchKeys.of(2, texts=["a", "b"])[:1].require_study_ids("negatives=queue")

@@ -69,7 +69,9 @@ def seen(model, batch):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_parameter_gets_a_gradient(objective):
     model = encoder(objective)
-    terms = model.hard_negatives(model.embed(collated(), seen(model, collated())), LATE)
+    outputs = seen(model, collated())
+    pairs, statements = model.embed(collated(), outputs), model.embed_statements(collated(), outputs)
+    terms = model.hard_negatives(pairs, LATE, **({} if statements is None else {"statements": statements}))
     (terms.alignment_loss + terms.separation_loss).backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
     assert model.text.embedding.weight.grad.abs().sum() > 0
@@ -128,10 +130,13 @@ def test_a_text_embeds_as_the_report_of_a_study(objective):
 def test_what_an_objective_asks_for_is_there():
     model = encoder("gk_mvlp").eval()
     pairs = model.embed(collated(), seen(model, collated()))
-    texts = model.hard_negatives.statement_texts
-    assert pairs.statements.shape == (2, len(KNOWLEDGE.prompts), 16)
+    statements, texts = (
+        model.embed_statements(collated(), seen(model, collated())),
+        model.hard_negatives.statement_texts,
+    )
+    assert statements.shape == (2, len(KNOWLEDGE.prompts), 16)
     tokens, mask = model.tokens_of([texts[3]])
-    torch.testing.assert_close(pairs.statements.flatten(0, 1)[3], masked_mean(model.words_of(tokens), mask[:, 1:])[0])
+    torch.testing.assert_close(statements.flatten(0, 1)[3], masked_mean(model.words_of(tokens), mask[:, 1:])[0])
     assert torch.equal(pairs.facts, collated()["facts"])
     assert pairs.entities.shape == (4, len(KNOWLEDGE.prompts), 8)
     assert pairs.regions.shape[:2] == pairs.region_mask.shape
@@ -146,7 +151,7 @@ def test_mined_studies_are_embedded_as_studies_of_their_own():
     torch.testing.assert_close(pairs.negatives.images, model.encode_images(mined).pooled)
     expected = model.embed_apart(mined, model.encode_images(mined).pooled)[1]
     torch.testing.assert_close(model.hard_negatives.project(pairs.negatives)[1], expected)
-    assert torch.equal(pairs.negatives.match_keys, mined["match_keys"])
+    assert torch.equal(pairs.negatives.match_keys.columns, mined["match_keys"])
     terms = model.hard_negatives(pairs, LATE)
     terms.alignment_loss.backward()
     assert 0 < terms.logs["negatives_found"] <= 1

@@ -85,7 +85,8 @@ def test_every_parameter_gets_a_gradient(batch):
 def test_every_parameter_of_a_grounded_generator_gets_a_gradient(regions, feature):
     model, batch = grounded(regions, report_feature=feature), known()
     outputs = model._teacher_forced(batch)
-    terms = model.hard_negatives(model.embed(batch, outputs), TrainingProgress(fraction=0.9, epoch=9, step=90))
+    statements, progress = model.embed_statements(batch, outputs), TrainingProgress(fraction=0.9, epoch=9, step=90)
+    terms = model.hard_negatives(model.embed(batch, outputs), progress, statements)
     assert {"matching_loss", "entity_loss", "statement_loss"} <= terms.logs.keys()
     (outputs["loss"] + terms.alignment_loss).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
@@ -148,7 +149,7 @@ def test_boxes_say_where_to_look():
 
 def test_statements_are_the_mean_of_their_words():
     model = grounded().eval()
-    statements = model.embed(known(), model._teacher_forced(known())).statements
+    statements = model.embed_statements(known(), model._teacher_forced(known()))
     texts = model.hard_negatives.statement_texts
     for row in (0, 5, len(texts) - 1):
         tokens = torch.tensor([TOKENIZER.encode(texts[row])])
@@ -186,7 +187,7 @@ def test_a_report_written_word_for_word_embeds_as_its_reference(feature):
 
 def test_match_keys_reach_the_objective(batch):
     model = plugged().eval()
-    assert torch.equal(model.embed(batch, model._teacher_forced(batch)).match_keys, batch["match_keys"])
+    assert torch.equal(model.embed(batch, model._teacher_forced(batch)).match_keys.columns, batch["match_keys"])
 
 
 def test_writes_a_report_per_study(batch):

@@ -86,8 +86,13 @@ class Model(nn.Module):
         )
 
     def forward(self, batch: dict[str, Any], progress: TrainingProgress) -> Tensor:
-        terms = self.objective(self.pairs(batch), progress)
+        given = {"statements": self.statements()} if self.objective.statement_texts else {}
+        terms = self.objective(self.pairs(batch), progress, **given)
         return terms.alignment_loss + 0.3 * terms.separation_loss
+
+    def statements(self) -> Tensor:
+        features: Tensor = self.report(torch.linspace(-1, 1, 2 * PROMPTS * 5).sin().view(2, PROMPTS, 5))
+        return features
 
     def pairs(self, batch: dict[str, Any]) -> PairEmbeddings:
         return PairEmbeddings(
@@ -101,7 +106,6 @@ class Model(nn.Module):
             words=self.report(batch["words"]),
             word_mask=batch["word_mask"],
             facts=batch["facts"],
-            statements=self.report(torch.linspace(-1, 1, 2 * PROMPTS * 5).sin().view(2, PROMPTS, 5)),
             negatives=self.pairs(batch["negatives"]) if "negatives" in batch else None,
         )
 

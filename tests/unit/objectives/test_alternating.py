@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hardneg_plugin.distributed import Shards
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.hardening import Ascent, StepStudies, harden_ascent
-from hardneg_plugin.functional.match_keys import match_key
+from hardneg_plugin.functional.match_keys import MatchKeys, match_key
 from hardneg_plugin.objectives import Alternating
 
 
@@ -21,7 +21,7 @@ def unit(*shape, seed=0):
 def visit(strategy, hardness, numbers, images, reports, negatives, valid=None):
     mined = negatives[numbers]
     valid = torch.ones(mined.shape[:2], dtype=torch.bool) if valid is None else valid
-    keys = torch.tensor([match_key(str(n)) for n in numbers])
+    keys = MatchKeys.of(len(numbers), study_ids=[str(n) for n in numbers])
     studies = StepStudies(keys, valid, Shards(0, (len(numbers),)))
     return strategy(images[numbers], reports[numbers], mined, hardness, studies)
 
@@ -97,7 +97,9 @@ def test_evaluation_sees_one_ascent_and_leaves_the_bank_alone():
     assert len(strategy.bank) == owned
 
 
-@pytest.mark.parametrize("studies", [None, StepStudies(None, torch.ones(4, 1, dtype=torch.bool), Shards(0, (4,)))])
-def test_studies_must_be_known(studies):
+def test_studies_must_be_known():
+    unknown = StepStudies(MatchKeys.of(4), torch.ones(4, 1, dtype=torch.bool), Shards(0, (4,)))
     with pytest.raises(UserError, match=r"hardening=alternating needs to know the studies.*study_ids"):
-        Alternating()(unit(4, 8), unit(4, 8), unit(4, 1, 8), 0.5, studies)
+        Alternating()(unit(4, 8), unit(4, 8), unit(4, 1, 8), 0.5, unknown)
+    with pytest.raises(ValueError, match="for_evaluation"):
+        Alternating()(unit(4, 8), unit(4, 8), unit(4, 1, 8), 0.5)

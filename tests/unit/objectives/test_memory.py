@@ -64,7 +64,7 @@ def test_a_bank_is_a_dictionary_of_the_last_visits():
     for _ in range(60):
         studies = torch.randint(10_000, 13_000, (64,), generator=random).unique()
         values = torch.randn(len(studies), 2, 3, generator=random)
-        bank.write(torch.stack([studies, studies * 2], dim=1), values)
+        bank.write(studies, studies * 2, values)
         expected |= dict(zip(studies.tolist(), values, strict=True))
     assert len(bank) == len(expected) > 1024  # grown at least once
     asked = torch.tensor([[list(expected)[5], 9_999], [list(expected)[700], -1]])
@@ -72,28 +72,28 @@ def test_a_bank_is_a_dictionary_of_the_last_visits():
     assert (slots < 0).tolist() == [[False, True], [False, True]]
     all_slots = bank.slots_of(torch.tensor(list(expected)))
     assert sorted(all_slots.tolist()) == list(range(len(expected)))
-    keys, values = bank.read(all_slots)
+    doubled, values = bank.read(all_slots)
     assert torch.equal(values, torch.stack(list(expected.values())))
-    assert keys.tolist() == [[study, 2 * study] for study in expected]
+    assert doubled.tolist() == [2 * study for study in expected]
 
 
 def test_a_study_without_a_key_has_no_slot_and_of_two_rows_the_first_counts():
     bank = StudyBank()
-    bank.write(torch.tensor([[-1], [7], [-1], [7]]), torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    bank.write(torch.tensor([-1, 7, -1, 7]), torch.tensor([1.0, 2.0, 3.0, 4.0]))
     assert len(bank) == 1
     assert bank.entries()[1].tolist() == [2.0]
-    bank.write(torch.tensor([[-1]]), torch.tensor([1.0]))
+    bank.write(torch.tensor([-1]), torch.tensor([1.0]))
     assert len(bank) == 1
 
 
 def test_a_bank_goes_on_from_a_checkpoint():
     bank, again = StudyBank(), StudyBank()
-    bank.write(torch.tensor([[7], [3]]), torch.tensor([[1.0], [2.0]]))
+    bank.write(torch.tensor([7, 3]), torch.tensor([[1.0], [2.0]]))
     again.load_state_dict(bank.state_dict())
     for one in (bank, again):
-        one.write(torch.tensor([[3], [5]]), torch.tensor([[4.0], [5.0]]))
+        one.write(torch.tensor([3, 5]), torch.tensor([[4.0], [5.0]]))
     assert all(torch.equal(a, b) for a, b in zip(bank.entries(), again.entries(), strict=True))
-    assert again.entries()[0].flatten().tolist() == [7, 3, 5]
+    assert again.entries()[0].tolist() == [7, 3, 5]
     assert again.entries()[1].flatten().tolist() == [1, 4, 5]
 
 

@@ -1,6 +1,7 @@
 """The objective: every strategy trains it, matches are never negatives, and nothing leaks out of it."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -120,12 +121,22 @@ def test_unknown_ids_are_all_different_studies():
     torch.testing.assert_close(named.alignment_loss, unnamed.alignment_loss)
 
 
+def test_match_keys_stand_for_the_identities_they_were_made_of():
+    batch = pairs(studies=5, texts=["a", "b", "a", "c", "d"])
+    given = PairEmbeddings(images=batch.images, reports=batch.reports, match_keys=batch.match_keys)
+    assert torch.equal(objective()(given, LATE).alignment_loss, objective()(batch, LATE).alignment_loss)
+    with pytest.raises(ValueError, match=r"`match_keys` of 5 studies in place of `study_ids`"):
+        replace(batch, study_ids=["a", "b", "c", "d", "e"])
+    with pytest.raises(ValueError, match=r"`match_keys` of 5 studies .* got keys of 4"):
+        replace(batch, match_keys=batch.match_keys[:4])
+
+
 def test_token_rows_as_texts_match_whatever_their_padding():
     tokens = torch.tensor([[0, 5, 7, 0, 0, 0], [0, 5, 7, 0, 0, 0], [0, 5, 8, 0, 0, 0], [0, 5, 0, 0, 0, 0]])
-    keys = pairs(studies=4, texts=tokens).match_keys[:, 2]
+    keys = pairs(studies=4, texts=tokens).match_keys.columns[:, 2]
     assert keys[0] == keys[1]
     assert len(set(keys.tolist())) == 3
-    assert torch.equal(keys, pairs(studies=4, texts=tokens[:, :4]).match_keys[:, 2])
+    assert torch.equal(keys, pairs(studies=4, texts=tokens[:, :4]).match_keys.columns[:, 2])
 
 
 def test_the_hardened_negative_gets_no_gradient_but_the_mined_one_does():

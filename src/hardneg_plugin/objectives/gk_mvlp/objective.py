@@ -1,6 +1,7 @@
 """GK-MVLP's objective: images and reports aligned as wholes, as pairs, and by what is known of single findings."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +15,9 @@ from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
 from hardneg_plugin.objectives.embeddings import PairEmbeddings
 from hardneg_plugin.objectives.gk_mvlp.pair_matching import MatchingLoss
 from hardneg_plugin.objectives.local_features import PartHeads
-from hardneg_plugin.objectives.objective import HardNegativeObjective
+from hardneg_plugin.objectives.objective import HardNegativeObjective, ObjectiveOutput
 from hardneg_plugin.objectives.projection import ProjectionHead
+from hardneg_plugin.objectives.schedule import TrainingProgress
 
 DRAWING_SCALE = 1 / 0.07
 """Of the similarities by which mismatches are drawn, where the alignment has no scale of its own."""
@@ -29,7 +31,7 @@ class GroundedKnowledgeObjective(HardNegativeObjective):
     and true statements against minimal hard negatives in words, the same with presence flipped or the place swapped. Language
     modelling is the host's report loss. What is known of a study is a training target and never an input.
 
-    Needs `PairEmbeddings.regions`, `.words` and `.facts`; `.statements` where these count.
+    Needs `PairEmbeddings.regions`, `.words` and `.facts`, and where `statement_weight` is not 0 the features of `statement_texts`.
 
     Args:
         image_width, report_width: of the region and word features, and of the pooled ones.
@@ -98,20 +100,38 @@ class GroundedKnowledgeObjective(HardNegativeObjective):
             self.parts = PartHeads(image_width, report_width, width) if matching_weight else None
             self.matching = MatchingLoss(width, heads=heads, layers=layers) if matching_weight else None
 
+    def forward(
+        self, pairs: PairEmbeddings, progress: TrainingProgress, statements: Tensor | None = None
+    ) -> ObjectiveOutput:
+        """The terms for one batch at one position in training.
+
+        Args:
+            pairs: of B studies.
+            progress: where training stands.
+            statements: `(2, Q, D_r)` pooled report features of `statement_texts`: that each prompt is absent, and that it is
+                present.
+        """
+        return self._terms(pairs, progress, partial(self._align, statements=statements))
+
     def _align(
-        self, pairs: PairEmbeddings, batch: EmbeddedBatch, negatives: HardNegatives, hardened: Tensor | None
+        self,
+        pairs: PairEmbeddings,
+        batch: EmbeddedBatch,
+        negatives: HardNegatives,
+        hardened: Tensor | None,
+        statements: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         whole, logs = super()._align(pairs, batch, negatives, hardened)
-        terms = {
-            "matching_loss": (self.matching_weight, self._matching),
-            "entity_loss": (self.entity_weight, self._entities),
-            "statement_loss": (self.statement_weight, self._statements),
+        terms: dict[str, tuple[float, Callable[[], Tensor]]] = {
+            "matching_loss": (self.matching_weight, lambda: self._matching(pairs, batch)),
+            "entity_loss": (self.entity_weight, lambda: self._entities(pairs)),
+            "statement_loss": (self.statement_weight, lambda: self._statements(pairs, batch, statements)),
         }
         total = whole
         logs = {**logs, "global_loss": whole.detach().mean()}
         for name, (weight, term) in terms.items():
             if weight:
-                losses = term(pairs, batch)
+                losses = term()
                 total = total + weight * losses
                 logs[name] = losses.detach().mean()
         return total, logs
@@ -123,7 +143,7 @@ class GroundedKnowledgeObjective(HardNegativeObjective):
         loss: Tensor = self.matching(batch, words, regions, self._scale())
         return loss
 
-    def _entities(self, pairs: PairEmbeddings, batch: EmbeddedBatch) -> Tensor:
+    def _entities(self, pairs: PairEmbeddings) -> Tensor:
         assert self.entity is not None
         found = pairs.entities
         if self.grounding is not None:
@@ -138,13 +158,13 @@ class GroundedKnowledgeObjective(HardNegativeObjective):
             )
         return entity_loss(self.entity(found.float()).squeeze(-1), self._facts(pairs))
 
-    def _statements(self, pairs: PairEmbeddings, batch: EmbeddedBatch) -> Tensor:
-        statements = pairs.statements
+    def _statements(self, pairs: PairEmbeddings, batch: EmbeddedBatch, statements: Tensor | None) -> Tensor:
         if statements is None or statements.shape[:2] != (2, len(self.prompts)):
             got = "none" if statements is None else tuple(statements.shape)
             raise ValueError(
-                f"objective=gk_mvlp contrasts statements of {len(self.prompts)} prompts: expected PairEmbeddings(statements="
-                f"(2, {len(self.prompts)}, D_r)) of the objective's statement_texts, but got {got}. Or set statement_weight=0."
+                f"objective=gk_mvlp contrasts statements of {len(self.prompts)} prompts: expected features "
+                f"(2, {len(self.prompts)}, D_r) of the objective's statement_texts, but got {got}: give them by the mixin's "
+                "embed_statements or plug_in(statements=...), or set statement_weight=0."
             )
         assert isinstance(self.report_head, ProjectionHead)
         embedded = F.normalize(self.report_head(statements.float()), dim=-1)

@@ -35,7 +35,7 @@ class Bank(nn.Module):
         table: mined neighbours, a file as `read_neighbours` takes it or the mapping itself; None: by the bank's embeddings.
         refresh_every: epochs between two searches for neighbours, at least 1.
 
-    A slot takes 8 D + 32 bytes, for embeddings of width D.
+    A slot takes 8 D + 40 bytes, for embeddings of width D.
     """
 
     def __init__(
@@ -65,12 +65,13 @@ class Bank(nn.Module):
 
     def forward(self, batch: EmbeddedBatch) -> HardNegatives:
         """The k nearest known neighbours, filled up from the batch; then the batch goes into the bank."""
-        batch.require_study_ids("negatives=bank")
+        batch.keys.require_study_ids("negatives=bank")
         self._refresh(batch.progress.epoch)
         found = self._in_batch(batch)
         if len(self.bank) and len(self._studies):
             found = self._known(batch).filled_up(found)
-        self.bank.write(batch.all_keys, batch.all_images.detach(), batch.all_reports.detach())
+        keys = batch.all_keys
+        self.bank.write(keys.study, keys.columns, batch.all_images.detach(), batch.all_reports.detach())
         return found
 
     def _refresh(self, epoch: int) -> None:
@@ -78,10 +79,10 @@ class Bank(nn.Module):
         self._epoch = epoch
         if self._is_mined or not is_due or not len(self.bank):
             return
-        keys, _, reports = self.bank.entries()
+        study_keys, keys, _, reports = self.bank.entries()
         index, valid = mine(reports, keys, k=self.pool or self.k, ceiling=self.ceiling)
-        studies, order = keys[:, 0].sort()
-        neighbours = keys[:, 0][index].where(valid, UNKNOWN)[order]
+        studies, order = study_keys.sort()
+        neighbours = study_keys[index].where(valid, UNKNOWN)[order]
         # the same on every rank, though devices may round a tie differently
         self._studies, self._neighbours = studies, from_first_rank(neighbours)
         log.info("Neighbours of %d studies found among their own embeddings.", len(studies))
@@ -90,12 +91,12 @@ class Bank(nn.Module):
     def _known(self, batch: EmbeddedBatch) -> HardNegatives:
         device = batch.reports.device
         self._studies, self._neighbours = self._studies.to(device), self._neighbours.to(device)
-        row = find_keys(self._studies, batch.keys[:, 0])
+        row = find_keys(self._studies, batch.keys.study)
         neighbours = self._neighbours[row].masked_fill(row[:, None] < 0, UNKNOWN)  # (B, P)
         slots = self.bank.slots_of(neighbours)
         keys, images, reports = self.bank.read(slots)
         similarity = torch.einsum("bd,bpd->bp", batch.reports, reports)
-        unwanted = (slots < 0) | are_matches(batch.keys, keys) | (similarity > self.ceiling + 1e-6)
+        unwanted = (slots < 0) | are_matches(batch.keys.columns, keys) | (similarity > self.ceiling + 1e-6)
         # the order of the table, not of the day
         order = -torch.arange(slots.shape[1], dtype=torch.float32, device=device).expand(slots.shape)
         index, valid = most_similar(order, unwanted, k=self.k, pool=self.pool, generator=batch.generator())

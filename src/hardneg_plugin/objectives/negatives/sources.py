@@ -85,14 +85,14 @@ class Queue(nn.Module):
 
     def forward(self, batch: EmbeddedBatch) -> HardNegatives:
         """The k nearest reports of batch and queue that are no matches, with their images; then the batch joins the queue."""
-        batch.require_study_ids("negatives=queue")
+        batch.keys.require_study_ids("negatives=queue")
         is_match = batch.is_match
         with torch.no_grad():
             similarity = batch.reports @ batch.all_reports.T
             if len(self.queue):
                 images, reports, keys = self.queue.entries()
                 similarity = torch.cat([similarity, batch.reports @ reports.T], dim=1)
-                is_match = torch.cat([is_match, match_mask(batch.keys, keys)], dim=1)
+                is_match = torch.cat([is_match, match_mask(batch.keys.columns, keys)], dim=1)
         index, valid = most_similar(
             similarity, is_match, k=self.k, pool=self.pool, ceiling=self.ceiling, generator=batch.generator()
         )
@@ -102,7 +102,7 @@ class Queue(nn.Module):
         if len(self.queue):
             there = (index - len(batch.all_reports)).clamp_min(0)
             found = found.filled_up(HardNegatives(reports[there], images[there], valid & ~in_batch))
-        self.queue.push(batch.all_images, batch.all_reports, batch.all_keys)
+        self.queue.push(batch.all_images, batch.all_reports, batch.all_keys.columns)
         return found
 
 

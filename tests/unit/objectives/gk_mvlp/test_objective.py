@@ -30,6 +30,8 @@ ABLATIONS = [
     {"layers": 2, "alignment": Triplet()},
 ]
 
+STATEMENTS = torch.randn(2, PROMPTS, 5, generator=torch.Generator().manual_seed(7))
+
 
 def pairs(studies=5, seed=0, **fields):
     random = torch.Generator().manual_seed(seed)
@@ -39,18 +41,18 @@ def pairs(studies=5, seed=0, **fields):
 
     words = torch.randint(1, 7, (studies,), generator=random)
     regions = torch.randint(1, 5, (studies,), generator=random)
-    return PairEmbeddings(
-        images=draw(studies, 7),
-        reports=draw(studies, 5),
-        regions=draw(studies, 4, 7),
-        region_mask=torch.arange(4) < regions[:, None],
-        words=draw(studies, 6, 5),
-        word_mask=torch.arange(6) < words[:, None],
-        entities=draw(studies, PROMPTS, 9),
-        facts=torch.randint(-1, 2, (studies, PROMPTS), generator=random),
-        statements=draw(2, PROMPTS, 5),
-        **{"study_ids": list(range(studies)), **fields},
-    )
+    given = {
+        "images": draw(studies, 7),
+        "reports": draw(studies, 5),
+        "regions": draw(studies, 4, 7),
+        "region_mask": torch.arange(4) < regions[:, None],
+        "words": draw(studies, 6, 5),
+        "word_mask": torch.arange(6) < words[:, None],
+        "entities": draw(studies, PROMPTS, 9),
+        "facts": torch.randint(-1, 2, (studies, PROMPTS), generator=random),
+        "study_ids": list(range(studies)),
+    }
+    return PairEmbeddings(**{**given, **fields})
 
 
 def objective(**options):
@@ -107,12 +109,12 @@ def test_the_loss_is_the_sum_of_its_terms():
     found = loss.grounding(Patches(batch.regions, batch.region_mask, None))
     entities = entity_loss(loss.entity(found)[..., 0], batch.facts).mean()
     images, _ = loss.project(batch)
-    statements = F.normalize(loss.report_head(batch.statements), dim=-1)
+    statements = F.normalize(loss.report_head(STATEMENTS), dim=-1)
     stated = statement_loss(images, statements, batch.facts, loss.is_swap, logit_scale=loss._scales_of_this_step()[0])
     expected = (
         plain(batch, LATE).alignment_loss + 0.5 * matching_by_hand(loss, batch) + 2.0 * entities + 3.0 * stated.mean()
     )
-    output = loss(batch, LATE)
+    output = loss(batch, LATE, STATEMENTS)
     torch.testing.assert_close(output.alignment_loss, expected)
     torch.testing.assert_close(output.logs["entity_loss"], entities)
     torch.testing.assert_close(output.logs["statement_loss"], stated.mean())
@@ -122,7 +124,7 @@ def test_the_loss_is_the_sum_of_its_terms():
 @pytest.mark.parametrize("progress", [LATE, TrainingProgress(step=0, epoch=0, fraction=0.0)], ids=["late", "warm-up"])
 def test_every_parameter_gets_a_gradient(options, progress):
     loss = objective(**{"schedule": Constant(warmup=0.1), **options})
-    loss(pairs(), progress).alignment_loss.backward()
+    loss(pairs(), progress, STATEMENTS).alignment_loss.backward()
     for name, parameter in loss.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
@@ -141,11 +143,8 @@ def test_every_parameter_gets_a_gradient(options, progress):
     ids=["one study", "all match", "nothing known", "no words, no regions"],
 )
 def test_what_cannot_be_contrasted_is_left_out_with_a_gradient(fields):
-    loss, batch = (
-        objective(),
-        replace(pairs(studies=fields.get("studies", 5)), **{k: v for k, v in fields.items() if k != "studies"}),
-    )
-    value = loss(batch, LATE).alignment_loss
+    loss, batch = objective(), pairs(**fields)
+    value = loss(batch, LATE, STATEMENTS).alignment_loss
     value.backward()
     assert value.isfinite()
     assert all(parameter.grad.isfinite().all() for parameter in loss.parameters())
@@ -154,14 +153,14 @@ def test_what_cannot_be_contrasted_is_left_out_with_a_gradient(fields):
 @pytest.mark.parametrize("filling", [0.0, 1e9, float("nan"), float("inf")])
 def test_what_is_under_the_masks_changes_nothing(filling):
     loss, batch = objective(), pairs()
-    expected = loss(batch, LATE).alignment_loss
+    expected = loss(batch, LATE, STATEMENTS).alignment_loss
     filled = replace(
         batch,
         words=F.pad(batch.words, (0, 0, 0, 2)).masked_fill(~F.pad(batch.word_mask, (0, 2))[..., None], filling),
         word_mask=F.pad(batch.word_mask, (0, 2)),
         regions=batch.regions.masked_fill(~batch.region_mask[..., None], filling),
     )
-    torch.testing.assert_close(loss(filled, LATE).alignment_loss, expected)
+    torch.testing.assert_close(loss(filled, LATE, STATEMENTS).alignment_loss, expected)
 
 
 def test_the_global_generator_stays_where_it_was():
@@ -171,7 +170,7 @@ def test_the_global_generator_stays_where_it_was():
         image_width=7, report_width=5, width=8, heads=2, knowledge=KNOWLEDGE, grounding=OWN
     )
     assert torch.equal(torch.get_rng_state(), before)
-    loss(pairs(), LATE)
+    loss(pairs(), LATE, STATEMENTS)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -188,20 +187,27 @@ def test_statements_are_those_of_the_prompts_denials_first():
     [
         ({"facts": None}, "facts="),
         ({"facts": torch.zeros(5, 3)}, r"\(5, 3\)"),
-        ({"statements": None}, "statement_texts"),
         ({"regions": None, "region_mask": None}, "regions="),
         ({"words": None, "word_mask": None}, "words="),
     ],
-    ids=["no facts", "other facts", "no statements", "no regions", "no words"],
+    ids=["no facts", "other facts", "no regions", "no words"],
 )
 def test_what_the_host_does_not_give_is_told(fields, said):
     with pytest.raises(ValueError, match=said):
-        objective()(replace(pairs(), **fields), LATE)
+        objective()(replace(pairs(), **fields), LATE, STATEMENTS)
+
+
+@pytest.mark.parametrize("statements", [None, STATEMENTS[:, 1:]], ids=["none", "of other prompts"])
+def test_a_host_that_was_to_give_statements_is_told(statements):
+    with pytest.raises(
+        ValueError, match=r"features \(2, \d+, D_r\) of the objective's statement_texts.*embed_statements"
+    ):
+        objective()(pairs(), LATE, statements)
 
 
 def test_a_host_that_was_to_give_entities_is_told():
     with pytest.raises(ValueError, match="entities="):
-        objective(grounding=None, entity_width=9)(replace(pairs(), entities=None), LATE)
+        objective(grounding=None, entity_width=9)(replace(pairs(), entities=None), LATE, STATEMENTS)
 
 
 @pytest.mark.parametrize(
@@ -222,6 +228,6 @@ def test_settings_that_contradict_are_told(options, said):
 
 def test_cells_need_a_grid():
     loss = objective(grounding=partial(Grounding, width=8, heads=2, regions=Cells(2, 2)))
-    assert loss(replace(pairs(), grid=(2, 2)), LATE).alignment_loss.isfinite()
+    assert loss(replace(pairs(), grid=(2, 2)), LATE, STATEMENTS).alignment_loss.isfinite()
     with pytest.raises(UserError, match="learned"):
-        loss(pairs(), LATE)
+        loss(pairs(), LATE, STATEMENTS)

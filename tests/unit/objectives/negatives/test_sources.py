@@ -8,7 +8,7 @@ from hardneg_plugin import HardNegativeObjective, PairEmbeddings
 from hardneg_plugin.distributed import Shards
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.hard_negatives import match_mask, mine
-from hardneg_plugin.functional.match_keys import match_key
+from hardneg_plugin.functional.match_keys import MatchKeys, match_key
 from hardneg_plugin.objectives import Alternating, Bank, EmbeddedBatch, Hinge, InBatch, Paired, Queue
 from hardneg_plugin.objectives.schedule import Constant, TrainingProgress
 
@@ -30,7 +30,7 @@ def batch_of(numbers, seed=0, epoch=0, step=0):
     return EmbeddedBatch(
         all_images=images[numbers],
         all_reports=reports[numbers],
-        all_keys=keys_of(numbers),
+        all_keys=MatchKeys(keys_of(numbers)),
         shards=Shards(0, (len(numbers),)),
         progress=TrainingProgress(step=step, epoch=epoch),
     )
@@ -283,7 +283,7 @@ def test_a_checkpoint_in_the_middle_goes_on_to_the_same_numbers(source, hardenin
 def test_match_mask_of_a_batch_holds_each_study_itself_though_unknown():
     batch = batch_of([0, 1, 2])
     unknown = EmbeddedBatch(
-        batch.all_images, batch.all_reports, torch.full((3, 4), -1), batch.shards, TrainingProgress()
+        batch.all_images, batch.all_reports, MatchKeys(torch.full((3, 4), -1)), batch.shards, TrainingProgress()
     )
     assert torch.equal(unknown.is_match, torch.eye(3, dtype=torch.bool))
-    assert torch.equal(batch.is_match, match_mask(batch.keys, batch.keys))
+    assert torch.equal(batch.is_match, match_mask(batch.keys.columns, batch.keys.columns))

@@ -21,6 +21,7 @@ PLUG_IN = [
     "plugin",
 ]
 TRAINER = [
+    "folder_lock",
     "config",
     "data",
     "backbones",

@@ -1,10 +1,7 @@
 """The runs of a comparison: where they stand, how far they are, and whether what is there is what is wanted."""
 
-import errno
-import fcntl
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +9,7 @@ from typing import Any, Literal
 from omegaconf import OmegaConf
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.files import writing
+from hardneg_plugin.folder_lock import hold_folder
 from hardneg_plugin.runs.folder import RunFolder
 
 ELSEWHERE = "Set another compare.folder, or remove this one."
@@ -53,41 +50,18 @@ def run_folder(comparison: Path, variant: str, seed: int) -> RunFolder:
     return RunFolder(comparison / "runs" / variant / f"seed_{seed}")
 
 
-@contextmanager
-def at_work_on(comparison: Path) -> Iterator[int]:
-    """Hold the folder of a comparison, made if need be, so that no other command works on it meanwhile.
-
-    Returns:
-        The descriptor of its lock. A process that has inherited it holds the folder too.
+def at_work_on(comparison: Path) -> AbstractContextManager[int]:
+    """Hold the folder of a comparison, made if need be; see `hold_folder`.
 
     Raises:
-        UserError: another command holds it, it is no folder of a comparison, or cannot be made.
+        UserError: another command holds it, it is not a folder of a comparison, or cannot be made.
     """
-    lock = comparison / "lock"
-    with writing(comparison, "Set another compare.folder."):
-        comparison.mkdir(parents=True, exist_ok=True)
-        if not lock.exists() and any(comparison.iterdir()):
-            raise UserError(
-                f"{comparison} is there and is not of hardneg-compare; it is left as it is. Set another compare.folder."
-            )
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        _lock(descriptor, comparison)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, comparison: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EAGAIN, errno.EACCES):
-            raise
-        raise UserError(
-            f"{comparison}: another hardneg-compare, or a training that it has started, is at work on this folder. Wait for "
-            "it, or set another compare.folder."
-        ) from error
+    return hold_folder(
+        comparison,
+        command="hardneg-compare",
+        busy="another hardneg-compare, or a training that it has started,",
+        remedy="Set another compare.folder.",
+    )
 
 
 def check_same_settings(runs: Sequence[PlannedRun]) -> None:

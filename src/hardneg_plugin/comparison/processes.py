@@ -21,7 +21,11 @@ TRAIN = (sys.executable, "-m", "hardneg_plugin.apps.train")
 TASKS = (sys.executable, "-m", "hardneg_plugin.apps.tasks")
 POLL = 0.2
 """Seconds between two looks at the processes."""
-PATIENCE = ((signal.SIGINT, 30.0), (signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0))
+PATIENCE = (
+    ((signal.SIGINT, 30.0), (signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0))
+    if os.name == "posix"
+    else ((signal.SIGTERM, 10.0),)
+)
 """How a process is asked to end, and the seconds that it then has."""
 
 
@@ -53,7 +57,7 @@ class Work:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 env=environment,
-                pass_fds=(lock,),  # a training that outlives us holds the folder
+                pass_fds=(lock,) if os.name == "posix" else (),  # a training that outlives us holds the folder
             )
 
     @property

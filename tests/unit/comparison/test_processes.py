@@ -134,7 +134,7 @@ def test_a_folder_is_held_by_one_command_and_by_a_training_that_outlives_it(tmp_
 
 def test_a_folder_of_something_else_is_left_as_it_is(tmp_path):
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(UserError, match="is not of hardneg-compare"), at_work_on(tmp_path):
+    with pytest.raises(UserError, match="is not a folder of hardneg-compare"), at_work_on(tmp_path):
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == ["thesis.tex", "train.py"]
 

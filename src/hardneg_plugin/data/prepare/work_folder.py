@@ -1,7 +1,5 @@
 """Where a folder is prepared: beside its place, into which it is renamed once it is whole."""
 
-import errno
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,6 +11,7 @@ from hardneg_plugin.data.prepared import DESCRIPTION, DROPPED, IMAGES, TABLE, re
 from hardneg_plugin.data.store import shard_name
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import writing
+from hardneg_plugin.folder_lock import hold_folder
 
 GO_ON = "See to it and give the same command again: it goes on where it was."
 
@@ -80,42 +79,15 @@ def at_work_on(output: Path) -> Iterator[WorkFolder]:
         UserError: another command is at work on it, or it cannot be made.
     """
     work = WorkFolder(Path(os.path.realpath(output)))
-    with writing(work.path, GO_ON):
-        descriptor = _locked(work.lock)
-    try:
-        work.recover()
-        yield work
-    finally:
-        if not work.has_begun:
-            work.remove()
-        os.close(descriptor)
-
-
-def _locked(lock: Path) -> int:
-    while True:
-        lock.parent.mkdir(parents=True, exist_ok=True)
+    with hold_folder(
+        work.path, command="hardneg-prepare", busy="another hardneg-prepare", remedy="Set another output."
+    ):
         try:
-            if not lock.exists() and any(lock.parent.iterdir()):
-                raise UserError(
-                    f"{lock.parent} is there and is not of hardneg-prepare; it is left as it is. Set another output."
-                )
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-        except FileNotFoundError:  # another command is just removing the folder
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_ino == os.stat(lock).st_ino:
-                return descriptor
-        except FileNotFoundError:  # it has been removed with the folder that it was in
-            pass
-        except OSError as error:
-            os.close(descriptor)
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
-            raise UserError(
-                f"{lock.parent}: another hardneg-prepare is at work on this folder. Wait for it, or set another output."
-            ) from error
-        os.close(descriptor)
+            work.recover()
+            yield work
+        finally:
+            if not work.has_begun:
+                work.remove()
 
 
 def is_finished(output: Path, settings: dict[str, Any]) -> bool:

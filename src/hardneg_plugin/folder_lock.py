@@ -1,0 +1,65 @@
+"""A folder that one command at a time works on."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import lock_descriptor
+
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.files import writing
+
+
+@contextmanager
+def hold_folder(folder: Path, *, command: str, busy: str, remedy: str) -> Iterator[int]:
+    """Make a folder if need be and hold it, by a lock on the file `lock` in it.
+
+    Not by `filelock.FileLock`: that unlocks when it is released, and so for a process that has inherited the lock too.
+
+    Args:
+        folder: the folder; empty, or one that has been held before.
+        command: whose folders these are, for the errors.
+        busy: who may hold it, such as "another hardneg-prepare", for the error.
+        remedy: a sentence that says how to choose another folder.
+
+    Yields:
+        The descriptor of the lock. On POSIX a process that inherits it (`pass_fds`) holds the folder too, until it ends.
+
+    Raises:
+        UserError: the folder is held, is neither empty nor of this command, or cannot be made.
+    """
+    descriptor = None
+    with writing(folder, remedy):
+        while descriptor is None:
+            descriptor = _try_to_lock(folder, command, busy, remedy)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _try_to_lock(folder: Path, command: str, busy: str, remedy: str) -> int | None:
+    """The descriptor; None where another command has removed the folder meanwhile."""
+    lock = folder / "lock"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if not lock.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder} exists and is not a folder of {command}; it is left as it is. {remedy}")
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    except FileNotFoundError:
+        return None
+    try:
+        if not lock_descriptor(descriptor, blocking=False):
+            raise UserError(
+                f"{folder}: {busy} is at work on this folder. Wait for it, or {remedy[0].lower()}{remedy[1:]}"
+            )
+        if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
+            return descriptor
+    except FileNotFoundError:
+        pass
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from hardneg_plugin.neighbours.embedders import Tfidf, embed
+from hardneg_plugin.neighbours.embedders import TfidfEmbedder, embed
 from hardneg_plugin.neighbours.groups import groups_of
-from hardneg_plugin.neighbours.search import Chunked, Nearest, Rule
+from hardneg_plugin.neighbours.search import ChunkedSearch, NeighbourRule, Neighbours
 
 MIB = 2**20
 K, CEILING, CHECKED = 5, 0.95, 200
@@ -87,13 +87,13 @@ def peak_bytes() -> int:
 def measured(number: int, chunk: int) -> dict[str, Any]:
     reports, patients = made_reports(number)
     started = time.perf_counter()
-    embeddings = embed(Tfidf(), reports)
+    embeddings = embed(TfidfEmbedder(), reports)
     embedded = time.perf_counter()
-    rule = Rule(groups_of(reports, patients), ceiling=CEILING, k=K)
+    rule = NeighbourRule(groups_of(reports, patients), ceiling=CEILING, k=K)
     Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
     before = peak_bytes()
     searching = time.perf_counter()
-    nearest = Chunked(chunk)(embeddings, rule, track=lambda chunks: tqdm(chunks, leave=False, mininterval=10))
+    nearest = ChunkedSearch(chunk)(embeddings, rule, track=lambda chunks: tqdm(chunks, leave=False, mininterval=10))
     return {
         "embedding": embedded - started,
         "search": time.perf_counter() - searching,
@@ -104,7 +104,7 @@ def measured(number: int, chunk: int) -> dict[str, Any]:
     }
 
 
-def wrong_rows(embeddings: Any, rule: Rule, nearest: Nearest) -> int:
+def wrong_rows(embeddings: Any, rule: NeighbourRule, nearest: Neighbours) -> int:
     """Of some studies, how many have other scores than brute force finds, or a neighbour that does not have its score."""
     wrong = 0
     every = np.arange(len(nearest.index))

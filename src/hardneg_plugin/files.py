@@ -1,12 +1,13 @@
 """Files as the project reads and writes them: whole or not at all, and a clear error where that fails."""
 
+import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 from hardneg_plugin.errors import UserError
 
@@ -30,6 +31,38 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         with suppress(OSError):
             os.unlink(unfinished)
         raise
+
+
+@contextmanager
+def whole_text_file(path: Path) -> Iterator[TextIO]:
+    """Write a whole text file: it stands under its name only once everything is in it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8")
+        yield text
+        text.flush()
+        text.detach()
+
+
+def write_json(path: Path, content: Any, *, indent: int | None = 2) -> None:
+    """Write one JSON document.
+
+    Args:
+        path: the file; folders above it are made.
+        content: plain values; NaN is refused.
+        indent: spaces; None puts all in one line.
+    """
+    with whole_text_file(path) as file:
+        separators = (",", ":") if indent is None else None
+        json.dump(content, file, indent=indent, separators=separators, ensure_ascii=False, allow_nan=False)
+        file.write("\n")
+
+
+def write_jsonl(path: Path, records: Iterable[Any]) -> None:
+    """One JSON document per line."""
+    with whole_text_file(path) as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 @contextmanager

@@ -13,10 +13,10 @@ from hardneg_plugin.apps import compare
 from hardneg_plugin.comparison import processes
 from hardneg_plugin.comparison.planned_runs import at_work_on
 from hardneg_plugin.comparison.plots import write_plots
-from hardneg_plugin.comparison.processes import launched_works
+from hardneg_plugin.comparison.processes import launched_processes
 from hardneg_plugin.comparison.settings import ComparisonSettings
 from hardneg_plugin.config import conf_dir
-from hardneg_plugin.runs.folder import write_json, write_jsonl
+from hardneg_plugin.files import write_json, write_jsonl
 
 WORDS = (
     "the lungs are clear",
@@ -184,7 +184,7 @@ def test_what_is_missing_or_interrupted_is_trained_and_nothing_else(cli, tiny, t
     asked = settings(folder, ["host", "mine"], [1, 2], definitions={"host": ["model=host"], "mine": mine})
     with at_work_on(folder):
         # as compare.launcher=basic would, but in this process, which has imported everything already
-        for work in launched_works(compare.planned(asked, [], tiny), "basic", []):
+        for work in launched_processes(compare.planned(asked, [], tiny), "basic", []):
             swept = cli("hardneg-train", *work.arguments)
             assert swept.code == 0, swept.err
     runs = {

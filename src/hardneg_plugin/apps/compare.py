@@ -21,22 +21,21 @@ from hardneg_plugin.apps.shared.hydra_command import explain, run_command
 from hardneg_plugin.apps.shared.positional import WITH_VALUE
 from hardneg_plugin.apps.shared.train_settings import check_settings
 from hardneg_plugin.comparison.comparison import SPLITS, Comparison, seconds_of, variant_result
-from hardneg_plugin.comparison.composing import composed, outside_of_hydra, settings_of
+from hardneg_plugin.comparison.composing import compose_config, outside_of_hydra, run_settings
 from hardneg_plugin.comparison.planned_runs import PlannedRun, at_work_on, check_same_settings, run_folder
 from hardneg_plugin.comparison.plots import Curves, write_plots
-from hardneg_plugin.comparison.processes import Work, launched_works, local_works, run_all, task_works
+from hardneg_plugin.comparison.processes import RunProcess, launched_processes, local_processes, run_all, task_processes
 from hardneg_plugin.comparison.progress import ComparisonProgress
-from hardneg_plugin.comparison.scored import compare_split, measures_there, score_split
+from hardneg_plugin.comparison.scored import available_measures, compare_split, score_split
 from hardneg_plugin.comparison.settings import ComparisonSettings, overrides_of_variants
 from hardneg_plugin.comparison.tables import latex, markdown, tables
 from hardneg_plugin.comparison.task_files import tasks_of_all
 from hardneg_plugin.comparison.verdicts import cautions, choice, verdicts
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.files import writing
+from hardneg_plugin.files import whole_text_file, write_json, writing
 from hardneg_plugin.pages.curves import curves_of
 from hardneg_plugin.pages.from_runs import page_of_runs
 from hardneg_plugin.pages.render import write_page
-from hardneg_plugin.runs.folder import replacing, write_json
 
 AGAIN = "The same command again goes on."
 
@@ -93,8 +92,8 @@ def start(config: DictConfig, *, for_launcher: list[str], for_runs: list[str]) -
             first = f"See first to the jobs that {settings.launcher} still runs. " if settings.launcher else ""
             print(f"Interrupted; {finished} of {len(runs)} runs are finished. {first}{AGAIN}", file=sys.stderr)
             sys.exit(128 + signal.SIGINT)
-    for name, work in failed.items():
-        print(f"hardneg-compare: {name} did not finish: {work.error} ({work.log})", file=sys.stderr)
+    for name, process in failed.items():
+        print(f"hardneg-compare: {name} did not finish: {process.error} ({process.log})", file=sys.stderr)
     if failed:
         nothing = "" if compared else f" Nothing is compared without all runs of {settings.baseline}."
         print(f"{len(failed)} of {len(runs)} runs did not finish.{nothing} {AGAIN}", file=sys.stderr)
@@ -102,7 +101,7 @@ def start(config: DictConfig, *, for_launcher: list[str], for_runs: list[str]) -
 
 
 def planned(settings: ComparisonSettings, for_launcher: Sequence[str], for_runs: list[str]) -> list[PlannedRun]:
-    """The runs of a comparison, variant by variant, each composed.
+    """The runs of a comparison, variant by variant, with composed settings.
 
     Raises:
         UserError: for settings that hardneg-train would refuse before it begins.
@@ -111,10 +110,10 @@ def planned(settings: ComparisonSettings, for_launcher: Sequence[str], for_runs:
     launcher = [f"hydra/launcher={settings.launcher}", *for_launcher] if settings.launcher else []
     for name, overrides in overrides_of_variants(settings, for_runs).items():
         try:
-            config = composed([*launcher, *overrides])
+            config = compose_config([*launcher, *overrides])
             for seed in settings.seeds:
                 folder = run_folder(settings.path, name, seed)
-                values = settings_of(config, seed, folder.path)
+                values = run_settings(config, seed, folder.path)
                 runs.append(PlannedRun(name, seed, [*overrides, f"seed={seed}"], values, folder))
             check_settings(config)
         except (UserError, HydraException, OmegaConfBaseException) as error:
@@ -129,27 +128,27 @@ def planned(settings: ComparisonSettings, for_launcher: Sequence[str], for_runs:
 
 def train_all(
     runs: Sequence[PlannedRun], settings: ComparisonSettings, for_launcher: list[str], lock: int
-) -> dict[str, Work]:
+) -> dict[str, RunProcess]:
     """Train the runs that are not finished; gives those that did not finish now either."""
     if settings.launcher is None:
-        works, jobs = local_works(runs), settings.jobs
+        processes, jobs = local_processes(runs), settings.jobs
     else:
-        works = launched_works(runs, settings.launcher, for_launcher)
-        jobs = max(1, len(works))
-    if not works:
+        processes = launched_processes(runs, settings.launcher, for_launcher)
+        jobs = max(1, len(processes))
+    if not processes:
         return {}
     known = [seconds for run in runs if (seconds := seconds_of(run.folder)) is not None]
     with ComparisonProgress(runs, jobs, known, partial(last_score, settings.measures)) as progress:
-        return run_all(works, jobs, lock, progress)
+        return run_all(processes, jobs, lock, progress)
 
 
-def do_tasks(runs: Sequence[PlannedRun], settings: ComparisonSettings, lock: int) -> dict[str, Work]:
+def do_tasks(runs: Sequence[PlannedRun], settings: ComparisonSettings, lock: int) -> dict[str, RunProcess]:
     """Do the downstream tasks that finished runs lack, on this machine; gives those that were not done."""
-    works = task_works(runs, settings.tasks)
-    if not works:
+    processes = task_processes(runs, settings.tasks)
+    if not processes:
         return {}
     with ComparisonProgress(runs, settings.jobs, [], lambda run: ", downstream tasks done") as progress:
-        return run_all(works, settings.jobs, lock, progress)
+        return run_all(processes, settings.jobs, lock, progress)
 
 
 def last_score(measures: Sequence[str], run: PlannedRun) -> str:
@@ -163,7 +162,7 @@ def last_score(measures: Sequence[str], run: PlannedRun) -> str:
 
 
 def compare_runs(
-    runs: Sequence[PlannedRun], settings: ComparisonSettings, failed: Mapping[str, Work]
+    runs: Sequence[PlannedRun], settings: ComparisonSettings, failed: Mapping[str, RunProcess]
 ) -> Comparison | None:
     """Compare the variants of which all runs are finished, write and print it; None where the baseline is not among them."""
     by_variant: dict[str, list[PlannedRun]] = {}
@@ -184,7 +183,7 @@ def compare_runs(
         for split in SPLITS:
             if partly := tasks_of_all(folders, split)[1]:
                 notes.append(f"{', '.join(partly)} on {split}: left out, since not all runs did it.")
-        measures = measures_there(list(scored.values()), settings.measures)
+        measures = available_measures(list(scored.values()), settings.measures)
         notes += [f"{name} is left out: findings are not known." for name in settings.measures if name not in measures]
         compared = Comparison(
             baseline=settings.baseline,
@@ -232,7 +231,7 @@ def write(compared: Comparison, curves: Mapping[str, Sequence[Curves]], folder: 
     with writing(folder, f"See to it. {AGAIN}"):
         write_json(folder / "comparison.json", compared.to_json(), indent=None)
         for name, text in (("comparison.md", markdown(compared)), ("comparison.tex", latex(compared))):
-            with replacing(folder / name) as file:
+            with whole_text_file(folder / name) as file:
                 file.write(text)
         write_plots(compared, curves, folder / "plots")
 

@@ -21,10 +21,17 @@ from hardneg_plugin.apps.shared.ranks import (
 )
 from hardneg_plugin.data.datamodule import StudyDataModule
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.files import write_json, write_jsonl
 from hardneg_plugin.metrics.score_card import scores_and_intervals
 from hardneg_plugin.models.base import StudyModel
-from hardneg_plugin.runs.checkpoint import check_writes, checkpoint_of, released_model, trained_model, writes
-from hardneg_plugin.runs.folder import RunFolder, write_json, write_jsonl
+from hardneg_plugin.runs.checkpoint import (
+    check_writes_reports,
+    find_checkpoint,
+    load_released_model,
+    load_trained_model,
+    writes_reports,
+)
+from hardneg_plugin.runs.folder import RunFolder
 
 ELSEWHERE = {
     "predictions": "a predictions file is scored by hardneg-score PREDICTIONS",
@@ -86,19 +93,19 @@ def load(config: DictConfig) -> tuple[StudyDataModule, StudyModel[Any], dict[str
     """
     run = RunFolder.existing(config.run)
     trained = run.read_config(trust=config.trust)
-    checkpoint_path = checkpoint_of(run, config.checkpoint)
+    checkpoint_path = find_checkpoint(run, config.checkpoint)
     data: StudyDataModule = instantiate((config.data if "data" in config else trained.data).datamodule)
     chosen = {key: value for key, value in config.decoding.items() if value is not None}
     if chosen or checkpoint_path.suffix == ".pth":
-        check_writes(trained.model, run)
-    decoding = OmegaConf.merge(trained.decoding, chosen) if writes(trained.model) else None
+        check_writes_reports(trained.model, run)
+    decoding = OmegaConf.merge(trained.decoding, chosen) if writes_reports(trained.model) else None
     arguments = {}
     if decoding is not None:
         arguments = {"read_findings": data.source.read_findings, "decoding": instantiate(decoding)}
     if checkpoint_path.suffix == ".pth":
-        model: StudyModel[Any] = released_model(trained.model, checkpoint_path, data.tokenizer, **arguments)
+        model: StudyModel[Any] = load_released_model(trained.model, checkpoint_path, data.tokenizer, **arguments)
     else:
-        model = trained_model(trained.model, checkpoint_path, trust=config.trust, **arguments)
+        model = load_trained_model(trained.model, checkpoint_path, trust=config.trust, **arguments)
         data.tokenizer = model.tokenizer
     settings = {
         "run": str(run.path),

@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 from hardneg_plugin.apps.shared.hydra_command import run_command
 from hardneg_plugin.backbones.official import save_released
-from hardneg_plugin.runs.checkpoint import check_writes, checkpoint_of, trained_model
+from hardneg_plugin.runs.checkpoint import check_writes_reports, find_checkpoint, load_trained_model
 from hardneg_plugin.runs.folder import RunFolder
 
 
@@ -19,9 +19,9 @@ def export(config: DictConfig) -> None:
     """Write decoder and visual extractor by their released names; what exists in training only is left out."""
     run = RunFolder.existing(config.run)
     trained = run.read_config(trust=config.trust)
-    check_writes(trained.model, run)
-    path, output = checkpoint_of(run, config.checkpoint), Path(config.output)
-    model = trained_model(trained.model, path, trust=config.trust)
+    check_writes_reports(trained.model, run)
+    path, output = find_checkpoint(run, config.checkpoint), Path(config.output)
+    model = load_trained_model(trained.model, path, trust=config.trust)
     save_released(output, model.decoder, model.visual)  # which it checks
     words = model.decoder.vocab_size
     print(f"{output}: {path} by released names, {words} words. Its vocabulary is not part of such a file.")

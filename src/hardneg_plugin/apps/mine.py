@@ -17,13 +17,13 @@ from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import check_place
 from hardneg_plugin.models.run_embedder import TrainedRun
 from hardneg_plugin.neighbours.embedders import Embedder, embed
-from hardneg_plugin.neighbours.faiss_search import Faiss
-from hardneg_plugin.neighbours.groups import Excluded, count_excluded, groups_of
-from hardneg_plugin.neighbours.ithn_annotation import write_released
-from hardneg_plugin.neighbours.search import Chunked, Nearest, Rule, Search
+from hardneg_plugin.neighbours.faiss_search import FaissSearch
+from hardneg_plugin.neighbours.groups import ExcludedCounts, count_excluded, groups_of
+from hardneg_plugin.neighbours.ithn_annotation import write_ithn_annotation
+from hardneg_plugin.neighbours.search import ChunkedSearch, NeighbourRule, Neighbours, Search
 from hardneg_plugin.neighbours.table import write_neighbours
 
-BACKENDS: Mapping[str, Callable[[int], Search]] = {"torch": Chunked, "faiss": Faiss}
+BACKENDS: Mapping[str, Callable[[int], Search]] = {"torch": ChunkedSearch, "faiss": FaissSearch}
 HARDEST = 10
 
 
@@ -49,7 +49,7 @@ def mine(config: DictConfig) -> None:
     seconds = {"embedding": embedded - started, "search": time.perf_counter() - embedded}
     excluded = {
         **count_excluded(rule.groups),
-        f"cosine above {config.ceiling}": Excluded(int(nearest.above.sum()), nearest.pairs_above),
+        f"cosine above {config.ceiling}": ExcludedCounts(int(nearest.above.sum()), nearest.pairs_above),
     }
     neighbours = [[ids[j] for j in row if j >= 0] for row in nearest.index.tolist()]
     if not any(neighbours):
@@ -103,12 +103,12 @@ def _embedder_of(config: DictConfig) -> Embedder:
     return loaded
 
 
-def _rule(config: DictConfig, studies: Studies) -> Rule:
+def _rule(config: DictConfig, studies: Studies) -> NeighbourRule:
     labels = studies.labels if config.labels == "exclude" else None
-    return Rule(groups_of(studies.reports, studies.patients, labels), ceiling=config.ceiling, k=config.k)
+    return NeighbourRule(groups_of(studies.reports, studies.patients, labels), ceiling=config.ceiling, k=config.k)
 
 
-def _filled(nearest: Nearest) -> dict[str, int]:
+def _filled(nearest: Neighbours) -> dict[str, int]:
     """How many studies have as many neighbours as wanted, fewer, and none."""
     found = (nearest.index >= 0).sum(axis=1)
     k = nearest.index.shape[1]
@@ -119,7 +119,7 @@ def _filled(nearest: Nearest) -> dict[str, int]:
     }
 
 
-def _hardest(nearest: Nearest) -> list[tuple[float, int, int]]:
+def _hardest(nearest: Neighbours) -> list[tuple[float, int, int]]:
     """The most similar pairs that were kept, each once: score and the two studies."""
     has_one = np.flatnonzero(nearest.index[:, 0] >= 0)
     order = has_one[np.argsort(-nearest.scores[has_one, 0], kind="stable")]
@@ -133,7 +133,7 @@ def _hardest(nearest: Nearest) -> list[tuple[float, int, int]]:
 
 
 def _write_released(path: Path, source: Any, table: Mapping[str, Sequence[str]]) -> None:
-    left = write_released(path, source.annotation, table)
+    left = write_ithn_annotation(path, source.annotation, table)
     print(f"released {path}" + (f", in which {left} training studies have no negative" if left else ""))
 
 

@@ -19,9 +19,9 @@ from hardneg_plugin.apps.shared.hydra_command import run_command
 from hardneg_plugin.apps.shared.image_arguments import StudyFiles, studies_of_arguments
 from hardneg_plugin.apps.shared.positional import split_arguments
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.files import whole_text_file
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.models.report_io import WrittenReport, read_views
-from hardneg_plugin.runs.folder import replacing
 
 WIDEST = 100
 """Characters of a line on the screen, at most: longer ones are hard to read."""
@@ -178,14 +178,14 @@ def _printable(name: str | Path) -> str:
 
 
 def _write_jsonl(path: Path, records: Iterable[Record]) -> None:
-    with replacing(path) as file:
+    with whole_text_file(path) as file:
         for record in records:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def _write_csv(path: Path, records: Sequence[Record]) -> None:
     """The same as a table: "|" between views, and after each word its view and share in brackets."""
-    with replacing(path) as file:
+    with whole_text_file(path) as file:
         table = csv.writer(file, lineterminator="\n")
         has_words = any("words" in record for record in records)
         table.writerow(["id", "images", "report", *(["words"] if has_words else [])])

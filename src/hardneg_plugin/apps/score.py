@@ -10,12 +10,11 @@ from hardneg_plugin.apps.shared.console import print_scores
 from hardneg_plugin.apps.shared.hydra_command import run_command
 from hardneg_plugin.data.phantom.reading import read_findings
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.files import check_place
+from hardneg_plugin.files import check_place, write_json
 from hardneg_plugin.metrics.clinical import ClinicalMetric
 from hardneg_plugin.metrics.record_scores import score_records
 from hardneg_plugin.metrics.records import PredictionRecord, read_predictions, with_findings
 from hardneg_plugin.metrics.score_card import scores_and_intervals
-from hardneg_plugin.runs.folder import write_json
 
 READERS = {"phantom": read_findings}
 

@@ -22,12 +22,13 @@ from hardneg_plugin.evaluation.downstream.finding_maps import entities_of
 from hardneg_plugin.evaluation.downstream.frozen_features import Model, encode, text_features
 from hardneg_plugin.evaluation.downstream.pair_scorer import PairScorer
 from hardneg_plugin.evaluation.downstream.tasks import EncodedSplit, TaskResult
+from hardneg_plugin.files import write_json, write_jsonl
 from hardneg_plugin.knowledge import Knowledge
 from hardneg_plugin.metrics.task_scores import task_card
 from hardneg_plugin.models.aligned import AlignedModel
 from hardneg_plugin.models.base import move_to_device
-from hardneg_plugin.runs.checkpoint import checkpoint_of, trained_model
-from hardneg_plugin.runs.folder import RunFolder, write_json, write_jsonl
+from hardneg_plugin.runs.checkpoint import find_checkpoint, load_trained_model
+from hardneg_plugin.runs.folder import RunFolder
 
 
 def main() -> None:
@@ -42,12 +43,12 @@ class Inputs:
         self.config, self.wanted = config, wanted
         self.run = RunFolder.existing(config.run)
         trained = self.run.read_config(trust=config.trust)
-        self.checkpoint = checkpoint_of(self.run, config.checkpoint)
+        self.checkpoint = find_checkpoint(self.run, config.checkpoint)
         self._data = config.data if "data" in config else trained.data
         self.data: StudyDataModule = instantiate(self._data.datamodule)
         model = {**trained.model, **({"caption": None} if "caption" in trained.model else {}), "compile": False}
         self.model: Model = move_to_device(
-            trained_model(DictConfig(model), self.checkpoint, trust=config.trust), config.device
+            load_trained_model(DictConfig(model), self.checkpoint, trust=config.trust), config.device
         )
         self.data.tokenizer = self.model.tokenizer
         self.device = str(self.model.device)

@@ -21,13 +21,14 @@ from hardneg_plugin.data.datamodule import StudyDataModule
 from hardneg_plugin.data.tokenizer import check_vocabulary
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.evaluation.baselines import embed_studies, most_frequent_report, nearest_image_reports
+from hardneg_plugin.files import write_json, write_jsonl
 from hardneg_plugin.metrics.record_scores import score_records
 from hardneg_plugin.metrics.records import make_record
 from hardneg_plugin.metrics.score_card import ScoreCard, scores_and_intervals
 from hardneg_plugin.models.base import StudyModel
 from hardneg_plugin.models.report_generator import ReportGenerator
-from hardneg_plugin.runs.checkpoint import load_weights, read_checkpoint, writes
-from hardneg_plugin.runs.folder import RunFolder, write_json, write_jsonl
+from hardneg_plugin.runs.checkpoint import load_weights, read_checkpoint, writes_reports
+from hardneg_plugin.runs.folder import RunFolder
 from hardneg_plugin.runs.overrides import check_overrides
 from hardneg_plugin.runs.trusted import check_trusted
 from hardneg_plugin.training.callbacks import mode_of
@@ -128,7 +129,7 @@ def build(config: DictConfig) -> tuple[StudyDataModule, StudyModel[Any]]:
     data: StudyDataModule = instantiate(config.data.datamodule)
     # as a call of our own: instantiate would take a tokenizer that is a dataclass for a config
     make = instantiate(config.model, _partial_=True)
-    reader = {"read_findings": data.source.read_findings} if writes(config.model) else {}
+    reader = {"read_findings": data.source.read_findings} if writes_reports(config.model) else {}
     model: StudyModel[Any] = make(tokenizer=data.tokenizer, **reader)
     return data, model
 

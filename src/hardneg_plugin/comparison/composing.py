@@ -1,4 +1,4 @@
-"""What overrides of hardneg-train lead to, composed without running anything."""
+"""The config that overrides of hardneg-train lead to, composed without a run."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,14 +10,14 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from hardneg_plugin.comparison.planned_runs import flat
+from hardneg_plugin.comparison.planned_runs import flattened
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.errors import UserError
 
 
 @contextmanager
 def outside_of_hydra() -> Iterator[None]:
-    """Within a command that Hydra runs, a place where configs can be composed as outside of it."""
+    """Within a command that Hydra runs, compose configs as if outside of it."""
     state = GlobalHydra.instance()
     running = state.hydra
     state.clear()
@@ -27,7 +27,7 @@ def outside_of_hydra() -> Iterator[None]:
         state.hydra = running
 
 
-def composed(overrides: Sequence[str]) -> DictConfig:
+def compose_config(overrides: Sequence[str]) -> DictConfig:
     """The config of hardneg-train under these overrides, Hydra's own part included.
 
     Raises:
@@ -38,16 +38,16 @@ def composed(overrides: Sequence[str]) -> DictConfig:
     return config
 
 
-def settings_of(config: DictConfig, seed: int, folder: Path) -> dict[str, Any]:
-    """What the run of a composed config writes as its config.yaml.
+def run_settings(config: DictConfig, seed: int, folder: Path) -> dict[str, Any]:
+    """The settings that a run of a composed config writes to its config.yaml.
 
     Args:
-        config: of `composed`.
-        seed: of the run.
-        folder: of the run.
+        config: what `compose_config` gave.
+        seed: that of the run.
+        folder: that of the run.
 
     Raises:
-        UserError: something must be given and is not.
+        UserError: a mandatory value is missing.
         OmegaConfBaseException: an interpolation leads nowhere.
     """
     config = config.copy()
@@ -55,7 +55,7 @@ def settings_of(config: DictConfig, seed: int, folder: Path) -> dict[str, Any]:
         config.seed = seed
         config.hydra.runtime.output_dir = str(folder)
     task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    for key, value in flat(OmegaConf.to_container(task)).items():
+    for key, value in flattened(OmegaConf.to_container(task)).items():
         if value == "???":
             raise UserError(f"{key} must be given: add {key}=... to the command line.")
     hydra_config = HydraConfig.instance()

@@ -73,8 +73,8 @@ def check_same_settings(runs: Sequence[PlannedRun]) -> None:
     for run in runs:
         if run.state == "missing":
             continue
-        there = flat(OmegaConf.to_container(run.folder.read_config(trust=True), resolve=False))
-        wanted = flat(run.settings)
+        there = flattened(OmegaConf.to_container(run.folder.read_config(trust=True), resolve=False))
+        wanted = flattened(run.settings)
         for key in sorted(there.keys() | wanted.keys()):
             before, now = there.get(key, "not set"), wanted.get(key, "not set")
             if before != now and str(run.folder.path) not in str(now):  # the folder may have been moved
@@ -83,13 +83,13 @@ def check_same_settings(runs: Sequence[PlannedRun]) -> None:
                 )
 
 
-def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flattened(value: Any, prefix: str = "") -> dict[str, Any]:
     """Settings by their keys with dots, but for what only says how a run is begun."""
     if isinstance(value, dict) and value:
         return {
             key: inner
             for name, part in value.items()
             if f"{prefix}{name}" not in ("resume", "trust")
-            for key, inner in flat(part, f"{prefix}{name}.").items()
+            for key, inner in flattened(part, f"{prefix}{name}.").items()
         }
     return {prefix.removesuffix("."): value}

@@ -30,7 +30,7 @@ PATIENCE = (
 
 
 @dataclass
-class Work:
+class RunProcess:
     """A process that does one or several runs, or the downstream tasks of one."""
 
     runs: list[PlannedRun]
@@ -41,7 +41,7 @@ class Work:
     """None: hardneg-train."""
     is_done: Callable[[PlannedRun], bool] = lambda run: run.state == "finished"
     """Whether it has done what it was to do for a run."""
-    process: "subprocess.Popen[bytes] | None" = None
+    popen: "subprocess.Popen[bytes] | None" = None
     started: float = 0.0
     seconds: float = 0.0
 
@@ -50,7 +50,7 @@ class Work:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.started = time.monotonic()
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
+            self.popen = subprocess.Popen(
                 [*(self.command or TRAIN), *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -63,30 +63,30 @@ class Work:
     @property
     def is_running(self) -> bool:
         """Whether the process is there."""
-        return self.process is not None and self.process.poll() is None
+        return self.popen is not None and self.popen.poll() is None
 
     @property
     def error(self) -> str:
         """The last thing it said, or how it ended."""
-        assert self.process is not None
+        assert self.popen is not None
         text = self.log.read_text(encoding="utf-8", errors="replace")
         lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
-        if self.process.returncode < 0:
-            return f"ended by {signal.Signals(-self.process.returncode).name}"
+        if self.popen.returncode < 0:
+            return f"ended by {signal.Signals(-self.popen.returncode).name}"
         last = re.sub(r"^\S+: error: ", "", lines[-1]) if lines else ""  # as a command of ours says it
-        return last or f"ended with code {self.process.returncode}"
+        return last or f"ended with code {self.popen.returncode}"
 
 
-def local_works(runs: Sequence[PlannedRun]) -> list[Work]:
+def local_processes(runs: Sequence[PlannedRun]) -> list[RunProcess]:
     """A process for each run that is not finished, one that goes on for one that was interrupted."""
     return [
-        Work([run], [f"hydra.run.dir={quoted(run.folder.path)}", *_begin_or_go_on(run)], run.log)
+        RunProcess([run], [f"hydra.run.dir={quoted(run.folder.path)}", *_begin_or_go_on(run)], run.log)
         for run in runs
         if run.state != "finished"
     ]
 
 
-def launched_works(runs: Sequence[PlannedRun], launcher: str, options: Sequence[str]) -> list[Work]:
+def launched_processes(runs: Sequence[PlannedRun], launcher: str, options: Sequence[str]) -> list[RunProcess]:
     """A process for each variant that hands its missing runs to a launcher of Hydra's; and for each run to go on with.
 
     Args:
@@ -94,7 +94,7 @@ def launched_works(runs: Sequence[PlannedRun], launcher: str, options: Sequence[
         launcher: its name, such as "submitit_slurm".
         options: overrides of `hydra.launcher`.
     """
-    works = []
+    processes = []
     for variant in dict.fromkeys(run.variant for run in runs):
         own = [run for run in runs if run.variant == variant]
         missing = [run for run in own if run.state == "missing"]
@@ -116,11 +116,11 @@ def launched_works(runs: Sequence[PlannedRun], launcher: str, options: Sequence[
                 f"hydra.sweep.dir={quoted(sweep)}",
                 "hydra.sweep.subdir=seed_${seed}",
             ]
-            works.append(Work(group, arguments, sweep / f"launcher_{seeds.replace(',', '_')}.log"))
-    return works
+            processes.append(RunProcess(group, arguments, sweep / f"launcher_{seeds.replace(',', '_')}.log"))
+    return processes
 
 
-def task_works(runs: Sequence[PlannedRun], tasks: Sequence[str]) -> list[Work]:
+def task_processes(runs: Sequence[PlannedRun], tasks: Sequence[str]) -> list[RunProcess]:
     """A process for each finished run that lacks one of some downstream tasks on a split."""
 
     def missing(run: PlannedRun) -> list[str]:
@@ -128,7 +128,7 @@ def task_works(runs: Sequence[PlannedRun], tasks: Sequence[str]) -> list[Work]:
         return [task for task in tasks if task not in done]
 
     return [
-        Work(
+        RunProcess(
             [run],
             # trusted, because its settings have been compared with those that this command asks for
             [
@@ -147,18 +147,21 @@ def task_works(runs: Sequence[PlannedRun], tasks: Sequence[str]) -> list[Work]:
 
 
 def run_all(
-    works: Sequence[Work], jobs: int, lock: int, tell: Callable[[Sequence[Work], Sequence[Work]], None]
-) -> dict[str, Work]:
-    """Do all works, so many at a time; one that fails does not stop the others, and an interrupt stops all.
+    processes: Sequence[RunProcess],
+    jobs: int,
+    lock: int,
+    tell: Callable[[Sequence[RunProcess], Sequence[RunProcess]], None],
+) -> dict[str, RunProcess]:
+    """Do all processes, so many at a time; one that fails does not stop the others, and an interrupt stops all.
 
     Args:
-        works: in their order.
+        processes: in their order.
         jobs: at most so many processes at a time.
         lock: a descriptor that the processes inherit.
-        tell: called with the works that run and those that ended, whenever some have, and now and then.
+        tell: called with the processes that run and those that ended, whenever some have, and now and then.
 
     Returns:
-        For each run that did not finish, by its name, its work.
+        For each run that did not finish, by its name, its process.
 
     Raises:
         KeyboardInterrupt: after an interrupt has ended all of them.
@@ -167,10 +170,10 @@ def run_all(
     environment = dict(os.environ)
     if jobs > 1:  # they share the cores
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
-    waiting = list(works)
-    running: list[Work] = []
-    ended: list[Work] = []
-    failed: dict[str, Work] = {}
+    waiting = list(processes)
+    running: list[RunProcess] = []
+    ended: list[RunProcess] = []
+    failed: dict[str, RunProcess] = {}
     with _ended_by_sigterm():
         try:
             while waiting or running:
@@ -179,25 +182,25 @@ def run_all(
                     running.append(waiting.pop(0))
                 tell(running, ended)
                 time.sleep(POLL)
-                for work in [work for work in running if not work.is_running]:
-                    running.remove(work)
-                    ended.append(work)
-                    work.seconds = time.monotonic() - work.started
-                    failed |= {run.name: work for run in work.runs if not work.is_done(run)}
+                for process in [process for process in running if not process.is_running]:
+                    running.remove(process)
+                    ended.append(process)
+                    process.seconds = time.monotonic() - process.started
+                    failed |= {run.name: process for run in process.runs if not process.is_done(run)}
             tell(running, ended)
         finally:
             _stop(running)
     return failed
 
 
-def _stop(works: Sequence[Work]) -> None:
+def _stop(processes: Sequence[RunProcess]) -> None:
     """Ask all of them to end, and see that they do."""
     for number, seconds in PATIENCE:
         deadline = time.monotonic() + seconds
-        for work in works:
-            if work.process is not None and work.is_running:
-                work.process.send_signal(number)
-        while any(work.is_running for work in works) and time.monotonic() < deadline:
+        for process in processes:
+            if process.popen is not None and process.is_running:
+                process.popen.send_signal(number)
+        while any(process.is_running for process in processes) and time.monotonic() < deadline:
             time.sleep(POLL)
 
 

@@ -7,14 +7,14 @@ import numpy as np
 from rich.console import Console
 
 from hardneg_plugin.comparison.planned_runs import PlannedRun
-from hardneg_plugin.comparison.processes import Work
+from hardneg_plugin.comparison.processes import RunProcess
 
 REFRESH = 5.0
 """Seconds between two readings of scores."""
 
 
 class ComparisonProgress:
-    """Tells of works as they start and end; to be used as a context manager, and called as `run_all` calls.
+    """Tells of processes as they start and end; to be used as a context manager, and called as `run_all` calls.
 
     Args:
         runs: all runs of the comparison.
@@ -40,18 +40,18 @@ class ComparisonProgress:
     def __exit__(self, *error: object) -> None:
         self.line.stop()
 
-    def __call__(self, running: Sequence[Work], ended: Sequence[Work]) -> None:
+    def __call__(self, running: Sequence[RunProcess], ended: Sequence[RunProcess]) -> None:
         """Print what has ended since the last call, and renew the line."""
-        for work in ended[self._told :]:
-            for run in work.runs:
-                how = f"finished{self.last_score(run)}" if work.is_done(run) else f"did not finish: {work.error}"
+        for process in ended[self._told :]:
+            for run in process.runs:
+                how = f"finished{self.last_score(run)}" if process.is_done(run) else f"did not finish: {process.error}"
                 self.console.print(
-                    f"[{self.finished}/{len(self.runs)}] {run.name}: {how} ({shown(work.seconds)})", markup=False
+                    f"[{self.finished}/{len(self.runs)}] {run.name}: {how} ({shown(process.seconds)})", markup=False
                 )
         self._told = len(ended)
         if running and time.monotonic() - self._score_read > REFRESH:
             self._score, self._score_read = self.last_score(running[0].runs[0]), time.monotonic()
-        names = "; ".join(run.name for work in running for run in work.runs)
+        names = "; ".join(run.name for process in running for run in process.runs)
         self.line.update(
             f"{self.finished} of {len(self.runs)} runs finished, {shown(time.monotonic() - self.started)}"
             f"{self._left(running, ended)}: {names}{self._score}".replace("[", "\\[")
@@ -62,16 +62,18 @@ class ComparisonProgress:
         """How many runs are finished."""
         return sum(run.state == "finished" for run in self.runs)
 
-    def _left(self, running: Sequence[Work], ended: Sequence[Work]) -> str:
+    def _left(self, running: Sequence[RunProcess], ended: Sequence[RunProcess]) -> str:
         """What is left at the pace of the runs that are finished."""
         seconds = [
-            work.seconds / len(work.runs) for work in ended if all(run.state == "finished" for run in work.runs)
+            process.seconds / len(process.runs)
+            for process in ended
+            if all(run.state == "finished" for run in process.runs)
         ] or list(self.known)
         if not seconds:
             return ""
-        ended_runs = {run.name for work in ended for run in work.runs}
+        ended_runs = {run.name for process in ended for run in process.runs}
         to_do = sum(run.state != "finished" and run.name not in ended_runs for run in self.runs)
-        spent = sum(time.monotonic() - work.started for work in running)
+        spent = sum(time.monotonic() - process.started for process in running)
         return f", about {shown(max(0.0, to_do * float(np.mean(seconds)) - spent) / self.jobs)} left"
 
 

@@ -120,7 +120,7 @@ def compare_split(scored: ScoredSplit, baseline: str, measures: Sequence[str], r
     )
 
 
-def measures_there(scored: Sequence[ScoredSplit], measures: Sequence[str]) -> list[str]:
+def available_measures(scored: Sequence[ScoredSplit], measures: Sequence[str]) -> list[str]:
     """Those measures that all runs have on all splits: findings may be unknown.
 
     Raises:

@@ -7,7 +7,7 @@ import numpy as np
 
 from hardneg_plugin.comparison.comparison import ALPHA, USUAL, BaselineDifference, Comparison
 from hardneg_plugin.comparison.task_files import HIGHER_IS_BETTER
-from hardneg_plugin.comparison.verdicts import cautions, choice, p_shown, verdict, verdicts
+from hardneg_plugin.comparison.verdicts import cautions, choice, format_p_value, verdict, verdicts
 
 SPLIT_ORDER = ("test", "val")
 METHOD = (
@@ -79,8 +79,8 @@ def differences_table(comparison: Comparison, split: str) -> Table:
                     f"{min(values):.3f} to {max(values):.3f}",
                     f"{compared.difference:+.3f}",
                     f"{compared.low:+.3f} to {compared.high:+.3f}",
-                    p_shown(compared.p_value).removeprefix("p ").removeprefix("= "),
-                    p_shown(compared.corrected).removeprefix("p ").removeprefix("= "),
+                    format_p_value(compared.p_value).removeprefix("p ").removeprefix("= "),
+                    format_p_value(compared.corrected).removeprefix("p ").removeprefix("= "),
                     verdict(compared).partition(":")[0],
                 ]
             )

@@ -24,12 +24,10 @@ def verdict(compared: BaselineDifference) -> str:
     else:
         word = "no difference found"
     after = "" if compared.corrected is None else " after correction"
-    return (
-        f"{word}: {compared.difference:+.3f} ({compared.low:+.3f} to {compared.high:+.3f}), {p_shown(corrected)}{after}"
-    )
+    return f"{word}: {compared.difference:+.3f} ({compared.low:+.3f} to {compared.high:+.3f}), {format_p_value(corrected)}{after}"
 
 
-def p_shown(p_value: float) -> str:
+def format_p_value(p_value: float) -> str:
     """A p-value as a text."""
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
 

@@ -23,7 +23,7 @@ from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGene
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.neighbours.groups import groups_of
 from hardneg_plugin.objectives.schedule import TrainingProgress
-from hardneg_plugin.runs.checkpoint import check_writes, checkpoint_of, trained_model
+from hardneg_plugin.runs.checkpoint import check_writes_reports, find_checkpoint, load_trained_model
 from hardneg_plugin.runs.folder import RunFolder
 
 ROUNDING = 0.1
@@ -90,7 +90,7 @@ def finished_run(name: str, folder: RunFolder, split: SplitName, *, trust: bool 
         UserError: it is not finished, has no predictions of the split, or a file of it cannot be read or trusted.
     """
     config = folder.read_config(trust=trust)
-    check_writes(config.model, folder)
+    check_writes_reports(config.model, folder)
     if not folder.metrics.is_file():
         raise UserError(
             f"Expected a finished run, but {folder.path} holds no metrics.json yet: hardneg-train resume={folder.path} goes on "
@@ -163,8 +163,8 @@ def inspect_run(
 def _model(run: FinishedRun, decoding: Decoding, device: str | None, trust: bool) -> ReportGenerator:
     # without what only scores need, which may want files or programs of their own
     config = OmegaConf.create({**run.config.model, "caption": None, "compile": False})
-    path = checkpoint_of(run.folder, run.checkpoint)
-    model = trained_model(config, path, trust=trust, decoding=decoding, read_findings=None)
+    path = find_checkpoint(run.folder, run.checkpoint)
+    model = load_trained_model(config, path, trust=trust, decoding=decoding, read_findings=None)
     if not isinstance(model, ReportGenerator):
         raise UserError(f"{run.folder.path}: expected the run of a ReportGenerator, but got a {type(model).__name__}.")
     return move_to_device(model, device)

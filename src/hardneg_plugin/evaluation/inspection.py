@@ -20,9 +20,9 @@ from hardneg_plugin.knowledge import Prompt
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.models.report_io import WrittenReport, report_of
-from hardneg_plugin.neighbours.embedders import Tfidf, embed
+from hardneg_plugin.neighbours.embedders import TfidfEmbedder, embed
 from hardneg_plugin.neighbours.groups import Groups
-from hardneg_plugin.neighbours.search import Chunked, Rule
+from hardneg_plugin.neighbours.search import ChunkedSearch, NeighbourRule
 from hardneg_plugin.objectives import HardNegativeObjective
 
 
@@ -108,7 +108,7 @@ def inspect_split(
             nearest = _nearest(reports, groups)
             similarities = _similarities(model.hard_negatives, images, reports, nearest, hardness)
         else:
-            nearest = _nearest(embed(Tfidf(), [text for batch in seen for text in batch.references]), groups)
+            nearest = _nearest(embed(TfidfEmbedder(), [text for batch in seen for text in batch.references]), groups)
     return [
         Inspected(
             id=study,
@@ -168,7 +168,7 @@ def _attention(decoder: ReportDecoder, features: VisualFeatures, words: Tensor) 
 
 def _nearest(embeddings: Any, groups: Groups) -> NDArray[np.int64]:
     """For each study the index of the nearest that is no match, -1 where there is none."""
-    nearest: NDArray[np.int64] = Chunked()(embeddings, Rule(groups)).index[:, 0]
+    nearest: NDArray[np.int64] = ChunkedSearch()(embeddings, NeighbourRule(groups)).index[:, 0]
     return nearest
 
 

@@ -34,7 +34,7 @@ class MeteorError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Meteor:
+class MeteorScores:
     """METEOR of a corpus and of each of its texts, in [0, 1], and what the jar counted in each pair `(N, 23)`."""
 
     corpus: float
@@ -70,7 +70,7 @@ def corpus_score(sums: Floats) -> dict[str, Floats]:
     return {"METEOR": mean * (1 - _GAMMA * fraction**_BETA)}
 
 
-def meteor_scores(generated: Sequence[str], references: Sequence[str], *, timeout: float = TIMEOUT) -> Meteor:
+def meteor_scores(generated: Sequence[str], references: Sequence[str], *, timeout: float = TIMEOUT) -> MeteorScores:
     """METEOR of N pairs, as `pycocoevalcap.meteor.meteor.Meteor` gives it.
 
     The score of the corpus is computed by the jar from the counts of all pairs; it is no mean of the texts' scores.
@@ -136,7 +136,7 @@ class _MeteorProcess:
             self._complaints.close()
             raise MeteorError(f"`{java}` cannot be started ({error}): install a Java runtime (8 or newer)") from error
 
-    def score(self, generated: Sequence[str], references: Sequence[str], timeout: float) -> Meteor:
+    def score(self, generated: Sequence[str], references: Sequence[str], timeout: float) -> MeteorScores:
         """As `meteor_scores`; a process that failed or was interrupted is ended, as an answer may still be under way."""
         try:
             statistics, counts = [], []
@@ -145,7 +145,7 @@ class _MeteorProcess:
                 counts.append(_numbers(answer.split()))
                 statistics.append(answer)
             *texts, corpus = _numbers(self._ask(["EVAL", *statistics], len(statistics) + 1, timeout))
-            return Meteor(corpus, texts, np.array(counts))
+            return MeteorScores(corpus, texts, np.array(counts))
         except BaseException:
             self.close()
             raise

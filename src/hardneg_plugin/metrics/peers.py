@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardneg_plugin.metrics.findings import Findings, findings_f1
-from hardneg_plugin.metrics.records import PredictionRecord, findings_of
+from hardneg_plugin.metrics.records import PredictionRecord, findings_from_json
 from hardneg_plugin.metrics.statistics import Floats
 from hardneg_plugin.neighbours.groups import groups_of
-from hardneg_plugin.neighbours.search import Chunked, Rule
+from hardneg_plugin.neighbours.search import ChunkedSearch, NeighbourRule
 
 PEERS = 15
 """Closest other studies that a study is told from: chance is 1/16."""
@@ -54,8 +54,8 @@ class Peers:
             return cls(np.full((len(references), PEERS), -1, dtype=np.int64), None, None)
         rows = vectorizer.fit_transform(references).tocsr()
         rows.sort_indices()
-        rule = Rule(groups_of(references, patients, labels), k=PEERS)
-        return cls(Chunked()(rows, rule).index, vectorizer, rows)
+        rule = NeighbourRule(groups_of(references, patients, labels), k=PEERS)
+        return cls(ChunkedSearch()(rows, rule).index, vectorizer, rows)
 
     @classmethod
     def of_records(cls, records: Sequence[PredictionRecord]) -> "Peers":
@@ -104,5 +104,5 @@ def stated_findings(records: Sequence[PredictionRecord]) -> tuple[list[Findings]
     if not all("findings" in record for record in records):
         return None
     sides = ("generated", "reference")
-    generated, references = ([findings_of(record["findings"][side]) for record in records] for side in sides)  # type: ignore[literal-required]
+    generated, references = ([findings_from_json(record["findings"][side]) for record in records] for side in sides)  # type: ignore[literal-required]
     return generated, references

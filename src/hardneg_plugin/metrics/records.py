@@ -28,14 +28,14 @@ class PredictionRecord(_Texts, total=False):
     patient: str
     labels: str
     """The canonical label set; "" is the set without findings."""
-    findings: "Stated"
+    findings: "StatedFindings"
     measured: dict[str, float]
     """What only the model could tell: sums of its report loss, ranks among embeddings."""
     scores: dict[str, float]
     """Scores of this study alone."""
 
 
-class Stated(TypedDict):
+class StatedFindings(TypedDict):
     """Findings as they were read out of the two texts, each `[name, attributes]`."""
 
     reference: list[Any]
@@ -51,7 +51,16 @@ def make_record(
     labels: str | None = None,
     read_findings: Callable[[str], Findings] | None = None,
 ) -> PredictionRecord:
-    """The record of a study with what is known of it; findings where they can be read out of texts."""
+    """The record of a study with what is known of it.
+
+    Args:
+        study: its id.
+        reference: its report as the tokenizer cleans it.
+        generated: the generated report.
+        patient: its patient identifier; None where unknown.
+        labels: its canonical label set; None where unknown.
+        read_findings: reads findings out of a text; None leaves them out.
+    """
     record = PredictionRecord(id=study, reference=reference, generated=generated)
     if patient is not None:
         record["patient"] = patient
@@ -61,23 +70,28 @@ def make_record(
 
 
 def with_findings(record: PredictionRecord, read_findings: Callable[[str], Findings]) -> PredictionRecord:
-    """The record with the findings that its texts state."""
-    findings: Stated = {
-        "reference": stated(read_findings(record["reference"])),
-        "generated": stated(read_findings(record["generated"])),
+    """The record with the findings that its two texts state.
+
+    Args:
+        record: a study; findings that it already has are replaced.
+        read_findings: reads findings out of a text.
+    """
+    findings: StatedFindings = {
+        "reference": findings_to_json(read_findings(record["reference"])),
+        "generated": findings_to_json(read_findings(record["generated"])),
     }
     return {**record, "findings": findings}
 
 
-def stated(findings: Findings) -> list[Any]:
-    """Findings as JSON holds them, in an order of their own."""
+def findings_to_json(findings: Findings) -> list[Any]:
+    """Findings as a sorted list that JSON holds."""
     return sorted(([name, attributes] for name, attributes in findings), key=repr)
 
 
-def findings_of(stated: Sequence[Any]) -> Findings:
+def findings_from_json(stated: Sequence[Any]) -> Findings:
     """Findings as they were before JSON turned tuples into lists.
 
-    >>> findings_of([["nodule", [["mm", 6]]]])
+    >>> findings_from_json([["nodule", [["mm", 6]]]])
     frozenset({('nodule', (('mm', 6),))})
     """
     return frozenset((str(name), _hashable(attributes)) for name, attributes in stated)

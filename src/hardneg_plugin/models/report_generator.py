@@ -107,10 +107,10 @@ class ReportGenerator(StudyModel[ReportScores]):
             UserError: there is no such run or checkpoint, it cannot be read, or it is not to be trusted.
         """
         from hardneg_plugin.runs.inference_model import (
-            model_to_write,  # Hydra is imported there, and only needed for this
+            load_inference_model,  # Hydra is imported there, and only needed for this
         )
 
-        model, size = model_to_write(Path(path), str(checkpoint), trust=trust, image_size=image_size)
+        model, size = load_inference_model(Path(path), str(checkpoint), trust=trust, image_size=image_size)
         if not isinstance(model, cls):
             raise UserError(
                 f"{path}: expected the run of a {cls.__name__}, but it is that of a {type(model).__name__}."

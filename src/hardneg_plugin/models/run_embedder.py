@@ -12,7 +12,7 @@ from hardneg_plugin.functional.pooling import masked_mean
 from hardneg_plugin.models.aligned import AlignedModel
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.neighbours.embedders import TextEmbeddings
-from hardneg_plugin.runs.checkpoint import checkpoint_of, trained_model
+from hardneg_plugin.runs.checkpoint import find_checkpoint, load_trained_model
 from hardneg_plugin.runs.folder import RunFolder
 
 
@@ -44,8 +44,8 @@ class TrainedRun:
         """
         folder = RunFolder.existing(self.run)
         config = folder.read_config(trust=trust)
-        model: ReportGenerator | AlignedModel = trained_model(
-            config.model, checkpoint_of(folder, self.checkpoint), trust=trust
+        model: ReportGenerator | AlignedModel = load_trained_model(
+            config.model, find_checkpoint(folder, self.checkpoint), trust=trust
         )
         return ModelReports(model, config.data.max_length, self.batch_size, self.device)
 

@@ -31,7 +31,7 @@ def embed(embedder: Embedder, texts: Sequence[str]) -> TextEmbeddings:
 
 
 @dataclass(frozen=True)
-class Tfidf:
+class TfidfEmbedder:
     """Term frequency times inverse document frequency, by scikit-learn, offline: sparse, and fitted on the texts themselves.
 
     Words are runs of letters and digits in lower case, of any length: sides, grades and millimetres tell reports apart, and no
@@ -76,7 +76,7 @@ class Tfidf:
 
 
 @dataclass(frozen=True)
-class SentenceTransformers:
+class SentenceTransformerEmbedder:
     """A model of the sentence-transformers package; an extra.
 
     Args:

@@ -8,11 +8,19 @@ import torch
 
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.neighbours.embedders import TextEmbeddings
-from hardneg_plugin.neighbours.search import Kept, Nearest, Rule, Track, check_chunk, chunks, nothing_found
+from hardneg_plugin.neighbours.search import (
+    ChunkNeighbours,
+    NeighbourRule,
+    Neighbours,
+    Track,
+    check_chunk,
+    chunks,
+    no_neighbours,
+)
 
 
 @dataclass(frozen=True)
-class Faiss:
+class FaissSearch:
     """Exact neighbours by a flat faiss index; as many as needed are asked for until k are left without matches.
 
     Which of equally near studies come first is faiss's own affair where it does not return all of them.
@@ -30,7 +38,7 @@ class Faiss:
         check_chunk(self.chunk)
         _faiss()  # before embeddings are computed
 
-    def __call__(self, embeddings: TextEmbeddings, rule: Rule, *, track: Track = iter) -> Nearest:
+    def __call__(self, embeddings: TextEmbeddings, rule: NeighbourRule, *, track: Track = iter) -> Neighbours:
         """See `Search`.
 
         Raises:
@@ -45,17 +53,17 @@ class Faiss:
         vectors = np.ascontiguousarray(embeddings.float().cpu().numpy())
         index = faiss.IndexFlatIP(vectors.shape[1])
         index.add(vectors)
-        found = nothing_found(len(vectors), rule.k)
+        found = no_neighbours(len(vectors), rule.k)
         for rows in track(chunks(len(vectors), self.chunk)):
             found = _kept(index, vectors, rows, rule).written_into(found)
         return found
 
 
-def _kept(index: Any, vectors: Any, rows: range, rule: Rule) -> Kept:
+def _kept(index: Any, vectors: Any, rows: range, rule: NeighbourRule) -> ChunkNeighbours:
     fetched = min(rule.k + 32, len(vectors))
     while True:
         scores, candidates = index.search(vectors[rows.start : rows.stop], fetched)
-        kept = Kept(rows, rule)
+        kept = ChunkNeighbours(rows, rule)
         kept.add(np.repeat(np.arange(len(rows)), fetched), candidates.reshape(-1), scores.reshape(-1))
         if kept.is_full.all() or fetched == len(vectors):
             return kept

@@ -44,7 +44,7 @@ def groups_of(
 
 
 @dataclass(frozen=True)
-class Excluded:
+class ExcludedCounts:
     """What one reason excludes."""
 
     studies: int
@@ -53,7 +53,7 @@ class Excluded:
     """Pairs of studies, each counted once."""
 
 
-def count_excluded(groups: Groups) -> dict[str, Excluded]:
+def count_excluded(groups: Groups) -> dict[str, ExcludedCounts]:
     """What each reason excludes, and "any" of them together; from the sizes of the groups, never pair by pair."""
     number = len(next(iter(groups.values())))
     counts = {reason: _count(codes[:, None]) for reason, codes in groups.items()}
@@ -64,7 +64,7 @@ def count_excluded(groups: Groups) -> dict[str, Excluded]:
             any_sibling |= siblings
             pairs += together if size % 2 else -together
     found = {**counts, "any": (any_sibling, pairs)}
-    return {reason: Excluded(int(siblings.sum()), pairs) for reason, (siblings, pairs) in found.items()}
+    return {reason: ExcludedCounts(int(siblings.sum()), pairs) for reason, (siblings, pairs) in found.items()}
 
 
 def _count(columns: NDArray[np.int64]) -> tuple[NDArray[np.bool_], int]:

@@ -9,7 +9,7 @@ from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import read_json, whole_file, writing
 
 
-def write_released(path: Path, annotation: Path, neighbours: Mapping[str, Sequence[str]]) -> int:
+def write_ithn_annotation(path: Path, annotation: Path, neighbours: Mapping[str, Sequence[str]]) -> int:
     """Write an annotation again, its training entries with the report and the images of their nearest study.
 
     Args:

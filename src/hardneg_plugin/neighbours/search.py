@@ -22,7 +22,7 @@ Track = Callable[[Sequence[range]], Iterable[range]]
 
 
 @dataclass(frozen=True)
-class Rule:
+class NeighbourRule:
     """What may be a negative of what.
 
     Args:
@@ -59,7 +59,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Nearest:
+class Neighbours:
     """The nearest other studies of N studies."""
 
     index: Indices
@@ -75,13 +75,13 @@ class Nearest:
 class Search(Protocol):
     """How neighbours are found."""
 
-    def __call__(self, embeddings: TextEmbeddings, rule: Rule, *, track: Track = iter) -> Nearest:
+    def __call__(self, embeddings: TextEmbeddings, rule: NeighbourRule, *, track: Track = iter) -> Neighbours:
         """The nearest of all studies by unit-length embeddings `(N, D)`; `track` goes through the chunks, as a progress bar."""
         ...
 
 
 @dataclass(frozen=True)
-class Chunked:
+class ChunkedSearch:
     """Compares a chunk of studies with a block of candidates at a time: by scipy where embeddings are sparse, else by torch.
 
     The result does not depend on the chunk. Memory beside the embeddings grows with the chunk, and not with the studies: for each
@@ -100,11 +100,11 @@ class Chunked:
     def __post_init__(self) -> None:
         check_chunk(self.chunk)
 
-    def __call__(self, embeddings: TextEmbeddings, rule: Rule, *, track: Track = iter) -> Nearest:
+    def __call__(self, embeddings: TextEmbeddings, rule: NeighbourRule, *, track: Track = iter) -> Neighbours:
         """See `Search`."""
-        found = nothing_found(embeddings.shape[0], rule.k)
+        found = no_neighbours(embeddings.shape[0], rule.k)
         for rows in track(chunks(embeddings.shape[0], self.chunk)):
-            kept = Kept(rows, rule)
+            kept = ChunkNeighbours(rows, rule)
             compare = _comparison(embeddings, rows)
             for block in _blocks(embeddings.shape[0]):
                 scores = compare(block)  # (candidates, studies)
@@ -116,7 +116,7 @@ class Chunked:
         return found
 
 
-class Kept:
+class ChunkNeighbours:
     """The best k so far of each study of a chunk.
 
     Args:
@@ -124,7 +124,7 @@ class Kept:
         rule: what may be kept.
     """
 
-    def __init__(self, rows: range, rule: Rule) -> None:
+    def __init__(self, rows: range, rule: NeighbourRule) -> None:
         self._rows, self._rule = rows, rule
         self.least: Floats = np.full(len(rows), -np.inf, dtype=np.float32)
         """`(C,)`: what a candidate has to be above to be kept, or counted."""
@@ -157,12 +157,12 @@ class Kept:
         """`(C,)`: which studies have k."""
         return self.least > -np.inf
 
-    def written_into(self, found: Nearest) -> Nearest:
+    def written_into(self, found: Neighbours) -> Neighbours:
         """What was found so far with the studies of this chunk in it."""
         rows, places = self._studies + self._rows.start, self._places(self._studies)
         found.index[rows, places], found.scores[rows, places] = self._candidates, self._scores
         found.above[self._rows.start : self._rows.stop] = self.above
-        return Nearest(found.index, found.scores, found.above, found.pairs_above + self._pairs_above)
+        return Neighbours(found.index, found.scores, found.above, found.pairs_above + self._pairs_above)
 
     def _places(self, studies: Indices) -> Indices:
         """The place of each pair among those of its study, from studies in order."""
@@ -181,9 +181,9 @@ def chunks(number: int, chunk: int) -> list[range]:
     return [range(start, min(start + chunk, number)) for start in range(0, number, chunk)]
 
 
-def nothing_found(number: int, k: int) -> Nearest:
+def no_neighbours(number: int, k: int) -> Neighbours:
     """What is known of N studies before the first is looked at."""
-    return Nearest(
+    return Neighbours(
         index=np.full((number, k), -1, dtype=np.int64),
         scores=np.zeros((number, k), dtype=np.float32),
         above=np.zeros(number, dtype=bool),

@@ -10,7 +10,7 @@ from hardneg_plugin.data.studies import SplitName
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.evaluation.finished_runs import FinishedRun, InspectedRun, Track, finished_run, inspect_run
 from hardneg_plugin.metrics.findings import Findings
-from hardneg_plugin.metrics.records import Stated, findings_of
+from hardneg_plugin.metrics.records import StatedFindings, findings_from_json
 from hardneg_plugin.pages.content import PageContent, Score, StudyContent, Written
 from hardneg_plugin.pages.curves import curves_of
 from hardneg_plugin.runs.folder import RunFolder
@@ -73,9 +73,9 @@ def spread(scores: Sequence[float], limit: int) -> list[int]:
     return sorted(chosen)
 
 
-def judged(stated: Stated) -> list[tuple[str, Verdict]]:
+def judged(stated: StatedFindings) -> list[tuple[str, Verdict]]:
     """The findings of two texts: those that both state, those that only the generated one states, and those that it misses."""
-    reference, generated = findings_of(stated["reference"]), findings_of(stated["generated"])
+    reference, generated = findings_from_json(stated["reference"]), findings_from_json(stated["generated"])
     groups: list[tuple[Verdict, Findings]] = [
         ("correct", generated & reference),
         ("wrong", generated - reference),

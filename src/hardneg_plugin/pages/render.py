@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hardneg_plugin.evaluation.alignment_inspection import FoundEntity, Reading
+from hardneg_plugin.files import whole_text_file
 from hardneg_plugin.pages.content import PageContent, Score, StudyContent, Written
-from hardneg_plugin.runs.folder import replacing
 
 LONGER_SIDE = 320
 """The most that an image has in pixels."""
@@ -41,7 +41,7 @@ def write_page(path: Path, content: PageContent) -> None:
         OSError: it cannot be written.
     """
     page = render(content)
-    with replacing(path) as file:
+    with whole_text_file(path) as file:
         file.write(page)
 
 

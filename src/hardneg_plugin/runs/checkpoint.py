@@ -19,7 +19,7 @@ HOST = "hardneg_plugin.models.report_generator.ReportGenerator"
 PLUGGED = "hardneg_plugin.models.hard_negative_generator.HardNegativeReportGenerator"
 
 
-def checkpoint_of(run: RunFolder, name: str) -> Path:
+def find_checkpoint(run: RunFolder, name: str) -> Path:
     """The checkpoint file that a name means: `best`, `last`, or a path.
 
     Raises:
@@ -31,25 +31,25 @@ def checkpoint_of(run: RunFolder, name: str) -> Path:
     return path
 
 
-def writes(model: DictConfig) -> bool:
+def writes_reports(model: DictConfig) -> bool:
     """Whether the model of a config writes reports: one of pre-training has no decoder."""
     return "backbone" in model or "text" not in model
 
 
-def check_writes(model: DictConfig, run: RunFolder) -> None:
+def check_writes_reports(model: DictConfig, run: RunFolder) -> None:
     """Refuse the run of a model that writes nothing.
 
     Raises:
         UserError: with what to do instead.
     """
-    if not writes(model):
+    if not writes_reports(model):
         raise UserError(
             f"Expected the run of a report generator, but {run.path} is one of pre-training: it has no report decoder and writes "
             f"no reports. hardneg-tasks {run.path} says what its features are worth."
         )
 
 
-def trained_model(
+def load_trained_model(
     model: DictConfig, path: Path, *, trust: bool = False, hard_negatives: bool = True, **arguments: Any
 ) -> Any:
     """The model of a run with the weights and the vocabulary of a checkpoint of hardneg-train.
@@ -76,11 +76,11 @@ def trained_model(
     return built
 
 
-def released_model(model: DictConfig, path: Path, tokenizer: Tokenizer, **arguments: Any) -> Any:
+def load_released_model(model: DictConfig, path: Path, tokenizer: Tokenizer, **arguments: Any) -> Any:
     """The `ReportGenerator` of a run with the weights of a released `.pth` file of R2Gen or R2GenCMN.
 
     Args:
-        model, path, arguments: as in `trained_model`.
+        model, path, arguments: as in `load_trained_model`.
         tokenizer: of the data; such a file holds none.
 
     Raises:
@@ -153,14 +153,14 @@ def _without_starting_weights(model: DictConfig, backbone: dict[str, Any]) -> Di
     Raises:
         UserError: the model has no such parts.
     """
-    for part in ("visual", "backbone" if writes(model) else "text"):
+    for part in ("visual", "backbone" if writes_reports(model) else "text"):
         if not isinstance(model.get(part), DictConfig):
             raise UserError(f"Expected the config of one of our models, but that of the run has no model.{part}.")
     visual = dict(model.visual)
     if visual.get("pretrained") or visual.get("weights"):
         # started from trained weights, the extractor was built for three channels
         visual |= {"pretrained": False, "weights": None, "options": {"in_chans": 3, **(visual.get("options") or {})}}
-    if not writes(model):
+    if not writes_reports(model):
         without = OmegaConf.create({**model, "visual": visual})
         assert isinstance(without, DictConfig)
         return without

@@ -1,18 +1,14 @@
 """A run folder: what a training writes, where it stands, and how it is read back."""
 
-import io
-import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.files import whole_file
+from hardneg_plugin.files import whole_text_file
 from hardneg_plugin.runs.trusted import check_trusted
 
 
@@ -46,9 +42,9 @@ class RunFolder:
 
     def write_config(self, config: DictConfig, overrides: list[str]) -> None:
         """The composed config without interpolations, and the overrides that led to it."""
-        with replacing(self.config) as file:
+        with whole_text_file(self.config) as file:
             file.write(OmegaConf.to_yaml(config, resolve=True))
-        with replacing(self.overrides) as file:
+        with whole_text_file(self.overrides) as file:
             file.write(OmegaConf.to_yaml(overrides))
 
     def read_config(self, *, trust: bool = False) -> DictConfig:
@@ -91,35 +87,3 @@ def _read_yaml(path: Path) -> Any:
         return OmegaConf.load(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[TextIO]:
-    """Write a whole text file: it stands under its name only once everything is in it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as file:
-        text = io.TextIOWrapper(file, encoding="utf-8")
-        yield text
-        text.flush()
-        text.detach()
-
-
-def write_json(path: Path, content: Any, *, indent: int | None = 2) -> None:
-    """Write one JSON document.
-
-    Args:
-        path: the file; folders above it are made.
-        content: plain values; NaN is refused.
-        indent: spaces; None puts all in one line.
-    """
-    with replacing(path) as file:
-        separators = (",", ":") if indent is None else None
-        json.dump(content, file, indent=indent, separators=separators, ensure_ascii=False, allow_nan=False)
-        file.write("\n")
-
-
-def write_jsonl(path: Path, records: Iterable[Any]) -> None:
-    """One JSON document per line."""
-    with replacing(path) as file:
-        for record in records:
-            file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")

@@ -6,11 +6,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.runs.checkpoint import check_writes, checkpoint_of, trained_model
+from hardneg_plugin.runs.checkpoint import check_writes_reports, find_checkpoint, load_trained_model
 from hardneg_plugin.runs.folder import RunFolder
 
 
-def model_to_write(path: Path, checkpoint: str, *, trust: bool, image_size: int | None) -> tuple[Any, int]:
+def load_inference_model(path: Path, checkpoint: str, *, trust: bool, image_size: int | None) -> tuple[Any, int]:
     """The `ReportGenerator` of a run without what only scores need, and the size of its images in pixels.
 
     Args:
@@ -26,23 +26,23 @@ def model_to_write(path: Path, checkpoint: str, *, trust: bool, image_size: int 
         path, checkpoint = path.absolute().parent.parent, str(path)
     run = RunFolder.existing(path)
     config = run.read_config(trust=trust)
-    check_writes(config.model, run)
-    size = image_size if image_size is not None else size_of_images(config, run.config)
+    check_writes_reports(config.model, run)
+    size = image_size if image_size is not None else image_size_of(config, run.config)
     if size < 1:
         raise UserError(f"Expected `image_size` of at least 1 pixel, but got {size}.")
     if checkpoint == "best" and not run.best.is_file():
         checkpoint = "last"
-    file = checkpoint_of(run, checkpoint)
+    file = find_checkpoint(run, checkpoint)
     if file.suffix == ".pth":
         raise UserError(
             f"{file} holds no vocabulary to write with: expected a .ckpt file. hardneg-evaluate reads a released .pth file "
             "together with the data."
         )
     model = OmegaConf.create({**config.model, "caption": None, "compile": False})
-    return trained_model(model, file, trust=trust, hard_negatives=False), size
+    return load_trained_model(model, file, trust=trust, hard_negatives=False), size
 
 
-def size_of_images(config: DictConfig, file: Path) -> int:
+def image_size_of(config: DictConfig, file: Path) -> int:
     """Height and width in pixels that the model of a run saw: the crop of its data, or where it has none its size.
 
     Raises:

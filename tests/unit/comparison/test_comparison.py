@@ -17,13 +17,14 @@ from hardneg_plugin.comparison.comparison import (
     variant_result,
 )
 from hardneg_plugin.comparison.plots import curves_figure, scores_figure, write_plots
-from hardneg_plugin.comparison.scored import compare_split, measures_there, score_split
+from hardneg_plugin.comparison.scored import available_measures, compare_split, score_split
 from hardneg_plugin.comparison.tables import latex, markdown, scores_table, tables
 from hardneg_plugin.comparison.task_files import tasks_of_all
 from hardneg_plugin.comparison.verdicts import cautions, choice, verdict, verdicts
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.files import write_json, write_jsonl
 from hardneg_plugin.metrics.statistics import SumStatistic, means_of_runs
-from hardneg_plugin.runs.folder import RunFolder, write_json, write_jsonl
+from hardneg_plugin.runs.folder import RunFolder
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
 STUDIES = 24
@@ -89,7 +90,7 @@ def test_tasks_that_all_runs_did_are_further_scores(folders):
     pairs = [rows[study]["rankings"]["zero_shot_AUROC"]["nodule"] for study in scored.ids]
     expected = roc_auc_score([label for _, label in pairs], [score for score, _ in pairs])
     assert scored.cards["arc"][1].values["zero_shot_AUROC"] == pytest.approx(expected)
-    measures = measures_there([scored], ["zero_shot_AUROC", "specificity"])
+    measures = available_measures([scored], ["zero_shot_AUROC", "specificity"])
     found = compare_split(scored, "host", measures, 300).differences["arc"]
     assert found["zero_shot_AUROC"].difference > 0.1
     assert found["zero_shot_AUROC"].corrected is not None
@@ -173,14 +174,14 @@ def test_runs_on_other_studies_are_not_compared(folders, change):
 def test_measures_that_runs_do_not_have(folders):
     runs = folders(host=3)
     scored = score_split(runs, "val", None)
-    assert measures_there([scored], ["findings_F1", "specificity"]) == ["findings_F1", "specificity"]
+    assert available_measures([scored], ["findings_F1", "specificity"]) == ["findings_F1", "specificity"]
     with pytest.raises(UserError, match=r"but got specifcity\. There are: .*specificity"):
-        measures_there([scored], ["findings_F1", "specifcity"])
+        available_measures([scored], ["findings_F1", "specifcity"])
     write_jsonl(runs["host"][1].predictions("val"), records(2, 3, findings=False))
     unread = score_split(runs, "val", None)
-    assert measures_there([scored, unread], ["findings_F1", "specificity"]) == ["specificity"]
+    assert available_measures([scored, unread], ["findings_F1", "specificity"]) == ["specificity"]
     with pytest.raises(UserError, match="but got findings_F1"):
-        measures_there([unread], ["findings_F1"])
+        available_measures([unread], ["findings_F1"])
 
 
 def test_the_seconds_of_a_run_that_was_resumed_are_not_known(folders):

@@ -12,10 +12,10 @@ from rich.console import Console
 
 from hardneg_plugin.comparison import processes
 from hardneg_plugin.comparison.planned_runs import PlannedRun, at_work_on, check_same_settings, run_folder
-from hardneg_plugin.comparison.processes import launched_works, local_works, run_all, task_works
+from hardneg_plugin.comparison.processes import launched_processes, local_processes, run_all, task_processes
 from hardneg_plugin.comparison.progress import ComparisonProgress
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.runs.folder import write_json
+from hardneg_plugin.files import write_json
 
 STAND_IN = r"""
 import pathlib, re, signal, sys, time
@@ -76,18 +76,18 @@ def spans(runs):
 def test_so_many_run_at_a_time(plan, tmp_path, jobs):
     runs = plan(host="a=1", arc="b=1")
     with at_work_on(tmp_path / "c") as lock:
-        assert run_all(local_works(runs), jobs, lock, silent) == {}
+        assert run_all(local_processes(runs), jobs, lock, silent) == {}
     assert [run.state for run in runs] == ["finished"] * 4
     times = spans(runs)
     at_once = max(sum(begin <= moment < end for begin, end in times) for moment, _ in times)
     assert at_once == jobs
-    assert local_works(runs) == []
+    assert local_processes(runs) == []
 
 
 def test_a_run_that_fails_is_told_and_stops_no_other(plan, tmp_path):
     runs = plan(bad="fail=1", dead="kill=1", good="a=1")
     with at_work_on(tmp_path / "c") as lock:
-        failed = run_all(local_works(runs), 1, lock, silent)
+        failed = run_all(local_processes(runs), 1, lock, silent)
     assert {name: work.error for name, work in failed.items()} == {
         "bad, seed 1": "data.root: there is no such folder.",
         "bad, seed 2": "data.root: there is no such folder.",
@@ -110,11 +110,11 @@ def test_an_interrupt_ends_the_processes_and_they_go_on_afterwards(plan, tmp_pat
 
     threading.Thread(target=interrupt_once_begun, daemon=True).start()
     with at_work_on(tmp_path / "c") as lock, pytest.raises(error) as ended:
-        run_all(local_works(runs), 2, lock, silent)
+        run_all(local_processes(runs), 2, lock, silent)
     if code is not None:
         assert ended.value.code == code
     assert all((run.folder.path / "interrupted").exists() for run in runs)
-    assert [work.arguments[1:] for work in local_works(runs)] == [
+    assert [work.arguments[1:] for work in local_processes(runs)] == [
         [f"resume='{run.folder.path}'", "trust=true"] for run in runs
     ]
 
@@ -149,12 +149,12 @@ def test_a_launcher_gets_the_missing_seeds_of_a_variant_at_once_and_what_is_to_g
         name: [f"hydra.sweep.dir='{tmp_path}/c/runs/{name}'", "hydra.sweep.subdir=seed_${seed}"]
         for name in ("host", "arc")
     }
-    assert [work.arguments for work in launched_works(runs, "basic", ["hydra.launcher.x=1"])] == [
+    assert [work.arguments for work in launched_processes(runs, "basic", ["hydra.launcher.x=1"])] == [
         [*begin, "a=1", "seed=2", *end["host"]],
         [*begin, "b=1", "seed=1", *end["arc"]],
         [*begin, f"resume='{runs[3].folder.path}'", "trust=true", *end["arc"]],
     ]
-    both = launched_works(plan(queue="c=1"), "basic", [])
+    both = launched_processes(plan(queue="c=1"), "basic", [])
     assert [work.arguments[2:4] for work in both] == [["c=1", "seed=1,2"]]
 
 
@@ -178,7 +178,7 @@ def test_each_run_that_ended_is_a_line(plan, tmp_path, capsys):
         ComparisonProgress(runs, 1, [], lambda run: ", val/BLEU-4 0.100") as progress,
     ):
         progress.console = Console(stderr=True, width=200, highlight=False)
-        run_all(local_works(runs), 1, lock, progress)
+        run_all(local_processes(runs), 1, lock, progress)
     lines = capsys.readouterr().err.splitlines()
     assert [line.rpartition(" (")[0] for line in lines] == [
         "[0/4] bad, seed 1: did not finish: data.root: there is no such folder.",
@@ -212,15 +212,15 @@ for task in given["tasks"].strip("[]").split(","):
         (runs[0].folder.tasks / f"zero_shot_{split}.jsonl").touch()
     (runs[1].folder.tasks).mkdir()
     (runs[1].folder.tasks / "zero_shot_val.jsonl").touch()
-    works = task_works(runs, ["zero_shot", "retrieval"])
+    works = task_processes(runs, ["zero_shot", "retrieval"])
     assert [(work.runs[0].name, work.arguments[1:3]) for work in works[:2]] == [
         ("host, seed 1", ["tasks=[retrieval]", "split=[val,test]"]),
         ("host, seed 2", ["tasks=[zero_shot,retrieval]", "split=[val,test]"]),
     ]
     assert len(works) == 3
     assert run_all(works, 2, os.open(os.devnull, os.O_RDONLY), lambda *_: None) == {}
-    assert task_works(runs, ["zero_shot", "retrieval"]) == []
-    failed = run_all(task_works(runs, ["vqa"]), 2, os.open(os.devnull, os.O_RDONLY), lambda *_: None)
+    assert task_processes(runs, ["zero_shot", "retrieval"]) == []
+    failed = run_all(task_processes(runs, ["vqa"]), 2, os.open(os.devnull, os.O_RDONLY), lambda *_: None)
     assert {name: work.error for name, work in failed.items()} == dict.fromkeys(
         ["host, seed 1", "host, seed 2", "arc, seed 1"], "vqa: no."
     )

@@ -7,7 +7,7 @@ import yaml
 from hydra.utils import instantiate
 
 from hardneg_plugin.apps.tasks import TASKS
-from hardneg_plugin.comparison.composing import composed, settings_of
+from hardneg_plugin.comparison.composing import compose_config, run_settings
 from hardneg_plugin.comparison.settings import ComparisonSettings, overrides_of_variants
 from hardneg_plugin.comparison.task_files import TASK_NAMES
 from hardneg_plugin.config import conf_dir
@@ -21,7 +21,7 @@ VALUES = yaml.safe_load((conf_dir() / "compare.yaml").read_text())["compare"]
 @pytest.fixture
 def compose(tmp_path):
     def settings(overrides):
-        return settings_of(composed(overrides), 1, tmp_path)
+        return run_settings(compose_config(overrides), 1, tmp_path)
 
     return settings
 

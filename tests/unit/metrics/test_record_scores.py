@@ -11,13 +11,13 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
 from hardneg_plugin.data.phantom import PhantomStudies
+from hardneg_plugin.files import write_jsonl
 from hardneg_plugin.metrics.caption import CaptionScores
 from hardneg_plugin.metrics.peers import Peers
 from hardneg_plugin.metrics.record_scores import every_score, score_records
 from hardneg_plugin.metrics.records import make_record, read_predictions
 from hardneg_plugin.metrics.report_scores import EvaluationEmbeddings, ReportScores
 from hardneg_plugin.metrics.retrieval import ranks_among, retrieval_ranks
-from hardneg_plugin.runs.folder import write_jsonl
 
 STUDIES = 40
 CAPTION = CaptionScores(meteor=False)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from hardneg_plugin.data.phantom.reading import read_findings
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.metrics.records import findings_of, make_record, read_predictions, stated
-from hardneg_plugin.runs.folder import write_jsonl
+from hardneg_plugin.files import write_jsonl
+from hardneg_plugin.metrics.records import findings_from_json, findings_to_json, make_record, read_predictions
 
 TEXT = "there is a small left pleural effusion . a calcified 6 mm nodule projects over the right upper lung zone ."
 
@@ -25,7 +25,7 @@ def test_records_come_back_from_a_file(tmp_path):
     assert [record["id"] for record in again] == ["a", "b"]
     assert again[1] == records[1]
     assert again[0]["measured"]["loss"] == 0.1 + 0.2
-    assert findings_of(again[0]["findings"]["reference"]) == read_findings(TEXT) != frozenset()
+    assert findings_from_json(again[0]["findings"]["reference"]) == read_findings(TEXT) != frozenset()
 
 
 values = st.recursive(st.text() | st.integers() | st.booleans(), lambda inner: st.lists(inner, max_size=3).map(tuple))
@@ -33,7 +33,7 @@ values = st.recursive(st.text() | st.integers() | st.booleans(), lambda inner: s
 
 @given(st.frozensets(st.tuples(st.text(), values), max_size=4))
 def test_findings_of_any_kind_survive_json(findings):
-    assert findings_of(json.loads(json.dumps(stated(findings)))) == findings
+    assert findings_from_json(json.loads(json.dumps(findings_to_json(findings)))) == findings
 
 
 GOOD = {"id": "a", "reference": "r", "generated": "g"}

@@ -7,7 +7,7 @@ from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.models.report_io import WrittenReport, report_of, studies_of, tokens_of_words
 from hardneg_plugin.runs.folder import RunFolder
-from hardneg_plugin.runs.inference_model import size_of_images
+from hardneg_plugin.runs.inference_model import image_size_of
 
 
 class Pieces:
@@ -91,7 +91,7 @@ def test_the_size_of_the_images_of_a_run(tmp_path, source, size):
     (tmp_path / "config.yaml").write_text(f"decoding: {{}}\nmodel: {{}}\ndata: {{datamodule: {{source: {source}}}}}\n")
     config = RunFolder(tmp_path).read_config()
     if size is not None:
-        assert size_of_images(config, tmp_path) == size
+        assert image_size_of(config, tmp_path) == size
     else:
         with pytest.raises(UserError, match="image_size="):
-            size_of_images(config, tmp_path)
+            image_size_of(config, tmp_path)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.neighbours.embedders import SentenceTransformers, Tfidf, embed
+from hardneg_plugin.neighbours.embedders import SentenceTransformerEmbedder, TfidfEmbedder, embed
 
 TEXTS = ["No left effusion. No pneumothorax.", "Small LEFT effusion", "5 mm nodule", "No nodule, no effusion"]
 
@@ -34,24 +34,24 @@ def tfidf_by_hand(texts):
 
 
 def test_tfidf_is_the_formula():
-    rows = Tfidf()(TEXTS)
+    rows = TfidfEmbedder()(TEXTS)
     assert rows.dtype == np.float32
     assert (rows @ rows.T).toarray() == pytest.approx(np.array(tfidf_by_hand(TEXTS)), abs=1e-6)
 
 
 def test_tfidf_knows_digits_letters_and_pairs_of_words():
-    assert Tfidf()(["T 5 a", "t 6 a"]).shape[1] == 4
-    assert Tfidf(ngrams=2)(["a b a", "b a"]).shape[1] == 4  # a, b, a b, b a
-    assert Tfidf(min_count=2)(["a b", "a c"]).shape[1] == 1
+    assert TfidfEmbedder()(["T 5 a", "t 6 a"]).shape[1] == 4
+    assert TfidfEmbedder(ngrams=2)(["a b a", "b a"]).shape[1] == 4  # a, b, a b, b a
+    assert TfidfEmbedder(min_count=2)(["a b", "a c"]).shape[1] == 1
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Tfidf(ngrams=0), "embedder.ngrams: expected at least 1"),
-        (lambda: Tfidf(min_count=0), "embedder.min_count"),
-        (lambda: Tfidf()(["...", "!"]), "embedder: expected terms"),
-        (lambda: Tfidf(min_count=3)(["a", "b", "c"]), "Lower embedder.min_count"),
+        (lambda: TfidfEmbedder(ngrams=0), "embedder.ngrams: expected at least 1"),
+        (lambda: TfidfEmbedder(min_count=0), "embedder.min_count"),
+        (lambda: TfidfEmbedder()(["...", "!"]), "embedder: expected terms"),
+        (lambda: TfidfEmbedder(min_count=3)(["a", "b", "c"]), "Lower embedder.min_count"),
     ],
 )
 def test_tfidf_refuses(make, message):
@@ -85,12 +85,12 @@ class Model:
 
 def test_sentence_transformers(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "sentence_transformers", SimpleNamespace(SentenceTransformer=Model))
-    rows = SentenceTransformers("some/model", batch_size=2)(["a", "bb"])
+    rows = SentenceTransformerEmbedder("some/model", batch_size=2)(["a", "bb"])
     assert rows.tolist() == [[pytest.approx(0.6), pytest.approx(0.8)]] * 2
     name, options = Model.made
     assert (name, options["device"], options["trust_remote_code"]) == ("some/model", "cpu", False)
     with pytest.raises(UserError, match=r"embedder.name_or_path.*'missing' could not be loaded \(no such model\)"):
-        SentenceTransformers("missing")(["a"])
+        SentenceTransformerEmbedder("missing")(["a"])
 
 
 @pytest.mark.parametrize(
@@ -101,14 +101,14 @@ def test_a_folder_with_code_of_its_own_is_refused(monkeypatch, tmp_path, modules
     Model.made = ()
     (tmp_path / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(UserError, match=r"modules\.json: expected classes of sentence_transformers alone"):
-        SentenceTransformers(str(tmp_path))(["a"])
+        SentenceTransformerEmbedder(str(tmp_path))(["a"])
     assert Model.made == ()
     (tmp_path / "modules.json").write_text(json.dumps([{"type": "sentence_transformers.models.Transformer"}]))
-    SentenceTransformers(str(tmp_path))(["a"])
+    SentenceTransformerEmbedder(str(tmp_path))(["a"])
     assert Model.made
 
 
 def test_sentence_transformers_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(UserError, match=r"pip install 'hardneg-plugin\[sentence-transformers\]'"):
-        SentenceTransformers("x")(["a"])
+        SentenceTransformerEmbedder("x")(["a"])

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from hardneg_plugin.neighbours.groups import UNKNOWN, Excluded, count_excluded, groups_of, normalised
+from hardneg_plugin.neighbours.groups import UNKNOWN, ExcludedCounts, count_excluded, groups_of, normalised
 
 
 @pytest.mark.parametrize(
@@ -44,13 +44,14 @@ def test_counts_are_those_of_all_pairs(seed):
                 pairs[name].add((i, j))
                 pairs["any"].add((i, j))
     assert count_excluded(groups) == {
-        name: Excluded(len({study for pair in found for study in pair}), len(found)) for name, found in pairs.items()
+        name: ExcludedCounts(len({study for pair in found for study in pair}), len(found))
+        for name, found in pairs.items()
     }
 
 
 def test_counting_takes_no_time_for_huge_groups():
     # all pairs would be 2 * 10^10
     number = 200_000
-    assert count_excluded({"text": np.zeros(number, dtype=np.int64)})["any"] == Excluded(
+    assert count_excluded({"text": np.zeros(number, dtype=np.int64)})["any"] == ExcludedCounts(
         number, number * (number - 1) // 2
     )

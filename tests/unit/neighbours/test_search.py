@@ -11,8 +11,8 @@ from scipy.sparse import csr_matrix
 
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.neighbours import search
-from hardneg_plugin.neighbours.faiss_search import Faiss
-from hardneg_plugin.neighbours.search import Chunked, Rule
+from hardneg_plugin.neighbours.faiss_search import FaissSearch
+from hardneg_plugin.neighbours.search import ChunkedSearch, NeighbourRule
 
 NUMBER = 150
 
@@ -37,7 +37,7 @@ def embeddings(kind):
 def rule(k=4, ceiling=1.0, match_most=False):
     random = np.random.default_rng(2)
     codes = {"a": random.integers(-1, 40, size=NUMBER), "b": random.integers(-1, 2 if match_most else 90, size=NUMBER)}
-    return Rule(codes, ceiling=ceiling, k=k)
+    return NeighbourRule(codes, ceiling=ceiling, k=k)
 
 
 def brute_force(rows, rule):
@@ -62,7 +62,7 @@ def brute_force(rows, rule):
 @pytest.mark.parametrize("settings", [{}, {"k": 1}, {"ceiling": 0.6}, {"k": 149, "match_most": True}], ids=str)
 def test_finds_what_brute_force_finds(kind, settings):
     rows, given = embeddings(kind), rule(**settings)
-    nearest = Chunked(16)(rows, given)
+    nearest = ChunkedSearch(16)(rows, given)
     expected, above = brute_force(rows, given)
     for i, row in enumerate(expected):
         assert nearest.index[i].tolist() == [j for j, _ in row] + [-1] * (given.k - len(row))
@@ -78,9 +78,9 @@ def test_finds_what_brute_force_finds(kind, settings):
 @pytest.mark.parametrize("kind", ["dense", "sparse"])
 def test_the_chunk_changes_nothing(kind):
     rows, given = embeddings(kind), rule(ceiling=0.9)
-    expected = Chunked(NUMBER)(rows, given)
+    expected = ChunkedSearch(NUMBER)(rows, given)
     for chunk in (1, 7, 64, 1000):
-        nearest = Chunked(chunk)(rows, given)
+        nearest = ChunkedSearch(chunk)(rows, given)
         assert np.array_equal(nearest.index, expected.index)
         assert np.array_equal(nearest.scores, expected.scores)
         assert np.array_equal(nearest.above, expected.above)
@@ -89,25 +89,27 @@ def test_the_chunk_changes_nothing(kind):
 
 def test_equally_near_studies_come_by_their_index():
     rows = torch.tensor([[1.0, 0.0]] * 20)
-    nearest = Chunked(3)(rows, Rule({}, k=3))
+    nearest = ChunkedSearch(3)(rows, NeighbourRule({}, k=3))
     assert nearest.index[:4].tolist() == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]
     assert nearest.index[10].tolist() == [0, 1, 2]
 
 
 def test_goes_through_its_chunks_with_the_progress_bar():
     seen = []
-    Chunked(64)(embeddings("dense"), rule(), track=lambda chunks: (seen.append(chunk) or chunk for chunk in chunks))
+    ChunkedSearch(64)(
+        embeddings("dense"), rule(), track=lambda chunks: (seen.append(chunk) or chunk for chunk in chunks)
+    )
     assert seen == [range(64), range(64, 128), range(128, 150)]
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Rule({}, k=0), "k: expected at least one .* got 0"),
-        (lambda: Rule({}, ceiling=1.5), r"ceiling: expected a cosine in \(-1, 1\], but got 1.5"),
-        (lambda: Rule({}, ceiling=-1), "ceiling"),
-        (lambda: Chunked(0), "chunk: expected at least one study"),
-        (lambda: Faiss(0), "chunk: expected at least one study"),
+        (lambda: NeighbourRule({}, k=0), "k: expected at least one .* got 0"),
+        (lambda: NeighbourRule({}, ceiling=1.5), r"ceiling: expected a cosine in \(-1, 1\], but got 1.5"),
+        (lambda: NeighbourRule({}, ceiling=-1), "ceiling"),
+        (lambda: ChunkedSearch(0), "chunk: expected at least one study"),
+        (lambda: FaissSearch(0), "chunk: expected at least one study"),
     ],
 )
 def test_numbers_out_of_range(make, message):
@@ -137,7 +139,7 @@ class FlatIndex:
 def test_faiss_finds_the_same_scores(monkeypatch, settings):
     monkeypatch.setitem(sys.modules, "faiss", SimpleNamespace(IndexFlatIP=FlatIndex))
     rows, given = embeddings("dense"), rule(**settings)
-    nearest, expected = Faiss(16)(rows, given), Chunked(16)(rows, given)
+    nearest, expected = FaissSearch(16)(rows, given), ChunkedSearch(16)(rows, given)
     assert nearest.scores == pytest.approx(expected.scores, abs=1e-5)
     assert np.array_equal(nearest.index >= 0, expected.index >= 0)
     assert (nearest.pairs_above, nearest.above.tolist()) == (expected.pairs_above, expected.above.tolist())
@@ -146,7 +148,7 @@ def test_faiss_finds_the_same_scores(monkeypatch, settings):
 def test_faiss_says_what_it_needs(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(UserError, match=r"pip install 'hardneg-plugin\[faiss\]'"):
-        Faiss()
+        FaissSearch()
     monkeypatch.setitem(sys.modules, "faiss", SimpleNamespace(IndexFlatIP=FlatIndex))
     with pytest.raises(UserError, match=r"dense embeddings.*backend=torch"):
-        Faiss()(embeddings("sparse"), rule())
+        FaissSearch()(embeddings("sparse"), rule())

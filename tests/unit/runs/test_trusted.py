@@ -76,7 +76,7 @@ UNTRUSTED = [
     "hardneg_plugin.models.report_generator.ReportGenerator.from_run",
     "hardneg_plugin.apps.shared.hydra_command.os.system",
     "hardneg_plugin.apps.shared.launch.launch",
-    "hardneg_plugin.runs.folder.write_json",
+    "hardneg_plugin.files.write_json",
     "hardneg_plugin.files.read_json",
     "hardneg_plugin.functional.hardening.Arc.__class__",
     " os.system",

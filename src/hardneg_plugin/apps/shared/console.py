@@ -9,7 +9,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from hardneg_plugin.neighbours.groups import Excluded
+from hardneg_plugin.neighbours.groups import ExcludedCounts
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ def print_scores(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
     console(at_least=160).print(table)
 
 
-def print_counts(title: str, studies: int, excluded: Mapping[str, Excluded], filled: Mapping[str, int]) -> None:
+def print_counts(title: str, studies: int, excluded: Mapping[str, ExcludedCounts], filled: Mapping[str, int]) -> None:
     """What each reason excluded, and how many studies have their neighbours.
 
     Args:

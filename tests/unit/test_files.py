@@ -1,10 +1,10 @@
-"""Files of a run are whole or not there."""
+"""Files are whole or not there."""
 
 import json
 
 import pytest
 
-from hardneg_plugin.runs.folder import replacing, write_json, write_jsonl
+from hardneg_plugin.files import whole_text_file, write_json, write_jsonl
 
 
 def test_a_file_is_replaced_only_when_it_is_whole(tmp_path):
@@ -30,6 +30,6 @@ def test_not_a_number_is_no_json(tmp_path):
 def test_text_is_written_as_it_is(tmp_path):
     write_jsonl(tmp_path / "x.jsonl", [{"id": "ä"}, {"id": "b"}])
     assert (tmp_path / "x.jsonl").read_text(encoding="utf-8") == '{"id": "ä"}\n{"id": "b"}\n'
-    with replacing(tmp_path / "y") as file:
+    with whole_text_file(tmp_path / "y") as file:
         file.write("y")
     assert (tmp_path / "y").read_text() == "y"

@@ -59,7 +59,7 @@ VARIANTS = {
     "reclf": ["objective=reclf"],
     "reclf, chunk 16": ["objective=reclf", "objective.chunk=16"],
     "reclf, one chunk": ["objective=reclf", "objective.chunk=128"],
-    "reclf, 256 wide": ["objective=reclf", "objective.matching_width=256"],
+    "reclf, 256 wide": ["objective=reclf", "objective.word_region_width=256"],
     "gk_mvlp": ["objective=gk_mvlp"],
 }
 BATCHES, QUEUES = (16, 64, 256, 1024), (0, 4_096, 16_384, 65_536)

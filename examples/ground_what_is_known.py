@@ -41,7 +41,7 @@ def main() -> None:
         facts=lambda batch, outputs: torch.tensor([knowledge.facts(text) for text in batch["references"]]),
     )
     trainer = train(model, loader, epochs=8)
-    for name in ("matching_loss", "entity_loss"):
+    for name in ("pair_matching_loss", "entity_loss"):
         print(f"{name.replace('_', ' ')} in the last step: {trainer.callback_metrics[f'train/{name}'].item():.3f}")
 
 

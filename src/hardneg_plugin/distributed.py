@@ -95,7 +95,7 @@ class Shards:
         return gathered
 
     @property
-    def own(self) -> slice:
+    def local(self) -> slice:
         """Where the own rows are among those of all ranks."""
         start = sum(self.sizes[: self.rank])
         return slice(start, start + self.sizes[self.rank])
@@ -104,7 +104,7 @@ class Shards:
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, shards: Shards) -> Tensor:
-        ctx.own = shards.own
+        ctx.local = shards.local
         padded = rows.new_zeros(max(shards.sizes), *rows.shape[1:])
         padded[: len(rows)] = rows
         parts = [torch.empty_like(padded) for _ in shards.sizes]
@@ -115,4 +115,4 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         total = gradients[0].clone()
         dist.all_reduce(total)
-        return total[ctx.own], None
+        return total[ctx.local], None

@@ -188,7 +188,7 @@ def aligned(tmp_path_factory):
     folder = tmp_path_factory.mktemp("aligned")
     data = [f"data.datamodule.source.{name}={value}" for name, value in PHANTOM.items()]
     small = ["objective.width=16", "trainer.max_epochs=1"]
-    call_train(folder / "words", *data, *small, "objective=reclf", "objective.matching_width=8")
+    call_train(folder / "words", *data, *small, "objective=reclf", "objective.word_region_width=8")
     call_train(folder / "entities", *data, *small, "objective=gk_mvlp", "grounding_width=16")
     return folder
 

@@ -190,7 +190,7 @@ def test_a_run_without_a_decoder_writes_nothing_and_says_what_it_is_for(cli, run
 def test_other_objectives_say_where_they_look(cli, tmp_path, read_json, objective):
     run = tmp_path / "run"
     sizes = {
-        "reclf": ["objective.matching_width=8"],
+        "reclf": ["objective.word_region_width=8"],
         "gk_mvlp": ["grounding_width=16", "objective.heads=2"],
     }[objective]
     result = cli("hardneg-train", *PRETRAIN, *PHANTOM, f"objective={objective}", *sizes, f"hydra.run.dir={run}")

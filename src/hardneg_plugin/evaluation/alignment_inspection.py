@@ -35,7 +35,7 @@ OF_FOUND: Mapping[int, Verdict] = {
 
 @dataclass(frozen=True)
 class Reading:
-    """How an alignment with local matchings reads a reference."""
+    """How an objective that compares words with regions reads a reference."""
 
     words: list[str]
     """Those that it reads, in order: a long reference is cut."""
@@ -76,7 +76,7 @@ class FoundEntity:
 
 
 def read_references(model: ReportGenerator, batch: Batch, features: VisualFeatures) -> list[Reading] | None:
-    """How each of B references is read; None where the objective has no local matchings.
+    """How each of B references is read; None where the objective does not compare words with regions.
 
     Args:
         model: in evaluation mode.

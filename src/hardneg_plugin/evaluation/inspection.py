@@ -55,7 +55,7 @@ class Inspected:
     hard_negative: str | None
     """The nearest study of the split that is no match; None where all others match."""
     reading: Reading | None = None
-    """How the alignment reads the reference; None for one without local matchings."""
+    """How the alignment reads the reference; None for one that does not compare words with regions."""
     entities: list[FoundEntity] | None = None
     """Those found or stated, the most likely first; None for a model that looks for none."""
 

@@ -12,7 +12,7 @@ FLOOR = 1e-4
 """Added to each pair's probability, so that no pair is never drawn."""
 
 
-def draw_mismatches(logits: Tensor, is_match: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+def draw_negatives(logits: Tensor, is_match: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """For each row a column that does not match it, likely one that is similar: by `softmax(logits) + 1e-4`, matches 0.
 
     Args:

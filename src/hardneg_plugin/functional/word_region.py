@@ -26,7 +26,7 @@ def word_region_attention(words: Tensor, regions: Tensor, *, scale: float, regio
     return _masked_softmax(logits, kept)
 
 
-def matchings(words: Tensor, contexts: Tensor, weight: Tensor) -> Tensor:
+def word_region_vectors(words: Tensor, contexts: Tensor, weight: Tensor) -> Tensor:
     """`l2(W |c - t|²)`: how each word differs from what it looked at, as a vector of unit length.
 
     Args:

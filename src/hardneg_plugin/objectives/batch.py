@@ -64,23 +64,23 @@ class EmbeddedBatch:
     @property
     def images(self) -> Tensor:
         """`(B, D)`, the own ones."""
-        return self.all_images[self.shards.own]
+        return self.all_images[self.shards.local]
 
     @property
     def reports(self) -> Tensor:
         """`(B, D)`, the own ones."""
-        return self.all_reports[self.shards.own]
+        return self.all_reports[self.shards.local]
 
     @property
     def keys(self) -> MatchKeys:
         """Those of the local studies."""
-        return self.all_keys[self.shards.own]
+        return self.all_keys[self.shards.local]
 
     @cached_property
     def is_match(self) -> Tensor:
         """`(B, N)` bool: which of all studies match an own one; each matches itself, though its id be unknown."""
         is_match = match_mask(self.keys.columns, self.all_keys.columns)
-        is_match.diagonal(self.shards.own.start).fill_(True)
+        is_match.diagonal(self.shards.local.start).fill_(True)
         return is_match
 
     def generator(self) -> torch.Generator:

@@ -14,7 +14,7 @@ PHRASE = 5
 """Words that are read together, an odd number."""
 
 
-class Local(NamedTuple):
+class LocalFeatures(NamedTuple):
     """Words or regions of studies."""
 
     features: Tensor
@@ -25,13 +25,13 @@ class Local(NamedTuple):
     """`(..., D)`: the report or the image as one vector."""
 
     @staticmethod
-    def of(features: Tensor, mask: Tensor) -> "Local":
+    def of(features: Tensor, mask: Tensor) -> "LocalFeatures":
         """Those `(B, M, D)` that are there by the mask `(B, M)`; their mean is the whole."""
-        return Local(features, mask, masked_mean(features, mask))
+        return LocalFeatures(features, mask, masked_mean(features, mask))
 
-    def gathered(self, shards: Shards) -> "Local":
+    def gathered(self, shards: Shards) -> "LocalFeatures":
         """Those of all ranks, of `(B, M, D)` own ones."""
-        return Local.of(*shards.gather_parts(self.features, self.mask))
+        return LocalFeatures.of(*shards.gather_parts(self.features, self.mask))
 
 
 class PartHeads(nn.Module):
@@ -52,7 +52,7 @@ class PartHeads(nn.Module):
         self.phrases = nn.Conv1d(width, width, PHRASE, padding=PHRASE // 2, bias=False)
         nn.init.zeros_(self.phrases.weight)
 
-    def forward(self, pairs: PairEmbeddings) -> tuple[Local, Local]:
+    def forward(self, pairs: PairEmbeddings) -> tuple[LocalFeatures, LocalFeatures]:
         """The words and the regions of B studies.
 
         Raises:
@@ -65,15 +65,15 @@ class PartHeads(nn.Module):
             )
         return self.of_words(pairs.words, pairs.word_mask), self.of_regions(pairs.regions, pairs.region_mask)
 
-    def of_words(self, words: Tensor, mask: Tensor | None = None) -> Local:
+    def of_words(self, words: Tensor, mask: Tensor | None = None) -> LocalFeatures:
         """Features `(B, W, D)` in float32, of words `(B, W, D_r)`; the mask says which there are, None: all."""
         words, mask = _projected(self.words, words, mask)
         with torch.autocast(words.device.type, enabled=False):
-            return Local.of(words + self.phrases(words.mT).mT, mask)
+            return LocalFeatures.of(words + self.phrases(words.mT).mT, mask)
 
-    def of_regions(self, regions: Tensor, mask: Tensor | None = None) -> Local:
+    def of_regions(self, regions: Tensor, mask: Tensor | None = None) -> LocalFeatures:
         """Features `(B, P, D)` in float32, of regions `(B, P, D_v)`; the mask says which there are, None: all."""
-        return Local.of(*_projected(self.regions, regions, mask))
+        return LocalFeatures.of(*_projected(self.regions, regions, mask))
 
 
 def _projected(head: ProjectionHead, parts: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ class Written:
         scores: of this study; the higher the better.
         similarities: None for a variant without an objective.
         hard_negative: the id of a study of the page; None where there is none.
-        reading: how its alignment reads the reference; None where that has no local matchings.
+        reading: how its alignment reads the reference; None where that does not compare words with regions.
         entities: those found or stated, the most likely first; None for a variant that looks for none.
 
     Raises:

@@ -59,7 +59,7 @@ def generator(kind=HardNegativeReportGenerator, **more):
 
 
 def relating(feature="word_embeddings", **options):
-    objective = partial(RelationEnhancedObjective, width=8, matching_width=4, **options)
+    objective = partial(RelationEnhancedObjective, width=8, word_region_width=4, **options)
     return generator(hard_negatives=objective, report_feature=feature)
 
 

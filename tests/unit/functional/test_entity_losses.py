@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hardneg_plugin.functional.entity_losses import FLOOR, draw_mismatches, entity_loss, statement_loss
+from hardneg_plugin.functional.entity_losses import FLOOR, draw_negatives, entity_loss, statement_loss
 
 DOUBLE = torch.float64
 
@@ -25,7 +25,7 @@ def test_mismatches_are_drawn_by_their_similarity_and_never_match():
     logits = torch.tensor([[2.0, 1.0, -20.0, 0.0]]).expand(40_000, -1)
     is_match = torch.tensor([[True, False, False, False]]).expand_as(logits)
     noise = torch.empty_like(logits).exponential_(generator=torch.Generator().manual_seed(0))
-    index, has_one = draw_mismatches(logits, is_match, noise)
+    index, has_one = draw_negatives(logits, is_match, noise)
     assert has_one.all()
     weights = [math.exp(v) / sum(map(math.exp, (2.0, 1.0, -20.0, 0.0))) + FLOOR for v in (2.0, 1.0, -20.0, 0.0)]
     share = torch.bincount(index, minlength=4) / len(index)
@@ -36,7 +36,7 @@ def test_mismatches_are_drawn_by_their_similarity_and_never_match():
 
 def test_a_study_that_matches_all_others_has_no_mismatch():
     noise = torch.ones(2, 3)
-    index, has_one = draw_mismatches(torch.zeros(2, 3), torch.tensor([[True, True, True], [True, True, False]]), noise)
+    index, has_one = draw_negatives(torch.zeros(2, 3), torch.tensor([[True, True, True], [True, True, False]]), noise)
     assert has_one.tolist() == [False, True]
     assert index[1] == 2
 

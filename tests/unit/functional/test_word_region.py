@@ -1,11 +1,11 @@
-"""Word-region attention, matchings, reasoning and importance against plain loops over scalars."""
+"""Word-region attention, vectors, reasoning and importance against plain loops over scalars."""
 
 import math
 
 import pytest
 import torch
 
-from hardneg_plugin.functional.word_region import importance, matchings, reason, word_region_attention
+from hardneg_plugin.functional.word_region import importance, reason, word_region_attention, word_region_vectors
 
 
 def draw(*shape, seed=0):
@@ -48,9 +48,9 @@ def test_an_image_without_regions_is_looked_at_nowhere_and_has_a_finite_gradient
     assert regions.grad.isfinite().all()
 
 
-def test_matchings_are_unit_images_of_squared_differences():
+def test_word_region_vectors_are_unit_images_of_squared_differences():
     words, contexts, weight = draw(3, 5), draw(3, 5, seed=1), draw(4, 5, seed=2)
-    found = matchings(words, contexts, weight)
+    found = word_region_vectors(words, contexts, weight)
     for w in range(3):
         squares = [(c - t) ** 2 for c, t in zip(contexts[w].tolist(), words[w].tolist(), strict=True)]
         image = product(weight.tolist(), squares)

@@ -36,7 +36,7 @@ LATE = TrainingProgress(fraction=0.9, epoch=9, step=90)
 
 OBJECTIVES = {
     "info_nce": {"hard_negatives": partial(HardNegativeObjective, width=8)},
-    "reclf": {"hard_negatives": partial(RelationEnhancedObjective, width=8, matching_width=8)},
+    "reclf": {"hard_negatives": partial(RelationEnhancedObjective, width=8, word_region_width=8)},
     "gk_mvlp": {
         "hard_negatives": partial(GroundedKnowledgeObjective, width=8, knowledge=KNOWLEDGE, entity_width=8),
         "grounding": partial(Grounding, knowledge=KNOWLEDGE, width=8, heads=2, regions=Cells(1, 1)),

@@ -87,7 +87,7 @@ def test_every_parameter_of_a_grounded_generator_gets_a_gradient(regions, featur
     outputs = model._teacher_forced(batch)
     statements, progress = model.embed_statements(batch, outputs), TrainingProgress(fraction=0.9, epoch=9, step=90)
     terms = model.hard_negatives(model.embed(batch, outputs), progress, statements)
-    assert {"matching_loss", "entity_loss", "statement_loss"} <= terms.logs.keys()
+    assert {"pair_matching_loss", "entity_loss", "statement_loss"} <= terms.logs.keys()
     (outputs["loss"] + terms.alignment_loss).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
 

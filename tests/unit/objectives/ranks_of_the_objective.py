@@ -69,7 +69,7 @@ class Model(nn.Module):
         self.image, self.report = nn.Linear(6, 7), nn.Linear(5, 4)
         kind: Any = HardNegativeObjective
         if alignment == "reclf":
-            kind = partial(RelationEnhancedObjective, matching_width=4, chunk=2)
+            kind = partial(RelationEnhancedObjective, word_region_width=4, chunk=2)
         if alignment == "gk_mvlp":
             regions = partial(Learned, count=2)
             grounding = partial(Grounding, width=4, heads=2, regions=regions)
@@ -224,7 +224,7 @@ def _gathered(rank: int) -> dict[str, Any]:
     shards = Shards.of(len(own), own.device)
     return {
         "rows": shards.gather(own),
-        "own": shards.gather(own)[shards.own],
+        "own": shards.gather(own)[shards.local],
         "sizes": shards.sizes,
         "mean": mean_over_ranks(torch.tensor([1.0 + rank])),
         "weighted": mean_over_ranks(shards.mean(own[:, 0])),

@@ -487,12 +487,12 @@ def test_precisions(tmp_path, precision, tolerance, heads):
 
 def test_a_foreign_host_matches_words_with_patches(tmp_path):
     own = RelationEnhancedObjective(
-        image_width=8, report_width=8, width=6, matching_width=4, schedule=Constant(hardness=0.5)
+        image_width=8, report_width=8, width=6, word_region_width=4, schedule=Constant(hardness=0.5)
     )
     losses, model, run = fit(tmp_path, own=own)
     assert all(math.isfinite(loss) for loss in losses)
     assert run.callback_metrics["train/local_loss"] > 0
-    before = RelationEnhancedObjective(image_width=8, report_width=8, width=6, matching_width=4).state_dict()
+    before = RelationEnhancedObjective(image_width=8, report_width=8, width=6, word_region_width=4).state_dict()
     assert model.hard_negatives.state_dict().keys() == before.keys()
     bare = fit(tmp_path, own=objective(image_width=8, report_width=8, width=6))[0]
     assert losses != bare
@@ -518,7 +518,7 @@ def test_a_foreign_host_grounds_what_is_known(tmp_path, statement_weight):
         places["statements"] = lambda batch, outputs: torch.ones(2, count, 8)
     losses, model, run = fit(tmp_path, own=own, places=places)
     assert all(math.isfinite(loss) for loss in losses)
-    for name in ("matching_loss", "entity_loss", *(["statement_loss"] if statement_weight else [])):
+    for name in ("pair_matching_loss", "entity_loss", *(["statement_loss"] if statement_weight else [])):
         assert run.callback_metrics[f"train/{name}"] > 0
     assert model.hard_negatives.state_dict().keys() == copy.deepcopy(own).state_dict().keys()
 

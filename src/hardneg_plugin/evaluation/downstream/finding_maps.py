@@ -15,13 +15,13 @@ from hardneg_plugin.knowledge import Knowledge, Prompt
 from hardneg_plugin.models.aligned import AlignedModel
 from hardneg_plugin.models.base import StudyModel
 from hardneg_plugin.objectives import RelationEnhancedObjective
-from hardneg_plugin.objectives.local_features import Local
+from hardneg_plugin.objectives.local_features import LocalFeatures
 
 
 def finding_maps(model: StudyModel[Any], batch: Batch, seen: VisualFeatures, knowledge: Knowledge) -> Tensor:
     """How much of each of F entities is at each patch: `(B, F, P)`, the higher the more; 0 where a view is missing.
 
-    A model that grounds entities: the attention of the entity's prompt. One with local matchings: the attention of the words of the
+    A model that grounds entities: the attention of the entity's prompt. One that compares words with regions: the attention of the words of the
     sentences that state it, by their importance. Any other that aligns: the cosine of each patch with these sentences.
 
     Args:
@@ -73,13 +73,13 @@ def _rows_of(entities: Sequence[str], prompts: Sequence[Prompt]) -> list[int]:
 
 
 def _looked(
-    model: AlignedModel, objective: RelationEnhancedObjective, regions: Local, sentences: Sequence[str]
+    model: AlignedModel, objective: RelationEnhancedObjective, regions: LocalFeatures, sentences: Sequence[str]
 ) -> Tensor:
     """Where the words of sentences look in B images, the mean over the sentences: `(B, P)`."""
     maps = []
     for sentence in sentences:
         words = objective.parts.of_words(model.words_of(model.tokens_of([sentence])[0]))
-        words = Local(*(part.expand(len(regions.features), *part.shape[1:]) for part in words))
+        words = LocalFeatures(*(part.expand(len(regions.features), *part.shape[1:]) for part in words))
         looked = objective.scores.attention(words, regions)  # (B, W, P)
         weights = objective.scores.word_importance(words, regions)
         maps.append(looked.mean(1) if weights is None else torch.einsum("bw,bwp->bp", weights, looked))

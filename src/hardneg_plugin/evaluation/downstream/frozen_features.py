@@ -18,7 +18,7 @@ from hardneg_plugin.knowledge import Knowledge
 from hardneg_plugin.models.aligned import AlignedModel
 from hardneg_plugin.models.base import StudyModel
 from hardneg_plugin.models.report_generator import ReportGenerator
-from hardneg_plugin.objectives.local_features import Local
+from hardneg_plugin.objectives.local_features import LocalFeatures
 
 Model = StudyModel[Any]
 
@@ -57,7 +57,7 @@ class Encoded:
         """Images with their regions, and reports with their words, to be scored as pairs."""
         columns = (self.images, self.regions, self.region_mask, self.reports, self.words, self.word_mask)
         images, regions, region_mask, reports, words, word_mask = (_there(column) for column in columns)
-        return Side(images, Local.of(regions, region_mask)), Side(reports, Local.of(words, word_mask))
+        return Side(images, LocalFeatures.of(regions, region_mask)), Side(reports, LocalFeatures.of(words, word_mask))
 
     @property
     def first_view(self) -> Tensor:

@@ -10,7 +10,7 @@ from hardneg_plugin.backbones.visual import VisualFeatures
 from hardneg_plugin.models.aligned import AlignedModel
 from hardneg_plugin.models.base import StudyModel
 from hardneg_plugin.objectives import RelationEnhancedObjective
-from hardneg_plugin.objectives.local_features import Local
+from hardneg_plugin.objectives.local_features import LocalFeatures
 
 IMAGES = 32
 """So many images at a time are scored, with so many reports as a chunk of the objective has: what memory grows with."""
@@ -21,7 +21,7 @@ class Side(NamedTuple):
 
     whole: Tensor
     """`(N, D)` of unit length, in the space of the alignment."""
-    parts: Local
+    parts: LocalFeatures
     """Their regions, or their words."""
 
 
@@ -47,11 +47,11 @@ class PairScorer:
             return cls(model, model.hard_negatives)
         return None
 
-    def words(self, tokens: Tensor, mask: Tensor) -> Local:
+    def words(self, tokens: Tensor, mask: Tensor) -> LocalFeatures:
         """The words of texts, as tokens `(B, T)` with the one that begins them."""
         return self.objective.parts.of_words(self.model.words_of(tokens), mask[:, 1:])
 
-    def regions(self, seen: VisualFeatures) -> Local:
+    def regions(self, seen: VisualFeatures) -> LocalFeatures:
         """The regions of images."""
         return self.objective.parts.of_regions(seen.patches, seen.patch_mask)
 
@@ -82,4 +82,4 @@ class PairScorer:
 
 
 def _rows(side: Side, rows: slice, device: torch.device) -> Side:
-    return Side(side.whole[rows].to(device), Local(*(part[rows].to(device) for part in side.parts)))
+    return Side(side.whole[rows].to(device), LocalFeatures(*(part[rows].to(device) for part in side.parts)))

@@ -13,7 +13,7 @@ from hardneg_plugin.grounding import Grounding, Patches
 from hardneg_plugin.knowledge import Knowledge, swaps
 from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
 from hardneg_plugin.objectives.embeddings import PairEmbeddings
-from hardneg_plugin.objectives.gk_mvlp.pair_matching import MatchingLoss
+from hardneg_plugin.objectives.gk_mvlp.pair_matching import PairMatchingLoss
 from hardneg_plugin.objectives.local_features import PartHeads
 from hardneg_plugin.objectives.objective import HardNegativeObjective, ObjectiveOutput
 from hardneg_plugin.objectives.projection import ProjectionHead
@@ -41,7 +41,7 @@ class GroundedKnowledgeObjective(HardNegativeObjective):
             training only, feeds no decoder, and is left out where `entity_weight` is 0. None: the host's own, of
             `entity_width`, tells `PairEmbeddings.entities`.
         entity_width: of the host's entities.
-        matching_weight, entity_weight, statement_weight: of these terms beside the contrast, from 0, which leaves one out.
+        pair_matching_weight, entity_weight, statement_weight: of these terms beside the contrast, from 0, which leaves one out.
         heads, layers: of the pair encoder.
         options: of `HardNegativeObjective`.
 
@@ -62,7 +62,7 @@ class GroundedKnowledgeObjective(HardNegativeObjective):
         knowledge: Knowledge,
         grounding: Callable[..., Grounding] | None = None,
         entity_width: int | None = None,
-        matching_weight: float = 1.0,
+        pair_matching_weight: float = 1.0,
         entity_weight: float = 1.0,
         statement_weight: float = 1.0,
         heads: int = 4,
@@ -70,7 +70,7 @@ class GroundedKnowledgeObjective(HardNegativeObjective):
         **options: object,
     ) -> None:
         for name, value in (
-            ("matching_weight", matching_weight),
+            ("pair_matching_weight", pair_matching_weight),
             ("entity_weight", entity_weight),
             ("statement_weight", statement_weight),
         ):
@@ -88,7 +88,7 @@ class GroundedKnowledgeObjective(HardNegativeObjective):
             )
         super().__init__(image_width=image_width, report_width=report_width, width=width, **options)  # type: ignore[arg-type]
         self.prompts = knowledge.prompts
-        self.matching_weight, self.entity_weight = matching_weight, entity_weight
+        self.pair_matching_weight, self.entity_weight = pair_matching_weight, entity_weight
         self.statement_weight = statement_weight
         if statement_weight:
             self.statement_texts = [*(one.absent for one in self.prompts), *(one.present for one in self.prompts)]
@@ -97,8 +97,8 @@ class GroundedKnowledgeObjective(HardNegativeObjective):
             self.grounding = grounding(image_width, knowledge=knowledge) if entity_weight and grounding else None
             found = entity_width if self.grounding is None else self.grounding.width
             self.entity = nn.Linear(found, 1) if entity_weight and found else None
-            self.parts = PartHeads(image_width, report_width, width) if matching_weight else None
-            self.matching = MatchingLoss(width, heads=heads, layers=layers) if matching_weight else None
+            self.parts = PartHeads(image_width, report_width, width) if pair_matching_weight else None
+            self.pair_matching = PairMatchingLoss(width, heads=heads, layers=layers) if pair_matching_weight else None
 
     def forward(
         self, pairs: PairEmbeddings, progress: TrainingProgress, statements: Tensor | None = None
@@ -123,7 +123,7 @@ class GroundedKnowledgeObjective(HardNegativeObjective):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         whole, logs = super()._align(pairs, batch, negatives, hardened)
         terms: dict[str, tuple[float, Callable[[], Tensor]]] = {
-            "matching_loss": (self.matching_weight, lambda: self._matching(pairs, batch)),
+            "pair_matching_loss": (self.pair_matching_weight, lambda: self._pair_matching(pairs, batch)),
             "entity_loss": (self.entity_weight, lambda: self._entities(pairs)),
             "statement_loss": (self.statement_weight, lambda: self._statements(pairs, batch, statements)),
         }
@@ -136,11 +136,11 @@ class GroundedKnowledgeObjective(HardNegativeObjective):
                 logs[name] = losses.detach().mean()
         return total, logs
 
-    def _matching(self, pairs: PairEmbeddings, batch: EmbeddedBatch) -> Tensor:
+    def _pair_matching(self, pairs: PairEmbeddings, batch: EmbeddedBatch) -> Tensor:
         assert self.parts is not None
-        assert self.matching is not None
+        assert self.pair_matching is not None
         words, regions = self.parts(pairs)
-        loss: Tensor = self.matching(batch, words, regions, self._scale())
+        loss: Tensor = self.pair_matching(batch, words, regions, self._scale())
         return loss
 
     def _entities(self, pairs: PairEmbeddings) -> Tensor:

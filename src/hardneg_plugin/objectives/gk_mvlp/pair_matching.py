@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hardneg_plugin.functional.entity_losses import draw_mismatches
+from hardneg_plugin.functional.entity_losses import draw_negatives
 from hardneg_plugin.functional.pooling import masked_mean
 from hardneg_plugin.objectives.batch import EmbeddedBatch
-from hardneg_plugin.objectives.local_features import Local
+from hardneg_plugin.objectives.local_features import LocalFeatures
 
 
 class PairEncoder(nn.Module):
@@ -28,7 +28,7 @@ class PairEncoder(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.score = nn.Linear(width, 1)
 
-    def forward(self, words: Local, regions: Local) -> Tensor:
+    def forward(self, words: LocalFeatures, regions: LocalFeatures) -> Tensor:
         """Pairs `(M, W, D)` and `(M, P, D)` to logits `(M,)`, above 0 for a match."""
         x = words.features
         padding, missing = _left_out(words.mask), _left_out(regions.mask)
@@ -38,7 +38,7 @@ class PairEncoder(nn.Module):
         return logits
 
 
-class MatchingLoss(nn.Module):
+class PairMatchingLoss(nn.Module):
     """Cross-entropy of match and mismatch over each study's own pair and two drawn ones (ITM).
 
     For each image a report is drawn that does not match it, likely a similar one, and for each report an image; by the
@@ -52,7 +52,9 @@ class MatchingLoss(nn.Module):
         super().__init__()
         self.encoder = PairEncoder(width, heads=heads, layers=layers)
 
-    def forward(self, batch: EmbeddedBatch, words: Local, regions: Local, logit_scale: Tensor) -> Tensor:
+    def forward(
+        self, batch: EmbeddedBatch, words: LocalFeatures, regions: LocalFeatures, logit_scale: Tensor
+    ) -> Tensor:
         """The loss of each own study `(B,)`; words and regions are the own ones."""
         noise = _noise(batch)
         scale = logit_scale.detach()
@@ -60,8 +62,8 @@ class MatchingLoss(nn.Module):
         for side, (anchors, candidates) in enumerate(
             ((batch.images, batch.all_reports), (batch.reports, batch.all_images))
         ):
-            index, has_one = draw_mismatches(
-                scale * (anchors @ candidates.T).detach(), batch.is_match, noise[side, batch.shards.own]
+            index, has_one = draw_negatives(
+                scale * (anchors @ candidates.T).detach(), batch.is_match, noise[side, batch.shards.local]
             )
             if side == 0:
                 pair = self.encoder(_picked(words.gathered(batch.shards), index), regions)
@@ -78,8 +80,8 @@ def _noise(batch: EmbeddedBatch) -> Tensor:
     return torch.empty(2, count, count).exponential_(generator=generator).to(batch.images.device)
 
 
-def _picked(local: Local, index: Tensor) -> Local:
-    return Local(local.features[index], local.mask[index], local.whole[index])
+def _picked(local: LocalFeatures, index: Tensor) -> LocalFeatures:
+    return LocalFeatures(local.features[index], local.mask[index], local.whole[index])
 
 
 def _left_out(mask: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.losses import info_nce_of_logits
 from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
 from hardneg_plugin.objectives.embeddings import PairEmbeddings
-from hardneg_plugin.objectives.local_features import Local, PartHeads
+from hardneg_plugin.objectives.local_features import LocalFeatures, PartHeads
 from hardneg_plugin.objectives.objective import HardNegativeObjective
-from hardneg_plugin.objectives.reclf.relations import PairScores
+from hardneg_plugin.objectives.reclf.relations import WordRegionScorer
 
 
 class RelationEnhancedObjective(HardNegativeObjective):
@@ -26,14 +26,14 @@ class RelationEnhancedObjective(HardNegativeObjective):
     Args:
         image_width, report_width: of the region and word features, and of the pooled ones.
         width: D, of the embeddings.
-        matching_width: S, of the matchings; a quarter of `width` is usual, and a step's time grows with it.
+        word_region_width: S, of the matchings; a quarter of `width` is usual, and a step's time grows with it.
         attention_scale: τ1: how sharply a word looks.
         score_scale: τ3: factor of the scores in the contrast.
         rounds: of semantic reasoning; 0: without semantic relations.
         weigh_words: with importance relations. Without both, the mean of the matchings is scored.
         local_weight: of the local contrasts beside the global one, each.
         negative_weight: of a hard negative's further column, from 0.
-        chunk: reports at a time; memory grows with it (`PairScores.all_pairs`). Several chunks are computed twice.
+        chunk: reports at a time; memory grows with it (`WordRegionScorer.all_pairs`). Several chunks are computed twice.
             Pairs with what the batch carries, 2 K of each study, are kept beside it.
         options: of `HardNegativeObjective`.
 
@@ -49,7 +49,7 @@ class RelationEnhancedObjective(HardNegativeObjective):
         image_width: int,
         report_width: int,
         width: int,
-        matching_width: int = 64,
+        word_region_width: int = 64,
         attention_scale: float = 4.0,
         score_scale: float = 10.0,
         rounds: int = 3,
@@ -60,7 +60,7 @@ class RelationEnhancedObjective(HardNegativeObjective):
         **options: object,
     ) -> None:
         for name, value, least in (
-            ("matching_width", matching_width, 1),
+            ("word_region_width", word_region_width, 1),
             ("rounds", rounds, 0),
             ("chunk", chunk, 1),
             ("local_weight", local_weight, 0),
@@ -76,13 +76,13 @@ class RelationEnhancedObjective(HardNegativeObjective):
         super().__init__(image_width=image_width, report_width=report_width, width=width, **options)  # type: ignore[arg-type]
         with torch.random.fork_rng(devices=[]):  # as of the other heads
             self.parts = PartHeads(image_width, report_width, width)
-            self.scores = PairScores(
-                width, matching_width, attention_scale=attention_scale, rounds=rounds, weigh=weigh_words
+            self.scores = WordRegionScorer(
+                width, word_region_width, attention_scale=attention_scale, rounds=rounds, weigh=weigh_words
             )
         self.score_scale, self.local_weight, self.negative_weight = score_scale, local_weight, negative_weight
         self.chunk = chunk
 
-    def pair_scores(self, images: Tensor, regions: Local, reports: Tensor, words: Local) -> Tensor:
+    def pair_scores(self, images: Tensor, regions: LocalFeatures, reports: Tensor, words: LocalFeatures) -> Tensor:
         """How well each of M reports fits each of N images: the logits of all contrasts, summed as the loss weighs them.
 
         Args:
@@ -113,7 +113,7 @@ class RelationEnhancedObjective(HardNegativeObjective):
 
     def _contrasts(self, pairs: PairEmbeddings, batch: EmbeddedBatch, negatives: HardNegatives) -> list[Tensor]:
         words, regions = self.parts(pairs)
-        own = batch.shards.own
+        own = batch.shards.local
         if len(batch.shards.sizes) == 1:
             scores = self.scores.all_pairs(words, regions, self.chunk)
             to_report, to_image = scores.transpose(1, 2), scores
@@ -121,7 +121,7 @@ class RelationEnhancedObjective(HardNegativeObjective):
             to_report = self.scores.all_pairs(words.gathered(batch.shards), regions, self.chunk).transpose(1, 2)
             to_image = self.scores.all_pairs(words, regions.gathered(batch.shards), self.chunk)
         if negatives is batch.paired and pairs.negatives is not None:
-            hard = self._scores_of_carried(pairs.negatives, words, regions)
+            hard = self._scores_of_paired(pairs.negatives, words, regions)
             counts = negatives.valid
         else:
             places = negatives.places.clamp_min(0).expand(len(to_report), -1, -1)
@@ -143,11 +143,13 @@ class RelationEnhancedObjective(HardNegativeObjective):
             losses.append((both[0] + both[1]) / 2)
         return losses
 
-    def _scores_of_carried(self, carried: PairEmbeddings, words: Local, regions: Local) -> tuple[Tensor, Tensor]:
+    def _scores_of_paired(
+        self, carried: PairEmbeddings, words: LocalFeatures, regions: LocalFeatures
+    ) -> tuple[Tensor, Tensor]:
         """Of each own image with the K reports that its study carries, and of each own report with their images: `(R, B, K)`."""
         studies = len(words.features)
         their_words, their_regions = (
-            Local(*(part.unflatten(0, (studies, -1)) for part in parts)) for parts in self.parts(carried)
+            LocalFeatures(*(part.unflatten(0, (studies, -1)) for part in parts)) for parts in self.parts(carried)
         )
-        own_words, own_regions = (Local(*(part[:, None] for part in parts)) for parts in (words, regions))
+        own_words, own_regions = (LocalFeatures(*(part[:, None] for part in parts)) for parts in (words, regions))
         return self.scores(their_words, own_regions), self.scores(own_words, their_regions)

@@ -1,12 +1,12 @@
-"""Local matchings of words and regions, and two ways of relating them: by meaning and by importance (RECLF, reconstructed)."""
+"""Word-region vectors, and two ways of relating them: by meaning and by importance (RECLF, reconstructed)."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hardneg_plugin.functional.word_region import importance, matchings, reason, word_region_attention
-from hardneg_plugin.objectives.local_features import Local
+from hardneg_plugin.functional.word_region import importance, reason, word_region_attention, word_region_vectors
+from hardneg_plugin.objectives.local_features import LocalFeatures
 
 
 class Round(nn.Module):
@@ -59,33 +59,33 @@ class ImportanceRelations(nn.Module):
         return _weighted(local, weights), weights
 
 
-class PairScores(nn.Module):
+class WordRegionScorer(nn.Module):
     """How well a report fits an image, by what its words find in the image's regions.
 
     Args:
         width: D, of words and regions.
-        matching_width: S, of the matchings.
+        word_region_width: S, of the matchings.
         attention_scale: τ1 of the words' attention.
         rounds: of semantic reasoning; 0 leaves it out.
         weigh: weigh words by importance. Without either the mean of the matchings is read.
     """
 
-    def __init__(self, width: int, matching_width: int, *, attention_scale: float, rounds: int, weigh: bool) -> None:
+    def __init__(self, width: int, word_region_width: int, *, attention_scale: float, rounds: int, weigh: bool) -> None:
         super().__init__()
         self.attention_scale = attention_scale
-        self.local = nn.Linear(width, matching_width, bias=False)
-        self.whole = nn.Linear(width, matching_width, bias=False) if rounds else None
-        self.semantic = SemanticRelations(matching_width, rounds) if rounds else None
-        self.importance = ImportanceRelations(matching_width) if weigh else None
-        self.readers = nn.ModuleList(nn.Linear(matching_width, 1) for _ in range(max(1, (rounds > 0) + weigh)))
+        self.local = nn.Linear(width, word_region_width, bias=False)
+        self.whole = nn.Linear(width, word_region_width, bias=False) if rounds else None
+        self.semantic = SemanticRelations(word_region_width, rounds) if rounds else None
+        self.importance = ImportanceRelations(word_region_width) if weigh else None
+        self.readers = nn.ModuleList(nn.Linear(word_region_width, 1) for _ in range(max(1, (rounds > 0) + weigh)))
 
-    def forward(self, words: Local, regions: Local) -> Tensor:
+    def forward(self, words: LocalFeatures, regions: LocalFeatures) -> Tensor:
         """One score per read-out `(R, ...)`, for pairs as leading dimensions broadcast: semantic, then importance."""
-        local = self._matched(words, regions)
+        local = self._word_region_vectors(words, regions)
         mask = words.mask.expand(local.shape[:-1])
         read = []
         if self.semantic is not None and self.whole is not None:
-            whole = matchings(words.whole, regions.whole, self.whole.weight)
+            whole = word_region_vectors(words.whole, regions.whole, self.whole.weight)
             nodes = torch.cat([whole[..., None, :], local], dim=-2)
             read.append(self.semantic(nodes, F.pad(mask, (1, 0), value=True)))
         if self.importance is not None:
@@ -95,35 +95,35 @@ class PairScores(nn.Module):
             read.append(_weighted(local, even))
         return torch.stack([reader(value).squeeze(-1) for reader, value in zip(self.readers, read, strict=True)])
 
-    def attention(self, words: Local, regions: Local) -> Tensor:
+    def attention(self, words: LocalFeatures, regions: LocalFeatures) -> Tensor:
         """Where each word looks, `(..., W, P)`."""
         return word_region_attention(
             words.features, regions.features, scale=self.attention_scale, region_mask=regions.mask
         )
 
-    def word_importance(self, words: Local, regions: Local) -> Tensor | None:
+    def word_importance(self, words: LocalFeatures, regions: LocalFeatures) -> Tensor | None:
         """β of each word `(..., W)`; None where words are not weighed."""
         if self.importance is None:
             return None
-        local = self._matched(words, regions)
+        local = self._word_region_vectors(words, regions)
         weights: Tensor = self.importance(local, words.mask.expand(local.shape[:-1]))[1]
         return weights
 
-    def _matched(self, words: Local, regions: Local) -> Tensor:
+    def _word_region_vectors(self, words: LocalFeatures, regions: LocalFeatures) -> Tensor:
         """How each word differs from what it looks at, `(..., W, S)`."""
-        return matchings(words.features, self.attention(words, regions) @ regions.features, self.local.weight)
+        return word_region_vectors(words.features, self.attention(words, regions) @ regions.features, self.local.weight)
 
-    def all_pairs(self, words: Local, regions: Local, chunk: int) -> Tensor:
+    def all_pairs(self, words: LocalFeatures, regions: LocalFeatures, chunk: int) -> Tensor:
         """Every report with every image, `(R, reports, images)`, `chunk` reports at a time.
 
         What one of several chunks computes is computed again in the backward pass rather than kept: memory is that of one chunk,
         `chunk * images * (1 + W) * (3 D + 4 S rounds)` numbers or up to half more, and of the scores.
         """
         again = torch.is_grad_enabled() and len(words.features) > chunk
-        images = Local(*(part[None] for part in regions))
+        images = LocalFeatures(*(part[None] for part in regions))
         scores = []
         for start in range(0, len(words.features), chunk):
-            reports = Local(*(part[start : start + chunk, None] for part in words))
+            reports = LocalFeatures(*(part[start : start + chunk, None] for part in words))
             scores.append(
                 checkpoint(self.__call__, reports, images, use_reentrant=False, preserve_rng_state=False)
                 if again

@@ -36,8 +36,10 @@ PATCHES = 9  # of a view
 
 OBJECTIVES = {
     "cosine": {"hard_negatives": partial(HardNegativeObjective, width=8)},
-    "words": {"hard_negatives": partial(RelationEnhancedObjective, width=8, matching_width=8)},
-    "words alike": {"hard_negatives": partial(RelationEnhancedObjective, width=8, matching_width=8, weigh_words=False)},
+    "words": {"hard_negatives": partial(RelationEnhancedObjective, width=8, word_region_width=8)},
+    "words alike": {
+        "hard_negatives": partial(RelationEnhancedObjective, width=8, word_region_width=8, weigh_words=False)
+    },
     "grounded": {
         "hard_negatives": partial(GroundedKnowledgeObjective, width=8, knowledge=KNOWLEDGE, entity_width=8),
         "grounding": partial(Grounding, knowledge=KNOWLEDGE, width=8, heads=2, regions=Cells(3, 3)),

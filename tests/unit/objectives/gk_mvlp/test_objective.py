@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from hardneg_plugin import PairEmbeddings
 from hardneg_plugin.data.phantom import PhantomKnowledge
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.functional.entity_losses import draw_mismatches, entity_loss, statement_loss
+from hardneg_plugin.functional.entity_losses import draw_negatives, entity_loss, statement_loss
 from hardneg_plugin.grounding import Cells, Grounding, Learned, Patches
 from hardneg_plugin.objectives import GroundedKnowledgeObjective, HardNegativeObjective, Triplet
-from hardneg_plugin.objectives.local_features import Local
+from hardneg_plugin.objectives.local_features import LocalFeatures
 from hardneg_plugin.objectives.schedule import Constant, TrainingProgress
 
 LATE = TrainingProgress(step=50, epoch=5, fraction=0.5)
@@ -22,10 +22,10 @@ PROMPTS = len(KNOWLEDGE.prompts)
 OWN = partial(Grounding, width=8, heads=2, regions=partial(Learned, count=3))
 ABLATIONS = [
     {},
-    {"matching_weight": 0.0},
+    {"pair_matching_weight": 0.0},
     {"entity_weight": 0.0},
     {"statement_weight": 0.0},
-    {"matching_weight": 0.0, "entity_weight": 0.0, "statement_weight": 0.0},
+    {"pair_matching_weight": 0.0, "entity_weight": 0.0, "statement_weight": 0.0},
     {"grounding": None, "entity_width": 9},
     {"layers": 2, "alignment": Triplet()},
 ]
@@ -74,7 +74,7 @@ def objective(**options):
     return made
 
 
-def matching_by_hand(loss, batch):
+def pair_matching_by_hand(loss, batch):
     """Pair by pair, without padding."""
     embedded = loss._embed(batch, LATE)
     words, regions = loss.parts(batch)
@@ -83,13 +83,13 @@ def matching_by_hand(loss, batch):
 
     def score(report, image):
         pick = [
-            Local(part.features[[i]][:, part.mask[i]], part.mask[[i]][:, part.mask[i]], part.whole[[i]])
+            LocalFeatures(part.features[[i]][:, part.mask[i]], part.mask[[i]][:, part.mask[i]], part.whole[[i]])
             for part, i in ((words, report), (regions, image))
         ]
-        return loss.matching.encoder(*pick)[0]
+        return loss.pair_matching.encoder(*pick)[0]
 
-    to_report, _ = draw_mismatches(scale * embedded.images @ embedded.reports.T, embedded.is_match, noise[0])
-    to_image, _ = draw_mismatches(scale * embedded.reports @ embedded.images.T, embedded.is_match, noise[1])
+    to_report, _ = draw_negatives(scale * embedded.images @ embedded.reports.T, embedded.is_match, noise[0])
+    to_image, _ = draw_negatives(scale * embedded.reports @ embedded.images.T, embedded.is_match, noise[1])
     total = 0.0
     for i in range(5):
         total = total - score(i, i).sigmoid().log()
@@ -101,7 +101,7 @@ def matching_by_hand(loss, batch):
 
 
 def test_the_loss_is_the_sum_of_its_terms():
-    weights = {"matching_weight": 0.5, "entity_weight": 2.0, "statement_weight": 3.0}
+    weights = {"pair_matching_weight": 0.5, "entity_weight": 2.0, "statement_weight": 3.0}
     loss, batch = objective(**weights), pairs(labels=["a", "b", "a", "c", "d"])
     plain = HardNegativeObjective(image_width=7, report_width=5, width=8, centred=False, schedule=Constant(warmup=0.0))
     state = {name: value for name, value in loss.state_dict().items() if name in plain.state_dict()}
@@ -112,7 +112,10 @@ def test_the_loss_is_the_sum_of_its_terms():
     statements = F.normalize(loss.report_head(STATEMENTS), dim=-1)
     stated = statement_loss(images, statements, batch.facts, loss.is_swap, logit_scale=loss._scales_of_this_step()[0])
     expected = (
-        plain(batch, LATE).alignment_loss + 0.5 * matching_by_hand(loss, batch) + 2.0 * entities + 3.0 * stated.mean()
+        plain(batch, LATE).alignment_loss
+        + 0.5 * pair_matching_by_hand(loss, batch)
+        + 2.0 * entities
+        + 3.0 * stated.mean()
     )
     output = loss(batch, LATE, STATEMENTS)
     torch.testing.assert_close(output.alignment_loss, expected)
@@ -213,7 +216,7 @@ def test_a_host_that_was_to_give_entities_is_told():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"matching_weight": -1.0}, "matching_weight from 0"),
+        ({"pair_matching_weight": -1.0}, "pair_matching_weight from 0"),
         ({"heads": 3}, "heads that divide"),
         ({"layers": 0}, "layers from 1"),
         ({"entity_width": 9}, "either grounding"),

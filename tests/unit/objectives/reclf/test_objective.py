@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from hardneg_plugin import PairEmbeddings
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.losses import info_nce_of_logits
-from hardneg_plugin.functional.word_region import importance, matchings, reason, word_region_attention
+from hardneg_plugin.functional.word_region import importance, reason, word_region_attention, word_region_vectors
 from hardneg_plugin.objectives import Paired, RelationEnhancedObjective
 from hardneg_plugin.objectives.local_features import PartHeads
-from hardneg_plugin.objectives.reclf.relations import PairScores
+from hardneg_plugin.objectives.reclf.relations import WordRegionScorer
 from hardneg_plugin.objectives.schedule import Constant, TrainingProgress
 
 LATE = TrainingProgress(step=50, epoch=5, fraction=0.5)
@@ -38,21 +38,27 @@ def pairs(studies=5, regions=4, words=6, image_width=7, report_width=5, seed=0, 
 
 def objective(**options):
     torch.manual_seed(0)
-    arguments = {"image_width": 7, "report_width": 5, "width": 6, "matching_width": 8, "schedule": Constant(warmup=0.0)}
+    arguments = {
+        "image_width": 7,
+        "report_width": 5,
+        "width": 6,
+        "word_region_width": 8,
+        "schedule": Constant(warmup=0.0),
+    }
     made = RelationEnhancedObjective(**{**arguments, **options})
     # as after training: at the start words have no neighbours
     torch.nn.init.normal_(made.parts.phrases.weight, std=0.3)
     return made
 
 
-def score_of(scores: PairScores, words, regions):
+def score_of(scores: WordRegionScorer, words, regions):
     """Of one report and one image, whose words and regions are all there, from the formulas."""
     attention = word_region_attention(words, regions, scale=scores.attention_scale)
-    local = matchings(words, attention @ regions, scores.local.weight)
+    local = word_region_vectors(words, attention @ regions, scores.local.weight)
     there = torch.ones(len(words), dtype=torch.bool)
     read = []
     if scores.semantic is not None:
-        nodes = torch.cat([matchings(words.mean(0), regions.mean(0), scores.whole.weight)[None], local])
+        nodes = torch.cat([word_region_vectors(words.mean(0), regions.mean(0), scores.whole.weight)[None], local])
         for one in scores.semantic.rounds:
             nodes = reason(
                 nodes, torch.ones(len(nodes), dtype=torch.bool), one.query.weight, one.key.weight, one.value.weight
@@ -255,7 +261,7 @@ def test_a_host_that_gives_no_parts_is_told(missing):
     [
         ({"chunk": 0}, "chunk from 1"),
         ({"rounds": -1}, "rounds from 0"),
-        ({"matching_width": 0}, "matching_width from 1"),
+        ({"word_region_width": 0}, "word_region_width from 1"),
         ({"negative_weight": -1.0}, "negative_weight from 0"),
         ({"score_scale": 0.0}, "score_scale above 0"),
     ],

@@ -21,8 +21,8 @@ from hardneg_plugin.objectives.local_features import LocalFeatures
 def finding_maps(model: StudyModel[Any], batch: Batch, seen: VisualFeatures, knowledge: Knowledge) -> Tensor:
     """How much of each of F entities is at each patch: `(B, F, P)`, the higher the more; 0 where a view is missing.
 
-    A model that grounds entities: the attention of the entity's prompt. One that compares words with regions: the attention of the words of the
-    sentences that state it, by their importance. Any other that aligns: the cosine of each patch with these sentences.
+    A model that grounds entities: the attention of the entity's prompt. One that compares words with regions: the attention of the
+    words of the sentences that state it, by their importance. Any other that aligns: the cosine of each patch with these sentences.
 
     Args:
         model: it.

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from hardneg_plugin.backbones.decoding import Decoding
 from hardneg_plugin.backbones.layers import SampleNorm, standardised
-from hardneg_plugin.backbones.official import decoder_names, load_official, released_state
+from hardneg_plugin.backbones.official import load_official, released_state
+from hardneg_plugin.backbones.released_names import decoder_names
 
 FOLDER = Path(__file__).parent
 

@@ -1,4 +1,4 @@
-"""Multi-head attention whose keys and values can be kept: the image's per study, the words' per beam."""
+"""Multi-head attention with a cache of keys and values: the image's per study, the tokens' per beam."""
 
 from contextlib import nullcontext
 
@@ -7,18 +7,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from hardneg_plugin.backbones.linear import Linear
+from hardneg_plugin.backbones.linear import DecodingLinear
 from hardneg_plugin.errors import UserError
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values, each `(B, heads, L, width / heads)`."""
 
 FEW_QUERIES = 8
-"""Up to so many queries, two plain products are up to twice as fast on a CPU as the fused attention, given `for_steps`."""
+"""Up to this many queries, two plain products on a CPU are up to twice as fast as fused attention, given `for_steps`."""
 
 
 def for_steps(keys_values: KeysValues) -> KeysValues:
-    """The same keys and values, the keys laid out in memory the way the products of single steps read them."""
+    """The same keys and values, with the keys laid out in memory as single steps read them."""
     keys, values = keys_values
     return keys.mT.contiguous().mT, values
 
@@ -33,6 +33,11 @@ class Attention(nn.Module):
 
     Raises:
         UserError: If `heads` does not divide `width`.
+
+    >>> attention = Attention(width=8, heads=2, dropout=0.0)
+    >>> x, attended = torch.rand(2, 3, 8), attention.keys_values(torch.rand(2, 5, 8))
+    >>> attention(x, attended).shape
+    torch.Size([2, 3, 8])
     """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
@@ -41,17 +46,17 @@ class Attention(nn.Module):
             raise UserError(f"Expected `width` to be a multiple of `heads`, but got width {width} and heads {heads}.")
         self.heads = heads
         self.dropout = dropout
-        self.query = Linear(width, width)
-        self.key = Linear(width, width)
-        self.value = Linear(width, width)
-        self.output = Linear(width, width)
+        self.query = DecodingLinear(width, width)
+        self.key = DecodingLinear(width, width)
+        self.value = DecodingLinear(width, width)
+        self.output = DecodingLinear(width, width)
 
     def keys_values(self, x: Tensor) -> KeysValues:
-        """Project `(B, L, width)` to what `forward` attends to."""
+        """Project `(B, L, width)` to the keys and values that `forward` takes."""
         return self._split(self.key(x)), self._split(self.value(x))
 
     def forward(self, x: Tensor, attended: KeysValues, mask: Tensor | None = None) -> Tensor:
-        """Let each of `(B, Q, width)` attend to the keys and values.
+        """Attend from each query: `(B, Q, width)`.
 
         Args:
             x: `(B, Q, width)` queries: positions of a sequence, or the beams of a study.
@@ -64,7 +69,7 @@ class Attention(nn.Module):
         else:
             dropout = self.dropout if self.training else 0.0
             queries = self._split(self.query(x))
-            # the fused attention's backward is ten times as slow in bf16 on a CPU as in float32
+            # on a CPU the backward of fused attention is ten times slower in bf16 than in float32
             is_slow = x.device.type == "cpu" and queries.dtype == torch.bfloat16 and torch.is_grad_enabled()
             with sdpa_kernel(SDPBackend.MATH) if is_slow else nullcontext():
                 mixed = F.scaled_dot_product_attention(queries, *attended, attn_mask=mask, dropout_p=dropout)
@@ -72,7 +77,13 @@ class Attention(nn.Module):
         return out
 
     def weights(self, x: Tensor, keys: Tensor, mask: Tensor | None = None) -> Tensor:
-        """How much each of `(B, Q, width)` attends to each key: `(B, heads, Q, L)`, rows sum to 1; no dropout."""
+        """Attention weights `(B, heads, Q, L)` without dropout; rows sum to 1.
+
+        Args:
+            x: `(B, Q, width)` queries.
+            keys: `(B, heads, L, width / heads)`, from `keys_values`.
+            mask: As in `forward`.
+        """
         scores = (self._split(self.query(x)) * keys.shape[-1] ** -0.5) @ keys.mT
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf)
@@ -85,43 +96,59 @@ class Attention(nn.Module):
 
 
 class BeamCache:
-    """Keys and values of the words so far, per layer, with a mask that says which of them are whose past.
+    """Keys and values of the tokens so far, per layer, with a mask of each beam's ancestors.
 
-    Nothing is moved when beams are reordered. Beam `i` writes the key of word `t` into slot `(t, i)` and there it
-    stays; the beams of a study attend to all slots of the study at once, and `mask` shows each its own ancestors only.
+    Reordering beams moves nothing: beam `i` writes the key of token `t` into slot `(t, i)`, the beams of a study attend to all
+    slots of the study at once, and `mask` shows each beam only its ancestors.
 
     Args:
         layers: Number of layers with self-attention.
         studies: Number of studies B.
         beams: Beams per study k.
-        max_length: Most words.
-        device: Where the caches live.
+        max_length: Maximum number of tokens.
+        device: Of keys, values and mask.
+
+    >>> cache = BeamCache(layers=1, studies=2, beams=3, max_length=10, device=torch.device("cpu"))
+    >>> cache.advance()
+    >>> keys, values = cache.extend(0, (torch.rand(2, 4, 3, 8), torch.rand(2, 4, 3, 8)))
+    >>> keys.shape, cache.mask.shape
+    (torch.Size([2, 4, 3, 8]), torch.Size([2, 1, 3, 3]))
     """
 
     def __init__(self, layers: int, studies: int, beams: int, max_length: int, device: torch.device) -> None:
         self.length = 0
         self._shape = (max_length, beams)
         self._slots: list[KeysValues | None] = [None] * layers
-        self._own = torch.eye(beams, dtype=torch.bool, device=device)
-        self._lineage = torch.zeros(studies, beams, max_length, beams, dtype=torch.bool, device=device)
+        self._identity = torch.eye(beams, dtype=torch.bool, device=device)
+        self._ancestors = torch.zeros(studies, beams, max_length, beams, dtype=torch.bool, device=device)
 
     def advance(self) -> None:
-        """Make room for one more word per beam; call before the layers `extend`."""
+        """Make room for one more token per beam; call it before `extend`."""
         if self.length == self._shape[0]:
-            raise ValueError(f"Expected at most {self.length} steps (`max_length` of `start`), but got one more.")
-        self._lineage[:, :, self.length] = self._own
+            raise ValueError(
+                f"Expected at most {self.length} steps (`max_length` of `start`), but got {self.length + 1}."
+            )
+        self._ancestors[:, :, self.length] = self._identity
         self.length += 1
 
     @property
     def mask(self) -> Tensor:
         """`(B, 1, k, length * k)` bool: which slots each beam may attend to."""
-        return self._lineage[:, None, :, : self.length].flatten(3)
+        return self._ancestors[:, None, :, : self.length].flatten(3)
 
     def extend(self, layer: int, new: KeysValues) -> KeysValues:
-        """Store a layer's `(B, heads, k, d)` for the current word; return its `(B, heads, length * k, d)` so far."""
+        """Store keys and values of the current token, and return those of all tokens so far.
+
+        Args:
+            layer: Index of the layer.
+            new: Keys and values `(B, heads, k, d)`.
+
+        Returns:
+            Keys and values `(B, heads, length * k, d)`.
+        """
         slots = self._slots[layer]
         if slots is None:
-            # Only now is the dtype known: under autocast it is not that of the weights.
+            # allocated here, as under autocast the dtype is not that of the weights
             studies, heads, _, width = new[0].shape
             slots = self._slots[layer] = (
                 new[0].new_empty(studies, heads, width, *self._shape),  # laid out as `for_steps` would
@@ -133,5 +160,5 @@ class BeamCache:
         return keys[:, :, :, : self.length].flatten(3).mT, values[:, :, : self.length].flatten(2, 3)
 
     def select(self, parents: Tensor) -> None:
-        """Let each beam go on from another of its study: `parents` `(B, k)`."""
-        self._lineage = self._lineage.gather(1, parents[..., None, None].expand_as(self._lineage))
+        """Let each beam continue another one of its study: `parents` `(B, k)` int64."""
+        self._ancestors = self._ancestors.gather(1, parents[..., None, None].expand_as(self._ancestors))

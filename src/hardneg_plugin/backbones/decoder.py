@@ -1,4 +1,4 @@
-"""What every report decoder offers: teacher-forced states and log-probabilities, and decoding word by word."""
+"""The interface of report decoders: teacher-forced states and log-probabilities, and decoding."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from hardneg_plugin.backbones.decoding import Decoded, Decoding, Incremental, de
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; afterwards every submodule is in the mode it was in, a frozen one too."""
+    """Evaluation mode within the block; every submodule returns to its own mode afterwards."""
     modes = {submodule: submodule.training for submodule in module.modules()}
     module.eval()
     try:
@@ -24,22 +24,22 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 class ReportDecoder(nn.Module, ABC):
-    """From image patches to the words of a report.
+    """From image patches to the tokens of a report.
 
-    Word 0 begins, ends and pads; words are 1 to `vocab_size`. Token rows are `[0, words..., 0, padding 0...]`, and a
-    state at position `t` has read `tokens[:, : t + 1]`: it predicts `tokens[:, t + 1]`.
+    Token 0 begins, ends and pads; the tokens of the text are 1 to `vocab_size`. Rows are `[0, tokens..., 0, padding 0...]`. The
+    state at position `t` has read `tokens[:, : t + 1]` and predicts `tokens[:, t + 1]`.
     """
 
     vocab_size: int
-    """Number of words V; there are V + 1 outputs."""
+    """Number of tokens V; there are V + 1 outputs."""
     width: int
     """Width of the hidden states."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Arguments, in plain values, that build a decoder of the same shape again even if files it was built from are gone.
+        """Constructor arguments that rebuild the decoder without the files it was built from, as plain values.
 
-        Only those that differ from the arguments it was built with: none for most decoders.
+        Only those that differ from the arguments it was built with; empty for most decoders.
         """
         return {}
 
@@ -50,24 +50,24 @@ class ReportDecoder(nn.Module, ABC):
         Args:
             patches: `(B, P, D_v)` image features.
             tokens: `(B, T)` int64.
-            patch_mask: `(B, P)` bool, True where there is a patch; None if there are all.
+            patch_mask: `(B, P)` bool, True where there is a patch; None: all are there.
 
         Returns:
-            `(B, T - 1, width)`. Positions past the end of a report hold finite values without meaning.
+            `(B, T - 1, width)`; finite but meaningless past the end of a report.
         """
 
     @abstractmethod
     def text_states(self, tokens: Tensor) -> Tensor:
-        """The hidden states `(B, T - 1, width)` of the same decoder when it attends to no image (METHOD.md 1.4, 8)."""
+        """Hidden states `(B, T - 1, width)` of the report alone, without attention to an image."""
 
     @property
     @abstractmethod
     def word_embedding(self) -> nn.Embedding:
-        """The embeddings of its words as its layers get them, in an order of its own: see `word_embeddings`."""
+        """The layer of input embeddings. Rows may be in another order than tokens; `word_embeddings` looks them up."""
 
     @abstractmethod
     def word_embeddings(self, tokens: Tensor) -> Tensor:
-        """The embedding of each of `tokens[:, 1:]` by itself, `(B, T - 1, word_embedding.embedding_dim)`: no order, no image."""
+        """Input embeddings of `tokens[:, 1:]`, `(B, T - 1, word_embedding.embedding_dim)`, without positions."""
 
     @abstractmethod
     def classify(self, states: Tensor) -> Tensor:
@@ -75,19 +75,19 @@ class ReportDecoder(nn.Module, ABC):
 
     @abstractmethod
     def attention_maps(self, patches: Tensor, tokens: Tensor, *, patch_mask: Tensor | None = None) -> Tensor:
-        """How much each word attends to each patch, teacher-forced, in evaluation mode whatever the decoder's.
+        """Attention of each token to each patch, teacher-forced, always in evaluation mode.
 
         Args:
             patches, tokens, patch_mask: As in `states`.
 
         Returns:
-            `(B, layers, heads, T - 1, P)`, each row over P of sum 1: at `t` the attention with which `tokens[:, t + 1]`
-            was predicted. Patches lie view by view, and row by row within a view.
+            `(B, layers, heads, T - 1, P)`, summing to 1 over P; index `t` holds the attention that predicted `tokens[:, t + 1]`.
+            Patches lie view by view, and row by row within a view.
         """
 
     @abstractmethod
     def search(self, patches: Tensor, decoding: Decoding, *, patch_mask: Tensor | None = None) -> Decoded:
-        """`decode` without its frame: called in evaluation mode and without gradient."""
+        """Implements `decode`, which calls it in evaluation mode and without gradient."""
 
     def log_probs(self, patches: Tensor, tokens: Tensor, *, patch_mask: Tensor | None = None) -> Tensor:
         """Teacher-forced log-probabilities `(B, T - 1, V + 1)` of `tokens[:, 1:]`; arguments as in `states`."""
@@ -96,13 +96,13 @@ class ReportDecoder(nn.Module, ABC):
     def decode(
         self, patches: Tensor, decoding: Decoding, *, patch_mask: Tensor | None = None, attention: bool = False
     ) -> Decoded:
-        """Write reports, in evaluation mode and without gradient; the mode of every submodule is restored.
+        """Generate reports, in evaluation mode and without gradient; the mode of every submodule is restored.
 
         Args:
             patches: `(B, P, D_v)` image features.
-            decoding: How to search, or sample.
-            patch_mask: `(B, P)` bool, True where there is a patch; None if there are all.
-            attention: Return what each word attended to.
+            decoding: Search or sampling, and its options.
+            patch_mask: `(B, P)` bool, True where there is a patch; None: all are there.
+            attention: Return the attention maps of the reports, too.
         """
         with evaluating(self), torch.no_grad():
             decoded = self.search(patches, decoding, patch_mask=patch_mask)
@@ -114,7 +114,13 @@ class ReportDecoder(nn.Module, ABC):
     def generate(
         self, patches: Tensor, *, beam_size: int = 3, max_length: int = 60, patch_mask: Tensor | None = None
     ) -> Tensor:
-        """The best report of a beam search, `(B, max_length)` int64; 0 ends and pads. Short for `decode`."""
+        """The best report of a beam search, `(B, max_length)` int64; 0 ends and pads. A shorthand for `decode`.
+
+        Args:
+            patches: `(B, P, D_v)` image features.
+            beam_size, max_length: As in `Decoding`.
+            patch_mask: As in `decode`.
+        """
         decoding = Decoding(beam_size=beam_size, max_length=max_length)
         return self.decode(patches, decoding, patch_mask=patch_mask).tokens[:, 0]
 
@@ -124,8 +130,8 @@ class ReportDecoder(nn.Module, ABC):
 
 
 class IncrementalDecoder(ReportDecoder, Incremental):
-    """A report decoder that reads one token at a time, and so decodes by `decoding.decode`."""
+    """A report decoder that reads one token at a time, and decodes by `decoding.decode`."""
 
     def search(self, patches: Tensor, decoding: Decoding, *, patch_mask: Tensor | None = None) -> Decoded:
-        """Beam search, greedy decoding or sampling, whichever is asked for."""
+        """See `ReportDecoder`."""
         return decode(self, patches, decoding, patch_mask=patch_mask)

@@ -1,9 +1,8 @@
 """Greedy decoding, beam search and sampling over any incremental decoder, for a whole batch at once.
 
-The rules of beam search are those of the released R2Gen and R2GenCMN models: summed log-probabilities, no length penalty,
-the end word taking one step. Those models push an ended beam down by 1000 where this search drops it. It can come back
-there, but only with sums below the one it was recorded with, in place of beams that are below it too: the result is the
-same.
+Beam search follows the released R2Gen and R2GenCMN: summed log-probabilities, no length penalty, and the end token takes one
+step. The released models lower the score of an ended beam by 1000, where this search drops it. An ended beam may return there,
+but only with a score below the recorded one and in place of beams with lower scores still, so the result is the same.
 """
 
 from abc import ABC, abstractmethod
@@ -19,22 +18,25 @@ from hardneg_plugin.errors import UserError
 
 @dataclass(frozen=True)
 class Decoding:
-    """How reports are written. The defaults are the released ones; everything else is off.
+    """Options of decoding. The defaults are those of the released models.
 
     Args:
-        beam_size: Beams per study; 1 is greedy decoding. May exceed the number of words.
-        max_length: Most words per report; the end takes one.
-        num_return: Reports per study, best first; in a search at most `beam_size`.
+        beam_size: Beams per study, >= 1; 1 is greedy decoding. May exceed the number of tokens.
+        max_length: Maximum number of tokens per report, >= 1; the end takes one.
+        num_return: Reports per study, best first, >= 1; in a search at most `beam_size`.
         length_penalty: Reports are ranked by their summed log-probability over `length ** length_penalty`, the end
-            counted; above 0 favours longer ones.
-        no_repeat_ngram_size: No sequence of so many words comes twice in a report; 0 allows all.
-        sample: Draw words instead of searching; `beam_size` and `length_penalty` have no say then.
-        temperature: Divides the log-probabilities that are drawn from.
-        top_k: Draw from so many likeliest words; None: from all.
-        top_p: Draw from the fewest likeliest words that hold this much probability; None: from all.
+            counted; values above 0 favour longer reports.
+        no_repeat_ngram_size: No sequence of this many tokens occurs twice in a report; 0 allows all.
+        sample: Sample tokens instead of searching; ignores `beam_size` and `length_penalty`.
+        temperature: Divides the log-probabilities before sampling, > 0.
+        top_k: Sample from this many likeliest tokens, >= 1; None: from all.
+        top_p: Sample from the fewest likeliest tokens of this total probability, in (0, 1]; None: from all.
 
     Raises:
-        UserError: If a value is out of range, or asks for what the others rule out.
+        UserError: If a value is out of range, or values contradict each other.
+
+    >>> Decoding(beam_size=5, num_return=2).max_length
+    60
     """
 
     beam_size: int = 3
@@ -49,63 +51,70 @@ class Decoding:
 
     def __post_init__(self) -> None:
         for name in ("beam_size", "max_length", "num_return"):
-            _check(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        _check(self.no_repeat_ngram_size >= 0, "no_repeat_ngram_size", "at least 0", self.no_repeat_ngram_size)
-        _check(self.temperature > 0, "temperature", "above 0", self.temperature)
-        _check(self.top_k is None or self.top_k >= 1, "top_k", "at least 1, or none", self.top_k)
-        _check(self.top_p is None or 0 < self.top_p <= 1, "top_p", "above 0 and at most 1, or none", self.top_p)
+            _check(getattr(self, name) >= 1, name, "a positive integer", getattr(self, name))
+        _check(self.no_repeat_ngram_size >= 0, "no_repeat_ngram_size", "an integer >= 0", self.no_repeat_ngram_size)
+        _check(self.temperature > 0, "temperature", "a number > 0", self.temperature)
+        _check(self.top_k is None or self.top_k >= 1, "top_k", "a positive integer or None", self.top_k)
+        _check(self.top_p is None or 0 < self.top_p <= 1, "top_p", "a number in (0, 1] or None", self.top_p)
         if self.sample:
             return
         if self.num_return > self.beam_size:
             raise UserError(
-                f"A search with decoding.beam_size={self.beam_size} has not {self.num_return} reports to return "
-                "(decoding.num_return): widen the beam, or set decoding.sample=true."
+                f"decoding.num_return: expected at most decoding.beam_size={self.beam_size} in a search, but got "
+                f"{self.num_return}: increase decoding.beam_size, or set decoding.sample=true."
             )
         if (self.temperature, self.top_k, self.top_p) != (1.0, None, None):
-            raise UserError("decoding.temperature, top_k and top_p need decoding.sample=true: a search draws no words.")
+            raise UserError("decoding.temperature, top_k and top_p apply to sampling only: set decoding.sample=true.")
 
 
 class Decoded(NamedTuple):
-    """R reports for each of B studies, best first (sampled ones in the order they were drawn)."""
+    """R reports for each of B studies, best first; sampled ones in the order of sampling."""
 
     tokens: Tensor
     """`(B, R, max_length)` int64; 0 ends and pads."""
     log_probs: Tensor
-    """`(B, R)` summed log-probabilities under the model, the end among them; -inf where there were fewer reports."""
+    """`(B, R)` summed log-probabilities under the model, including the end; -inf where there are fewer than R reports."""
     attention: Tensor | None = None
-    """`(B, R, layers, heads, max_length, P)`: with what attention to the patches each word was written, if asked for.
+    """`(B, R, layers, heads, max_length, P)`: attention of each token to the patches; None unless asked for.
 
-    Patches lie view by view: `attention.unflatten(-1, (views, rows, columns))`. Past the end of a report it means nothing.
+    Patches lie view by view: `attention.unflatten(-1, (views, rows, columns))`. Meaningless past the end of a report.
     """
 
 
 class DecoderState(ABC):
-    """What a decoder remembers of the words so far, for k beams of each of B studies; `step` advances it in place."""
+    """State of a decoder for k beams of each of B studies; `step` advances it in place."""
 
     @abstractmethod
     def select(self, parents: Tensor) -> None:
-        """Let each beam go on from another beam of its study.
+        """Let each beam continue another one of its study.
 
         Args:
-            parents: `(B, k)` int64 in [0, k): beam `i` of study `b` takes over what beam `parents[b, i]` remembers.
+            parents: `(B, k)` int64 in [0, k): beam `i` of study `b` takes the state of its beam `parents[b, i]`.
         """
 
 
 class Incremental(ABC):
-    """What searching and sampling need of a decoder: that it reads one token at a time."""
+    """A decoder that reads one token at a time, as search and sampling need it."""
 
     @abstractmethod
     def start(
         self, patches: Tensor, *, max_length: int, beams: int = 1, patch_mask: Tensor | None = None
     ) -> DecoderState:
-        """The state before the first word, with room for `max_length` words and `beams` beams per study."""
-
-    @abstractmethod
-    def step(self, words: Tensor, state: DecoderState) -> Tensor:
-        """Read one word per beam and predict the next; advances `state` in place.
+        """The state before the first token.
 
         Args:
-            words: `(B, k)` int64; all 0 at the first step.
+            patches: `(B, P, D_v)` image features.
+            max_length: Maximum number of steps.
+            beams: Beams per study k.
+            patch_mask: `(B, P)` bool, True where there is a patch; None: all are there.
+        """
+
+    @abstractmethod
+    def step(self, tokens: Tensor, state: DecoderState) -> Tensor:
+        """Read one token per beam and predict the next; advances `state` in place.
+
+        Args:
+            tokens: `(B, k)` int64; all 0 at the first step.
             state: From `start`; at most `max_length` steps.
 
         Returns:
@@ -114,16 +123,16 @@ class Incremental(ABC):
 
 
 def decode(decoder: Incremental, patches: Tensor, decoding: Decoding, *, patch_mask: Tensor | None = None) -> Decoded:
-    """Write reports as `decoding` says, with a decoder in evaluation mode.
+    """Generate reports with a decoder in evaluation mode.
 
     Args:
-        decoder: Reads one word at a time.
+        decoder: Reads one token at a time.
         patches: `(B, P, D_v)` image features.
-        decoding: How to search, or sample.
-        patch_mask: `(B, P)` bool, True where there is a patch; None if there are all.
+        decoding: Search or sampling, and its options.
+        patch_mask: `(B, P)` bool, True where there is a patch; None: all are there.
     """
     if decoding.sample:
-        return _roll_out(decoder, patches, decoding, patch_mask, _draw)
+        return _roll_out(decoder, patches, decoding, patch_mask, _sample)
     if decoding.beam_size == 1:
         return _roll_out(decoder, patches, decoding, patch_mask, lambda log_probs, _: log_probs.argmax(-1))
     return _beam_search(decoder, patches, decoding, patch_mask)
@@ -136,66 +145,66 @@ def _roll_out(
     patch_mask: Tensor | None,
     choose: Callable[[Tensor, Decoding], Tensor],
 ) -> Decoded:
-    """`num_return` reports per study, each word chosen by itself from `(B, R, V + 1)` log-probabilities."""
+    """`num_return` reports per study; `choose` picks each token from log-probabilities `(B, R, V + 1)`."""
     shape = (len(patches), decoding.num_return)
     state = decoder.start(patches, max_length=decoding.max_length, beams=decoding.num_return, patch_mask=patch_mask)
-    words = torch.zeros(shape, dtype=torch.long, device=patches.device)
-    tokens = words.new_zeros(*shape, decoding.max_length)
+    newest = torch.zeros(shape, dtype=torch.long, device=patches.device)
+    tokens = newest.new_zeros(*shape, decoding.max_length)
     sums = torch.zeros(shape, device=patches.device)
-    is_open = torch.ones_like(words, dtype=torch.bool)
+    is_open = torch.ones_like(newest, dtype=torch.bool)
     for position in range(decoding.max_length):
-        log_probs = decoder.step(words, state)
+        log_probs = decoder.step(newest, state)
         allowed = _without_repeats(log_probs, tokens[..., :position], decoding.no_repeat_ngram_size)
-        words = choose(allowed, decoding) * is_open
-        sums += log_probs.gather(2, words[..., None])[..., 0] * is_open
-        tokens[..., position] = words
-        is_open &= words > 0
+        newest = choose(allowed, decoding) * is_open
+        sums += log_probs.gather(2, newest[..., None])[..., 0] * is_open
+        tokens[..., position] = newest
+        is_open &= newest > 0
         if not is_open.any():
             break
     return Decoded(tokens, sums)
 
 
-def _draw(log_probs: Tensor, decoding: Decoding) -> Tensor:
+def _sample(log_probs: Tensor, decoding: Decoding) -> Tensor:
     sorted_log_probs, order = (log_probs / decoding.temperature).sort(dim=-1, descending=True)
     probs = sorted_log_probs.softmax(-1)
     if decoding.top_k is not None:
         probs[..., decoding.top_k :] = 0.0
     if decoding.top_p is not None:
         probs = probs / probs.sum(-1, keepdim=True)
-        # A word stays if those before it hold less than top_p: the likeliest always does.
+        # a token stays if the likelier ones sum to less than top_p: the likeliest always stays
         probs = probs.masked_fill(probs.cumsum(-1) - probs >= decoding.top_p, 0.0)
-    drawn = probs.flatten(0, -2).multinomial(1).view(*log_probs.shape[:-1], 1)
-    return order.gather(-1, drawn)[..., 0]
+    sampled = probs.flatten(0, -2).multinomial(1).view(*log_probs.shape[:-1], 1)
+    return order.gather(-1, sampled)[..., 0]
 
 
 def _beam_search(decoder: Incremental, patches: Tensor, decoding: Decoding, patch_mask: Tensor | None) -> Decoded:
-    """The best of the reports that a beam meets.
+    """The best reports of a beam search.
 
-    At each step the `beam_size` best continuations of all beams of a study survive; the first step expands one beam. A beam
-    that takes word 0 is recorded with its score and dropped. At the last step every beam is recorded. Of equal scores the
-    first recorded wins, within a step the first in the beam.
+    Each step keeps the `beam_size` best continuations of all beams of a study; the first step expands one beam. A beam that takes
+    token 0 is recorded with its score and dropped; the last step records every beam. Of equal scores the first recorded wins,
+    within a step the first in the beam.
     """
     studies, beam_size, max_length = len(patches), decoding.beam_size, decoding.max_length
     state = decoder.start(patches, max_length=max_length, beams=beam_size, patch_mask=patch_mask)
-    words = torch.zeros(studies, beam_size, dtype=torch.long, device=patches.device)
-    tokens = words.new_zeros(studies, beam_size, max_length)
+    newest = torch.zeros(studies, beam_size, dtype=torch.long, device=patches.device)
+    tokens = newest.new_zeros(studies, beam_size, max_length)
     records = _Records(studies, decoding, patches.device)
-    # All beams start alike: only the first may be expanded. With few words its continuations do not fill the beam, and
-    # the places left over keep -inf, which is never recorded.
+    # all beams start alike: only the first may be expanded; with few tokens its continuations do not fill the beam, and the rest
+    # keeps -inf, which is never recorded
     sums = torch.full((studies, beam_size), -torch.inf, device=patches.device)
     sums[:, 0] = 0.0
 
     for position in range(max_length):
-        log_probs = decoder.step(words, state)
+        log_probs = decoder.step(newest, state)
         allowed = _without_repeats(log_probs, tokens[..., :position], decoding.no_repeat_ngram_size)
         sums, flat = (sums[..., None] + allowed).flatten(1).topk(beam_size)
         parents = flat.div(log_probs.shape[-1], rounding_mode="floor")
-        words = flat % log_probs.shape[-1]
+        newest = flat % log_probs.shape[-1]
         state.select(parents)
         tokens = tokens.gather(1, parents[..., None].expand_as(tokens))
-        tokens[:, :, position] = words
+        tokens[:, :, position] = newest
 
-        ends = words == 0
+        ends = newest == 0
         is_last = position == max_length - 1
         records.add(tokens, sums.masked_fill(~(ends | is_last), -torch.inf), position + 1)
         sums = sums.masked_fill(ends, -torch.inf)
@@ -216,7 +225,7 @@ class _Records:
         )
 
     def add(self, tokens: Tensor, sums: Tensor, length: int) -> None:
-        """Record beams `(B, k, max_length)` of a length by their sums `(B, k)`; those of -inf are left out."""
+        """Record beams `(B, k, max_length)` of a length with their sums `(B, k)`, except those of -inf."""
         scores = torch.cat([self._scores, self._ranked(sums, length)], dim=1)
         # stable: of equal scores the first recorded comes first
         scores, order = scores.sort(dim=1, descending=True, stable=True)
@@ -231,8 +240,8 @@ class _Records:
         )
 
     def are_final(self, sums: Tensor, length: int) -> bool:
-        """Whether nothing that open beams, with sums so far, can still become would be recorded."""
-        # Sums only fall. Over a longer length they count for more where the penalty is positive, for less where not.
+        """Whether no continuation of the open beams, with these sums so far, can still be recorded."""
+        # sums only fall; a positive penalty divides them by more the longer the report is
         penalty = self._decoding.length_penalty
         bound = self._ranked(sums, self._decoding.max_length if penalty > 0 else length + 1)
         return bool((self._scores[:, -1] >= bound.amax(1)).all())
@@ -243,14 +252,14 @@ class _Records:
 
 
 def _without_repeats(log_probs: Tensor, tokens: Tensor, size: int) -> Tensor:
-    """Forbid words `(B, k, V + 1)` that would repeat a sequence of `size` words in `tokens` `(B, k, t)`."""
+    """Forbid tokens `(B, k, V + 1)` that would repeat a sequence of `size` tokens in `tokens` `(B, k, t)`."""
     if size == 0 or tokens.shape[-1] < size:
         return log_probs
-    seen = tokens.unfold(-1, size, 1)  # (B, k, windows, size)
+    windows = tokens.unfold(-1, size, 1)  # (B, k, W, size)
     newest = tokens[..., tokens.shape[-1] - size + 1 :]
-    repeats = (seen[..., :-1] == newest[..., None, :]).all(-1)
-    # The end is in no open report: it is always allowed, so word 0 can stand for "nothing to forbid".
-    forbidden = torch.zeros_like(log_probs, dtype=torch.bool).scatter_(-1, seen[..., -1] * repeats, True)
+    repeats = (windows[..., :-1] == newest[..., None, :]).all(-1)
+    # no open report contains the end: it is always allowed, so token 0 can mean "nothing to forbid"
+    forbidden = torch.zeros_like(log_probs, dtype=torch.bool).scatter_(-1, windows[..., -1] * repeats, True)
     forbidden[..., 0] = False
     return log_probs.masked_fill(forbidden, -torch.inf)
 

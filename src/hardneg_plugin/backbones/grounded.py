@@ -1,4 +1,4 @@
-"""A visual extractor that says what it found, too."""
+"""A visual extractor with features of entities."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,11 +10,20 @@ from hardneg_plugin.grounding import Grounding, Patches
 
 
 class GroundedVisual(nn.Module):
-    """A visual extractor and the grounded-knowledge module.
+    """A visual extractor and the grounded-knowledge module, which computes features of entities from the patches.
 
     Args:
         visual: the extractor.
         grounding: makes the module, called with the width of the patches.
+
+    >>> from functools import partial
+    >>> import torch
+    >>> from hardneg_plugin.data.phantom import PhantomKnowledge
+    >>> from hardneg_plugin.grounding import Cells
+    >>> grounding = partial(Grounding, knowledge=PhantomKnowledge(), width=8, heads=2, regions=Cells(1, 1))
+    >>> visual = GroundedVisual(VisualExtractor("resnet10t"), grounding)
+    >>> visual(torch.zeros(2, 1, 1, 64, 64)).entities.shape[::2]  # of each prompt, of width 8
+    torch.Size([2, 8])
     """
 
     def __init__(self, visual: VisualExtractor, grounding: Callable[[int], Grounding]) -> None:
@@ -25,20 +34,25 @@ class GroundedVisual(nn.Module):
 
     @property
     def network(self) -> Any:
-        """The extractor's."""
+        """The timm model of the extractor."""
         return self.extractor.network
 
     def forward(self, images: Tensor, view_mask: Tensor | None = None, boxes: Tensor | None = None) -> VisualFeatures:
-        """As the extractor's, with what was found of each prompt.
+        """Visual features with `entities`.
 
         Args:
-            images, view_mask: of `VisualExtractor`.
-            boxes: `(B, V, R, 4)`, where the regions are boxes and the data set gives them.
+            images, view_mask: as in `VisualExtractor`.
+            boxes: `(B, V, R, 4)`, as in `Batch`; None: whole views, or regions that need no boxes.
         """
-        seen: VisualFeatures = self.extractor(images, view_mask)
-        entities = self.grounding(Patches(seen.patches, seen.patch_mask, seen.grid, boxes))
-        return seen._replace(entities=entities)
+        visual: VisualFeatures = self.extractor(images, view_mask)
+        entities = self.grounding(Patches(visual.patches, visual.patch_mask, visual.grid, boxes))
+        return visual._replace(entities=entities)
 
-    def attention(self, seen: VisualFeatures, boxes: Tensor | None = None) -> Tensor:
-        """How much each of Q prompts looked at each patch of what was seen: `(B, Q, V * P)`, of sum 1."""
-        return self.grounding.attention(Patches(seen.patches, seen.patch_mask, seen.grid, boxes))
+    def attention(self, visual: VisualFeatures, boxes: Tensor | None = None) -> Tensor:
+        """Attention of each of Q prompts to the patches, `(B, Q, V * P)`, of sum 1.
+
+        Args:
+            visual: from `forward`.
+            boxes: as in `forward`.
+        """
+        return self.grounding.attention(Patches(visual.patches, visual.patch_mask, visual.grid, boxes))

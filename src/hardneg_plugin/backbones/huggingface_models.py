@@ -1,4 +1,4 @@
-"""Models of Hugging Face transformers that can attend to an image: built from a config, or loaded with their weights."""
+"""Models of Hugging Face transformers with cross-attention: built from a config, or loaded with their weights."""
 
 import inspect
 from collections.abc import Iterator, Mapping
@@ -12,11 +12,15 @@ from hardneg_plugin.errors import UserError
 # transformers takes seconds to import: functions import what they need of it.
 
 INSTEAD = "Take a GPT-2, BERT, RoBERTa or BART."
-"""What an error about a model that will not do ends with."""
+"""Remedy that ends the message about an unsuitable model."""
 
 
 def config_of(name_or_path: str) -> Any:
-    """The config of a name on the hub or a folder."""
+    """The config of a model on the hub or in a folder.
+
+    Raises:
+        UserError: If it cannot be loaded.
+    """
     from transformers import AutoConfig
 
     try:
@@ -26,7 +30,11 @@ def config_of(name_or_path: str) -> Any:
 
 
 def config_from_values(values: Mapping[str, Any] | None) -> Any:
-    """A config from plain values, the `model_type` among them."""
+    """A config from its `model_type` and the values that differ from the defaults.
+
+    Raises:
+        UserError: If the `model_type` is missing or unknown, or its config has no such value.
+    """
     from transformers import AutoConfig
 
     values = dict(values or {})
@@ -42,7 +50,7 @@ def config_from_values(values: Mapping[str, Any] | None) -> Any:
         raise UserError(
             f"Expected `config.model_type` of transformers, such as gpt2, but got {model_type!r}."
         ) from error
-    # transformers would take them as attributes that nothing reads.
+    # transformers would accept them as attributes that nothing reads
     unknown = [
         name for name in values if not hasattr(defaults, name) and name not in ("is_decoder", "add_cross_attention")
     ]
@@ -55,7 +63,11 @@ def config_from_values(values: Mapping[str, Any] | None) -> Any:
 
 
 def build(config: Any) -> Any:
-    """A model of random weights."""
+    """A model with random weights.
+
+    Raises:
+        UserError: If transformers cannot build it, or it has no cross-attention.
+    """
     from transformers import AutoModelForCausalLM
 
     try:
@@ -70,7 +82,16 @@ def build(config: Any) -> Any:
 
 
 def load(name_or_path: str, config: Any, vocab_size: int) -> Any:
-    """Pretrained weights, with one more row for word 0."""
+    """A pretrained model, with one more row for token 0.
+
+    Args:
+        name_or_path: A name on the hub, or a folder.
+        config: Of the model, with cross-attention.
+        vocab_size: Number of tokens V of the tokenizer.
+
+    Raises:
+        UserError: If weights are missing, cannot be loaded or have another vocabulary, or the model has no cross-attention.
+    """
     from transformers import AutoModelForCausalLM
 
     try:
@@ -80,7 +101,7 @@ def load(name_or_path: str, config: Any, vocab_size: int) -> Any:
     except Exception as error:  # the hub and the readers of its files raise errors of many kinds
         raise UserError(_cannot_load(name_or_path, error)) from error
     _check_signature(model)
-    # What the file lacks would stay random without a word: the attention to the image may, and a head.
+    # transformers leaves weights that the file lacks random; only cross-attention and head may be
     missing = [
         name
         for name in report["missing_keys"]
@@ -88,14 +109,14 @@ def load(name_or_path: str, config: Any, vocab_size: int) -> Any:
     ]
     if missing:
         raise UserError(
-            f"The weights of {name_or_path!r} lack {len(missing)} tensors of its config, {missing[0]} first."
+            f"Expected all weights of {name_or_path!r}, but {len(missing)} tensors of its config are missing, {missing[0]} first."
         )
     rows = model.get_input_embeddings().num_embeddings
     # rows & -rows: the largest power of two that divides them
     if not 0 <= rows - vocab_size < rows & -rows:
         raise UserError(
-            f"Expected the vocabulary of {name_or_path!r}, {rows} words, but the tokenizer has {vocab_size}: take the "
-            "model's own tokenizer (tokenizer=huggingface tokenizer.name_or_path=...), or set pretrained=false."
+            f"Expected the vocabulary of {name_or_path!r}, {rows} tokens, but the tokenizer has {vocab_size}: use the "
+            "model's tokenizer (tokenizer=huggingface tokenizer.name_or_path=...), or set pretrained=false."
         )
     model.resize_token_embeddings(vocab_size, mean_resizing=False)
     model.resize_token_embeddings(vocab_size + 1, mean_resizing=False)
@@ -103,23 +124,23 @@ def load(name_or_path: str, config: Any, vocab_size: int) -> Any:
     with torch.no_grad():
         for values in (embeddings.weight, head.weight, head.bias):
             if values is not None:
-                # A random row would be off the scale of the others, and be written always or never.
+                # a random row, off the scale of the others, would be generated always or never
                 values[-1] = values[:-1].mean(0)
     return model
 
 
-def make_word_0_begin_and_end(model: Any, row: int) -> None:
-    """Let row `row` of the vocabulary begin, end and pad reports, and nothing else."""
+def use_row_as_token_0(model: Any, row: int) -> None:
+    """Let one row of the vocabulary, and no other, begin, end and pad reports."""
     from transformers import GenerationConfig
 
-    # No settings that came with the model: `generate` would fill in from them what a search leaves open.
+    # replaces the settings that came with the model, which `generate` would fall back on
     model.generation_config = GenerationConfig(bos_token_id=row, eos_token_id=row, pad_token_id=row)
-    # The model's padding token is a word like any other, and has a gradient.
+    # the model's padding token is a token like any other, and gets a gradient
     model.get_input_embeddings().padding_idx = None
 
 
 def first_position(model: Any) -> int:
-    """RoBERTa and its kin count positions from behind their padding index, everything else from 0."""
+    """The position of the first token: after the padding index in RoBERTa and relatives, else 0."""
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             return cast(int, module.padding_idx) + 1
@@ -140,13 +161,13 @@ def _cannot_load(name_or_path: str, error: Exception) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What an error of another library says, short enough for one line."""
+    """The first line of another library's error message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")
 
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without the progress bars and reports of transformers: what matters in them is checked here."""
+    """Silence the progress bars and logs of transformers; what matters in them is checked here."""
     from transformers.utils import logging
 
     verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""R2Gen: a transformer with a relational memory of what was written, which conditions every norm of its decoder."""
+"""R2Gen: a transformer with a relational memory of the report so far, which conditions every norm of its decoder."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hardneg_plugin.backbones.attention import Attention, KeysValues
 from hardneg_plugin.backbones.encoder_decoder import DecoderInput, EncoderDecoder, EncoderDecoderState
 from hardneg_plugin.backbones.layers import Norm, SampleNorm, standardised, xavier_matrices
-from hardneg_plugin.backbones.linear import Linear
+from hardneg_plugin.backbones.linear import DecodingLinear
 
 
 @dataclass
@@ -20,7 +20,7 @@ class R2GenState(EncoderDecoderState):
     memory: Tensor
 
     def select(self, parents: Tensor) -> None:
-        """Let each beam go on from another of its study: `parents` `(B, k)`."""
+        """Let each beam continue another one of its study: `parents` `(B, k)`."""
         super().select(parents)
         self.memory = self.memory.gather(1, parents[..., None, None].expand_as(self.memory))
 
@@ -28,57 +28,43 @@ class R2GenState(EncoderDecoderState):
 class R2Gen(EncoderDecoder):
     """The memory-driven transformer (Chen et al., Generating Radiology Reports via Memory-driven Transformer, EMNLP 2020).
 
-    The same numbers as the released model, teacher-forced and decoding; weights under other names (`official.py`).
+    Computes the same numbers as the released model; `official.py` maps its weights.
 
     Args:
-        vocab_size: Number of words V.
+        vocab_size: Number of tokens V.
         patch_width: Width `D_v` of the patch features.
-        width: Width of the transformer, a multiple of `heads` and of `memory_heads`.
-        heads: Attention heads.
-        layers: Layers of the encoder, and as many of the decoder.
-        feedforward_width: Hidden width of the feed-forward sublayers.
         memory_slots: Rows of the relational memory.
         memory_heads: Attention heads of the relational memory.
-        dropout: Of attention weights, sublayer outputs, feed-forward hidden units and embedded words.
-        patch_dropout: Of the projected patches.
+        sizes: Of `EncoderDecoder`: width, heads, layers, feedforward_width, dropout, patch_dropout.
 
     Raises:
         UserError: If `heads` or `memory_heads` does not divide `width`.
+
+    >>> decoder = R2Gen(vocab_size=20, patch_width=6, width=8, heads=2, layers=1, memory_heads=2)
+    >>> decoder.generate(torch.rand(2, 4, 6), max_length=5).shape
+    torch.Size([2, 5])
     """
+
+    norm = SampleNorm
 
     def __init__(
         self,
         vocab_size: int,
         patch_width: int,
         *,
-        width: int = 512,
-        heads: int = 8,
-        layers: int = 3,
-        feedforward_width: int = 512,
         memory_slots: int = 3,
         memory_heads: int = 8,
-        dropout: float = 0.1,
-        patch_dropout: float = 0.5,
+        **sizes: Any,
     ) -> None:
-        super().__init__(
-            vocab_size,
-            patch_width,
-            width=width,
-            heads=heads,
-            layers=layers,
-            feedforward_width=feedforward_width,
-            dropout=dropout,
-            patch_dropout=patch_dropout,
-            norm=SampleNorm,
-        )
-        self.memory = RelationalMemory(width, memory_heads, memory_slots, dropout)
-        self.norms = ConditionalNorms(3 * layers, width, memory_slots * width)
+        super().__init__(vocab_size, patch_width, **sizes)
+        self.memory = RelationalMemory(self.width, memory_heads, memory_slots, self.embedding_dropout.p)
+        self.norms = ConditionalNorms(3 * len(self.decoder), self.width, memory_slots * self.width)
         xavier_matrices(self.encoder, self.decoder, self.embedding, self.memory)
 
     def start(
         self, patches: Tensor, *, max_length: int, beams: int = 1, patch_mask: Tensor | None = None
     ) -> R2GenState:
-        """As any encoder-decoder, with an empty memory for each beam."""
+        """As in `EncoderDecoder`, with an initial memory for each beam."""
         state = super().start(patches, max_length=max_length, beams=beams, patch_mask=patch_mask)
         memory = self.memory.initial(len(patches) * beams).unflatten(0, (len(patches), beams))
         return R2GenState(**vars(state), memory=memory)
@@ -87,15 +73,15 @@ class R2Gen(EncoderDecoder):
         x: Tensor = self.project(patches)
         return x
 
-    def _word_input(self, words: Tensor, shared: Any) -> DecoderInput:
-        embedded = self._embed(words)
-        # Dropout twice, as released: the memory and the decoder see different units.
+    def _token_input(self, tokens: Tensor, shared: Any) -> DecoderInput:
+        embedded = self._embed(tokens)
+        # dropout twice, as released: memory and decoder see different units
         memory = self.memory(self.embedding_dropout(embedded))
         return self.embedding_dropout(embedded), self._by_layer(self.norms(memory))
 
-    def _next_word_input(self, words: Tensor, state: EncoderDecoderState) -> DecoderInput:
+    def _next_token_input(self, tokens: Tensor, state: EncoderDecoderState) -> DecoderInput:
         assert isinstance(state, R2GenState)
-        embedded = self._embed_next(words, state)
+        embedded = self._embed_next(tokens, state)
         state.memory = self.memory.read(state.memory.flatten(0, 1), embedded.flatten(0, 1)).view_as(state.memory)
         return embedded, self._by_layer(self.norms(state.memory.flatten(2)))
 
@@ -105,10 +91,10 @@ class R2Gen(EncoderDecoder):
 
 
 class RelationalMemory(nn.Module):
-    """A few slots that attend to themselves and to the word that comes in, behind an input and a forget gate.
+    """A few slots that attend to themselves and to each new token, behind an input and a forget gate.
 
     Args:
-        width: Width of words and slots.
+        width: Width of embeddings and slots.
         heads: Attention heads.
         slots: Number of slots S.
         dropout: Of attention weights.
@@ -118,46 +104,51 @@ class RelationalMemory(nn.Module):
         super().__init__()
         self.slots, self.width = slots, width
         self.attention = Attention(width, heads, dropout)
-        self.mlp = nn.Sequential(Linear(width, width), nn.ReLU(), Linear(width, width), nn.ReLU())
-        self.word_gates = Linear(width, 2 * width)
-        self.memory_gates = Linear(width, 2 * width)
+        self.mlp = nn.Sequential(DecodingLinear(width, width), nn.ReLU(), DecodingLinear(width, width), nn.ReLU())
+        self.word_gates = DecodingLinear(width, 2 * width)
+        self.memory_gates = DecodingLinear(width, 2 * width)
 
     def initial(self, rows: int) -> Tensor:
         """`(rows, S, width)`: rows of an identity matrix."""
         identity = torch.eye(self.slots, self.width, device=self.word_gates.weight.device)
         return identity.expand(rows, -1, -1)
 
-    # torch.compile would unroll the loop over words, and compile for minutes.
+    # torch.compile would unroll the loop over tokens, and compile for minutes
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def forward(self, words: Tensor) -> Tensor:
-        """The memory after each word: `(B, T, width)` to `(B, T, S * width)`."""
-        memory = self.initial(len(words))
-        # All that depends on words alone, for all positions at once.
-        keys, values = (projected.split(1, dim=2) for projected in self.attention.keys_values(words))
-        gates = self.word_gates(words).split(1, dim=1)
+    def forward(self, embedded: Tensor) -> Tensor:
+        """The memory after each token: embeddings `(B, T, width)` to `(B, T, S * width)`."""
+        memory = self.initial(len(embedded))
+        # what depends on the tokens alone is computed for all positions at once
+        keys, values = (projected.split(1, dim=2) for projected in self.attention.keys_values(embedded))
+        gates = self.word_gates(embedded).split(1, dim=1)
         after = []
         for key, value, gate in zip(keys, values, gates, strict=True):
             memory = self._advance(memory, (key, value), gate)
             after.append(memory)
         return torch.stack(after, dim=1).flatten(2)
 
-    def read(self, memory: Tensor, words: Tensor) -> Tensor:
-        """The memory `(N, S, width)` after one more word `(N, width)` each."""
-        word = words[:, None]
-        return self._advance(memory, self.attention.keys_values(word), self.word_gates(word))
+    def read(self, memory: Tensor, embedded: Tensor) -> Tensor:
+        """The memory after one more token.
 
-    def _advance(self, memory: Tensor, word: KeysValues, word_gates: Tensor) -> Tensor:
+        Args:
+            memory: `(N, S, width)`.
+            embedded: `(N, width)`, the embedding of each token.
+        """
+        row = embedded[:, None]
+        return self._advance(memory, self.attention.keys_values(row), self.word_gates(row))
+
+    def _advance(self, memory: Tensor, token: KeysValues, token_gates: Tensor) -> Tensor:
         keys_values = self.attention.keys_values(memory)
-        keys, values = (torch.cat(pair, dim=2) for pair in zip(keys_values, word, strict=True))
+        keys, values = (torch.cat(pair, dim=2) for pair in zip(keys_values, token, strict=True))
         proposed = memory + self.attention(memory, (keys, values))
         proposed = proposed + self.mlp(proposed)
-        gates = torch.sigmoid(word_gates + self.memory_gates(torch.tanh(memory)))
+        gates = torch.sigmoid(token_gates + self.memory_gates(torch.tanh(memory)))
         take, keep = gates.chunk(2, dim=-1)
         return take * torch.tanh(proposed) + keep * memory
 
 
 class ConditionalNorms(nn.Module):
-    """Memory-driven conditional layer normalisation, for all sublayers of a decoder in one go.
+    """Memory-driven conditional layer normalisation for all sublayers of a decoder at once.
 
     `(gain + mlp_gain(memory)) * standardised(x) + shift + mlp_shift(memory)`, each mlp `Linear, ReLU, Linear`.
 
@@ -170,13 +161,13 @@ class ConditionalNorms(nn.Module):
     def __init__(self, count: int, width: int, memory_width: int) -> None:
         super().__init__()
         self.count, self.width = count, width
-        # Gain and shift of the first norm, of the second, ...: in one vector, as optimizers tell what not to decay by that.
+        # gain and shift of each norm in turn, as one vector: vectors are exempt from weight decay
         self.affine = nn.Parameter(torch.cat([torch.ones(width), torch.zeros(width)]).repeat(count))
-        self.first = Linear(memory_width, 2 * count * width)
+        self.first = DecodingLinear(memory_width, 2 * count * width)
         self.second_weight = nn.Parameter(torch.empty(2 * count, width, width))  # out, in
         self.second_bias = nn.Parameter(torch.full((2 * count * width,), 0.1))
         nn.init.constant_(self.first.bias, 0.1)
-        # Each of the fused matrices as if it stood alone.
+        # initialise each of the fused matrices by itself
         for weight in (*self.first.weight.detach().split(width), *self.second_weight.detach()):
             nn.init.xavier_uniform_(weight)
 

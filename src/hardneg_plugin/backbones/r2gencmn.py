@@ -1,4 +1,4 @@
-"""R2GenCMN: a transformer whose patches and words consult one learned matrix, the cross-modal memory."""
+"""R2GenCMN: a transformer whose patches and tokens query one learned matrix, the cross-modal memory."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -10,58 +10,45 @@ from torch.nn import functional as F
 from hardneg_plugin.backbones.attention import KeysValues
 from hardneg_plugin.backbones.encoder_decoder import DecoderInput, EncoderDecoder, EncoderDecoderState
 from hardneg_plugin.backbones.layers import Norm, SampleNorm, decoder_norms, sinusoids, xavier_matrices
-from hardneg_plugin.backbones.linear import Linear
+from hardneg_plugin.backbones.linear import DecodingLinear
 from hardneg_plugin.errors import UserError
 
 
 class R2GenCMN(EncoderDecoder):
     """The cross-modal memory network (Chen et al., Cross-modal Memory Networks for Radiology Report Generation, ACL 2021).
 
-    The same numbers as the released model, teacher-forced and decoding; weights under other names (`official.py`).
+    Computes the same numbers as the released model; `official.py` maps its weights.
 
     Args:
-        vocab_size: Number of words V.
+        vocab_size: Number of tokens V.
         patch_width: Width `D_v` of the patch features.
-        width: Width of the transformer and of the memory, a multiple of `heads`.
-        heads: Attention heads, of the memory too.
-        layers: Layers of the encoder, and as many of the decoder.
-        feedforward_width: Hidden width of the feed-forward sublayers.
         memory_size: Rows of the memory matrix.
         topk: Rows that answer a query, at most `memory_size`.
-        dropout: Of attention weights, sublayer outputs, feed-forward hidden units, embedded words and positioned patches.
-        patch_dropout: Of the projected patches.
+        sizes: Of `EncoderDecoder`: width, heads, layers, feedforward_width, dropout, patch_dropout. Width, heads and dropout hold
+            for the memory too, and dropout for the patches with their positions.
 
     Raises:
-        UserError: If `heads` does not divide `width`, or `topk` is not in 1 to `memory_size`.
+        UserError: If `heads` does not divide `width`, or `topk` is not in [1, `memory_size`].
+
+    >>> decoder = R2GenCMN(vocab_size=20, patch_width=6, width=8, heads=2, layers=1, memory_size=16, topk=4)
+    >>> decoder.generate(torch.rand(2, 4, 6), max_length=5).shape
+    torch.Size([2, 5])
     """
+
+    norm = SampleNorm
 
     def __init__(
         self,
         vocab_size: int,
         patch_width: int,
         *,
-        width: int = 512,
-        heads: int = 8,
-        layers: int = 3,
-        feedforward_width: int = 512,
         memory_size: int = 2048,
         topk: int = 32,
-        dropout: float = 0.1,
-        patch_dropout: float = 0.5,
+        **sizes: Any,
     ) -> None:
-        super().__init__(
-            vocab_size,
-            patch_width,
-            width=width,
-            heads=heads,
-            layers=layers,
-            feedforward_width=feedforward_width,
-            dropout=dropout,
-            patch_dropout=patch_dropout,
-            norm=SampleNorm,
-        )
-        self.norms = decoder_norms(layers, width, SampleNorm)
-        self.memory = CrossModalMemory(width, heads, memory_size, topk, dropout)
+        super().__init__(vocab_size, patch_width, **sizes)
+        self.norms = decoder_norms(len(self.decoder), self.width, SampleNorm)
+        self.memory = CrossModalMemory(self.width, self.heads, memory_size, topk, self.embedding_dropout.p)
         xavier_matrices(self.encoder, self.decoder, self.embedding)
 
     def _shared(self) -> KeysValues:
@@ -74,21 +61,21 @@ class R2GenCMN(EncoderDecoder):
         out: Tensor = self.embedding_dropout(x + sinusoids(positions, self.width).to(x.dtype))
         return out
 
-    def _word_input(self, words: Tensor, shared: Any) -> DecoderInput:
-        return self._consult(self.embedding_dropout(self._embed(words)), shared)
+    def _token_input(self, tokens: Tensor, shared: Any) -> DecoderInput:
+        return self._query_memory(self.embedding_dropout(self._embed(tokens)), shared)
 
-    def _next_word_input(self, words: Tensor, state: EncoderDecoderState) -> DecoderInput:
-        # What the memory answers depends on the word and its position alone, and beams share most of their words.
-        distinct, places = words.unique(return_inverse=True)
-        x, norms = self._consult(self._embed_next(distinct[None], state), state.shared)
-        return x[0][places], norms
+    def _next_token_input(self, tokens: Tensor, state: EncoderDecoderState) -> DecoderInput:
+        # the memory's response depends on token and position alone, and beams share most of their tokens
+        distinct, index = tokens.unique(return_inverse=True)
+        x, norms = self._query_memory(self._embed_next(distinct[None], state), state.shared)
+        return x[0][index], norms
 
-    def _consult(self, x: Tensor, shared: KeysValues) -> DecoderInput:
+    def _query_memory(self, x: Tensor, shared: KeysValues) -> DecoderInput:
         return x + self.memory(x, shared), cast(Sequence[Sequence[Norm]], self.norms)
 
 
 class CrossModalMemory(nn.Module):
-    """Attention to the few best rows of a learned matrix.
+    """Attention to the `topk` best rows of a learned matrix.
 
     Args:
         width: Width of queries, rows and responses, a multiple of `heads`.
@@ -98,7 +85,7 @@ class CrossModalMemory(nn.Module):
         dropout: Of the weights of those rows.
 
     Raises:
-        UserError: If `heads` does not divide `width`, or `topk` is not in 1 to `size`.
+        UserError: If `heads` does not divide `width`, or `topk` is not in [1, `size`].
     """
 
     def __init__(self, width: int, heads: int, size: int, topk: int, dropout: float) -> None:
@@ -106,25 +93,30 @@ class CrossModalMemory(nn.Module):
         if width % heads:
             raise UserError(f"Expected `width` to be a multiple of `heads`, but got width {width} and heads {heads}.")
         if not 1 <= topk <= size:
-            raise UserError(f"Expected `topk` in 1 to {size} (the rows of the memory), but got {topk}.")
+            raise UserError(f"Expected `topk` in [1, {size}] (the rows of the memory), but got {topk}.")
         self.heads, self.topk, self.dropout = heads, topk, dropout
         self.matrix = nn.Parameter(torch.randn(size, width) / width)
-        self.query, self.key, self.value, self.output = (Linear(width, width) for _ in range(4))
+        self.query, self.key, self.value, self.output = (DecodingLinear(width, width) for _ in range(4))
         xavier_matrices(self.query, self.key, self.value, self.output)
 
     def keys_values(self) -> KeysValues:
-        """Keys and values of the rows, each `(heads, M, width / heads)`: the same for every study."""
+        """Keys and values of the rows, each `(heads, M, width / heads)`; the same for every study."""
         return self._split(self.key(self.matrix)), self._split(self.value(self.matrix))
 
     def forward(self, x: Tensor, keys_values: KeysValues) -> Tensor:
-        """The response to each of `(B, L, width)`, of the same shape."""
+        """The response to each query, `(B, L, width)`.
+
+        Args:
+            x: `(B, L, width)` queries.
+            keys_values: From the method of that name.
+        """
         keys, values = keys_values
         heads, size, chunk = values.shape
         queries = self._split(self.query(x).flatten(0, 1)) * chunk**-0.5
         best, rows = (queries @ keys.mT).topk(self.topk, dim=-1, sorted=False)
         weights = F.dropout(best.softmax(-1), self.dropout, self.training)
-        # The few rows are fetched and summed without a copy of them; heads lie one after the other in one table. In float32
-        # at least, as the gradients of a row's many uses add up.
+        # embedding_bag sums the rows without a copy of them; the heads lie one after the other in one table. At least float32, as
+        # the gradients of a row's many uses add up.
         rows = rows + size * torch.arange(heads, device=rows.device)[:, None, None]
         table = values.flatten(0, 1).to(torch.promote_types(values.dtype, torch.float32))
         response = F.embedding_bag(

@@ -1,4 +1,4 @@
-"""An encoder of reports for pre-training: every word sees all others, and no image."""
+"""A bidirectional encoder of reports for pre-training, without attention to images."""
 
 import math
 
@@ -10,18 +10,21 @@ from hardneg_plugin.errors import UserError
 
 
 class TextEncoder(nn.Module):
-    """A pre-norm transformer over words.
+    """A pre-norm transformer over the tokens of a report.
 
     Args:
-        vocab_size: number of words V; word 0 begins, ends and pads.
+        vocab_size: number of tokens V; token 0 begins, ends and pads.
         width: of the states, a multiple of `heads`.
-        heads: of each attention.
-        layers: at least 1.
-        feedforward_width: hidden width of the feed-forward sublayers, at least 1.
-        dropout: of attention weights, sublayer outputs, feed-forward hidden units and embedded words.
+        heads: attention heads.
+        layers: number of layers, >= 1.
+        feedforward_width: hidden width of the feed-forward sublayers, >= 1.
+        dropout: of attention weights, sublayer outputs, feed-forward hidden units and embedded tokens.
 
     Raises:
-        UserError: a number is out of its range.
+        UserError: an argument is out of range.
+
+    >>> TextEncoder(vocab_size=20, width=8, heads=2)(torch.tensor([[0, 5, 7, 0], [0, 3, 0, 0]])).shape
+    torch.Size([2, 3, 8])
     """
 
     def __init__(
@@ -37,7 +40,7 @@ class TextEncoder(nn.Module):
         super().__init__()
         if min(layers, width, heads, feedforward_width) < 1 or width % heads:
             raise UserError(
-                "model.text: expected layers and feedforward_width from 1 and a width that is a multiple of heads, but got "
+                "model.text: expected layers and feedforward_width >= 1 and a width that is a multiple of heads, but got "
                 f"layers={layers}, feedforward_width={feedforward_width}, width={width} and heads={heads}."
             )
         self.width = width
@@ -50,13 +53,13 @@ class TextEncoder(nn.Module):
         xavier_matrices(self)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """States of `tokens[:, 1:]`: `(B, T)` int64 to `(B, T - 1, width)`; past the end of a report they mean nothing."""
-        words = tokens[:, 1:]
-        # the end is a word too: all up to the first 0 are there
-        is_there = (words == 0).cumsum(1) - (words == 0).long() == 0
-        positions = torch.arange(words.shape[1], device=words.device)
-        x = self.dropout(self.embedding(words) * math.sqrt(self.width) + sinusoids(positions, self.width))
-        mask = attention_mask(is_there)
+        """States `(B, T - 1, width)` of `tokens[:, 1:]`, tokens `(B, T)` int64; meaningless past the end of a report."""
+        inputs = tokens[:, 1:]
+        is_end = inputs == 0
+        is_kept = is_end.cumsum(1) - is_end.long() == 0  # up to the first end, inclusive
+        positions = torch.arange(inputs.shape[1], device=inputs.device)
+        x = self.dropout(self.embedding(inputs) * math.sqrt(self.width) + sinusoids(positions, self.width))
+        mask = attention_mask(is_kept)
         for layer in self.layers:
             x = layer(x, mask)
         states: Tensor = self.norm(x)

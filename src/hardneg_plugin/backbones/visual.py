@@ -1,4 +1,4 @@
-"""Patch features of chest X-rays from any timm model, by name."""
+"""Patch features of chest X-rays from any timm model."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -10,19 +10,20 @@ import torch
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from hardneg_plugin.backbones.released import EXTRACTOR, read_released, resnet_names
+from hardneg_plugin.backbones.released import read_released
+from hardneg_plugin.backbones.released_names import EXTRACTOR, resnet_names
 from hardneg_plugin.errors import UserError
 
 
 class VisualFeatures(NamedTuple):
-    """What a report decoder and an alignment see of the images of B studies with V views of P patches."""
+    """Features of B studies with V views of P patches."""
 
     patches: Tensor
     """`(B, V * P, width)`, view by view; zero where a view is missing."""
     patch_mask: Tensor
     """`(B, V * P)` bool, False where a view is missing."""
     pooled: Tensor
-    """`(B, width)`: mean over the patches of the views that exist; zero for a study without views."""
+    """`(B, width)`: mean over the patches of existing views; zero for a study without views."""
     grid: tuple[int, int]
     """Rows and columns of the P patches of a view, which lie row by row."""
     entities: Tensor | None = None
@@ -48,7 +49,7 @@ class VisualFeatures(NamedTuple):
         return torch.cat([self.patch_mask, has_views.expand(-1, self.projected_entities.shape[1])], dim=1)
 
     def on_patches(self, attention: Tensor) -> Tensor:
-        """Attention over the context `(..., N)` as maps over the views `(..., V, rows, columns)`, of sum 1."""
+        """Attention over the context `(..., N)` as maps `(..., V, rows, columns)` over the patches, of sum 1."""
         of_patches = attention[..., : self.patches.shape[1]]
         if self.projected_entities is not None:
             of_patches = of_patches / of_patches.sum(-1, keepdim=True).clamp(min=torch.finfo(of_patches.dtype).tiny)
@@ -57,23 +58,27 @@ class VisualFeatures(NamedTuple):
 
 
 class VisualExtractor(nn.Module):
-    """A timm model without its head, run on the views that exist.
+    """A timm model without its head, run on existing views only.
 
-    The network takes 3 channels (the gray one three times) when it starts from trained weights, else 1;
-    `options={"in_chans": ...}` decides otherwise. With 1 channel the model's mean and standard deviation are averaged.
-    A vision transformer's map is the one before its last norm, as timm's feature wrapper gives it. All of it works in
-    `torch.channels_last` after `.to(memory_format=torch.channels_last)`.
+    With trained weights the network takes 3 channels (the gray one three times), else 1, unless `options={"in_chans": ...}` says
+    otherwise. For 1 channel the model's mean and standard deviation are averaged. The feature map of a vision transformer is the
+    one before its last norm, as in timm's feature wrapper. `.to(memory_format=torch.channels_last)` is supported.
 
     Args:
         name: A timm model, with or without a weights tag: `resnet101.a1_in1k`.
         pretrained: Download timm's weights.
-        weights: Instead of a download, a local `.safetensors` or `.pth` file: weights under timm's names for the whole
-            model, where a head is ignored, or a released R2Gen or R2GenCMN with its ResNet.
-        out_index: Which of the model's feature maps; -1 is the last. What comes after it is cut off.
-        options: More arguments of `timm.create_model`, such as `img_size` or a ResNet's `channels`.
+        weights: A local `.safetensors` or `.pth` file instead of a download: weights of the whole model under timm's names (a head
+            is ignored), or a released R2Gen or R2GenCMN with its ResNet.
+        out_index: Index of the model's feature map; -1 is the last. Later layers are removed.
+        options: Further arguments of `timm.create_model`, such as `img_size` or a ResNet's `channels`.
 
     Raises:
-        UserError: If timm does not know or cannot build the model, or weights are absent or do not fit.
+        UserError: If timm does not know or cannot build the model, or weights are missing or do not fit.
+
+    >>> visual = VisualExtractor("resnet10t")
+    >>> features = visual(torch.zeros(2, 1, 1, 64, 64, dtype=torch.uint8))
+    >>> features.patches.shape, features.grid
+    (torch.Size([2, 4, 512]), (2, 2))
     """
 
     mean: Tensor
@@ -102,7 +107,7 @@ class VisualExtractor(nn.Module):
         mean, std = (torch.tensor(network.pretrained_cfg[key]) for key in ("mean", "std"))
         if options["in_chans"] == 1:
             mean, std = mean.mean(0, keepdim=True), std.mean(0, keepdim=True)
-        # In the scale of the pixels, so that one subtraction and one division do it all.
+        # on the scale of the pixels, so that one subtraction and one division suffice
         self.register_buffer("mean", 255 * mean[:, None, None], persistent=False)
         self.register_buffer("std", 255 * std[:, None, None], persistent=False)
         if released is not None:
@@ -113,15 +118,15 @@ class VisualExtractor(nn.Module):
                 raise UserError(f"The visual extractor in {file} does not fit `{name}`: {_one_line(error)}") from error
 
     def forward(self, images: Tensor, view_mask: Tensor | None = None) -> VisualFeatures:
-        """Extract features.
+        """Extract features of existing views.
 
         Args:
             images: `(B, V, 1, H, W)`, uint8, or float on the same scale (0 is black, 255 white, not 1).
-            view_mask: `(B, V)` bool, True where there is a view; None if there are all. Missing views are not run, so
-                batch statistics never see them.
+            view_mask: `(B, V)` bool, True where there is a view; None: all are there. Missing views are not run, so batch
+                statistics never see them.
 
         Raises:
-            ValueError: If the shapes do not fit, or there is no view at all.
+            ValueError: If the shapes do not fit, or the batch has no view.
         """
         if images.dim() != 5 or images.shape[2] != 1:
             raise ValueError(f"Expected `images` (B, V, 1, H, W), but got {tuple(images.shape)}.")
@@ -136,7 +141,7 @@ class VisualExtractor(nn.Module):
             raise ValueError("Expected at least one view in the batch, but `view_mask` is False throughout.")
 
         (feature_map,) = self.network((existing.to(self.mean.dtype) - self.mean) / self.std)
-        # Hierarchical transformers keep (N, H, W, C), and timm's wrapper says so.
+        # hierarchical transformers keep (N, H, W, C), which timm's wrapper tells
         if getattr(self.network, "output_fmt", "NCHW") == "NCHW":
             feature_map = feature_map.permute(0, 2, 3, 1)
         features = feature_map.flatten(1, 2)
@@ -149,13 +154,13 @@ class VisualExtractor(nn.Module):
 
 
 def _released_weights(path: Path) -> dict[str, Tensor] | None:
-    """What a released file has below `visual_extractor`; None for a file that is none."""
+    """Weights below `visual_extractor` in a released file; None for any other file."""
     if path.suffix == ".safetensors" or not path.is_file():
         return None
     try:
         read = read_released(path)
     except UserError:
-        return None  # timm reads more kinds of files, and explains what it cannot read
+        return None  # timm reads more kinds of files, and explains its errors
     state = {key.removeprefix("module."): value for key, value in read.items()}
     return {key.removeprefix(EXTRACTOR): value for key, value in state.items() if key.startswith(EXTRACTOR)} or None
 
@@ -173,24 +178,26 @@ def _build(name: str, pretrained: bool, weights: Path | None, out_index: int, op
     try:
         network = _create(name, arguments)
         if not isinstance(network, nn.ModuleDict):
-            # EfficientNet and its kin come in a wrapper of their own that goes on computing after the map.
+            # EfficientNet and relatives come in a wrapper that computes more than the map
             network = _create(name, {**arguments, "feature_cls": "getter"})
     except Exception as error:  # timm, torch and the hub raise errors of many kinds
         raise UserError(_explain(error, name, pretrained, weights, out_index, options)) from error
     if weights is not None:
-        # timm drops the head and then loads leniently: what the file lacks would stay random without a word.
-        # Wrappers write model.a.b or a_b for a.b.
+        # timm drops the head and loads with strict=False: weights that the file lacks would stay random.
+        # wrappers write model.a.b or a_b for a.b
         wanted = [key.removeprefix("model.") for key in network.state_dict() if "num_batches_tracked" not in key]
         missing = [key for key in wanted if key.replace(".", "_") not in names]
         if missing:
             listed = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
-            raise UserError(f"{weights} lacks {len(missing)} of the {len(wanted)} tensors of `{name}`: {listed}.")
+            raise UserError(
+                f"Expected all {len(wanted)} tensors of `{name}` in {weights}, but {len(missing)} are missing: {listed}."
+            )
     return network
 
 
 def _create(name: str, arguments: Mapping[str, Any]) -> Any:
     try:
-        # Lets a transformer take any image size; only transformers have the argument.
+        # lets a transformer take any image size; only transformers have the argument
         return timm.create_model(name, **{"dynamic_img_size": True, **arguments})
     except TypeError:
         return timm.create_model(name, **arguments)
@@ -198,7 +205,7 @@ def _create(name: str, arguments: Mapping[str, Any]) -> Any:
 
 def _weight_names(path: Path) -> set[str]:
     if not path.is_file():
-        raise UserError(f"Expected `weights` to be a .safetensors or .pth file, but {path} is no file.")
+        raise UserError(f"Expected `weights` to be a .safetensors or .pth file, but {path} is not a file.")
     try:
         return {key.replace(".", "_") for key in load_state_dict(str(path), weights_only=True)}
     except Exception as error:  # whatever a damaged or foreign file makes the readers raise

@@ -64,9 +64,9 @@ class Recurrent(IncrementalDecoder):
     def start(self, patches, *, max_length, beams=1, patch_mask=None):
         return Memory(patches.sum(1)[:, None].expand(-1, beams, -1))
 
-    def step(self, words: Tensor, state: DecoderState) -> Tensor:
+    def step(self, tokens: Tensor, state: DecoderState) -> Tensor:
         assert isinstance(state, Memory)
-        state.memory = torch.tanh(self.memory(state.memory) + self.words(words))
+        state.memory = torch.tanh(self.memory(state.memory) + self.words(tokens))
         return self.classify(state.memory)
 
     def states(self, patches, tokens, *, patch_mask=None):
@@ -218,9 +218,9 @@ class Scripted(Recurrent):
         self.scripts = torch.tensor(scripts)
         self.steps = 0
 
-    def step(self, words: Tensor, state: DecoderState) -> Tensor:
+    def step(self, tokens: Tensor, state: DecoderState) -> Tensor:
         self.steps += 1
-        return self.scripts[:, None, self.steps - 1].expand(*words.shape, -1)
+        return self.scripts[:, None, self.steps - 1].expand(*tokens.shape, -1)
 
 
 def test_of_equal_sums_the_first_recorded_wins_whatever_the_batch_mates() -> None:
@@ -372,15 +372,15 @@ def test_sampled_reports_are_the_models_own(kind: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"beam_size": 0}, "decoding.beam_size: expected at least 1, but got 0"),
-        ({"max_length": 0}, "decoding.max_length: expected at least 1, but got 0"),
-        ({"num_return": 0}, "decoding.num_return: expected at least 1, but got 0"),
-        ({"no_repeat_ngram_size": -1}, "decoding.no_repeat_ngram_size: expected at least 0"),
-        ({"sample": True, "temperature": 0.0}, "decoding.temperature: expected above 0"),
-        ({"sample": True, "top_k": 0}, "decoding.top_k: expected at least 1, or none"),
-        ({"sample": True, "top_p": 1.5}, "decoding.top_p: expected above 0 and at most 1, or none"),
-        ({"num_return": 4}, r"beam_size=3 has not 4 reports"),
-        ({"top_k": 5}, "need decoding.sample=true"),
+        ({"beam_size": 0}, "decoding.beam_size: expected a positive integer, but got 0"),
+        ({"max_length": 0}, "decoding.max_length: expected a positive integer, but got 0"),
+        ({"num_return": 0}, "decoding.num_return: expected a positive integer, but got 0"),
+        ({"no_repeat_ngram_size": -1}, "decoding.no_repeat_ngram_size: expected an integer >= 0"),
+        ({"sample": True, "temperature": 0.0}, "decoding.temperature: expected a number > 0"),
+        ({"sample": True, "top_k": 0}, "decoding.top_k: expected a positive integer or None"),
+        ({"sample": True, "top_p": 1.5}, r"decoding.top_p: expected a number in \(0, 1\] or None"),
+        ({"num_return": 4}, "num_return: expected at most decoding.beam_size=3 in a search, but got 4"),
+        ({"top_k": 5}, "apply to sampling only: set decoding.sample=true"),
     ],
 )
 def test_settings_out_of_range_are_refused(options: dict, message: str) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hardneg_plugin.backbones.decoding import Decoding
 from hardneg_plugin.backbones.encoder_decoder import EncoderDecoder
-from hardneg_plugin.backbones.layers import attention_mask, word_mask
+from hardneg_plugin.backbones.layers import attention_mask, causal_mask
 from hardneg_plugin.backbones.r2gen import R2Gen
 from hardneg_plugin.backbones.r2gencmn import R2GenCMN
 from hardneg_plugin.backbones.transformer import TransformerDecoder
@@ -226,5 +226,5 @@ def test_compiled_it_computes_the_same(name: str) -> None:
 
 
 def test_word_mask() -> None:
-    mask = word_mask(torch.tensor([[0, 3, 0]]))
+    mask = causal_mask(torch.tensor([[0, 3, 0]]))
     assert mask.tolist() == [[[[True, False, False], [True, True, False], [True, True, False]]]]

@@ -299,13 +299,13 @@ def folders(tmp_path_factory) -> Path:
         ({"config": {**CONFIGS["gpt2"], "n_head": 5}}, "a gpt2 cannot be built.*divisible"),
         ({"config": {"model_type": "t5", "d_model": 8}}, "a t5 cannot be built"),
         ({"config": {"model_type": "opt", "hidden_size": 8, "num_attention_heads": 2}}, "OPTForCausalLM has no cross"),
-        ({"config": {"model_type": "marian", **BART, "pad_token_id": 1}}, "MarianForCausalLM is built otherwise"),
+        ({"config": {"model_type": "marian", **BART, "pad_token_id": 1}}, "MarianForCausalLM is built differently"),
         ({"name_or_path": "{folders}/nowhere"}, "nowhere.*could not be loaded.*Give a folder"),
         ({"name_or_path": "{folders}/empty"}, "empty.*could not be loaded.*Give a folder"),
         ({"name_or_path": "{folders}/config_only"}, "config_only.*could not be loaded.*Give a folder"),
-        ({"name_or_path": "{folders}/other"}, "lack .* tensors of its config, transformer.h.2"),
-        ({"name_or_path": "{folders}/model", "vocab_size": 7}, "6 words, but the tokenizer has 7"),
-        ({"name_or_path": "{folders}/model", "vocab_size": 4}, "6 words, but the tokenizer has 4"),
+        ({"name_or_path": "{folders}/other"}, "tensors of its config are missing, transformer.h.2"),
+        ({"name_or_path": "{folders}/model", "vocab_size": 7}, "6 tokens, but the tokenizer has 7"),
+        ({"name_or_path": "{folders}/model", "vocab_size": 4}, "6 tokens, but the tokenizer has 4"),
     ],
 )
 def test_what_a_user_can_get_wrong_is_one_line(options: dict, message: str, folders: Path, monkeypatch) -> None:
@@ -317,12 +317,12 @@ def test_what_a_user_can_get_wrong_is_one_line(options: dict, message: str, fold
     assert "\n" not in str(caught.value)
 
 
-def test_too_many_patches_or_words_are_refused() -> None:
+def test_too_many_patches_or_tokens_are_refused() -> None:
     make(max_patches=1)
     decoder = make(config={**CONFIGS["gpt2"], "n_positions": 6}, max_patches=4)
     with pytest.raises(UserError, match=r"at most 4 patches per study \(`max_patches`\), but got 5"):
         decoder.states(torch.randn(3, 5, 5), TOKENS)
     assert decoder.generate(torch.randn(3, 4, 5), max_length=6).shape == (3, 6)
     for call in (lambda: decoder.text_states(TOKENS.repeat(1, 2)), lambda: decoder.generate(torch.randn(3, 4, 5))):
-        with pytest.raises(UserError, match="positions for 6 words, but got"):
+        with pytest.raises(UserError, match="at most 6 tokens, the positions of GPT2LMHeadModel, but got"):
             call()

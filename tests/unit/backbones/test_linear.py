@@ -2,13 +2,13 @@ import pytest
 import torch
 from torch import nn
 
-from hardneg_plugin.backbones.linear import FEW_ROWS, Linear
+from hardneg_plugin.backbones.linear import FEW_ROWS, DecodingLinear
 
 
 @pytest.mark.parametrize("shape", [(1,), (FEW_ROWS[0],), (4, 5), (FEW_ROWS[-1],), (FEW_ROWS[-1] + 1,), (2, 3, 8), (0,)])
 def test_it_is_the_linear_layer_of_torch_for_any_number_of_rows(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    ours, oracle = Linear(12, 7), nn.Linear(12, 7)
+    ours, oracle = DecodingLinear(12, 7), nn.Linear(12, 7)
     oracle.load_state_dict(ours.state_dict())
     x = torch.randn(*shape, 12)
     expected = oracle(x)
@@ -25,4 +25,4 @@ def test_it_is_the_linear_layer_of_torch_for_any_number_of_rows(shape: tuple[int
 @torch.no_grad()
 def test_autocast_has_its_way() -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        assert Linear(12, 7)(torch.randn(16, 12)).dtype == torch.bfloat16
+        assert DecodingLinear(12, 7)(torch.randn(16, 12)).dtype == torch.bfloat16

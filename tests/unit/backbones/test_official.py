@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from hardneg_plugin.backbones import official
 from hardneg_plugin.backbones.official import (
-    decoder_names,
     extractor_names,
     load_official,
     load_released,
@@ -20,6 +19,7 @@ from hardneg_plugin.backbones.official import (
 )
 from hardneg_plugin.backbones.r2gen import R2Gen
 from hardneg_plugin.backbones.r2gencmn import R2GenCMN
+from hardneg_plugin.backbones.released_names import decoder_names
 from hardneg_plugin.backbones.transformer import TransformerDecoder
 from hardneg_plugin.backbones.visual import VisualExtractor
 from hardneg_plugin.errors import UserError
@@ -275,11 +275,11 @@ def test_every_option_has_its_say() -> None:
         ("r2gen2", {}, "`architecture` to be r2gen or r2gencmn, but got `r2gen2`"),
         ("r2gen", {"rm_d_model": 16}, "`rm_d_model` and `d_model` of r2gen to be the same, but got 16 and 8"),
         ("r2gencmn", {"cmm_dim": 16}, "`cmm_dim` and `d_model` of r2gencmn to be the same, but got 16 and 8"),
-        ("r2gen", {"vocab_size": None}, "`vocab_size` of r2gen to be a whole number from 1, but got None"),
+        ("r2gen", {"vocab_size": None}, "`vocab_size` of r2gen to be a positive integer, but got None"),
         ("r2gencmn", {"topk": 0}, "`topk` of r2gencmn to be a whole number from 1, but got 0"),
-        ("r2gencmn", {"topk": 7}, "`topk` in 1 to 6"),
+        ("r2gencmn", {"topk": 7}, "`topk` in \\[1, 6\\]"),
         ("r2gen", {"num_heads": 3}, "multiple of `heads`"),
-        ("r2gen", {"drop_prob_lm": 1.5}, "`drop_prob_lm` of r2gen to be at least 0 and below 1, but got 1.5"),
+        ("r2gen", {"drop_prob_lm": 1.5}, r"`drop_prob_lm` of r2gen to be in \[0, 1\), but got 1.5"),
     ],
 )
 def test_options_out_of_range_are_refused(architecture: str, changes: dict, message: str) -> None:
@@ -288,7 +288,7 @@ def test_options_out_of_range_are_refused(architecture: str, changes: dict, mess
 
 
 def test_the_size_of_the_vocabulary_is_required() -> None:
-    with pytest.raises(UserError, match="`vocab_size` of r2gen to be a whole number from 1, but got None"):
+    with pytest.raises(UserError, match="`vocab_size` of r2gen to be a positive integer, but got None"):
         load_official("r2gen", None, {})
 
 
@@ -305,7 +305,7 @@ def test_nothing_is_loaded_if_anything_does_not_fit() -> None:
     with pytest.raises(UserError, match="nothing was loaded") as caught:
         load_released(state, decoder, extractor, source="weights.pth")
     message = str(caught.value)
-    assert "weights of R2Gen as it is configured, but weights.pth does not fit" in message
+    assert "weights of R2Gen as configured, but weights.pth does not fit" in message
     assert "2 missing: encoder_decoder.logit.bias, visual_extractor.model.1.bias" in message
     assert "1 unexpected: encoder_decoder.model.rm.V.weight" in message
     assert "1 of another shape: encoder_decoder.att_embed.0.weight is (8, 11) instead of (8, 10)" in message
@@ -333,7 +333,7 @@ def test_the_other_architecture_is_said_plainly(architecture: str, other: str) -
 def test_another_vocabulary_is_said_plainly(architecture: str) -> None:
     state = released_state(make(architecture, vocab_size=12))
     with pytest.raises(
-        UserError, match=r"3 of another shape: .*The file has 12 words, this data gives 9: the vocabulary"
+        UserError, match=r"3 of another shape: .*The file has 12 tokens, but this data has 9: the vocabulary"
     ):
         load_official(architecture, state, OPTIONS)
 
@@ -346,7 +346,7 @@ def test_a_file_without_extractor_does_not_fit_one() -> None:
 def test_two_names_of_one_module_must_agree() -> None:
     state = released_state(make("r2gencmn"))
     state["encoder_decoder.model.cmn.linears.2.bias"][3] += 1.0
-    with pytest.raises(UserError, match=r"r\.cmn\.linears\.2\.bias and encoder_decoder\.model\.cmn.* to be the same"):
+    with pytest.raises(UserError, match=r"r\.cmn\.linears\.2\.bias and encoder_decoder\.model\.cmn.* to be equal"):
         load_official("r2gencmn", state, OPTIONS)
 
 
@@ -374,7 +374,7 @@ def test_other_decoders_have_no_released_weights() -> None:
 )
 def test_other_extractors_have_no_released_weights(name: str, arguments: dict, found: str) -> None:
     extractor = VisualExtractor(name, **arguments)
-    with pytest.raises(UserError, match=f"ResNet as torchvision has it .* but got {found}"):
+    with pytest.raises(UserError, match=f"torchvision ResNet .* but got {found}"):
         extractor_names(extractor)
 
 
@@ -463,7 +463,7 @@ def test_other_objects_are_refused(tmp_path) -> None:
 def test_what_is_no_file_of_weights_is_refused(content: bytes, tmp_path) -> None:
     path = tmp_path / "odd.pth"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"odd\.pth is none, or damaged"):
+    with pytest.raises(UserError, match=r"odd\.pth is damaged or something else"):
         read_released(path)
 
 
@@ -472,13 +472,13 @@ def test_a_file_cut_short_is_refused(is_zip: bool, tmp_path) -> None:
     path = tmp_path / "short.pth"
     torch.save(released_state(make("r2gen")), path, _use_new_zipfile_serialization=is_zip)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(UserError, match=r"short\.pth is none, or damaged: get it once more"):
+    with pytest.raises(UserError, match=r"short\.pth is damaged or something else: download it again"):
         read_released(path)
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path) -> None:
     for path in (tmp_path / "absent.pth", tmp_path):
-        with pytest.raises(UserError, match=f"but {path} is no file"):
+        with pytest.raises(UserError, match=f"but {path} is not a file"):
             read_released(path)
 
 

@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import Tensor
 
-from hardneg_plugin.backbones.released import resnet_names
+from hardneg_plugin.backbones.released_names import resnet_names
 from hardneg_plugin.backbones.visual import VisualExtractor
 from hardneg_plugin.errors import UserError
 
@@ -167,13 +167,13 @@ def test_weights_that_do_not_fit_are_named(tmp_path) -> None:
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
-    assert "is no file" in message()
+    assert "is not a file" in message()
     path.write_bytes(b"not weights")
     assert "Expected tensors by name" in message()
     torch.save({"state_dict": state, "callback": print}, path)  # a pickled function: not loaded
     assert "Expected tensors by name" in message()
     torch.save({name: value for name, value in state.items() if "layer3" not in name}, path)
-    assert "lacks" in message()
+    assert "are missing" in message()
     assert "layer3.0.conv1.weight" in message()
     torch.save({**state, "layer1.0.conv1.weight": torch.zeros(3, 3, 3, 3)}, path)
     assert "layer1.0.conv1.weight" in message()
@@ -207,7 +207,7 @@ def test_a_file_of_weights_takes_the_place_of_a_download(monkeypatch, tmp_path) 
         VisualExtractor("resnet18", weights=str(tmp_path / "lacking.pth"))
     with pytest.raises(UserError, match=r"does not fit `resnet34`"):
         VisualExtractor("resnet34", weights=str(tmp_path / "released.pth"))
-    with pytest.raises(UserError, match=r"Expected the visual extractor to be a ResNet as torchvision has it"):
+    with pytest.raises(UserError, match=r"Expected the visual extractor to be a torchvision ResNet"):
         VisualExtractor("resnet10t", weights=str(tmp_path / "released.pth"))
 
 

@@ -273,10 +273,10 @@ def test_every_option_has_its_say() -> None:
     ("architecture", "changes", "message"),
     [
         ("r2gen2", {}, "`architecture` to be r2gen or r2gencmn, but got `r2gen2`"),
-        ("r2gen", {"rm_d_model": 16}, "`rm_d_model` and `d_model` of r2gen to be the same, but got 16 and 8"),
-        ("r2gencmn", {"cmm_dim": 16}, "`cmm_dim` and `d_model` of r2gencmn to be the same, but got 16 and 8"),
+        ("r2gen", {"rm_d_model": 16}, "`rm_d_model` and `d_model` of r2gen to be equal, but got 16 and 8"),
+        ("r2gencmn", {"cmm_dim": 16}, "`cmm_dim` and `d_model` of r2gencmn to be equal, but got 16 and 8"),
         ("r2gen", {"vocab_size": None}, "`vocab_size` of r2gen to be a positive integer, but got None"),
-        ("r2gencmn", {"topk": 0}, "`topk` of r2gencmn to be a whole number from 1, but got 0"),
+        ("r2gencmn", {"topk": 0}, "`topk` of r2gencmn to be a positive integer, but got 0"),
         ("r2gencmn", {"topk": 7}, "`topk` in \\[1, 6\\]"),
         ("r2gen", {"num_heads": 3}, "multiple of `heads`"),
         ("r2gen", {"drop_prob_lm": 1.5}, r"`drop_prob_lm` of r2gen to be in \[0, 1\), but got 1.5"),
@@ -442,7 +442,7 @@ def test_code_in_a_file_is_not_run(is_zip: bool, place: str, tmp_path) -> None:
     content = {"state_dict": {"logit.bias": torch.ones(2)}, place: Harmful(os.mkdir, str(trace))}
     torch.save(content, path, _use_new_zipfile_serialization=is_zip)
     with pytest.raises(
-        UserError, match=r"harmful\.pth, but it holds `\w+\.mkdir`, .* save its weights alone"
+        UserError, match=r"harmful\.pth, but it holds `\w+\.mkdir`, .* save only its weights"
     ) as caught:
         read_released(path)
     assert "\n" not in str(caught.value)

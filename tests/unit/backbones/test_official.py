@@ -441,9 +441,7 @@ def test_code_in_a_file_is_not_run(is_zip: bool, place: str, tmp_path) -> None:
     path, trace = tmp_path / "harmful.pth", tmp_path / "trace"
     content = {"state_dict": {"logit.bias": torch.ones(2)}, place: Harmful(os.mkdir, str(trace))}
     torch.save(content, path, _use_new_zipfile_serialization=is_zip)
-    with pytest.raises(
-        UserError, match=r"harmful\.pth, but it holds `\w+\.mkdir`, .* save only its weights"
-    ) as caught:
+    with pytest.raises(UserError, match=r"harmful\.pth, but it holds `\w+\.mkdir`, .* save only its weights") as caught:
         read_released(path)
     assert "\n" not in str(caught.value)
     assert not trace.exists()

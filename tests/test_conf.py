@@ -128,8 +128,8 @@ def test_every_choice_of_regions_and_knowledge_builds_a_grounding(override, kind
             for group in ("visual", "backbone", "model", "objective", "trainer", "lr_schedule")
             for choice in choices(group)
         ),
-        *(f"experiment={choice} data.root=x" for choice in choices("experiment") if choice != "ithn_released"),
-        "experiment=ithn_released",
+        *(f"experiment={choice} data.root=x" for choice in choices("experiment") if choice.startswith("r2gen")),
+        *(f"experiment={choice}" for choice in choices("experiment") if not choice.startswith("r2gen")),
         *(f"{group}={choice}" for group in ("optimizer", "callbacks") for choice in choices(group)),
         *(f"objective={choice} alignment=triplet" for choice in choices("objective")),
         "data=phantom",

@@ -50,8 +50,10 @@ def main() -> None:
 def divided(arguments: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
     """The arguments for hardneg-compare itself, for the launcher of the runs, and for hardneg-train.
 
-    >>> divided(["compare.jobs=2", "+compare.definitions.a=[]", "hydra.launcher.nodes=1", "hardening=ascent", "--cfg=job"])
-    (['compare.jobs=2', '+compare.definitions.a=[]', '--cfg=job'], ['hydra.launcher.nodes=1'], ['hardening=ascent'])
+    `+experiment=...` adds variants to the comparison; without the plus it is a setting of the runs.
+
+    >>> divided(["compare.jobs=2", "+experiment=ablations_ithn", "hydra.launcher.nodes=1", "hardening=ascent", "--cfg=job"])
+    (['compare.jobs=2', '+experiment=ablations_ithn', '--cfg=job'], ['hydra.launcher.nodes=1'], ['hardening=ascent'])
     """
     own: list[str] = []
     for_launcher: list[str] = []
@@ -59,7 +61,7 @@ def divided(arguments: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
     is_value = False  # of the option before it
     for argument in arguments:
         name = argument.lstrip("+~")
-        if is_value or argument.startswith("-") or name.startswith("compare."):
+        if is_value or argument.startswith(("-", "+experiment=")) or name.startswith("compare."):
             own.append(argument)
         elif name.startswith("hydra.launcher."):
             for_launcher.append(argument)

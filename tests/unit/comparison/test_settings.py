@@ -16,6 +16,10 @@ from hardneg_plugin.objectives import PairEmbeddings
 from hardneg_plugin.objectives.schedule import TrainingProgress
 
 VALUES = yaml.safe_load((conf_dir() / "compare.yaml").read_text())["compare"]
+ABLATIONS = [
+    yaml.safe_load((conf_dir() / "experiment" / f"ablations_{name}.yaml").read_text())["compare"]["definitions"]
+    for name in ("ithn", "objectives")
+]
 
 
 @pytest.fixture
@@ -95,7 +99,9 @@ def test_the_written_out_release_is_the_experiment_of_that_name(compose):
 
 def test_all_definitions_compose_to_different_settings_even_with_an_experiment_that_chooses_the_host(compose):
     shared = ["experiment=r2gen_iu_xray", "data.root=x"]
-    targets = {name: compose([*shared, *own]) for name, own in VALUES["definitions"].items()}
+    definitions = {**VALUES["definitions"], **ABLATIONS[0], **ABLATIONS[1]}
+    assert len(definitions) == 11 + 7 + 8
+    targets = {name: compose([*shared, *own]) for name, own in definitions.items()}
     assert {name for name, settings in targets.items() if "hard_negatives" not in settings["model"]} == {"host"}
     settings = [str(values["model"]) for values in targets.values()]
     assert len(set(settings)) == len(settings)

@@ -152,17 +152,17 @@ def _explain_override(message: str, config_name: str) -> str:
     if missing_option:
         group, _, option = missing_option.group(1).rpartition("/")
         options = [path.stem for path in sorted((conf_dir() / group).glob("*.yaml"))]
-        return f"{group}={option}: there is no such config{_nearest(option, options)}. There are: {', '.join(options)}."
+        return f"{group}={option}: there is no such config{_nearest(option, options)} There are: {', '.join(options)}."
     unknown_key = re.search(r"Could not override '([^']+)'", message)
     if unknown_key:
         key = unknown_key.group(1)
-        return f"{key}: there is no such config key{_nearest(key, list(_known_keys(config_name)))}."
+        return f"{key}: there is no such config key{_nearest(key, list(_known_keys(config_name)))}"
     return head
 
 
 def _nearest(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"; did you mean {near[0]}?" if near else "."
 
 
 def _known_keys(config_name: str) -> Iterator[str]:

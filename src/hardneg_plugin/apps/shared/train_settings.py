@@ -17,6 +17,8 @@ def check_settings(config: DictConfig) -> None:
     Raises:
         UserError: they do not.
     """
+    if "compare" in config:
+        raise UserError("experiment: this one adds variants to a comparison: hardneg-compare +experiment=...")
     _check_monitor(config.monitor, has_caption=config.metrics.caption is not None)
     has_end = config.trainer.max_epochs not in (None, -1) or config.trainer.max_steps not in (None, -1)
     counts_to_the_end = config.lr_schedule.interval == "step" or (

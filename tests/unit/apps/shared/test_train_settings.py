@@ -27,6 +27,7 @@ def test_scores_that_may_be_monitored(monitor):
         (["monitor=val/findings_f1"], "did you mean val/findings_F1?"),
         (["metrics.caption=null"], "metrics.caption is null, but monitor is val/BLEU-4: choose by another score"),
         (["metrics.caption=null", "monitor=val/cut/CIDEr"], "monitor is val/cut/CIDEr"),
+        (["experiment=ablations_ithn"], "hardneg-compare +experiment="),
         (["trainer.max_epochs=-1"], "give training no end"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

@@ -1,0 +1,30 @@
+"""The commands of docs/RESULTS.md, which made its figures, are still commands."""
+
+import re
+import shlex
+from pathlib import Path
+
+import hydra
+from omegaconf import OmegaConf
+
+from hardneg_plugin.apps.compare import divided
+from hardneg_plugin.apps.shared.train_settings import check_settings
+from hardneg_plugin.comparison.composing import composed
+from hardneg_plugin.comparison.settings import ComparisonSettings, overrides_of_variants
+from hardneg_plugin.config import conf_dir
+
+RESULTS = (Path(__file__).resolve().parents[3] / "docs" / "RESULTS.md").read_text()
+COMMANDS = re.findall(r"^    hardneg-compare ((?:.*\\\n)*.*)$", RESULTS, re.M)
+
+
+def test_the_commands_of_the_results():
+    variants = []
+    for command in COMMANDS:
+        own, _, for_runs = divided(shlex.split(command.replace("\\\n", " ")))
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            config = hydra.compose("compare", own)
+        settings = ComparisonSettings(**OmegaConf.to_container(config.compare, resolve=True))
+        overrides = overrides_of_variants(settings, for_runs)
+        variants.append(len(overrides))
+        check_settings(composed(overrides[settings.variants[-1]]))
+    assert variants == [10, 2, 11]

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from hardneg_plugin.apps.compare import divided
 from hardneg_plugin.apps.shared.train_settings import check_settings
-from hardneg_plugin.comparison.composing import composed
+from hardneg_plugin.comparison.composing import compose_config
 from hardneg_plugin.comparison.settings import ComparisonSettings, overrides_of_variants
 from hardneg_plugin.config import conf_dir
 
@@ -26,5 +26,5 @@ def test_the_commands_of_the_results():
         settings = ComparisonSettings(**OmegaConf.to_container(config.compare, resolve=True))
         overrides = overrides_of_variants(settings, for_runs)
         variants.append(len(overrides))
-        check_settings(composed(overrides[settings.variants[-1]]))
+        check_settings(compose_config(overrides[settings.variants[-1]]))
     assert variants == [10, 2, 11]

@@ -5,6 +5,7 @@ import logging
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,8 +119,8 @@ def test_hard_negatives_are_no_matches_and_hardening_brings_them_closer(content)
             assert all(a != b for a, b in zip(known[study.id], known[written.hard_negative], strict=True))
         assert study.written["host"].similarities is None
         of = study.written["arc"].similarities
-        assert of.hard - 1e-5 <= of.hardened <= max(of.own, of.hard) + 1e-5
-        assert -1 <= of.own <= 1
+        assert of.hard - 1e-5 <= of.hardened <= max(of.positive, of.hard) + 1e-5
+        assert -1 <= of.positive <= 1
 
 
 def test_scores_curves_and_configs_are_those_of_the_run_folders(trained, content, read_json):
@@ -153,6 +154,22 @@ def test_a_limit_keeps_the_worst_and_the_best_and_what_they_refer_to(trained):
     assert all(study.views and study.reference and not study.written for study in neighbours.values())
 
 
+def test_a_limited_page_shows_of_each_study_what_the_whole_page_shows(trained, content):
+    runs = {name: RunFolder(trained / name) for name in ("host", "arc")}
+    limited = page_of_runs(runs, "test", limit=3)
+    whole = {study.id: study for study in content.studies}
+    assert len(limited.studies) == 3
+    for study in limited.studies:
+        for name, found in study.written.items():
+            expected = whole[study.id].written[name]
+            assert replace(found, attention=None, similarities=None) == replace(
+                expected, attention=None, similarities=None
+            )
+            np.testing.assert_array_equal(found.attention, expected.attention)
+            if name == "arc":
+                assert vars(found.similarities) == pytest.approx(vars(expected.similarities), abs=1e-6)
+
+
 def test_studies_of_any_number_of_views_and_a_run_without_a_best_checkpoint(tmp_path):
     random = np.random.default_rng(0)
     annotation = {}
@@ -179,7 +196,7 @@ def test_studies_of_any_number_of_views_and_a_run_without_a_best_checkpoint(tmp_
         assert written.attention.shape[1] == len(study.views)
         assert written.findings is None
         assert written.similarities.hardened is None
-    assert content.notes == ["run: last checkpoint; hard negatives are the nearest by its own report embeddings."]
+    assert content.notes == ["run: last checkpoint; hard negatives are the nearest by its report embeddings."]
 
 
 @pytest.fixture(scope="module")

@@ -1,78 +1,20 @@
 """What an alignment knows of each study of a batch: how it reads the reference, and which entities it finds where."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from hardneg_plugin.backbones.grounded import GroundedVisual
 from hardneg_plugin.backbones.visual import VisualFeatures
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.data.tokenizer import UNKNOWN_WORD
-from hardneg_plugin.evaluation.heat_maps import quantised
-from hardneg_plugin.knowledge import ABSENT, PRESENT, UNKNOWN, Prompt
+from hardneg_plugin.evaluation.inspected_study import FOUND_ABOVE, FoundEntity, Reading, quantised
+from hardneg_plugin.knowledge import PRESENT, Prompt
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.models.report_io import report_of, tokens_of_words
 from hardneg_plugin.objectives import GroundedKnowledgeObjective, RelationEnhancedObjective
-
-FOUND_ABOVE = 0.5
-"""The probability above which an entity counts as found."""
-
-Verdict = Literal["found and stated", "found, not stated", "found, left open", "stated, not found", "found"]
-
-OF_FOUND: Mapping[int, Verdict] = {
-    PRESENT: "found and stated",
-    ABSENT: "found, not stated",
-    UNKNOWN: "found, left open",
-}
-"""By what the report says of an entity that is found."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How an objective that compares words with regions reads a reference."""
-
-    words: list[str]
-    """Those that it reads, in order: a long reference is cut."""
-    importance: list[float] | None
-    """β of each word, in [0, 1]: the sum over its tokens; the report's end has one, too. None where words are not weighed."""
-    attention: NDArray[np.uint8]
-    """`(words, views, rows, columns)`, where each looks: 255 is the word's largest value."""
-
-    def __post_init__(self) -> None:
-        maps, count = self.attention, len(self.words)
-        if maps.ndim != 4 or len(maps) != count or maps.dtype != np.uint8:
-            raise ValueError(
-                f"Expected `attention` ({count} words, views, rows, columns) uint8, but got {maps.shape} {maps.dtype}."
-            )
-        if self.importance is not None and len(self.importance) != count:
-            raise ValueError(f"Expected the importance of {count} words, but got {len(self.importance)} numbers.")
-
-
-@dataclass(frozen=True)
-class FoundEntity:
-    """An entity that a model finds in a study, or that the report states."""
-
-    phrase: str
-    """Such as "left pleural effusion"."""
-    probability: float
-    """That it is present, by the model."""
-    fact: int | None
-    """What the report says, `PRESENT`, `ABSENT` or `UNKNOWN`; None where that is not known."""
-    attention: NDArray[np.uint8]
-    """`(views, rows, columns)`, where its prompt looks: 255 is the largest value."""
-
-    @property
-    def verdict(self) -> Verdict:
-        """What became of it; a report that neither states nor denies it leaves it open."""
-        if self.probability <= FOUND_ABOVE:
-            return "stated, not found"
-        return "found" if self.fact is None else OF_FOUND[self.fact]
 
 
 def read_references(model: ReportGenerator, batch: Batch, features: VisualFeatures) -> list[Reading] | None:

@@ -1,7 +1,7 @@
 """What a trained generator does with each study of a split: its words, where it looked, and how close its peers are."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,147 +14,110 @@ from hardneg_plugin.backbones.decoder import ReportDecoder, evaluating
 from hardneg_plugin.backbones.decoding import Decoding
 from hardneg_plugin.backbones.visual import VisualFeatures
 from hardneg_plugin.data.studies import Batch
-from hardneg_plugin.evaluation.alignment_inspection import FoundEntity, Reading, found_entities, read_references
-from hardneg_plugin.evaluation.heat_maps import quantised
+from hardneg_plugin.evaluation.alignment_inspection import found_entities, read_references
+from hardneg_plugin.evaluation.inspected_study import InspectedStudy, Similarities, quantised
 from hardneg_plugin.knowledge import Prompt
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator
 from hardneg_plugin.models.report_generator import ReportGenerator
-from hardneg_plugin.models.report_io import WrittenReport, report_of
+from hardneg_plugin.models.report_io import report_of
 from hardneg_plugin.neighbours.embedders import TfidfEmbedder, embed
 from hardneg_plugin.neighbours.groups import Groups
 from hardneg_plugin.neighbours.search import ChunkedSearch, NeighbourRule
 from hardneg_plugin.objectives import HardNegativeObjective
 
 
-@dataclass(frozen=True)
-class Similarities:
-    """How an image embedding is aligned with reports, as cosines in the space of the objective."""
-
-    own: float
-    """With its own report, z·u."""
-    hard: float
-    """With its hard negative, z·n."""
-    hardened: float | None
-    """With its hardened negative, z·ñ: a dot product where the strategy leaves the sphere. None where none is hardened."""
-
-
-@dataclass(frozen=True)
-class Inspected:
-    """One study."""
-
-    id: str
-    text: str
-    """The generated report."""
-    words: list[str]
-    """Those of the text, which the rows of `attention` belong to."""
-    attention: NDArray[np.uint8] | None
-    """`(words, views, rows, columns)`, by the mean over layers and heads: 255 is the word's largest value. None where the decoder
-    gives no attention."""
-    similarities: Similarities | None
-    """None for a bare host, and for a study without a hard negative."""
-    hard_negative: str | None
-    """The nearest study of the split that is no match; None where all others match."""
-    reading: Reading | None = None
-    """How the alignment reads the reference; None for one that does not compare words with regions."""
-    entities: list[FoundEntity] | None = None
-    """Those found or stated, the most likely first; None for a model that looks for none."""
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What one batch leaves, on the CPU."""
-
-    ids: list[str]
-    references: list[str]
-    written: list[WrittenReport]
-    readings: Sequence[Reading | None]
-    entities: Sequence[list[FoundEntity] | None]
-    images: Tensor
-    reports: Tensor
-
-
 def inspect_split(
     model: ReportGenerator,
-    batches: Iterable[Batch],
+    shown: Iterable[Batch],
+    others: Iterable[Batch] = (),
     *,
-    decoding: Decoding,
+    references: Mapping[str, str],
     groups: Groups,
+    decoding: Decoding,
     hardness: float,
     stated: Mapping[str, Mapping[Prompt, int]] = {},
-) -> list[Inspected]:
-    """Read a split once, in evaluation mode and without gradient; the mode and the random state stay what they were.
+) -> dict[str, InspectedStudy]:
+    """Inspect some studies of a split, in evaluation mode and without gradient; mode and random state are restored.
 
-    Report embeddings are those that recall is measured by: of the decoder's text-only states, whatever the objective was trained
-    on, since states that attend to the study's own image would carry their answer. Hard negatives are the nearest by them; of a
-    bare host, by TF-IDF of the references.
+    Hard negatives are the nearest studies of the whole split that are no match: by the report embeddings that recall is measured
+    with, which attend to no image, whatever the objective was trained on; for a bare host, by TF-IDF of the references. So the
+    other studies are only embedded, and under a bare host not even read.
 
     Args:
         model: on the device where it is to run.
-        batches: all studies of the split, in order.
-        decoding: how the reports are written.
-        groups: which studies match, `(N,)` each, in the order of the batches.
+        shown: the studies to inspect.
+        others: the other studies of the split.
+        references: the report of each of the N studies of the split, by study.
+        groups: which studies match, `(N,)` each, in the order of `references`.
+        decoding: how the reports are generated.
         hardness: of the hardened negatives, in [0, 1]; the strategy is that of `Hardening.for_evaluation`. One that mixes the
             studies of a batch takes the split as its batch.
         stated: by study what its report says of each prompt, for a model that looks for entities; empty where that is not known.
+
+    Returns:
+        The studies of `shown`, in their order, without findings and scores.
     """
+    inspected: dict[str, InspectedStudy] = {}
+    embedded: dict[str, tuple[Tensor, Tensor]] = {}
+    similarities: list[Similarities | None] = [None] * len(references)
     devices = [model.device] if model.device.type == "cuda" else []
     with evaluating(model), torch.no_grad(), torch.random.fork_rng(devices=devices):
-        seen = [_read(model, batch, decoding, stated) for batch in batches]
-        ids = [study for batch in seen for study in batch.ids]
-        written = [report for batch in seen for report in batch.written]
-        similarities: list[Similarities | None] = [None] * len(ids)
+        for batch in shown:
+            batch = model.transfer_batch_to_device(batch, model.device, 0)
+            features = model.encode_images(batch)
+            inspected.update(_inspect(model, batch, features, decoding, stated))
+            if isinstance(model, HardNegativeReportGenerator):
+                embedded.update(_embed(model, batch, features))
         if isinstance(model, HardNegativeReportGenerator):
-            images, reports = (torch.cat([getattr(batch, name) for batch in seen]) for name in ("images", "reports"))
+            for batch in others:
+                batch = model.transfer_batch_to_device(batch, model.device, 0)
+                embedded.update(_embed(model, batch, model.encode_images(batch)))
+            pairs = [embedded[study] for study in references]
+            images, reports = (torch.stack(column) for column in zip(*pairs, strict=True))
             nearest = _nearest(reports, groups)
             similarities = _similarities(model.hard_negatives, images, reports, nearest, hardness)
         else:
-            nearest = _nearest(embed(TfidfEmbedder(), [text for batch in seen for text in batch.references]), groups)
-    return [
-        Inspected(
-            id=study,
+            nearest = _nearest(embed(TfidfEmbedder(), list(references.values())), groups)
+    ids = list(references)
+    negatives = [None if row < 0 else ids[row] for row in nearest.tolist()]
+    rows = {study: row for row, study in enumerate(ids)}
+    return {
+        study: replace(each, similarities=similarities[rows[study]], hard_negative=negatives[rows[study]])
+        for study, each in inspected.items()
+    }
+
+
+def _inspect(
+    model: ReportGenerator,
+    batch: Batch,
+    features: VisualFeatures,
+    decoding: Decoding,
+    stated: Mapping[str, Mapping[Prompt, int]],
+) -> dict[str, InspectedStudy]:
+    """The studies of a batch, without similarities and hard negatives."""
+    tokens = model.decoder.decode(features.context, decoding, patch_mask=features.context_mask).tokens[:, 0]
+    maps = _attention(model.decoder, features, tokens)
+    readings = read_references(model, batch, features)
+    entities = found_entities(model, batch, features, stated)
+    inspected = {}
+    for row, study in enumerate(batch["ids"]):
+        of_study = None if maps is None else maps[row][:, batch["view_mask"][row].cpu()]
+        report = report_of(model.tokenizer, tokens[row].tolist(), of_study)
+        inspected[study] = InspectedStudy(
             text=report.text,
-            words=report.words,
             attention=None if report.attention is None else quantised(report.attention),
-            similarities=similarity,
-            hard_negative=None if hard < 0 else ids[hard],
-            reading=reading,
-            entities=entities,
+            reading=None if readings is None else readings[row],
+            entities=None if entities is None else entities[row],
         )
-        for study, report, similarity, hard, reading, entities in zip(
-            ids,
-            written,
-            similarities,
-            nearest.tolist(),
-            (reading for batch in seen for reading in batch.readings),
-            (entities for batch in seen for entities in batch.entities),
-            strict=True,
-        )
-    ]
+    return inspected
 
 
-def _read(
-    model: ReportGenerator, batch: Batch, decoding: Decoding, stated: Mapping[str, Mapping[Prompt, int]]
-) -> _Seen:
-    batch = model.transfer_batch_to_device(batch, model.device, 0)
-    features = model.encode_images(batch)
-    words = model.decoder.decode(features.context, decoding, patch_mask=features.context_mask).tokens[:, 0]
-    maps = _attention(model.decoder, features, words)
-    written = [
-        report_of(model.tokenizer, row, None if maps is None else maps[study][:, batch["view_mask"][study].cpu()])
-        for study, row in enumerate(words.tolist())
-    ]
-    embeddings = torch.empty(len(words), 0), torch.empty(len(words), 0)
-    if isinstance(model, HardNegativeReportGenerator):
-        embeddings = model.embed_apart(batch, features.pooled)
-    unknown = [None] * len(words)
-    return _Seen(
-        batch["ids"],
-        batch["references"],
-        written,
-        read_references(model, batch, features) or unknown,
-        found_entities(model, batch, features, stated) or unknown,
-        *(each.cpu() for each in embeddings),
-    )
+def _embed(
+    model: HardNegativeReportGenerator, batch: Batch, features: VisualFeatures
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """By study its image and its report, `(D,)` each, on the CPU."""
+    images, reports = (each.cpu() for each in model.embed_apart(batch, features.pooled))
+    return dict(zip(batch["ids"], zip(images, reports, strict=True), strict=True))
 
 
 def _attention(decoder: ReportDecoder, features: VisualFeatures, words: Tensor) -> Tensor | None:

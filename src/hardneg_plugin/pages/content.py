@@ -1,53 +1,12 @@
 """What a page shows, as plain data."""
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hardneg_plugin.evaluation.alignment_inspection import FoundEntity, Reading
-from hardneg_plugin.evaluation.inspection import Similarities
-
-
-@dataclass(frozen=True)
-class Written:
-    """What one variant wrote about one study.
-
-    Args:
-        text: the generated report.
-        words: those of the text, in order; the rows of `attention` belong to them.
-        attention: `(words, views, rows, columns)`, 255 = the word's largest; each map lies over the whole of its view. None
-            where it is not known.
-        findings: each in words, with what became of it; None where findings cannot be read.
-        scores: of this study; the higher the better.
-        similarities: None for a variant without an objective.
-        hard_negative: the id of a study of the page; None where there is none.
-        reading: how its alignment reads the reference; None where that does not compare words with regions.
-        entities: those found or stated, the most likely first; None for a variant that looks for none.
-
-    Raises:
-        ValueError: `attention` is not of that shape and type.
-    """
-
-    text: str
-    words: list[str]
-    attention: NDArray[np.uint8] | None
-    findings: list[tuple[str, Literal["correct", "wrong", "missed"]]] | None
-    scores: dict[str, float]
-    similarities: Similarities | None
-    hard_negative: str | None
-    reading: Reading | None = None
-    entities: list[FoundEntity] | None = None
-
-    def __post_init__(self) -> None:
-        maps = self.attention
-        if maps is not None and (maps.ndim != 4 or len(maps) != len(self.words) or maps.dtype != np.uint8):
-            raise ValueError(
-                f"Expected `attention` ({len(self.words)} words, views, rows, columns) uint8, but got {maps.shape} {maps.dtype}."
-            )
+from hardneg_plugin.evaluation.inspected_study import InspectedStudy
 
 
 @dataclass(frozen=True)
@@ -67,26 +26,16 @@ class StudyContent:
     id: str
     views: list[NDArray[np.uint8]]
     reference: str
-    written: dict[str, Written]
+    written: dict[str, InspectedStudy]
 
     def __post_init__(self) -> None:
         for variant, written in self.written.items():
-            for views in _views_looked_at(written):
+            for views in written.heat_map_views():
                 if views != len(self.views):
                     raise ValueError(
                         f"Expected attention over the {len(self.views)} views of {self.id}, but that of {variant} is over "
                         f"{views}."
                     )
-
-
-def _views_looked_at(written: Written) -> Iterator[int]:
-    """Over how many views each attention is."""
-    if written.attention is not None:
-        yield written.attention.shape[1]
-    if written.reading is not None:
-        yield written.reading.attention.shape[1]
-    for entity in written.entities or ():
-        yield len(entity.attention)
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,19 @@
 """From the folders of finished runs to what their page shows."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig
 
 from hardneg_plugin.data.studies import SplitName
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.evaluation.finished_runs import FinishedRun, InspectedRun, Track, finished_run, inspect_run
-from hardneg_plugin.metrics.findings import Findings
-from hardneg_plugin.metrics.records import StatedFindings, findings_from_json
-from hardneg_plugin.pages.content import PageContent, Score, StudyContent, Written
+from hardneg_plugin.evaluation.finished_runs import FinishedRun, read_run
+from hardneg_plugin.evaluation.inspected_study import InspectedStudy
+from hardneg_plugin.evaluation.run_inspection import InspectedRun, Track, inspect_run
+from hardneg_plugin.pages.content import PageContent, Score, StudyContent
 from hardneg_plugin.pages.curves import curves_of
 from hardneg_plugin.runs.folder import RunFolder
-
-Verdict = Literal["correct", "wrong", "missed"]
 
 SPREAD_OVER = ("findings_attributes_F1", "CIDEr", "ROUGE-L", "specificity")
 """The scores of single studies that a choice of studies is spread over: the first that all variants have."""
@@ -31,31 +29,32 @@ def page_of_runs(
     trust: bool = False,
     track: Track = lambda batches, name: batches,
 ) -> PageContent:
-    """What a page shows of the runs, which were scored on the same studies.
+    """What a page shows of runs that were scored on the same studies; only the studies that it shows are generated again.
 
     Args:
         runs: by the name that each is to have, in the order of the page.
         split: whose predictions are shown.
         limit: studies shown at most, at least 1: the worst, the best, and an even spread between them.
-        data, device, trust, track: as of `inspect_run`.
+        data: as of `read_run`.
+        device, trust, track: as of `inspect_run`.
 
     Raises:
         UserError: a run is not finished, has no such predictions, or does not fit its data or the other runs.
     """
-    finished = [finished_run(name, folder, split, trust=trust) for name, folder in runs.items()]
+    finished = [read_run(name, folder, split, data=data, trust=trust) for name, folder in runs.items()]
     _check_same_studies(finished)
-    inspected = [inspect_run(run, data=data, device=device, trust=trust, track=track) for run in finished]
-    first = inspected[0]
+    first = finished[0]
     ids = list(first.rows)
     score, chosen = _choice(finished, ids, limit)
     shown = [ids[place] for place in chosen]
-    negatives = {each.inspected[study].hard_negative for each in inspected for study in shown}
+    inspected = [inspect_run(run, shown, device=device, trust=trust, track=track) for run in finished]
+    negatives = {study.hard_negative for each in inspected for study in each.studies.values()}
     return PageContent(
         title=f"{', '.join(runs)}: {split} split",
         notes=[*_notes(inspected), *_notes_on_choice(len(shown), len(ids), score)],
         variants=list(runs),
-        studies=[_study(first, study, {each.run.name: _written(each, study) for each in inspected}) for study in shown],
-        neighbours=[_study(first, study, {}) for study in ids if study in negatives and study not in set(shown)],
+        studies=[_study(first, name, {each.run.name: each.studies[name] for each in inspected}) for name in shown],
+        neighbours=[_study(first, name, {}) for name in ids if name in negatives and name not in set(shown)],
         scores={run.name: scores_of(run.metrics, split) for run in finished},
         curves=[curve for run in finished for curve in curves_of(run.folder, run.name)],
         configs={run.name: run.folder.config.read_text(encoding="utf-8") for run in finished},
@@ -73,32 +72,6 @@ def spread(scores: Sequence[float], limit: int) -> list[int]:
     return sorted(chosen)
 
 
-def judged(stated: StatedFindings) -> list[tuple[str, Verdict]]:
-    """The findings of two texts: those that both state, those that only the generated one states, and those that it misses."""
-    reference, generated = findings_from_json(stated["reference"]), findings_from_json(stated["generated"])
-    groups: list[tuple[Verdict, Findings]] = [
-        ("correct", generated & reference),
-        ("wrong", generated - reference),
-        ("missed", reference - generated),
-    ]
-    return [(text, verdict) for verdict, findings in groups for text in sorted(map(in_words, findings))]
-
-
-def in_words(finding: tuple[str, Any]) -> str:
-    """A finding as a person reads it.
-
-    >>> in_words(("nodule", (("calcified", False), ("mm", 6), ("side", "left"))))
-    'nodule (not calcified, mm 6, side left)'
-    >>> in_words(("oedema", ())), in_words(("effusion", "small")), in_words(("effusion", None))
-    ('oedema', 'effusion (small)', 'effusion')
-    """
-    name, attributes = finding
-    if attributes is None or attributes == ():
-        return name
-    each = attributes if isinstance(attributes, tuple) else [attributes]
-    return f"{name} ({', '.join(map(_attribute, each))})"
-
-
 def scores_of(metrics: Mapping[str, Any], split: SplitName) -> dict[str, Score]:
     """The scores of a split in metrics.json, with their intervals where it has them."""
     intervals = (metrics.get("intervals") or {}).get(split) or {}
@@ -107,17 +80,6 @@ def scores_of(metrics: Mapping[str, Any], split: SplitName) -> dict[str, Score]:
         for name, value in metrics[split].items()
         if isinstance(value, int | float)
     }
-
-
-def _attribute(attribute: Any) -> str:
-    match attribute:
-        case (key, True):
-            return str(key)
-        case (key, False):
-            return f"not {key}"
-        case (key, value):
-            return f"{key} {value}"
-    return str(attribute)
 
 
 def _check_same_studies(runs: Sequence[FinishedRun]) -> None:
@@ -139,49 +101,32 @@ def _choice(runs: Sequence[FinishedRun], ids: Sequence[str], limit: int) -> tupl
     return None, spread(range(len(ids)), limit)
 
 
-def _study(run: InspectedRun, study: str, written: dict[str, Written]) -> StudyContent:
-    views = [image[0].numpy() for image in run.studies[run.rows[study]]["images"]]
-    return StudyContent(id=study, views=views, reference=run.run.records[study]["reference"], written=written)
-
-
-def _written(run: InspectedRun, study: str) -> Written:
-    record, inspected = run.run.records[study], run.inspected[study]
-    return Written(
-        text=record["generated"],
-        words=record["generated"].split(),
-        attention=None if study in run.is_otherwise else inspected.attention,
-        findings=judged(record["findings"]) if "findings" in record else None,
-        scores={
-            name: score for name, score in record.get("scores", {}).items() if not name.endswith(("loss", "rank"))
-        },  # the higher the better
-        similarities=inspected.similarities,
-        hard_negative=inspected.hard_negative,
-        reading=inspected.reading,
-        entities=inspected.entities,
-    )
+def _study(run: FinishedRun, name: str, written: dict[str, InspectedStudy]) -> StudyContent:
+    views = [image[0].numpy() for image in run.studies[run.rows[name]]["images"]]
+    return StudyContent(id=name, views=views, reference=run.records[name]["reference"], written=written)
 
 
 def _notes(runs: Sequence[InspectedRun]) -> list[str]:
     notes = []
-    for run in runs:
-        name = run.run.name
-        negatives = "TF-IDF" if run.run.is_host else "its own report embeddings"
-        hardened = "" if run.hardness is None else f", hardened at {run.hardness:.2f}, the end of its schedule"
-        notes.append(
-            f"{name}: {run.run.checkpoint} checkpoint; hard negatives are the nearest by {negatives}{hardened}."
+    for inspected in runs:
+        run, name = inspected.run, inspected.run.name
+        negatives = "TF-IDF" if run.is_host else "its report embeddings"
+        hardened = (
+            "" if inspected.hardness is None else f", hardened at {inspected.hardness:.2f}, the end of its schedule"
         )
+        notes.append(f"{name}: {run.checkpoint} checkpoint; hard negatives are the nearest by {negatives}{hardened}.")
         if len(run.rows) < len(run.studies):
             notes.append(
                 f"{name}: its predictions are of {len(run.rows)} of the {len(run.studies)} studies of the split."
             )
-        if run.is_otherwise:
+        if inspected.differing:
             notes.append(
-                f"{name}: {len(run.is_otherwise)} of {len(run.rows)} reports come out otherwise when written again, and are shown "
-                "as predicted, without heat maps."
+                f"{name}: {len(inspected.differing)} of {len(inspected.studies)} reports come out differently when generated "
+                "again; they are shown as predicted, without heat maps."
             )
-        if all(inspected.attention is None for inspected in run.inspected.values()):
+        if not inspected.gives_attention:
             notes.append(f"{name}: its decoder gives no attention, so there are no heat maps.")
-        if run.looks_for_entities and not run.knows_facts:
+        if inspected.looks_for_entities and not inspected.knows_facts:
             notes.append(
                 f"{name}: what reports state of its entities is not known, since its data have no data.knowledge."
             )

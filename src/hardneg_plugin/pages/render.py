@@ -18,9 +18,9 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
-from hardneg_plugin.evaluation.alignment_inspection import FoundEntity, Reading
+from hardneg_plugin.evaluation.inspected_study import FoundEntity, InspectedStudy, Reading
 from hardneg_plugin.files import whole_text_file
-from hardneg_plugin.pages.content import PageContent, Score, StudyContent, Written
+from hardneg_plugin.pages.content import PageContent, Score, StudyContent
 
 LONGER_SIDE = 320
 """The most that an image has in pixels."""
@@ -120,7 +120,7 @@ def _data(content: PageContent) -> dict[str, Any]:
     }
 
 
-def _written(written: Written) -> dict[str, Any]:
+def _written(written: InspectedStudy) -> dict[str, Any]:
     similarities = written.similarities
     return {
         "text": written.text,

@@ -197,7 +197,7 @@ function findingsOf(findings) {
 
 // Cosines as bars from zero on one axis from -1 to 1.
 function similaritiesOf(similarities) {
-  const rows = [["own", "own report"], ["hard", "hard negative"], ["hardened", "hardened negative"]];
+  const rows = [["positive", "positive"], ["hard", "hard negative"], ["hardened", "hardened negative"]];
   const list = element("dl", { class: "similarities", "aria-label": "Similarity of the image to each report, from -1 to 1" });
   for (const [key, name] of rows) {
     const value = similarities[key];

@@ -15,7 +15,7 @@ from hardneg_plugin.backbones.visual import VisualExtractor
 from hardneg_plugin.data.collate import StudyCollator
 from hardneg_plugin.data.phantom import PhantomKnowledge, PhantomStudies
 from hardneg_plugin.data.tokenizer import WordTokenizer
-from hardneg_plugin.evaluation.alignment_inspection import FoundEntity, Reading, Verdict
+from hardneg_plugin.evaluation.inspected_study import EntityVerdict, FoundEntity, Reading
 from hardneg_plugin.evaluation.inspection import inspect_split
 from hardneg_plugin.grounding import Boxes, Cells, Grounding, Patches
 from hardneg_plugin.knowledge import ABSENT, PRESENT, UNKNOWN
@@ -47,6 +47,9 @@ def batches(size):
     return [collate([sample(i) for i in rows[start : start + size]]) for start in range(0, len(STUDIES), size)]
 
 
+REFERENCES = {batch["ids"][0]: batch["references"][0] for batch in batches(1)}
+
+
 def generator(kind=HardNegativeReportGenerator, **more):
     torch.manual_seed(0)
     return kind(
@@ -74,7 +77,8 @@ def grounded(regions=None, **options):
 
 def inspect(model, stated=STATED):
     decoding = Decoding(max_length=4, beam_size=1)
-    return inspect_split(model, batches(3), decoding=decoding, groups=GROUPS, hardness=0.5, stated=stated)
+    settings = {"decoding": decoding, "groups": GROUPS, "hardness": 0.5, "stated": stated}
+    return list(inspect_split(model, batches(3), references=REFERENCES, **settings).values())
 
 
 def close(found, own):
@@ -156,7 +160,7 @@ def test_what_became_of_an_entity():
     assert {fact: replace(entity, fact=fact).verdict for fact in facts} == facts
     missed = replace(entity, probability=0.5, fact=PRESENT)
     assert missed.verdict == "stated, not found"
-    assert {*facts.values(), missed.verdict} == set(get_args(Verdict))
+    assert {*facts.values(), missed.verdict} == set(get_args(EntityVerdict))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from hardneg_plugin.backbones.visual import VisualExtractor
 from hardneg_plugin.data.collate import StudyCollator
 from hardneg_plugin.data.phantom import PhantomStudies
 from hardneg_plugin.data.tokenizer import WordTokenizer
-from hardneg_plugin.evaluation.heat_maps import quantised
+from hardneg_plugin.evaluation.inspected_study import quantised
 from hardneg_plugin.evaluation.inspection import inspect_split
 from hardneg_plugin.functional.hardening import Arc, Ascent, Projection, Released, Segment, harden_ascent
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator
@@ -45,6 +45,9 @@ def batches(size):
     return [collate(samples()[start : start + size]) for start in range(0, len(STUDIES), size)]
 
 
+REFERENCES = {batch["ids"][0]: batch["references"][0] for batch in batches(1)}
+
+
 def generator(kind=ReportGenerator, **more):
     torch.manual_seed(0)
     return kind(
@@ -65,7 +68,11 @@ def plugged(**options):
 
 
 def inspect(model, size=4, decoding=DECODING, groups=GROUPS, hardness=0.5):
-    return inspect_split(model, batches(size), decoding=decoding, groups=groups, hardness=hardness)
+    """All studies, in order."""
+    settings = {"decoding": decoding, "groups": groups, "hardness": hardness}
+    found = inspect_split(model, batches(size), references=REFERENCES, **settings)
+    assert list(found) == list(STUDIES.ids)
+    return list(found.values())
 
 
 def embeddings(model):
@@ -98,7 +105,6 @@ def test_words_and_attention_are_those_of_writing_each_study_by_itself():
     views = [list(sample["images"]) for sample in samples()]
     alone = model.generate(views, batch_size=1, attention=True)
     found = inspect(model)
-    assert [each.id for each in found] == list(STUDIES.ids)
     assert [each.text for each in found] == [report.text for report in alone]
     assert len({each.text for each in found}) > 1
     for each, report, study in zip(found, alone, views, strict=True):
@@ -128,7 +134,7 @@ def test_similarities_are_those_of_the_objective_and_its_hardening(how):
         assert each.hard_negative == STUDIES.ids[nearest[i]]
         hardened = how(z[None], u[None], n[None], 0.5)[0]
         expected = [float(z @ x) for x in (u, n, hardened)]
-        found = [each.similarities.own, each.similarities.hard, each.similarities.hardened]
+        found = [each.similarities.positive, each.similarities.hard, each.similarities.hardened]
         assert found == pytest.approx(expected, abs=1e-5)
 
 
@@ -175,6 +181,41 @@ def test_a_study_that_matches_all_others_has_no_hard_negative(make):
     assert [each.hard_negative for each in found[:8]] == [STUDIES.ids[8]] * 8
     everything = inspect(make(), groups={"patient": np.zeros(9, dtype=np.int64)})
     assert {(each.hard_negative, each.similarities) for each in everything} == {(None, None)}
+
+
+@pytest.mark.parametrize("make", [generator, plugged], ids=["host", "hard_negatives"])
+def test_only_what_is_shown_is_generated_and_comes_out_as_of_the_whole_split(make, monkeypatch):
+    model = make()
+    whole = dict(zip(STUDIES.ids, inspect(model), strict=True))
+    decode, decoded, embedded = model.decoder.decode, [], []
+    monkeypatch.setattr(
+        model.decoder, "decode", lambda *args, **more: decoded.append(len(args[0])) or decode(*args, **more)
+    )
+    rows, collate = [7, 2, 5], StudyCollator(TOKENIZER, 40)
+
+    def others():
+        for row in sorted(set(range(len(STUDIES))) - set(rows)):
+            embedded.append(row)
+            yield collate([samples()[row]])
+
+    found = inspect_split(
+        model,
+        [collate([samples()[row] for row in rows])],
+        others(),
+        references=REFERENCES,
+        groups=GROUPS,
+        decoding=DECODING,
+        hardness=0.5,
+    )
+    assert list(found) == [STUDIES.ids[row] for row in rows]
+    assert decoded == [3]
+    assert embedded == ([] if make is generator else [0, 1, 3, 4, 6, 8])
+    for study, own in found.items():
+        expected = whole[study]
+        assert (own.text, own.hard_negative) == (expected.text, expected.hard_negative)
+        np.testing.assert_array_equal(own.attention, expected.attention)
+        if make is plugged:
+            assert vars(own.similarities) == pytest.approx(vars(expected.similarities), abs=1e-6)
 
 
 def test_mode_and_random_state_stay_what_they_were():

@@ -8,10 +8,9 @@ import pytest
 
 from hardneg_plugin.data.phantom import PhantomStudies
 from hardneg_plugin.data.phantom.reading import read_findings
-from hardneg_plugin.evaluation.alignment_inspection import FoundEntity, Reading
-from hardneg_plugin.evaluation.inspection import Similarities
+from hardneg_plugin.evaluation.inspected_study import FoundEntity, InspectedStudy, Reading, Similarities
 from hardneg_plugin.knowledge import ABSENT, PRESENT, UNKNOWN
-from hardneg_plugin.pages.content import Curve, PageContent, Score, StudyContent, Written
+from hardneg_plugin.pages.content import Curve, PageContent, Score, StudyContent
 
 STEPS = range(0, 1000, 20)
 
@@ -40,9 +39,8 @@ def _written(rng, reference, other, other_id, views):
     maps *= rng.uniform(0.2, 1, (len(words), views, 1, 1))
     attention = np.round(255 * maps / maps.max(axis=(1, 2, 3), keepdims=True)).astype(np.uint8) if words else None
     own, hard = sorted(rng.uniform(0.1, 0.9, 2))[::-1]
-    return Written(
+    return InspectedStudy(
         text=text,
-        words=words,
         attention=attention,
         findings=_findings(reference, text),
         scores={"BLEU-4": float(rng.uniform(0, 1)), "findings_attributes_F1": float(rng.integers(0, 5) / 4)},
@@ -152,9 +150,8 @@ def aligned():
 def hostile():
     """A page in which every text tries to be something else, and in which numbers are not all numbers."""
     text = "</script><script>document.title='taken'</script> <!-- <b>&amp; \"'` {{ 7*7 }} {% x %} \u2028\u2029 \x00 \ud800 é"
-    written = Written(
+    written = InspectedStudy(
         text=text,
-        words=text.split(),
         attention=np.full((len(text.split()), 1, 1, 2), 255, np.uint8),
         findings=[(text, "correct"), (text, "wrong"), (text, "missed")],
         scores={text: math.nan, "inf": math.inf},

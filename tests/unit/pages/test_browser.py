@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hardneg_plugin.evaluation.alignment_inspection import FoundEntity, Reading
+from hardneg_plugin.evaluation.inspected_study import FoundEntity, Reading
 from hardneg_plugin.pages.content import PageContent, StudyContent
 from hardneg_plugin.pages.render import write_page
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+WebDriverWait = pytest.importorskip("selenium.webdriver.support.wait").WebDriverWait
 By = pytest.importorskip("selenium.webdriver.common.by").By
 Keys = webdriver.Keys
 
@@ -62,6 +63,10 @@ class Opened:
     def go(self, address=""):
         """As a link of that address does, at once."""
         self.run("document.activeElement.blur(); history.replaceState(null, '', '#' + arguments[0]); show()", address)
+
+    def wait_until_shown(self, selector):
+        """After a click on a link or a step back: the browser tells the page of its new address a little later."""
+        WebDriverWait(self.browser, 10).until(lambda _: self.one(selector).is_displayed())
 
     def press(self, *keys):
         webdriver.ActionChains(self.browser).send_keys(*keys).perform()
@@ -237,11 +242,11 @@ def test_the_address_says_what_is_shown_and_can_be_shared(page, content):
     page.browser.get(address)
     assert (page.study, page.listed) == (ids[5], before)
     page.one("nav [data-view=curves]").click()
-    assert page.one("#curves").is_displayed()
+    page.wait_until_shown("#curves")
     assert not page.one("#studies").is_displayed()
     assert page.address["q"] == "the"
     page.browser.back()
-    assert page.one("#studies").is_displayed()
+    page.wait_until_shown("#studies")
     page.go(f"study={ids[4]}&q={ids[1]}")  # not among those found, but asked for
     assert (page.study, page.listed) == (ids[4], [ids[1]])
     page.go("study=nobody&sort=nothing&view=nowhere&differ=x")
@@ -279,7 +284,7 @@ def test_hard_negatives_similarities_and_findings_are_shown(page, content):
     assert " ".join(kept).replace("added: ", "").split() == neighbour.reference.split()
     numbers = [value.text for value in page.all("[aria-label=arc] .similarities .value")]
     similarities = study.written["arc"].similarities
-    assert numbers == [f"{value:.3f}" for value in (similarities.own, similarities.hard, similarities.hardened)]
+    assert numbers == [f"{value:.3f}" for value in (similarities.positive, similarities.hard, similarities.hardened)]
     assert not page.all("[aria-label=host] .similarities")
     for variant, written in study.written.items():
         chips = [chip.text.split(maxsplit=2)[1:] for chip in page.all(f"[aria-label={variant}] .findings li")]

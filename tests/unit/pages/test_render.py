@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hardneg_plugin.evaluation.alignment_inspection import FoundEntity, Reading
-from hardneg_plugin.pages.content import Curve, PageContent, Score, StudyContent, Written
+from hardneg_plugin.evaluation.inspected_study import FoundEntity, InspectedStudy, Reading
+from hardneg_plugin.pages.content import Curve, PageContent, Score, StudyContent
 from hardneg_plugin.pages.render import render, write_page
 
 
@@ -50,16 +50,16 @@ def empty(**fields):
 
 
 def written(words=(), attention=None):
-    return Written(" ".join(words), list(words), attention, None, {}, None, None)
+    return InspectedStudy(" ".join(words), attention)
 
 
 def known(views, of_entities=0):
     """What an alignment knows of a study with so many views."""
-    return Written(
-        "", [], None, None, {}, None, None,
+    return InspectedStudy(
+        "",
         reading=Reading(["a"], None, np.zeros((1, views, 2, 2), np.uint8)),
         entities=[FoundEntity("e", 0.9, None, np.zeros((of_entities, 2, 2), np.uint8))],
-    )  # fmt: skip
+    )
 
 
 def test_texts_come_out_of_the_data_as_they_went_in(content):
@@ -131,7 +131,7 @@ def test_what_alignments_know_of_600_studies_stays_under_20_megabytes(aligned):
     view = np.zeros((8, 8), np.uint8)
 
     def size(count, **known):
-        of = {"a": Written("", [], None, None, {}, None, None, **known)}
+        of = {"a": InspectedStudy("", **known)}
         studies = [StudyContent(str(index), [view, view], "r", of) for index in range(count)]
         return len(render(empty(variants=["a"], studies=studies)))
 
@@ -176,7 +176,7 @@ def test_what_is_no_number_is_null_in_the_data_and_a_dash_in_the_table(hostile):
     data = page.json("data")
     by = data["studies"][0]["written"][hostile.variants[0]]
     assert list(by["scores"].values()) == [None, None]
-    assert by["similarities"] == {"own": None, "hard": None, "hardened": -1.0}
+    assert by["similarities"] == {"positive": None, "hard": None, "hardened": -1.0}
     assert data["curves"][0]["points"] == [[0, None], [1, None], [2, 0.5]]
     assert [text.strip() for attributes, text in page.all("span") if attributes.get("class") == "unknown"] == ["–"]
     assert "0.500" in page.text

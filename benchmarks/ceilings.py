@@ -8,6 +8,8 @@ Which normal sentences a report has, and how it words its findings, is chance th
 import argparse
 import json
 import statistics
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
@@ -19,7 +21,7 @@ from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.metrics.peers import Peers
 
 
-def stated(text: str, read: object) -> list[Finding]:
+def stated(text: str, read: Callable[[str], Iterable[Any]]) -> list[Finding]:
     """The findings of a report as they were drawn."""
     return [Finding(name, tuple(attributes)) for name, attributes in read(text)]
 

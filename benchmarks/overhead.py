@@ -91,7 +91,7 @@ def filled(objective: HardNegativeObjective, width: int) -> None:
     source = objective.negatives
     embeddings = [normalize(torch.randn(KEPT, width), dim=-1) for _ in range(2)]
     if isinstance(source, Queue):
-        source.queue.push(*embeddings, keys_of(torch.arange(1_000, 1_000 + KEPT)))
+        source.queue.push(embeddings[0], embeddings[1], keys_of(torch.arange(1_000, 1_000 + KEPT)))
     elif isinstance(source, Bank):
         source.bank.write(torch.arange(KEPT), keys_of(torch.arange(KEPT)), *embeddings)
 
@@ -166,9 +166,9 @@ def objective_seconds(studies: int, queue: int, repeats: int = 5, width: int = 2
     objective = HardNegativeObjective(
         negatives=Queue(size=queue) if queue else InBatch(), image_width=2048, report_width=512, width=width
     )
-    if queue:
+    if isinstance(objective.negatives, Queue):
         embeddings = [normalize(torch.randn(queue, width), dim=-1) for _ in range(2)]
-        objective.negatives.queue.push(*embeddings, keys_of(torch.arange(10_000, 10_000 + queue)))
+        objective.negatives.queue.push(embeddings[0], embeddings[1], keys_of(torch.arange(10_000, 10_000 + queue)))
     images = torch.randn(studies, 2048, requires_grad=True)
     reports = torch.randn(studies, 512, requires_grad=True)
 

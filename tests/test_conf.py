@@ -2,6 +2,7 @@
 
 import inspect
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytest
@@ -34,7 +35,7 @@ from hardneg_plugin.objectives import (
 from hardneg_plugin.objectives.schedule import Constant, Cosine, Exponential, Linear
 
 # those of hardening: tests/unit/functional/test_hardening.py
-STRATEGIES = {
+STRATEGIES: dict[str, dict[str, Any]] = {
     "alignment": {"info_nce": InfoNCE(), "triplet": Triplet(), "released": ReleasedAlignment()},
     "separation": {"hinge": Hinge(margin=0.5), "absolute": Absolute(), "none": None},
     "schedule": {

@@ -188,9 +188,9 @@ def test_sampling_draws_what_is_asked_for() -> None:
         drawn = decoder.decode(patches, Decoding(sample=True, num_return=2, max_length=9, **options))
         assert drawn.tokens.equal(greedy.tokens.expand(-1, 2, -1))
         torch.testing.assert_close(drawn.log_probs, greedy.log_probs.expand(-1, 2))
-    drawn = decoder.decode(patches[:1], Decoding(sample=True, num_return=500, max_length=1)).tokens.flatten()
+    words = decoder.decode(patches[:1], Decoding(sample=True, num_return=500, max_length=1)).tokens.flatten()
     expected = decoder.log_probs(patches[:1], torch.zeros(1, 2, dtype=torch.long)).exp().flatten()
-    torch.testing.assert_close(drawn.bincount(minlength=7) / 500, expected, atol=0.08, rtol=0)
+    torch.testing.assert_close(words.bincount(minlength=7) / 500, expected, atol=0.08, rtol=0)
 
 
 @pytest.mark.parametrize("options", [{}, {"beam_size": 1}, {"sample": True}])

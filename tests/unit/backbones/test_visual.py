@@ -1,3 +1,5 @@
+from typing import Any
+
 import huggingface_hub.constants
 import pytest
 import safetensors.torch
@@ -10,7 +12,7 @@ from hardneg_plugin.backbones.visual import VisualExtractor
 from hardneg_plugin.errors import UserError
 
 THIN = {"channels": (4, 8, 8, 12)}
-MODELS = {
+MODELS: dict[str, Any] = {
     "resnet10t": {"options": {"channels": (4, 8, 8, 12), "stem_width": 8}},
     "resnet18": {"options": THIN},
     "resnet18 at stride 16": {"out_index": -2, "options": THIN},

@@ -76,7 +76,8 @@ def test_mined_studies_are_a_batch_of_their_own_in_the_order_of_their_studies(sa
     for batch, alone in ((with_mined, collate(samples)), (negatives, collate(flat))):
         assert batch.keys() == alone.keys()
         for key, value in alone.items():
-            assert torch.equal(batch[key], value) if isinstance(value, torch.Tensor) else batch[key] == value
+            got = dict(batch)[key]
+            assert torch.equal(got, value) if isinstance(value, torch.Tensor) else got == value
 
 
 def test_images_of_two_sizes_are_refused_by_study(samples):

@@ -239,6 +239,7 @@ def test_tokenizer_is_made_of_the_training_reports_once_and_can_be_replaced():
     assert calls == []
     data.setup("fit")
     assert calls == [FakeSource().split("train").reports]
+    assert isinstance(data.tokenizer, WordTokenizer)
     assert "train" in data.tokenizer.vocabulary
     assert "val" not in data.tokenizer.vocabulary
     data.val_dataloader()

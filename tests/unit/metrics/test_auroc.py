@@ -23,9 +23,9 @@ def drawn():
     return scores, {**labels, "d": np.zeros(STUDIES)}
 
 
-def areas(scores, labels, weights):
+def areas(drawn, weights):
     """Of the findings that count, with each study as often as its weight says."""
-    found = []
+    (scores, labels), found = drawn, []
     for name in scores:
         rows = np.repeat(np.arange(STUDIES), weights)
         rows = rows[~np.isnan(scores[name][rows])]
@@ -36,13 +36,13 @@ def areas(scores, labels, weights):
 
 def test_is_scikit_learns_for_all_studies_and_under_any_weights(drawn):
     statistic = mean_auroc("AUROC", *drawn)
-    once = areas(*drawn, np.ones(STUDIES, int))
+    once = areas(drawn, np.ones(STUDIES, int))
     assert len(once) == 3
     assert statistic.values() == {"AUROC": pytest.approx(np.mean(once))}
     draw = np.random.default_rng(1)
     weights = np.stack([np.bincount(draw.integers(STUDIES, size=STUDIES), minlength=STUDIES) for _ in range(20)])
     computed = statistic.under(weights)["AUROC"]
-    assert computed == pytest.approx([np.mean(areas(*drawn, row)) for row in weights])
+    assert computed == pytest.approx([np.mean(areas(drawn, row)) for row in weights])
     assert len(set(computed.tolist())) > 1
 
 
@@ -50,7 +50,7 @@ def test_a_finding_drawn_without_the_studies_that_have_it_does_not_count(drawn):
     scores, labels = drawn
     statistic = mean_auroc("AUROC", scores, labels)
     weights = (labels["a"] == 0).astype(int)[None]
-    left = areas({name: scores[name] for name in "bcd"}, labels, weights[0])
+    left = areas(({name: scores[name] for name in "bcd"}, labels), weights[0])
     assert statistic.under(weights)["AUROC"] == pytest.approx(np.mean(left))
     assert statistic.under(0 * weights)["AUROC"] == 0.5
 
@@ -75,7 +75,7 @@ def test_areas_known_beforehand(scores, labels, expected):
 def test_what_is_held_at_once_changes_nothing(monkeypatch, drawn, block):
     monkeypatch.setattr(auroc, "_BLOCK", block)
     assert mean_auroc("AUROC", *drawn).values() == {
-        "AUROC": pytest.approx(np.mean(areas(*drawn, np.ones(STUDIES, int))))
+        "AUROC": pytest.approx(np.mean(areas(drawn, np.ones(STUDIES, int))))
     }
 
 
@@ -95,4 +95,4 @@ def test_what_two_models_have_of_a_study_can_be_exchanged(drawn):
     mine, theirs = ({name: ranked(column) for name, column in of.items()} for of in (scores, others))
     for area, row in zip(computed, swap, strict=True):
         mixed = {name: np.where(row, theirs[name], mine[name]) for name in "abcd"}
-        assert area == pytest.approx(np.mean(areas(mixed, labels, np.ones(STUDIES, int))))
+        assert area == pytest.approx(np.mean(areas((mixed, labels), np.ones(STUDIES, int))))

@@ -1,6 +1,7 @@
 """RadGraph and RaTEScore with stand-ins for their packages, which behave as the real ones do, in failing too."""
 
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ class RaTEScore:
         return [0.5 if a == {{"nothing"}} else len(a & b) / len(a | b) for a, b in zip(*pairs)]
 """
 
-METRICS = {"radgraph": (RADGRAPH, RadGraph()), "RaTEScore": (RATESCORE, RaTEScore())}
+METRICS: dict[str, Any] = {"radgraph": (RADGRAPH, RadGraph()), "RaTEScore": (RATESCORE, RaTEScore())}
 TEXTS = ["small left effusion", "", "nothing", "no effusion"]
 OTHERS = ["left effusion", "clear lungs", "clear lungs", "no effusion"]
 

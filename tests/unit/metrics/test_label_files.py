@@ -33,7 +33,8 @@ def test_studies_and_conditions_are_found_by_name(tmp_path, labels):
     metric.check()
     ids = ["s4", "s1", "s3"]
     scored = metric([""] * 3, [""] * 3, ids)
-    expected = label_f1(*(np.array([side[study] for study in ids]) for side in labels), "chexpert")
+    drawn = [np.array([side[study] for study in ids]) for side in labels]
+    expected = label_f1(drawn[0], drawn[1], "chexpert")
     assert scored.values == expected.values
     assert scored.columns == expected.columns
 

@@ -163,10 +163,9 @@ def test_of_several_models_the_mean_of_their_scores():
     of = [ratio(rng.integers(1, 9, (6, 2))) for _ in range(3)]
     mean = MeanOfRuns(tuple(of))
     assert mean.values() == {"ratio": pytest.approx(np.mean([statistic.values()["ratio"] for statistic in of]))}
-    other = MeanOfRuns(tuple(ratio(rng.integers(1, 9, (6, 2))) for _ in range(3)))
+    others = [ratio(rng.integers(1, 9, (6, 2))) for _ in range(3)]
     weights = rng.integers(0, 3, (4, 12)).astype(float)
     expected = [
-        [np.divide(*(row[:6] @ a.rows + row[6:] @ b.rows)) for a, b in zip(of, other.of, strict=True)]
-        for row in weights
+        [np.divide(*(row[:6] @ a.rows + row[6:] @ b.rows)) for a, b in zip(of, others, strict=True)] for row in weights
     ]
-    assert mean.joined(other).under(weights)["ratio"] == pytest.approx(np.mean(expected, axis=1))
+    assert mean.joined(MeanOfRuns(tuple(others))).under(weights)["ratio"] == pytest.approx(np.mean(expected, axis=1))

@@ -206,7 +206,7 @@ def test_a_model_that_makes_no_words_cannot_be_made():
         pass
 
     with pytest.raises(TypeError, match="words_of"):
-        Wordless(**parts(), make_scores=lambda split: torch.nn.Identity())
+        Wordless(**parts(), make_scores=lambda split: torch.nn.Identity())  # type: ignore[abstract]
 
 
 def test_mining_embeds_the_reports_of_whatever_aligns_them():

@@ -30,8 +30,8 @@ def embeddings(kind):
     rows[100:140] = rows[:40]
     rows[120:125] = rows[7]
     rows[50:53] = 0
-    rows = F.normalize(torch.from_numpy(rows), dim=-1)
-    return rows if kind == "dense" else csr_matrix(rows.numpy())
+    unit = F.normalize(torch.from_numpy(rows), dim=-1)
+    return unit if kind == "dense" else csr_matrix(unit.numpy())
 
 
 def rule(k=4, ceiling=1.0, match_most=False):

@@ -1,6 +1,7 @@
 """The mixin around a LightningModule that knows nothing of it."""
 
 import inspect
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -20,6 +21,7 @@ class Host(pl.LightningModule):
     def __init__(self, width=8, returns="mapping", manual=False, all_parameters=True):
         super().__init__()
         self.save_hyperparameters()
+        self.hparams: Any
         self.image, self.report = nn.Linear(12, width), nn.Linear(10, width)
         self.automatic_optimization = not manual
         self.seen = []

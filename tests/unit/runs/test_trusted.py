@@ -152,7 +152,7 @@ def test_nothing_is_looked_up_or_read_along(values):
         check_trusted(OmegaConf.create(values), "config.yaml")
 
 
-FILES = {
+FILES: dict[str, str | bytes] = {
     "a tag of Python's": "model: !!python/object/apply:pathlib.Path.touch [made]\n",
     "a tag of a new object": "model: !!python/object/new:pathlib.Path [made]\n",
     "no YAML": "model: [\n",

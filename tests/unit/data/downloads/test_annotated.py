@@ -1,6 +1,7 @@
 """The R2Gen layout as a source to prepare from."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hardneg_plugin.data.downloads.annotated import Annotated
 from hardneg_plugin.data.downloads.study import OriginalStudy
 from hardneg_plugin.errors import UserError
 
-LISTS = {
+LISTS: dict[str, Any] = {
     "train": [
         {"id": 1, "report": "One.\n", "image_path": ["1/0.png", "1/1.png"], "patient": "p", "labels": ["b", "a"]},
         {"id": "s2", "report": "Two.", "image_path": ["2.png"]},

@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from hardneg_plugin.data.phantom import PhantomStudies
-from hardneg_plugin.data.phantom.findings import ATTRIBUTES
+from hardneg_plugin.data.phantom.findings import ATTRIBUTES, Finding
 from hardneg_plugin.data.phantom.prompts import WORDINGS, zero_shot_prompts
 from hardneg_plugin.data.phantom.reading import read_findings
 from hardneg_plugin.data.tokenizer import CLEANINGS, WordTokenizer
@@ -23,7 +23,7 @@ def test_sentences_read_back_as_what_they_state(name):
     for sentence in present:
         ((stated, attributes),) = read_findings(sentence)
         assert stated == name
-        assert [key for key, _ in attributes] == list(ATTRIBUTES[name])
+        assert [key for key, _ in Finding(stated, attributes).attributes] == list(ATTRIBUTES[name])
     for sentence in absent:
         assert read_findings(sentence) == frozenset()
         assert read_findings(f"There is {name}.") == {(name, ())}  # it is the denial that is read

@@ -201,7 +201,7 @@ def test_word_soup_is_read_without_error(words):
     read = read_findings(" ".join(words))
     assert isinstance(read, frozenset)
     for name, attributes in read:
-        assert all(value in ATTRIBUTES[name][key] for key, value in attributes)
+        assert all(value in ATTRIBUTES[name][key] for key, value in Finding(name, attributes).attributes)
 
 
 @settings(max_examples=150, deadline=None)

@@ -188,7 +188,8 @@ def test_localisation_is_the_mean_over_findings_of_the_first_view(splits):
         return torch.stack(maps), torch.tensor(boxes), findings
 
     maps, boxes, findings = first_view(splits["test"])
-    threshold = choose_threshold(*first_view(splits["val"])[:2], (32, 32))
+    val_maps, val_boxes, _ = first_view(splits["val"])
+    threshold = choose_threshold(val_maps, val_boxes, (32, 32))
     assert result.settings == {"threshold": threshold}
 
     def by_finding(values):

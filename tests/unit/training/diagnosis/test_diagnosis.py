@@ -4,6 +4,7 @@ import csv
 import warnings
 from functools import partial
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -297,7 +298,7 @@ def test_wandb_gets_images_a_table_and_histograms(monkeypatch):
         def __init__(self, sequence=None, np_histogram=None, num_bins=64):
             self.counts, self.edges = np_histogram
 
-    module = ModuleType("wandb")
+    module: Any = ModuleType("wandb")
     module.Image, module.Table, module.Histogram = Image, Table, Histogram
     monkeypatch.setitem(__import__("sys").modules, "wandb", module)
     logger = WandbStandIn()

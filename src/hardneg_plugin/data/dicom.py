@@ -29,7 +29,7 @@ def is_dicom(start: bytes) -> bool:
 def read_dicom(path: Path) -> NDArray[np.uint8]:
     """Read a radiograph of one frame.
 
-    Stored values go through the modality LUT or rescaling, then through the first VOI LUT or else the first window; where
+    StoredViews values go through the modality LUT or rescaling, then through the first VOI LUT or else the first window; where
     there is neither, or the window has no width, the image's own minimum and maximum become 0 and 255. MONOCHROME1 is
     inverted, so that bone is always bright. Colour of 8 bits becomes luminance.
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hardneg_plugin.data.boxes import BoxTable
 from hardneg_plugin.data.studies import Sample
-from hardneg_plugin.data.transforms import boxes_within, random_crop, whole
+from hardneg_plugin.data.transforms import random_crop, reframe_boxes, resize_to_square
 from hardneg_plugin.errors import UserError
 
 
@@ -46,7 +46,7 @@ class Framing:
     ) -> Sample:
         """A study as a model sees it: its V views `(1, H, W)` whole, or each under a crop that the seed draws."""
         if seed is None:
-            framed = [whole(view, crop=self.crop) for view in views]
+            framed = [resize_to_square(view, crop=self.crop) for view in views]
         else:
             # A generator of its own: how a study looks depends neither on the worker nor on what was drawn before.
             draw = torch.Generator().manual_seed(seed)
@@ -55,5 +55,5 @@ class Framing:
         sample = Sample(id=id, images=torch.stack(images), report=report, patient=patient, labels=labels)
         if self.boxes is not None:
             of_views = torch.from_numpy(self.boxes.of(id, len(views)).copy())
-            sample["boxes"] = boxes_within(of_views, torch.tensor(frames))
+            sample["boxes"] = reframe_boxes(of_views, torch.tensor(frames))
         return sample

@@ -41,13 +41,13 @@ class TrainingLoader(DataLoader[Sample]):
         self._epoch, self._handed_out = epoch, self._handed_out if goes_on else 0
         self._is_resumed = False
         batches = cast(BatchSampler, self.batch_sampler)
-        batches.sampler = _From(self.sampler, self._handed_out * batches.batch_size)
+        batches.sampler = _RemainingKeys(self.sampler, self._handed_out * batches.batch_size)
         for batch in super().__iter__():
             self._handed_out += 1
             yield batch
 
 
-class _From(Sampler[Any]):
+class _RemainingKeys(Sampler[Any]):
     """The keys of a sampler from a position on. As long as the whole of it: Lightning counts the batches done too."""
 
     def __init__(self, sampler: Any, start: int) -> None:

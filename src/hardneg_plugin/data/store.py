@@ -17,7 +17,7 @@ from torch import Tensor
 from hardneg_plugin.errors import UserError
 
 
-class Stored(NamedTuple):
+class StoredViews(NamedTuple):
     """Where the views of a study are in a shard: one after another, row by row, a byte per pixel."""
 
     offset: int
@@ -39,7 +39,7 @@ def shard_name(shard: int) -> str:
     return f"{shard:05d}.bin"
 
 
-def write_shard(file: BinaryIO, studies: Iterable[Sequence[Tensor]]) -> list[Stored]:
+def write_shard(file: BinaryIO, studies: Iterable[Sequence[Tensor]]) -> list[StoredViews]:
     """Write the views of one study after another; no more than one study is held.
 
     Args:
@@ -64,7 +64,7 @@ def write_shard(file: BinaryIO, studies: Iterable[Sequence[Tensor]]) -> list[Sto
             file.write(pixels.data)
             checksum = zlib.crc32(pixels.data, checksum)
         heights, widths = zip(*(view.shape[1:] for view in views), strict=True) if views else ((), ())
-        stored.append(Stored(offset, heights, widths, checksum))
+        stored.append(StoredViews(offset, heights, widths, checksum))
         offset += stored[-1].size
     return stored
 
@@ -104,7 +104,7 @@ class ImageStore:
             raise UserError(f"Expected {path} to be a file. Copy the folder again, or prepare it.")
         return status.st_size
 
-    def views(self, study: str, shard: int, stored: Stored) -> list[Tensor]:
+    def views(self, study: str, shard: int, stored: StoredViews) -> list[Tensor]:
         """The views of a study, not copied: they are not to be written to.
 
         Args:
@@ -123,7 +123,7 @@ class ImageStore:
         parts = pixels.split([height * width for height, width in sizes])
         return [part.view(1, height, width) for part, (height, width) in zip(parts, sizes, strict=True)]
 
-    def check(self, study: str, shard: int, stored: Stored) -> None:
+    def check(self, study: str, shard: int, stored: StoredViews) -> None:
         """Read a study and compare with its checksum.
 
         Raises:
@@ -135,7 +135,7 @@ class ImageStore:
                 "differs). Copy the folder again, or prepare it anew."
             )
 
-    def _read(self, study: str, shard: int, stored: Stored) -> Tensor:
+    def _read(self, study: str, shard: int, stored: StoredViews) -> Tensor:
         start, stop = stored.offset, stored.offset + stored.size
         pixels = self._map(study, shard)
         if start < 0 or min(stored.heights + stored.widths, default=1) < 1 or stop > len(pixels):

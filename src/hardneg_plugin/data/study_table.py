@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from hardneg_plugin.data.store import Stored
+from hardneg_plugin.data.store import StoredViews
 from hardneg_plugin.data.studies import SPLITS, SplitName
 from hardneg_plugin.errors import UserError
 
@@ -52,10 +52,10 @@ class Columns:
         rows = read_columns(table, _READ)
         rows = rows.filter(pc.equal(rows["split"], split))
         column = {name: rows[name].combine_chunks() for name in _READ}
-        self.ids, self.reports = Texts(column["id"]), Texts(column["report"])
+        self.ids, self.reports = TextColumn(column["id"]), TextColumn(column["report"])
         # where a value may be None
-        self.patients: Sequence[str | None] = Texts(column["patient"])
-        self.labels: Sequence[str | None] = Texts(column["labels"])
+        self.patients: Sequence[str | None] = TextColumn(column["patient"])
+        self.labels: Sequence[str | None] = TextColumn(column["labels"])
         self.shards, self.offsets, self.checksums = (
             column[name].to_numpy() for name in ("shard", "offset", "checksum")
         )
@@ -76,11 +76,11 @@ class Columns:
         counts: list[int] = np.diff(self.first_view).tolist()
         return counts
 
-    def place(self, index: int) -> tuple[int, Stored]:
+    def place(self, index: int) -> tuple[int, StoredViews]:
         """The shard of a study, and where it is there."""
         index = range(len(self.ids))[index]
         views = slice(self.first_view[index], self.first_view[index + 1])
-        return int(self.shards[index]), Stored(
+        return int(self.shards[index]), StoredViews(
             int(self.offsets[index]),
             tuple(self.heights[views].tolist()),
             tuple(self.widths[views].tolist()),
@@ -100,7 +100,7 @@ class Columns:
         return totals[self.first_view[1:]] - totals[self.first_view[:-1]]
 
 
-class Texts(Sequence[str]):
+class TextColumn(Sequence[str]):
     """A column of texts, each made when it is asked for."""
 
     def __init__(self, column: "pa.StringArray") -> None:

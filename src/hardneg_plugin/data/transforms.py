@@ -33,7 +33,7 @@ def random_crop(image: Tensor, *, resize: int, crop: int, generator: torch.Gener
     return resized[..., top : top + crop, left : left + crop], frame
 
 
-def whole(image: Tensor, *, crop: int) -> tuple[Tensor, Frame]:
+def resize_to_square(image: Tensor, *, crop: int) -> tuple[Tensor, Frame]:
     """Evaluation: all of the image, resized to a square whatever its aspect, as the released systems do.
 
     Args:
@@ -47,14 +47,14 @@ def whole(image: Tensor, *, crop: int) -> tuple[Tensor, Frame]:
     return resized, (0.0, 0.0, 1.0, 1.0)
 
 
-def boxes_within(boxes: Tensor, frames: Tensor) -> Tensor:
+def reframe_boxes(boxes: Tensor, frames: Tensor) -> Tensor:
     """Boxes of images as boxes of what is seen of these: in shares of the frame, and beyond 0 or 1 where they leave it.
 
     Args:
         boxes: `(V, R, 4)` as (top, left, bottom, right) in shares of the image.
         frames: `(V, 4)`, likewise.
 
-    >>> boxes_within(torch.tensor([[[0.25, 0.5, 0.75, 1.0]]]), torch.tensor([[0.5, 0.0, 1.0, 1.0]]))
+    >>> reframe_boxes(torch.tensor([[[0.25, 0.5, 0.75, 1.0]]]), torch.tensor([[0.5, 0.0, 1.0, 1.0]]))
     tensor([[[-0.5000,  0.5000,  0.5000,  1.0000]]])
     """
     start = frames[:, None, :2]

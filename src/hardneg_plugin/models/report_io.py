@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hardneg_plugin.data.images import read_grayscale
 from hardneg_plugin.data.tokenizer import Tokenizer
-from hardneg_plugin.data.transforms import whole
+from hardneg_plugin.data.transforms import resize_to_square
 from hardneg_plugin.errors import UserError
 
 View: TypeAlias = "str | Path | Image.Image | np.ndarray[Any, Any] | Tensor"
@@ -75,7 +75,7 @@ def read_views(study: Sequence[View], size: int) -> Tensor:
     Raises:
         UserError: an image cannot be read, or is of no kind that is known.
     """
-    return torch.stack([whole(_gray(view, size), crop=size)[0] for view in study])
+    return torch.stack([resize_to_square(_gray(view, size), crop=size)[0] for view in study])
 
 
 def report_of(tokenizer: Tokenizer, tokens: list[int], maps: Tensor | None = None) -> WrittenReport:

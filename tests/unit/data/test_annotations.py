@@ -10,7 +10,7 @@ from PIL import Image
 
 from hardneg_plugin.data.annotations import AnnotatedStudies
 from hardneg_plugin.data.images import read_grayscale
-from hardneg_plugin.data.transforms import random_crop, whole
+from hardneg_plugin.data.transforms import random_crop, resize_to_square
 from hardneg_plugin.errors import UserError
 
 DATA = Path(__file__).resolve().parents[3] / ".." / "shared" / "data"
@@ -77,7 +77,7 @@ def test_splits_and_samples(root):
 def test_plain_keys_show_the_whole_image_and_seeds_draw_a_crop_per_view(root):
     train = read(root).split("train")
     views = [read_grayscale(root / "images" / name) for name in ENTRIES["train"][0]["image_path"]]
-    assert torch.equal(train[0]["images"], torch.stack([whole(view, crop=20)[0] for view in views]))
+    assert torch.equal(train[0]["images"], torch.stack([resize_to_square(view, crop=20)[0] for view in views]))
     draw = torch.Generator().manual_seed(9)
     expected = torch.stack([random_crop(view, resize=24, crop=20, generator=draw)[0] for view in views])
     before = torch.random.get_rng_state()
@@ -92,7 +92,7 @@ def test_a_large_jpeg_is_not_decoded_smaller_than_its_transform_needs(root):
     train = read(root).split("train")
     half, quarter = read_grayscale(path, shorter_side=24), read_grayscale(path, shorter_side=20)
     assert (half.shape, quarter.shape) == ((1, 45, 40), (1, 23, 20))
-    assert torch.equal(train[0]["images"][1], whole(quarter, crop=20)[0])
+    assert torch.equal(train[0]["images"][1], resize_to_square(quarter, crop=20)[0])
     windows = {
         random_crop(half, resize=24, crop=20, generator=torch.Generator().manual_seed(seed))[0].numpy().tobytes()
         for seed in range(300)

@@ -17,7 +17,7 @@ from hardneg_plugin.data.collate import StudyCollator
 from hardneg_plugin.data.downloads.study import OriginalStudy
 from hardneg_plugin.data.prepare.build import PrepareSettings, build
 from hardneg_plugin.data.prepared import PreparedStudies
-from hardneg_plugin.data.study_table import SCHEMA, Columns, Texts
+from hardneg_plugin.data.study_table import SCHEMA, Columns, TextColumn
 from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.errors import UserError
 
@@ -142,7 +142,7 @@ def test_the_source_and_its_splits(root):
 
 
 def test_texts_are_a_sequence():
-    texts = Texts(pa.array(["a", "b", "ü", "b"]))
+    texts = TextColumn(pa.array(["a", "b", "ü", "b"]))
     assert (len(texts), texts[0], texts[-2], list(texts[1:3])) == (4, "a", "ü", ["b", "ü"])
     assert (list(texts), "ü" in texts, "x" in texts, texts.index("b"), texts.count("b")) == (
         *(["a", "b", "ü", "b"], True, False),

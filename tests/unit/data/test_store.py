@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from hardneg_plugin.data.store import ImageStore, Stored, shard_name, write_shard
+from hardneg_plugin.data.store import ImageStore, StoredViews, shard_name, write_shard
 from hardneg_plugin.errors import UserError
 
 
@@ -73,21 +73,21 @@ def test_no_file_stays_open(tmp_path):
     before = len(os.listdir("/proc/self/fd"))
     for shard in range(20):
         (tmp_path / shard_name(shard)).write_bytes(b"x")
-        store.views("s", shard, Stored(0, (1,), (1,), 0))
+        store.views("s", shard, StoredViews(0, (1,), (1,), 0))
     assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.parametrize(
     "place",
     [
-        Stored(30, (2,), (3,), 0),
-        Stored(-1, (1,), (1,), 0),
-        Stored(34, (1,), (1,), 0),
-        Stored(2**62, (1,), (1,), 0),
-        Stored(0, (2**31 - 1,), (2**31 - 1,), 0),
-        Stored(0, (-1,), (-1,), 0),
-        Stored(0, (2, -1), (2, 2), 0),
-        Stored(0, (0,), (3,), 0),
+        StoredViews(30, (2,), (3,), 0),
+        StoredViews(-1, (1,), (1,), 0),
+        StoredViews(34, (1,), (1,), 0),
+        StoredViews(2**62, (1,), (1,), 0),
+        StoredViews(0, (2**31 - 1,), (2**31 - 1,), 0),
+        StoredViews(0, (-1,), (-1,), 0),
+        StoredViews(0, (2, -1), (2, 2), 0),
+        StoredViews(0, (0,), (3,), 0),
     ],
 )
 def test_nothing_outside_the_file_is_read(tmp_path, stored, place):
@@ -100,7 +100,7 @@ def test_shards_that_are_missing_empty_or_no_file(tmp_path):
     (tmp_path / "00002.bin").mkdir()
     for shard, words in enumerate(["cannot be found", "cut off", "to be a file"]):
         with pytest.raises(UserError, match=f"Study 's7'.*{words}"):
-            ImageStore(tmp_path).views("s7", shard, Stored(0, (1,), (1,), 0))
+            ImageStore(tmp_path).views("s7", shard, StoredViews(0, (1,), (1,), 0))
 
 
 def test_a_changed_byte_is_found_by_the_checksum(tmp_path, stored):

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hardneg_plugin.data.transforms import boxes_within, random_crop, whole
+from hardneg_plugin.data.transforms import random_crop, reframe_boxes, resize_to_square
 
 IMAGE = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 60, 45), dtype=np.uint8))
 
@@ -14,7 +14,7 @@ def seeded(seed):
 
 def test_evaluation_is_a_straight_resize_with_antialias():
     oracle = Image.fromarray(IMAGE[0].numpy()).resize((16, 16), Image.Resampling.BILINEAR)
-    result, frame = whole(IMAGE, crop=16)
+    result, frame = resize_to_square(IMAGE, crop=16)
     assert frame == (0, 0, 1, 1)
     assert result.shape == (1, 16, 16)
     assert result.dtype == torch.uint8
@@ -50,7 +50,7 @@ def test_small_images_are_enlarged_and_a_crop_as_large_as_the_image_has_one_plac
     assert random_crop(tiny, resize=30, crop=26, generator=seeded(0))[0].shape == (1, 26, 26)
     square = IMAGE[:, :45]
     cropped, frame = random_crop(square, resize=16, crop=16, generator=seeded(3))
-    assert torch.equal(cropped, whole(square, crop=16)[0])
+    assert torch.equal(cropped, resize_to_square(square, crop=16)[0])
     assert frame == (0, 0, 1, 1)
 
 
@@ -60,7 +60,7 @@ def test_boxes_stay_on_what_they_are_of():
     box = torch.tensor([[[30 / 80, 10 / 50, 50 / 80, 35 / 50], [torch.nan] * 4]])
     for seed in range(20):
         cropped, frame = random_crop(image, resize=50, crop=40, generator=seeded(seed))
-        moved = boxes_within(box, torch.tensor([frame]))[0]
+        moved = reframe_boxes(box, torch.tensor([frame]))[0]
         top, left, bottom, right = (40 * moved[0]).round().int().tolist()
         inside = torch.zeros(40, 40, dtype=torch.bool)
         inside[max(0, top) : bottom, max(0, left) : right] = True

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hardneg_plugin.data.annotations import AnnotatedStudies
-from hardneg_plugin.data.downloads.study import Dropped, OriginalStudy
+from hardneg_plugin.data.downloads.study import DroppedEntry, OriginalStudy
 from hardneg_plugin.data.studies import SPLITS
 
 
-class Annotated:
+class AnnotatedOriginals:
     """The studies of a folder that `data=annotations` reads, as `Originals`, with its splits; reports come undivided.
 
     Args:
@@ -25,7 +25,7 @@ class Annotated:
     def __len__(self) -> int:
         return sum(map(len, self._splits.values()))
 
-    def __iter__(self) -> Iterator[OriginalStudy | Dropped]:
+    def __iter__(self) -> Iterator[OriginalStudy | DroppedEntry]:
         for name, studies in self._splits.items():
             for index, (id_, report, patient, labels) in enumerate(
                 zip(studies.ids, studies.reports, studies.patients, studies.labels, strict=True)

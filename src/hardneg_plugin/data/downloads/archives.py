@@ -69,7 +69,7 @@ def _of_archive(source: Path, suffix: str, limit: int) -> Iterator[Member]:
             member = next(members, None)
         except UserError:
             raise
-        except _NoArchive as error:
+        except _UnknownArchive as error:
             raise UserError(f"Expected a .tar, .tgz or .zip archive, but {source} is none ({error}).") from error
         except Exception as error:  # broken bytes make the readers raise a dozen kinds: zlib.error, EOFError, ...
             reason = str(error) or type(error).__name__
@@ -81,11 +81,11 @@ def _of_archive(source: Path, suffix: str, limit: int) -> Iterator[Member]:
         yield member
 
 
-class _NoArchive(Exception):
+class _UnknownArchive(Exception):
     """The file is of no known kind."""
 
 
-class _Broken(Exception):
+class _BrokenArchive(Exception):
     """What is wrong with an archive, at a member."""
 
 
@@ -109,28 +109,28 @@ def _of_zip(source: Path, suffix: str, limit: int) -> Iterator[Member]:
             try:
                 content = archive.read(info)
             except Exception as error:
-                raise _Broken(f"at {info.filename!r}: {str(error) or type(error).__name__}") from error
+                raise _BrokenArchive(f"at {info.filename!r}: {str(error) or type(error).__name__}") from error
             yield Member(info.filename, content)
 
 
 def _of_tar(source: Path, suffix: str, limit: int) -> Iterator[Member]:
     with _decompressed(source) as stream:
-        forward = _Forward(stream, limit)
+        forward = _ForwardStream(stream, limit)
         try:
             archive = tarfile.TarFile(fileobj=forward)  # type: ignore[arg-type]
         except tarfile.ReadError as error:
-            raise _NoArchive(str(error)) from error
-        except _Oversized as error:
+            raise _UnknownArchive(str(error)) from error
+        except _OversizedHeader as error:
             raise _too_large(source, "the first", limit) from error
         last = "its beginning"
         while True:
             try:
                 info = archive.next()
                 archive.members.clear()  # type: ignore[attr-defined]  # or it would keep them all
-            except _Oversized as error:
+            except _OversizedHeader as error:
                 raise _too_large(source, f"after {last}", limit) from error
             except Exception as error:
-                raise _Broken(f"after {last}: {str(error) or type(error).__name__}") from error
+                raise _BrokenArchive(f"after {last}: {str(error) or type(error).__name__}") from error
             if info is None:
                 break
             if not info.isfile() and not info.isdir():
@@ -142,14 +142,14 @@ def _of_tar(source: Path, suffix: str, limit: int) -> Iterator[Member]:
                     file = archive.extractfile(info)
                     content = file.read() if file else b""
                 except Exception as error:
-                    raise _Broken(f"at {info.name!r}: {str(error) or type(error).__name__}") from error
+                    raise _BrokenArchive(f"at {info.name!r}: {str(error) or type(error).__name__}") from error
                 if len(content) != info.size:
-                    raise _Broken(f"at {info.name!r}: {len(content)} of {info.size} bytes")
+                    raise _BrokenArchive(f"at {info.name!r}: {len(content)} of {info.size} bytes")
                 yield Member(info.name, content)
             last = repr(info.name)
         # The standard library takes a damaged header for the end; the true end is a block of zeros.
         if forward.last != bytes(_BLOCK):
-            raise _Broken(f"after {last}: no mark of the end")
+            raise _BrokenArchive(f"after {last}: no mark of the end")
         while forward.read(2**16):  # a checksum stands at the end of what is compressed
             pass
 
@@ -172,11 +172,11 @@ def _decompressed(source: Path) -> BinaryIO:
     return source.open("rb")
 
 
-class _Oversized(Exception):
+class _OversizedHeader(Exception):
     """A header asks for more memory than a member may have."""
 
 
-class _Forward:
+class _ForwardStream:
     """A stream as tarfile reads it, forward only, and never more than a limit at once.
 
     Without it a header of a few bytes could ask for gigabytes, and stepping back by one byte would decompress a .tgz from
@@ -193,13 +193,13 @@ class _Forward:
 
     def seek(self, place: int) -> None:
         if place < self._place:
-            raise _Broken(f"a step back from byte {self._place} to {place}")
+            raise _BrokenArchive(f"a step back from byte {self._place} to {place}")
         while self._place < place and self.read(min(2**16, place - self._place)):
             pass
 
     def read(self, size: int) -> bytes:
         if size > max(self._limit, 2**16) + _BLOCK:
-            raise _Oversized
+            raise _OversizedHeader
         content = self._stream.read(size)
         self._place += len(content)
         if size == _BLOCK:

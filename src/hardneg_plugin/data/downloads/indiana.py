@@ -8,7 +8,7 @@ from typing import Literal
 
 from hardneg_plugin.data.downloads.folders import path_within
 from hardneg_plugin.data.downloads.iu_xray import mesh_labels
-from hardneg_plugin.data.downloads.study import Dropped, OriginalStudy
+from hardneg_plugin.data.downloads.study import DroppedEntry, OriginalStudy
 from hardneg_plugin.data.downloads.tables import check_columns, read_table
 from hardneg_plugin.errors import UserError
 
@@ -65,7 +65,7 @@ class Indiana:
     def __len__(self) -> int:
         return len(self._reports) + len(self._without_report)
 
-    def __iter__(self) -> Iterator[OriginalStudy | Dropped]:
+    def __iter__(self) -> Iterator[OriginalStudy | DroppedEntry]:
         for uid, row in self._reports.items():
             id_ = f"CXR{uid}"
             images: list[Path] = []
@@ -73,9 +73,9 @@ class Indiana:
                 path = path_within(self._folder, name)
                 if self._views == "frontal" and projection != "frontal":
                     if projection != "lateral":
-                        yield Dropped(id_, "unknown projection", f"{name}: {projection!r}")
+                        yield DroppedEntry(id_, "unknown projection", f"{name}: {projection!r}")
                 elif not os.path.isfile(path):
-                    yield Dropped(id_, "image not found", name)
+                    yield DroppedEntry(id_, "image not found", name)
                 else:
                     images.append(path)
             if images:
@@ -88,9 +88,9 @@ class Indiana:
                     labels=mesh_labels(row["mesh"].split(";")),
                 )
             else:
-                yield Dropped(id_, "no image" if self._views == "all" else "no frontal image")
+                yield DroppedEntry(id_, "no image" if self._views == "all" else "no frontal image")
         for uid in self._without_report:
-            yield Dropped(f"CXR{uid}", "no report", ", ".join(name for name, _ in self._images[uid]))
+            yield DroppedEntry(f"CXR{uid}", "no report", ", ".join(name for name, _ in self._images[uid]))
 
 
 def _read(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:

@@ -11,7 +11,7 @@ from xml.parsers import expat
 from hardneg_plugin.data.annotations import read_lists
 from hardneg_plugin.data.downloads.archives import Member, read_members
 from hardneg_plugin.data.downloads.folders import files_below
-from hardneg_plugin.data.downloads.study import Dropped, OriginalStudy, label_text
+from hardneg_plugin.data.downloads.study import DroppedEntry, OriginalStudy, label_text
 from hardneg_plugin.data.studies import SplitName
 from hardneg_plugin.errors import UserError
 
@@ -60,24 +60,26 @@ class IUXRay:
     def __len__(self) -> int:
         return len(self._reports) + len(self._without_report)
 
-    def __iter__(self) -> Iterator[OriginalStudy | Dropped]:
+    def __iter__(self) -> Iterator[OriginalStudy | DroppedEntry]:
         for report in self._reports:
             if self._splits is not None and report.id not in self._splits:
-                yield Dropped(report.id, "not in the annotation")
+                yield DroppedEntry(report.id, "not in the annotation")
             else:
                 yield from self._study(report)
         for id_ in self._without_report:
-            yield Dropped(id_, "no report", "in the annotation only")
+            yield DroppedEntry(id_, "no report", "in the annotation only")
 
-    def _study(self, report: "Report") -> Iterator[OriginalStudy | Dropped]:
+    def _study(self, report: "XMLReport") -> Iterator[OriginalStudy | DroppedEntry]:
         paths = {name: self._by_image.get(image_key(name) or name) for name in report.images}
         found = tuple(path for path in paths.values() if path is not None)
         if not found:
             found = self._by_study.get(report.id, ())
         else:
-            yield from (Dropped(report.id, "image not found", name) for name, path in paths.items() if path is None)
+            yield from (
+                DroppedEntry(report.id, "image not found", name) for name, path in paths.items() if path is None
+            )
         if not found:
-            yield Dropped(report.id, "no image")
+            yield DroppedEntry(report.id, "no image")
             return
         yield OriginalStudy(
             id=report.id,
@@ -90,7 +92,7 @@ class IUXRay:
         )
 
 
-class Report(NamedTuple):
+class XMLReport(NamedTuple):
     """What a study takes from an XML report."""
 
     id: str
@@ -101,7 +103,7 @@ class Report(NamedTuple):
     images: tuple[str, ...]
 
 
-def read_report(member: Member, source: Path) -> Report:
+def read_report(member: Member, source: Path) -> XMLReport:
     """A report of the collection.
 
     Raises:
@@ -110,7 +112,7 @@ def read_report(member: Member, source: Path) -> Report:
     where = f"{member.name!r} of {source}"
     try:
         root = _parse(member.content)
-    except _Doctype as error:
+    except _DoctypeDeclared as error:
         raise UserError(f"Expected a report without DOCTYPE, but {where} has one. Do not use it.") from error
     except (expat.ExpatError, LookupError, ValueError) as error:  # the last two: of unknown and of unfit encodings
         raise UserError(f"Expected a report in XML, but {where} is none ({error}). Download it again.") from error
@@ -120,7 +122,7 @@ def read_report(member: Member, source: Path) -> Report:
         raise UserError(f'Expected a report of IU X-Ray with <uId id="CXR1">, but {where} has none. Remove it.')
     images = tuple(dict.fromkeys(image.get("id", "") for image in root.iter("parentImage")))
     first = images[0] if images else ""
-    return Report(
+    return XMLReport(
         id=first.rpartition("-")[0] or number[0],
         findings=_section(root, "FINDINGS"),
         impression=_section(root, "IMPRESSION"),
@@ -205,7 +207,7 @@ def _read_splits(file: Path) -> dict[str, SplitName]:
     return splits
 
 
-class _Doctype(Exception):
+class _DoctypeDeclared(Exception):
     """A document type, by which a text of a few bytes can stand for gigabytes, or for another file."""
 
 
@@ -221,7 +223,7 @@ def _parse(content: bytes) -> Element:
 
 
 def _refuse(*_: object) -> None:
-    raise _Doctype
+    raise _DoctypeDeclared
 
 
 def _section(root: Element, label: str) -> str:

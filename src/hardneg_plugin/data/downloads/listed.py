@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hardneg_plugin.data.downloads.folders import path_within
-from hardneg_plugin.data.downloads.study import Dropped, OriginalStudy, label_text
+from hardneg_plugin.data.downloads.study import DroppedEntry, OriginalStudy, label_text
 from hardneg_plugin.data.downloads.tables import TABLE_SUFFIXES, column_name, parse_json, read_rows
 from hardneg_plugin.data.studies import SplitName
 from hardneg_plugin.errors import UserError
@@ -39,7 +39,7 @@ _NO_FINDING = ("normal", "no finding", "no findings")
 _Cells = Mapping[str, Any]
 
 
-class Listed:
+class ListedStudies:
     """Studies of a table, as `Originals`, in the order in which their ids first appear.
 
     Columns by their common names (case, blanks and hyphens do not matter; of several, the first listed is read):
@@ -101,7 +101,7 @@ class Listed:
     def __len__(self) -> int:
         return self._count
 
-    def __iter__(self) -> Iterator[OriginalStudy | Dropped]:
+    def __iter__(self) -> Iterator[OriginalStudy | DroppedEntry]:
         apart = {row.place for rows in self._apart.values() for row in rows}
         together = (row for row in self._rows() if row.place not in apart)
         for id_, rows in groupby(together, key=lambda row: row.id):
@@ -129,11 +129,11 @@ class Listed:
                 f"its columns are {reprlib.repr(columns)}."
             )
 
-    def _study(self, rows: Sequence["_Row"]) -> Iterator[OriginalStudy | Dropped]:
+    def _study(self, rows: Sequence["_Row"]) -> Iterator[OriginalStudy | DroppedEntry]:
         id_ = rows[0].id
         split = self._only(rows, "split")
         if self._has_split and split is None:
-            yield Dropped(id_, "no split")
+            yield DroppedEntry(id_, "no split")
             return
         images: list[Path] = []
         for name in dict.fromkeys(name for row in rows for name in row.images):
@@ -144,9 +144,9 @@ class Listed:
             if os.path.isfile(path):
                 images.append(path)
             else:
-                yield Dropped(id_, "image not found", name)
+                yield DroppedEntry(id_, "image not found", name)
         if not images:
-            yield Dropped(id_, "no image")
+            yield DroppedEntry(id_, "no image")
             return
         yield OriginalStudy(
             id=id_,

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from hardneg_plugin.data.downloads.folders import path_within
-from hardneg_plugin.data.downloads.mimic_reports import NoReport, Reports, group_of, groups_below, open_reports
+from hardneg_plugin.data.downloads.mimic_reports import MissingReport, Reports, group_of, groups_below, open_reports
 from hardneg_plugin.data.downloads.mimic_tables import Labels, find_table, read_metadata, read_splits
-from hardneg_plugin.data.downloads.study import Dropped, OriginalStudy
+from hardneg_plugin.data.downloads.study import DroppedEntry, OriginalStudy
 from hardneg_plugin.data.studies import SPLITS
 from hardneg_plugin.errors import UserError
 
@@ -69,34 +69,34 @@ class MimicCXR:
     def __len__(self) -> int:
         return len(self._metadata.starts) - 1
 
-    def __iter__(self) -> Iterator[OriginalStudy | Dropped]:
+    def __iter__(self) -> Iterator[OriginalStudy | DroppedEntry]:
         with open_reports(self._reports) as reports:
             for index in range(len(self)):
                 yield from self._study(index, reports)
 
-    def _study(self, index: int, reports: Reports) -> Iterator[OriginalStudy | Dropped]:
+    def _study(self, index: int, reports: Reports) -> Iterator[OriginalStudy | DroppedEntry]:
         start = int(self._metadata.starts[index])
         study, subject = int(self._metadata.study[start]), int(self._metadata.subject[start])
         split = None if self._splits is None else int(self._splits[index])
         if split == -1:
-            yield Dropped(str(study), "in no split")
+            yield DroppedEntry(str(study), "in no split")
             return
         if (group := group_of(subject)) not in self._groups:
-            yield Dropped(str(study), f"images of {group} not downloaded")
+            yield DroppedEntry(str(study), f"images of {group} not downloaded")
             return
         try:
             report = reports.read(subject, study)
-        except NoReport as error:
-            yield Dropped(str(study), *error.args)
+        except MissingReport as error:
+            yield DroppedEntry(str(study), *error.args)
             return
         images: list[Path] = []
         for view in self._views(index):
-            if isinstance(view, Dropped):
+            if isinstance(view, DroppedEntry):
                 yield view
             else:
                 images.append(view)
         if not images:
-            yield Dropped(str(study), "no frontal image" if self._frontal else "no image")
+            yield DroppedEntry(str(study), "no frontal image" if self._frontal else "no image")
             return
         yield OriginalStudy(
             id=str(study),
@@ -109,7 +109,7 @@ class MimicCXR:
             split=None if split is None else SPLITS[split],
         )
 
-    def _views(self, index: int) -> Iterator[Path | Dropped]:
+    def _views(self, index: int) -> Iterator[Path | DroppedEntry]:
         """The files of a study's images."""
         start, end = (int(place) for place in self._metadata.starts[index : index + 2])
         study, subject = int(self._metadata.study[start]), int(self._metadata.subject[start])
@@ -123,13 +123,13 @@ class MimicCXR:
             if self._frontal:
                 position = self._metadata.view[row].as_py()
                 if not position:
-                    yield Dropped(str(study), "unknown view position", dicom)
+                    yield DroppedEntry(str(study), "unknown view position", dicom)
                     continue
                 if position.split()[0] not in _FRONTAL:
                     continue
             name = next((dicom + ending for ending in _ENDINGS if dicom + ending in there), None)
             if name is None:
-                yield Dropped(str(study), "image not found", f"{folder}/{dicom}")
+                yield DroppedEntry(str(study), "image not found", f"{folder}/{dicom}")
             else:
                 yield path_within(self._images, f"{folder}/{name}")
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from hardneg_plugin.data.downloads.folders import leaves, path_within
-from hardneg_plugin.data.downloads.mimic_tables import numbers, read_table
+from hardneg_plugin.data.downloads.mimic_tables import parse_identifiers, read_table
 from hardneg_plugin.data.downloads.sections import read_sections
 from hardneg_plugin.errors import UserError
 
@@ -21,7 +21,7 @@ MAX_REPORT = 2**20
 """Bytes of the longest report; the longest real ones have a few thousand."""
 
 
-class Report(NamedTuple):
+class ReportTexts(NamedTuple):
     """Texts in one line, empty where there are none."""
 
     findings: str
@@ -29,18 +29,18 @@ class Report(NamedTuple):
     report: str
 
 
-class NoReport(Exception):
+class MissingReport(Exception):
     """A study has no report that can be read; the arguments are the reason in a few words, and its detail."""
 
 
 class Reports(Protocol):
     """Where reports are looked up."""
 
-    def read(self, subject: int, study: int) -> Report:
+    def read(self, subject: int, study: int) -> ReportTexts:
         """The report of one study.
 
         Raises:
-            NoReport: there is none.
+            MissingReport: there is none.
         """
         ...
 
@@ -92,15 +92,15 @@ class _Folder:
     def __init__(self, folder: Path) -> None:
         self._home, self._groups = groups_below(folder, "reports")
 
-    def read(self, subject: int, study: int) -> Report:
+    def read(self, subject: int, study: int) -> ReportTexts:
         if (group := group_of(subject)) not in self._groups:
-            raise NoReport(f"reports of {group} not downloaded")
+            raise MissingReport(f"reports of {group} not downloaded")
         name = _name(subject, study)
         try:
             with path_within(self._home, name).open("rb") as file:
                 content = file.read(MAX_REPORT + 1)
         except OSError as error:
-            raise NoReport("report not found", f"{name}: {error.strerror}") from error
+            raise MissingReport("report not found", f"{name}: {error.strerror}") from error
         return _divided(content, name)
 
 
@@ -117,13 +117,13 @@ class _Archive:
             raise UserError(f"Expected reports such as files/p10/p10000032/s50414267.txt in {source}, but it has none.")
         self._archive, self._prefix = archive, first[1] or ""
 
-    def read(self, subject: int, study: int) -> Report:
+    def read(self, subject: int, study: int) -> ReportTexts:
         name = self._prefix + _name(subject, study)
         try:
             info = self._archive.getinfo(name)
             content = self._archive.read(info) if info.file_size <= MAX_REPORT else b" " * (MAX_REPORT + 1)
         except KeyError as error:
-            raise NoReport("report not found", name) from error
+            raise MissingReport("report not found", name) from error
         except (
             OSError,
             EOFError,
@@ -133,7 +133,7 @@ class _Archive:
             zipfile.BadZipFile,
             zlib.error,
         ) as error:
-            raise NoReport("report unreadable", f"{name}: {error}") from error
+            raise MissingReport("report unreadable", f"{name}: {error}") from error
         return _divided(content, name)
 
 
@@ -145,33 +145,33 @@ class _Table:
     def __init__(self, file: Path) -> None:
         columns = {"study": pa.string()} | dict.fromkeys(self._COLUMNS, pa.large_string())
         self._texts = read_table(file, columns)
-        study = numbers(self._texts, "study", file)
+        study = parse_identifiers(self._texts, "study", file)
         self._order = np.argsort(study, kind="stable")
         self._studies = study[self._order]
         if (twice := self._studies[1:] == self._studies[:-1]).any():
             raise UserError(f"Expected each study once in {file}, but {self._studies[1:][twice][0]} is there again.")
 
-    def read(self, subject: int, study: int) -> Report:
+    def read(self, subject: int, study: int) -> ReportTexts:
         place = int(np.searchsorted(self._studies, study))
         if place == len(self._studies) or self._studies[place] != study:
-            raise NoReport("report not found")
+            raise MissingReport("report not found")
         row = int(self._order[place])
         findings, impression, last = (
             " ".join((self._texts[column][row].as_py() or "").split()) for column in self._COLUMNS
         )
         # As `read_sections` has it where a report has neither.
-        return Report(findings if findings or impression else last, impression, "")
+        return ReportTexts(findings if findings or impression else last, impression, "")
 
 
 def _name(subject: int, study: int) -> str:
     return f"{group_of(subject)}/p{subject}/s{study}.txt"
 
 
-def _divided(content: bytes, name: str) -> Report:
+def _divided(content: bytes, name: str) -> ReportTexts:
     if len(content) > MAX_REPORT:
-        raise NoReport("report too large", name)
+        raise MissingReport("report too large", name)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise NoReport("report not in UTF-8", f"{name}: byte {error.start}") from error
-    return Report(*read_sections(text), " ".join(text.split()))
+        raise MissingReport("report not in UTF-8", f"{name}: byte {error.start}") from error
+    return ReportTexts(*read_sections(text), " ".join(text.split()))

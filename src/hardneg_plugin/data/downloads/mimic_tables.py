@@ -45,7 +45,7 @@ def read_metadata(file: Path, *, views: bool) -> Metadata:
     table = read_table(file, {"subject_id": pa.string(), "study_id": pa.string()} | dict.fromkeys(texts, pa.string()))
     if not len(table):
         raise UserError(f"Expected images in {file}, but it has no row. Download it again.")
-    study = numbers(table, "study_id", file)
+    study = parse_identifiers(table, "study_id", file)
     order = np.argsort(study, kind="stable")
     dicom = table["dicom_id"].combine_chunks()
     plain = pc.fill_null(pc.match_substring_regex(dicom, r"^\w[\w-]*(\.[\w-]+)*$"), False)
@@ -56,7 +56,7 @@ def read_metadata(file: Path, *, views: bool) -> Metadata:
     view = pc.utf8_upper(pc.utf8_trim_whitespace(table["ViewPosition"])).combine_chunks().take(order) if views else None
     return Metadata(
         study,
-        numbers(table, "subject_id", file)[order],
+        parse_identifiers(table, "subject_id", file)[order],
         dicom.take(order),
         view,
         np.append(np.unique(study, return_index=True)[1], len(study)),
@@ -76,13 +76,13 @@ def read_splits(file: Path, studies: NDArray[np.int64]) -> NDArray[np.int8]:
         got = "a blank" if column.null_count else ", ".join(map(repr, others))
         raise UserError(f"Expected train, validate and test as splits in {file}, but got {got}.")
     of_name = np.array([SPLITS.index(_SPLIT_NAMES[name]) for name in names], np.int8)
-    split, study = of_name[column.indices.to_numpy()], numbers(table, "study_id", file)
+    split, study = of_name[column.indices.to_numpy()], parse_identifiers(table, "study_id", file)
     order = np.argsort(study, kind="stable")
     split, study = split[order], study[order]
     twice = (study[1:] == study[:-1]) & (split[1:] != split[:-1])
     if twice.any():
         raise UserError(f"Expected one split per study in {file}, but study {study[1:][twice][0]} has two.")
-    places, found = positions(study, studies)
+    places, found = find_positions(study, studies)
     codes: NDArray[np.int8] = np.full(len(studies), -1, np.int8)
     codes[found] = split[places[found]]
     return codes
@@ -100,7 +100,7 @@ class Labels:
         self._names = [name for name in table.column_names if name not in ("study_id", "subject_id")]
         if not self._names:
             raise UserError(f"Expected a column per label beside subject_id and study_id in {file}, but got none.")
-        study = numbers(table, "study_id", file)
+        study = parse_identifiers(table, "study_id", file)
         order = np.argsort(study, kind="stable")
         self._studies = study[order]
         if (twice := self._studies[1:] == self._studies[:-1]).any():
@@ -175,7 +175,7 @@ def read_table(file: Path, columns: Mapping[str, Any], *, others: Any = None) ->
         ) from error
 
 
-def numbers(table: Any, column: str, file: Path) -> NDArray[np.int64]:
+def parse_identifiers(table: Any, column: str, file: Path) -> NDArray[np.int64]:
     """A column of identifiers, "50414267" or with its letter, "s50414267".
 
     Raises:
@@ -190,7 +190,7 @@ def numbers(table: Any, column: str, file: Path) -> NDArray[np.int64]:
     return values
 
 
-def positions(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+def find_positions(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
     """Where in sorted keys each wanted one is, and whether it is."""
     places = np.searchsorted(keys, wanted)
     found = places < len(keys)

@@ -34,7 +34,7 @@ class OriginalStudy:
 
 
 @dataclass(frozen=True)
-class Dropped:
+class DroppedEntry:
     """A study, or a view of one, that is left out."""
 
     id: str
@@ -56,7 +56,7 @@ class Originals(Protocol):
         """How many studies there are at most, for the progress bar."""
         ...
 
-    def __iter__(self) -> Iterator[OriginalStudy | Dropped]:
+    def __iter__(self) -> Iterator[OriginalStudy | DroppedEntry]:
         """All studies, in an order that is the same every time.
 
         Raises:

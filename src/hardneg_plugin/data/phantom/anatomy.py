@@ -96,7 +96,7 @@ def draw_body(rng: Generator) -> Body:
     )
 
 
-def shaped(body: Body, findings: Iterable[Finding]) -> Body:
+def shape_body(body: Body, findings: Iterable[Finding]) -> Body:
     """The body as the findings that change its shape make it."""
     for found in findings:
         match found.name:
@@ -155,7 +155,7 @@ class Grid:
         return self.inside(radius - np.sqrt(nearest))
 
 
-def placed_grid(size: int, rng: Generator) -> Grid:
+def draw_grid(size: int, rng: Generator) -> Grid:
     """The pixels of a square view of a patient who stands a little off and askew."""
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
     x, y = axis[None, :] - rng.uniform(-0.02, 0.02), axis[:, None] - rng.uniform(-0.02, 0.02)

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from hardneg_plugin.data.phantom.anatomy import Frontal, Lateral, draw_body, placed_grid, shaped
+from hardneg_plugin.data.phantom.anatomy import Frontal, Lateral, draw_body, draw_grid, shape_body
 from hardneg_plugin.data.phantom.findings import Finding
 from hardneg_plugin.data.phantom.render import VIEWS, Stream, draws
 
@@ -44,8 +44,8 @@ def region_boxes(stream: Stream, findings: Collection[Finding], size: int) -> ND
 def _masks(
     stream: Stream, findings: Collection[Finding], size: int, view: str
 ) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    body = shaped(draw_body(draws(stream, 1)), findings)
-    grid = placed_grid(size, draws(stream, 2, VIEWS.index(view)))
+    body = shape_body(draw_body(draws(stream, 1)), findings)
+    grid = draw_grid(size, draws(stream, 2, VIEWS.index(view)))
     if view == "lateral":
         yield "heart", Lateral(body, grid).heart > 0.5
         return

@@ -11,7 +11,15 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from hardneg_plugin.data.phantom import marks
-from hardneg_plugin.data.phantom.anatomy import SHAPE_FINDINGS, Array, Frontal, Lateral, draw_body, placed_grid, shaped
+from hardneg_plugin.data.phantom.anatomy import (
+    SHAPE_FINDINGS,
+    Array,
+    Frontal,
+    Lateral,
+    draw_body,
+    draw_grid,
+    shape_body,
+)
 from hardneg_plugin.data.phantom.findings import ATTRIBUTES, Finding
 
 View = Literal["frontal", "lateral"]
@@ -45,8 +53,8 @@ def draws(stream: Stream, *purpose: int) -> Generator:
 
 def _density(stream: Stream, findings: Collection[Finding], view: View, size: int) -> Array:
     which = VIEWS.index(view)
-    body = shaped(draw_body(draws(stream, 1)), findings)
-    grid = placed_grid(size, draws(stream, 2, which))
+    body = shape_body(draw_body(draws(stream, 1)), findings)
+    grid = draw_grid(size, draws(stream, 2, which))
     names = list(ATTRIBUTES)
     scene: Any  # each view's marks are drawn into its own projection
     scene, drawn = (Frontal(body, grid), marks.FRONTAL) if view == "frontal" else (Lateral(body, grid), marks.LATERAL)

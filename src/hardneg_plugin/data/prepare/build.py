@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from tqdm import tqdm
 
-from hardneg_plugin.data.downloads.study import SECTIONS, Dropped, Originals, OriginalStudy, Section, text_of
+from hardneg_plugin.data.downloads.study import SECTIONS, DroppedEntry, Originals, OriginalStudy, Section, text_of
 from hardneg_plugin.data.prepare.chunks import Chunk, ChunkRecord, store_chunk
-from hardneg_plugin.data.prepare.growing import DroppedLines, Rows
+from hardneg_plugin.data.prepare.counts import PreparationCounts
+from hardneg_plugin.data.prepare.growing_files import DroppedLines, Rows
 from hardneg_plugin.data.prepare.parallel import map_in_order
 from hardneg_plugin.data.prepare.seeded_split import check_shares, seeded_split
-from hardneg_plugin.data.prepare.tally import PreparationCounts
 from hardneg_plugin.data.prepare.work_folder import GO_ON, WorkFolder, at_work_on, check_replaceable, is_finished
 from hardneg_plugin.data.prepared import DESCRIPTION, DROPPED, TABLE, VERSION, read_description
 from hardneg_plugin.data.studies import SplitName
@@ -118,7 +118,7 @@ _EXPECTED = {int: "a whole number of at least 0", bool: "true or false"}
 
 def _fill(source: Originals, work: WorkFolder, settings: PrepareSettings, workers: int, chunk: int) -> dict[str, Any]:
     """Everything in the unfinished folder but its description; gives the summary."""
-    tally = PreparationCounts()
+    counts = PreparationCounts()
     shards = 0
     with ExitStack() as stack:
         # disable=None: only where somebody looks
@@ -127,23 +127,23 @@ def _fill(source: Originals, work: WorkFolder, settings: PrepareSettings, worker
         dropped = stack.enter_context(DroppedLines(work.unfinished / DROPPED))
         unreadable = stack.enter_context(DroppedLines(work.path / DROPPED))
         rows = stack.enter_context(Rows(work.unfinished / TABLE))
-        parts = _parts(_Usable(source, settings, dropped, tally), work, settings.size, chunk)
+        parts = _parts(_UsableStudies(source, settings, dropped, counts), work, settings.size, chunk)
         done = map_in_order(store_chunk, parts, workers, argument=lambda part: part.images)
         for part, record in stack.enter_context(closing(done)):
             shards += 1
             for entry in record.dropped:
-                tally.drop(entry)
+                counts.drop(entry)
                 unreadable.add(entry)
-            rows.add(_rows_of(part, record, settings, tally))
+            rows.add(_rows_of(part, record, settings, counts))
             bar.update(part.read - bar.n)
-        bar.update(tally.read - bar.n)
-        tally.check(settings.shares)
+        bar.update(counts.read - bar.n)
+        counts.check(settings.shares)
         rows.finish()
         unreadable.finish()
         dropped.append(work.path / DROPPED)
         dropped.finish()
     work.leave_only(shards)
-    return tally.summary()
+    return counts.summary()
 
 
 class _Part(NamedTuple):
@@ -155,7 +155,7 @@ class _Part(NamedTuple):
     """How many entries of the source had been read by then."""
 
 
-def _parts(usable: "_Usable", work: WorkFolder, size: int, chunk: int) -> Iterator[_Part]:
+def _parts(usable: "_UsableStudies", work: WorkFolder, size: int, chunk: int) -> Iterator[_Part]:
     """Studies in order, so many at a time; the last may be fewer."""
     studies = iter(usable)
     for number in itertools.count():
@@ -163,51 +163,51 @@ def _parts(usable: "_Usable", work: WorkFolder, size: int, chunk: int) -> Iterat
         if not some:
             return
         images = tuple((study.id, study.images) for study in some)
-        yield _Part(some, Chunk(number, images, work.images, work.records, size), usable.tally.read)
+        yield _Part(some, Chunk(number, images, work.images, work.records, size), usable.counts.read)
 
 
-class _Usable:
+class _UsableStudies:
     """The studies of a source that can be used; the others are noted."""
 
     def __init__(
-        self, source: Originals, settings: PrepareSettings, dropped: DroppedLines, tally: PreparationCounts
+        self, source: Originals, settings: PrepareSettings, dropped: DroppedLines, counts: PreparationCounts
     ) -> None:
-        self._source, self._settings, self._dropped, self.tally = source, settings, dropped, tally
+        self._source, self._settings, self._dropped, self.counts = source, settings, dropped, counts
         self._seen: set[int] = set()
 
     def __iter__(self) -> Iterator[OriginalStudy]:
         for entry in self._source:
-            self.tally.read += 1
-            dropped = entry if isinstance(entry, Dropped) else self._flaw(entry)
+            self.counts.read += 1
+            dropped = entry if isinstance(entry, DroppedEntry) else self._flaw(entry)
             if dropped is not None:
-                self.tally.drop(dropped)
+                self.counts.drop(dropped)
                 self._dropped.add(dropped)
             elif isinstance(entry, OriginalStudy):
                 self._seen.add(match_key(entry.id))
                 yield entry
 
-    def _flaw(self, study: OriginalStudy) -> Dropped | None:
+    def _flaw(self, study: OriginalStudy) -> DroppedEntry | None:
         texts = (study.id, study.findings, study.impression, study.report, study.patient or "", study.labels or "")
         if not all(map(is_unicode, texts)):
-            return Dropped(study.id, "text that is no Unicode")
+            return DroppedEntry(study.id, "text that is no Unicode")
         if not study.id.strip():
-            return Dropped(study.id, "no id")
+            return DroppedEntry(study.id, "no id")
         if not text_of(study, self._settings.section).strip():
             wanted = "findings or impression" if self._settings.section == "both" else self._settings.section
-            return Dropped(study.id, f"no {wanted}")
+            return DroppedEntry(study.id, f"no {wanted}")
         if not study.images:
-            return Dropped(study.id, "no image")
+            return DroppedEntry(study.id, "no image")
         if match_key(study.id) in self._seen:
-            return Dropped(study.id, "repeated id")
+            return DroppedEntry(study.id, "repeated id")
         return None
 
 
-def _rows_of(part: _Part, record: ChunkRecord, settings: PrepareSettings, tally: PreparationCounts) -> "pa.Table":
+def _rows_of(part: _Part, record: ChunkRecord, settings: PrepareSettings, counts: PreparationCounts) -> "pa.Table":
     rows = []
     for place, (views, stored) in record.studies.items():
         study = part.studies[place]
         split = study.split or seeded_split(study.id, study.patient, settings.shares, settings.seed)
-        tally.add(study, split, views=len(views), size=stored.size)
+        counts.add(study, split, views=len(views), size=stored.size)
         rows.append(
             {
                 "id": study.id,

@@ -10,11 +10,11 @@ from pathlib import Path
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from hardneg_plugin.data.downloads.study import Dropped
+from hardneg_plugin.data.downloads.study import DroppedEntry
 from hardneg_plugin.data.images import read_grayscale
 from hardneg_plugin.data.prepare.work_folder import GO_ON
 from hardneg_plugin.data.prepared import VERSION
-from hardneg_plugin.data.store import Stored, shard_name, write_shard
+from hardneg_plugin.data.store import StoredViews, shard_name, write_shard
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import whole_file, writing
 
@@ -58,9 +58,9 @@ class ChunkRecord:
     fingerprint: str
     size: int = 0
     """Bytes of the shard."""
-    studies: dict[int, tuple[list[int], Stored]] = field(default_factory=dict)
+    studies: dict[int, tuple[list[int], StoredViews]] = field(default_factory=dict)
     """By the place of a study in the chunk, where a view of it could be read: which of its views, and where they are."""
-    dropped: list[Dropped] = field(default_factory=list)
+    dropped: list[DroppedEntry] = field(default_factory=list)
 
     def to_json(self) -> bytes:
         """The record as a file."""
@@ -71,10 +71,10 @@ class ChunkRecord:
         """The record of a file; a ValueError, TypeError or KeyError where it is none."""
         content = json.loads(text)
         studies = {
-            place: (views, Stored(offset, tuple(heights), tuple(widths), checksum))
+            place: (views, StoredViews(offset, tuple(heights), tuple(widths), checksum))
             for place, views, (offset, heights, widths, checksum) in content["studies"]
         }
-        dropped = [Dropped(**entry) for entry in content["dropped"]]
+        dropped = [DroppedEntry(**entry) for entry in content["dropped"]]
         return cls(content["fingerprint"], content["size"], studies, dropped)
 
 
@@ -92,7 +92,7 @@ def store_chunk(chunk: Chunk) -> ChunkRecord:
     with writing(chunk.record, GO_ON):
         chunk.record.unlink(missing_ok=True)  # first: it must never stand beside another's shard
     kept: dict[int, list[int]] = {}
-    dropped: list[Dropped] = []
+    dropped: list[DroppedEntry] = []
     with writing(chunk.shard, GO_ON), whole_file(chunk.shard) as file:
         stored = write_shard(file, _read_studies(chunk, kept, dropped))
     size = sum(each.size for each in stored)
@@ -103,7 +103,7 @@ def store_chunk(chunk: Chunk) -> ChunkRecord:
     return record
 
 
-def _read_studies(chunk: Chunk, kept: dict[int, list[int]], dropped: list[Dropped]) -> Iterator[list[Tensor]]:
+def _read_studies(chunk: Chunk, kept: dict[int, list[int]], dropped: list[DroppedEntry]) -> Iterator[list[Tensor]]:
     """The views of each study that has one; notes which those are, and what is left out."""
     for place, (study, paths) in enumerate(chunk.studies):
         views = {}
@@ -113,12 +113,12 @@ def _read_studies(chunk: Chunk, kept: dict[int, list[int]], dropped: list[Droppe
                 image = read_grayscale(path, shorter_side=chunk.size)
                 views[index] = F.resize(image, [chunk.size], antialias=True)
             except UserError as error:
-                dropped.append(Dropped(study, "unreadable image", str(error)))
+                dropped.append(DroppedEntry(study, "unreadable image", str(error)))
         if views:
             kept[place] = list(views)
             yield list(views.values())
         else:
-            dropped.append(Dropped(study, "no readable image"))
+            dropped.append(DroppedEntry(study, "no readable image"))
 
 
 def _record_of(chunk: Chunk) -> ChunkRecord | None:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from hardneg_plugin.data.annotations import AnnotatedStudies
-from hardneg_plugin.data.downloads.annotated import Annotated
+from hardneg_plugin.data.downloads.annotated import AnnotatedOriginals
 from hardneg_plugin.data.downloads.study import OriginalStudy
 from hardneg_plugin.errors import UserError
 
@@ -43,7 +43,7 @@ def test_studies_are_those_that_training_reads(root):
         OriginalStudy("s3", (images / "3.png",), report="Three.", labels="", split="val"),
         OriginalStudy("s4", (images / "4.png",), report="Four.", split="test"),
     ]
-    source = Annotated(root)
+    source = AnnotatedOriginals(root)
     assert list(source) == expected == list(source)
     assert len(source) == 4
     read = AnnotatedStudies(root)
@@ -53,4 +53,4 @@ def test_studies_are_those_that_training_reads(root):
 def test_a_flaw_is_that_of_the_annotation(root):
     (root / "images/2.png").unlink()
     with pytest.raises(UserError, match=r"train\[1\] \(id 's2'\): image .*2\.png cannot be found"):
-        Annotated(root)
+        AnnotatedOriginals(root)

@@ -6,7 +6,7 @@ from hydra.utils import instantiate
 
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.data.downloads.indiana import Indiana
-from hardneg_plugin.data.downloads.study import Dropped, OriginalStudy
+from hardneg_plugin.data.downloads.study import DroppedEntry, OriginalStudy
 from hardneg_plugin.errors import UserError
 
 REPORTS = """uid,MeSH,Problems,image,indication,comparison,findings,impression
@@ -54,7 +54,7 @@ def test_all_views(home):
             patient="1",
             labels="",
         ),
-        Dropped("CXR2", "image not found", "gone.png"),
+        DroppedEntry("CXR2", "image not found", "gone.png"),
         OriginalStudy(
             id="CXR2",
             images=(images / "sub" / "2.png",),
@@ -65,14 +65,14 @@ def test_all_views(home):
         OriginalStudy(
             id="CXR3", images=(images / "3.png", images / "3b.png"), findings="Only lateral.", patient="3", labels=None
         ),
-        Dropped("CXR4", "no image"),
-        Dropped("CXR9", "no report", "9.png"),
+        DroppedEntry("CXR4", "no image"),
+        DroppedEntry("CXR9", "no report", "9.png"),
     ]  # fmt: skip
 
 
 def test_frontal_views(home):
     got = [
-        (item.id, item.reason if isinstance(item, Dropped) else [path.name for path in item.images])
+        (item.id, item.reason if isinstance(item, DroppedEntry) else [path.name for path in item.images])
         for item in source(home, views="frontal")
     ]
     assert got == [

@@ -15,7 +15,7 @@ from PIL import Image
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.data.downloads.archives import Member, read_members
 from hardneg_plugin.data.downloads.iu_xray import IUXRay, image_key, mesh_labels, read_report
-from hardneg_plugin.data.downloads.study import Dropped, OriginalStudy
+from hardneg_plugin.data.downloads.study import DroppedEntry, OriginalStudy
 from hardneg_plugin.data.images import read_grayscale
 from hardneg_plugin.errors import UserError
 
@@ -86,7 +86,7 @@ def test_studies_of_images_by_their_names_flat_nested_and_as_dicom(home):
             patient="1",
             labels="",
         ),
-        Dropped("CXR2_IM-0652-0001", "image not found", "CXR2_IM-0652-2001"),
+        DroppedEntry("CXR2_IM-0652-0001", "image not found", "CXR2_IM-0652-2001"),
         OriginalStudy(
             id="CXR2_IM-0652-0001",
             images=(images / "2_IM-0652-0001-0001.dcm.png", images / "sub" / "CXR2_IM-0652-0001-0002.PNG"),
@@ -95,8 +95,8 @@ def test_studies_of_images_by_their_names_flat_nested_and_as_dicom(home):
             patient="2",
             labels="Aorta, Thoracic/tortuous|Opacity/lung",
         ),
-        Dropped("CXR3", "no image"),
-        Dropped("CXR4_IM-0001", "image not found", "CXR4_IM-0001-1001"),
+        DroppedEntry("CXR3", "no image"),
+        DroppedEntry("CXR4_IM-0001", "image not found", "CXR4_IM-0001-1001"),
         OriginalStudy(
             id="CXR4_IM-0001",
             images=(images / "CXR4_IM-0013-1001.jpeg",),
@@ -301,7 +301,12 @@ def test_the_real_images_are_found_and_can_be_read(tmp_path):
     for study in studies:
         assert all(read_grayscale(path).float().std() > 10 for path in study.images)
     splits = [getattr(item, "split", item) for item in IUXRay(tmp_path, images, images.parent / "annotation.json")]
-    assert Counter(splits) == {"train": 3, "val": 1, "test": 2, Dropped("CXR303_IM-1404", "not in the annotation"): 1}
+    assert Counter(splits) == {
+        "train": 3,
+        "val": 1,
+        "test": 2,
+        DroppedEntry("CXR303_IM-1404", "not in the annotation"): 1,
+    }
 
 
 def test_images_are_read_where_they_are_found(home):

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardneg_plugin.config import conf_dir
-from hardneg_plugin.data.downloads.listed import Listed
-from hardneg_plugin.data.downloads.study import Dropped, OriginalStudy
+from hardneg_plugin.data.downloads.listed import ListedStudies
+from hardneg_plugin.data.downloads.study import DroppedEntry, OriginalStudy
 from hardneg_plugin.errors import UserError
 
 
@@ -31,7 +31,7 @@ def put(home, content, name="t.csv"):
 
 
 def read(home, content, name="t.csv"):
-    studies = Listed(put(home, content, name))
+    studies = ListedStudies(put(home, content, name))
     items = list(studies)
     assert list(studies) == items
     assert len(studies) == len({item.id for item in items})
@@ -127,12 +127,12 @@ def test_names_of_columns_that_the_user_gives(home, name):
     row = {"ID": "no", "Exam UID": "1", "Files": "a.png", "Caption": "r", "conclusion": "i", "fold": "dev"}
     columns = {"id": "exam_uid", "images": "files", "report": "Caption", "impression": "conclusion", "split": "FOLD"}
     content = as_csv([row]) if name == "t.csv" else json.dumps(row)
-    (study,) = Listed(put(home, content, name), columns=columns | {"labels": None})
+    (study,) = ListedStudies(put(home, content, name), columns=columns | {"labels": None})
     assert study == OriginalStudy(id="1", images=(home / "a.png",), report="r", impression="i", split="val")
 
 
 def test_a_column_that_is_given_for_one_thing_is_not_read_for_another(home):
-    (study,) = Listed(put(home, "id,images,findings\n1,a.png,r\n"), columns={"report": "findings"})
+    (study,) = ListedStudies(put(home, "id,images,findings\n1,a.png,r\n"), columns={"report": "findings"})
     assert (study.report, study.findings) == ("r", "")
 
 
@@ -146,7 +146,7 @@ def test_a_column_that_is_given_for_one_thing_is_not_read_for_another(home):
 )  # fmt: skip
 def test_names_of_columns_that_are_not_there(home, columns, message):
     with pytest.raises(UserError, match=message):
-        Listed(put(home, "id,images,report\n1,a.png,r\n"), columns=columns)
+        ListedStudies(put(home, "id,images,report\n1,a.png,r\n"), columns=columns)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_names_of_columns_that_are_not_there(home, columns, message):
 def test_missing_columns_say_which_names_to_pass(home, header, missing, names):
     file = put(home, header + "\n" + ",".join("1" for _ in header.split(",")) + "\n")
     with pytest.raises(UserError) as caught:
-        Listed(file)
+        ListedStudies(file)
     assert str(caught.value) == (
         f"{file}, line 2: expected columns for {missing}, but got {sorted(header.split(','))}; "
         f"pass their names: 'source.columns={{{names}}}'."
@@ -174,7 +174,7 @@ def test_missing_columns_say_which_names_to_pass(home, header, missing, names):
 
 def test_an_object_may_lack_an_optional_column_that_is_given(home):
     rows = [{"id": 1, "images": "a.png", "report": "r"}, {"id": 2, "images": "a.png", "report": "r", "pid": 7}]
-    first, second = Listed(put(home, json.dumps(rows), "t.json"), columns={"patient": "pid"})
+    first, second = ListedStudies(put(home, json.dumps(rows), "t.json"), columns={"patient": "pid"})
     assert (first.patient, second.patient) == (None, "7")
 
 
@@ -214,13 +214,13 @@ def test_splits(home, value, split):
 def test_what_is_dropped(home):
     rows = ["1,gone.png|a.png,r,test", "2,gone.png|b,r,test", "3,,r,test", "4,a.png,r,", "5,a.png,,val"]
     assert read(home, "id,images,report,split\n" + "\n".join(rows)) == [
-        Dropped("1", "image not found", "gone.png"),
+        DroppedEntry("1", "image not found", "gone.png"),
         OriginalStudy(id="1", images=(home / "a.png",), report="r", split="test"),
-        Dropped("2", "image not found", "gone.png"),
-        Dropped("2", "image not found", "b"),
-        Dropped("2", "no image"),
-        Dropped("3", "no image"),
-        Dropped("4", "no split"),
+        DroppedEntry("2", "image not found", "gone.png"),
+        DroppedEntry("2", "image not found", "b"),
+        DroppedEntry("2", "no image"),
+        DroppedEntry("3", "no image"),
+        DroppedEntry("4", "no split"),
         OriginalStudy(id="5", images=(home / "a.png",), split="val"),
     ]
 
@@ -231,10 +231,10 @@ def test_a_table_without_splits_drops_none(home):
 
 def test_images_in_a_folder_of_their_own(home, tmp_path):
     file = put(home, "id,images,report\n1,c.png,r\n")
-    (study,) = Listed(file, home / "b")
+    (study,) = ListedStudies(file, home / "b")
     assert study.images == (home / "b" / "c.png",)
     with pytest.raises(UserError, match=r"folder of images at .*nowhere"):
-        Listed(file, home / "nowhere")
+        ListedStudies(file, home / "nowhere")
 
 
 def test_json_numbers_and_nulls(home):
@@ -297,17 +297,17 @@ DEEP = "[" * 100_000
 def test_bad_tables(home, name, content, message):
     (home / "link.png").symlink_to("/etc/passwd")
     with pytest.raises(UserError, match=message) as caught:
-        list(Listed(put(home, content, name)))
+        list(ListedStudies(put(home, content, name)))
     assert "\n" not in str(caught.value)
     assert str(home / name) in str(caught.value)
 
 
 def test_no_table(tmp_path):
     with pytest.raises(UserError, match="no such file"):
-        Listed(tmp_path / "gone.csv")
+        ListedStudies(tmp_path / "gone.csv")
     os.mkfifo(tmp_path / "pipe.csv")
     with pytest.raises(UserError, match="no such file"):
-        Listed(tmp_path / "pipe.csv")
+        ListedStudies(tmp_path / "pipe.csv")
 
 
 TABLES = {
@@ -330,13 +330,13 @@ def read_or_explained(folder, name, content):
     file = put(folder, content, name)
     items, explained = [], ""
     try:
-        items = list(Listed(file))
+        items = list(ListedStudies(file))
     except UserError as caught:
         explained = str(caught)
     assert items or str(file) in explained
     assert "\n" not in explained
     assert all(item.id for item in items)
-    assert all(isinstance(item, Dropped) or item.images == (folder / "a.png",) for item in items)
+    assert all(isinstance(item, DroppedEntry) or item.images == (folder / "a.png",) for item in items)
 
 
 @settings(max_examples=100, deadline=None)
@@ -375,4 +375,4 @@ def test_its_config(home):
         config = hydra.compose("prepare", ["source=listed", f"source.table={file}"])
     assert config.section == "report"
     assert set(config.source.columns.values()) == {None}
-    assert list(instantiate(config.source)) == list(Listed(file))
+    assert list(instantiate(config.source)) == list(ListedStudies(file))

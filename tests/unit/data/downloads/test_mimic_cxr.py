@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.data.downloads.mimic_cxr import MimicCXR
-from hardneg_plugin.data.downloads.study import Dropped, OriginalStudy
+from hardneg_plugin.data.downloads.study import DroppedEntry, OriginalStudy
 from hardneg_plugin.errors import UserError
 
 IMAGES = """\
@@ -74,7 +74,7 @@ def read(root, **options):
     kept = [item for item in items if isinstance(item, OriginalStudy)]
     assert len(source) == len(STUDIES)
     assert len(items) >= len(source)
-    return {item.id: item for item in kept}, [item for item in items if isinstance(item, Dropped)]
+    return {item.id: item for item in kept}, [item for item in items if isinstance(item, DroppedEntry)]
 
 
 def error(root, **options):
@@ -116,8 +116,8 @@ def test_frontal_views_only(root):
         "50000009": ["a1-b2.jpg"],
     }
     assert dropped == [
-        Dropped("50000005", "unknown view position", "d1"),
-        Dropped("50000007", "no frontal image"),
+        DroppedEntry("50000005", "unknown view position", "d1"),
+        DroppedEntry("50000007", "no frontal image"),
     ]
 
 
@@ -172,7 +172,7 @@ def test_the_last_paragraph_of_a_table_stands_in_for_findings_where_there_is_nei
         "50000005": ("", "Normal."),
         "50000007": ("Clear.", ""),
     }
-    assert dropped == [Dropped("50000009", "report not found")]
+    assert dropped == [DroppedEntry("50000009", "report not found")]
 
 
 @pytest.mark.parametrize("name", ["mimic-cxr-2.0.0-metadata.csv", "mimic-cxr-2.0.0-split.csv"])
@@ -340,7 +340,7 @@ def test_broken_tables_raise_nothing_but_user_errors(root, name, place, inserted
     try:
         items = list(MimicCXR(root, labels=CHEXPERT, views="frontal"))
     except UserError as caught:
-        items = [Dropped("", str(caught))]
-    assert all(isinstance(item, OriginalStudy | Dropped) for item in items)
-    assert not any("\n" in item.reason for item in items if isinstance(item, Dropped))
+        items = [DroppedEntry("", str(caught))]
+    assert all(isinstance(item, OriginalStudy | DroppedEntry) for item in items)
+    assert not any("\n" in item.reason for item in items if isinstance(item, DroppedEntry))
     put(root / name, content)

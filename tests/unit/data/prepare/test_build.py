@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
-from hardneg_plugin.data.downloads.study import Dropped, OriginalStudy
+from hardneg_plugin.data.downloads.study import DroppedEntry, OriginalStudy
 from hardneg_plugin.data.images import read_grayscale
 from hardneg_plugin.data.prepare import build as building
 from hardneg_plugin.data.prepare import chunks, work_folder
@@ -142,7 +142,7 @@ def test_what_is_left_out_is_counted_by_reason(ten, output, tmp_path):
     broken.write_bytes(good.read_bytes()[:90])
     missing = tmp_path / "missing.png"
     extra = [
-        Dropped("r1", "no image", "r1.xml"),
+        DroppedEntry("r1", "no image", "r1.xml"),
         study(tmp_path, 0),  # a repeated id
         study(tmp_path, 20, findings=" "),
         study(tmp_path, 21, images=(broken, good, missing)),
@@ -150,7 +150,7 @@ def test_what_is_left_out_is_counted_by_reason(ten, output, tmp_path):
         study(tmp_path, 23, images=()),
         study(tmp_path, 24, findings="half a \ud800 pair"),
         OriginalStudy(" ", (good,), findings="a"),
-        Dropped("r2", "no image"),
+        DroppedEntry("r2", "no image"),
     ]
     summary, _ = prepared(ten.entries + extra, output)
     assert summary["read"] == 19
@@ -300,7 +300,7 @@ def test_an_empty_folder_is_a_place_to_be_and_parents_are_made(ten, tmp_path):
 def test_the_number_of_workers_changes_nothing(ten, output, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
-    entries = [*ten.entries, study(tmp_path, 11, images=(broken,)), Dropped("x", "no image"), study(tmp_path, 12)]
+    entries = [*ten.entries, study(tmp_path, 11, images=(broken,)), DroppedEntry("x", "no image"), study(tmp_path, 12)]
     prepared(entries, output, chunk=2)
     prepared(entries, tmp_path / "parallel", chunk=2, workers=2)
     assert files(output) == files(tmp_path / "parallel")
@@ -528,7 +528,7 @@ def test_the_bar_shows_where_somebody_looks(ten, output, tmp_path, monkeypatch):
 
     terminal, pipe = Terminal(), io.StringIO()
     monkeypatch.setattr(sys, "stderr", terminal)
-    prepared([*ten.entries, Dropped("x", "no image")], output)
+    prepared([*ten.entries, DroppedEntry("x", "no image")], output)
     assert "11/11" in terminal.getvalue()
     monkeypatch.setattr(sys, "stderr", pipe)
     prepared(ten, tmp_path / "again")

@@ -10,7 +10,7 @@ from typing import BinaryIO, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hardneg_plugin.data.downloads.study import Dropped
+from hardneg_plugin.data.downloads.study import DroppedEntry
 from hardneg_plugin.data.prepare.work_folder import GO_ON
 from hardneg_plugin.data.study_table import SCHEMA
 from hardneg_plugin.files import writing
@@ -44,7 +44,7 @@ class _File:
 class DroppedLines(_File):
     """What is left out, a line each."""
 
-    def add(self, entry: Dropped) -> None:
+    def add(self, entry: DroppedEntry) -> None:
         """Write one."""
         line = json.dumps({"id": entry.id, "reason": entry.reason, "detail": entry.detail}, ensure_ascii=False)
         with writing(self._path, GO_ON):

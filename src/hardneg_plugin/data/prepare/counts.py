@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from hardneg_plugin.data.downloads.study import Dropped, OriginalStudy
+from hardneg_plugin.data.downloads.study import DroppedEntry, OriginalStudy
 from hardneg_plugin.data.prepare.seeded_split import PatientSplits
 from hardneg_plugin.data.studies import SPLITS, SplitName
 from hardneg_plugin.errors import UserError
@@ -23,7 +23,7 @@ class PreparationCounts:
         self._seeded = 0
         self._patients = PatientSplits()
 
-    def drop(self, entry: Dropped) -> None:
+    def drop(self, entry: DroppedEntry) -> None:
         """Count a study or view that is left out."""
         self._dropped[entry.reason] += 1
 

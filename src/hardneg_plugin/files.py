@@ -1,4 +1,4 @@
-"""Files as the project reads and writes them: whole or not at all, and a clear error where that fails."""
+"""Reading and writing files: written whole or not at all, with an error that says what to do."""
 
 import io
 import json
@@ -14,10 +14,10 @@ from hardneg_plugin.errors import UserError
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Write a whole file: beside its place, on to the disk, and then under its name. What was there before stays until then.
+    """Open a file to be written as a whole: it replaces an earlier one only once all of it is on the disk.
 
     Raises:
-        OSError: it cannot be written, such as for a full disk; nothing half-written is left.
+        OSError: it cannot be written, for instance because the disk is full; nothing half-written is left.
     """
     descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -35,7 +35,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def whole_text_file(path: Path) -> Iterator[TextIO]:
-    """Write a whole text file: it stands under its name only once everything is in it."""
+    """As `whole_file`, for text in UTF-8; folders above it are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8")
@@ -59,7 +59,12 @@ def write_json(path: Path, content: Any, *, indent: int | None = 2) -> None:
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> None:
-    """One JSON document per line."""
+    """Write one JSON document per line.
+
+    Args:
+        path: the file; folders above it are made.
+        records: plain values; NaN is refused.
+    """
     with whole_text_file(path) as file:
         for record in records:
             file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
@@ -67,14 +72,14 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> None:
 
 @contextmanager
 def writing(path: Path, remedy: str) -> Iterator[None]:
-    """Around writing a file or folder.
+    """Turn an OSError while writing into a UserError.
 
     Args:
-        path: what is written, for the error.
+        path: the file or folder that is written, for the message.
         remedy: a sentence that says what to do.
 
     Raises:
-        UserError: for an OSError, such as of a full disk, in place of it.
+        UserError: in place of the OSError.
     """
     try:
         yield
@@ -83,19 +88,19 @@ def writing(path: Path, remedy: str) -> Iterator[None]:
 
 
 def check_place(path: Path, key: str) -> None:
-    """See before long work that a file can be written there; folders above it are made.
+    """Check before long work that a file can be written; folders above it are made.
 
     Args:
-        path: where the file is to stand; it may be there already.
-        key: of the config, for the error.
+        path: the file; it may exist already.
+        key: the config key that names it, for the message.
 
     Raises:
-        UserError: it cannot.
+        UserError: it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{key}: {path.parent} cannot be made a folder ({error.strerror}). Name another.") from error
+        raise UserError(f"{key}: the folder {path.parent} cannot be made ({error.strerror}). Name another.") from error
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         reason = "it is a folder" if path.is_dir() else f"{path.parent} is not writable"
         raise UserError(f"{key}: expected a file to write, but got {path}: {reason}. Name another.")
@@ -106,10 +111,10 @@ def read_json(file: Path, what: str) -> Any:
 
     Args:
         file: the file.
-        what: what it holds, such as "annotation", for the error where there is no such file.
+        what: what it holds, such as "annotation", for the message.
 
     Raises:
-        UserError: the file cannot be read, is not UTF-8 or not JSON; with the place.
+        UserError: the file cannot be read, or is not UTF-8 or not JSON; the message says where.
     """
     try:
         return json.loads(file.read_bytes().decode("utf-8-sig"))
@@ -124,11 +129,13 @@ def read_json(file: Path, what: str) -> Any:
             f"Expected JSON in {file}, but line {error.lineno}, column {error.colno}: {error.msg}. Make the file again."
         ) from error
     except (RecursionError, ValueError) as error:  # thousands of brackets within one another, or of digits
-        raise UserError(f"Expected JSON in {file}, but it is beyond what can be read ({error}).") from error
+        raise UserError(
+            f"Expected JSON in {file}, but it is nested too deeply or holds too long a number ({error})."
+        ) from error
 
 
 def is_unicode(text: str) -> bool:
-    """Whether a text can be written down: JSON can spell half of a surrogate pair, which no file and no hash takes."""
+    """Whether a text can be encoded: JSON can spell half of a surrogate pair, which UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -137,6 +144,6 @@ def is_unicode(text: str) -> bool:
 
 
 def json_kind(value: Any) -> str:
-    """A value's JSON type in words: "an object", "a list"; true and false by their name."""
+    """A value's JSON type in words, such as "an object"; True and False as they are."""
     names = {dict: "an object", list: "a list", str: "a text", int: "a number", float: "a number", type(None): "null"}
     return names.get(type(value), repr(value))

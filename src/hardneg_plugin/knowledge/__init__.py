@@ -1,4 +1,4 @@
-"""What a chest X-ray can show, and what a report says of it."""
+"""What a chest X-ray can show, and what a report says about it."""
 
 from hardneg_plugin.knowledge.chest import ChestXray
 from hardneg_plugin.knowledge.entities import ENTITIES, Entity

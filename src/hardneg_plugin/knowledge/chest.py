@@ -1,4 +1,4 @@
-"""Chest X-rays as reports describe them: the prompts that may hold of a study, and which of them its report states."""
+"""The prompts about a chest X-ray, and which of them a report states."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -9,10 +9,15 @@ from hardneg_plugin.knowledge.reader import Presence, read_mentions
 
 
 class ChestXray:
-    """Every entity of `ENTITIES`, anywhere and at each of its positions.
+    """The `Knowledge` of chest X-rays: every entity of `ENTITIES`, anywhere and at each of its positions.
 
-    What a report does not mention is absent, as those who label reports by hand count it too. Of an entity that is
-    present, its sides are known where the report names one, and so are its zones; what it leaves open is unknown.
+    An entity that the report does not mention is absent, as in manual labelling. Of an entity that is present, all sides are known
+    where the report names one, and all zones likewise; otherwise they are unknown.
+
+    >>> chest = ChestXray()
+    >>> facts = dict(zip(chest.prompts, chest.facts("Small left effusion. No pneumothorax."), strict=True))
+    >>> [facts[Prompt("pleural effusion", side)] for side in (None, "left", "right")], facts[Prompt("pneumothorax")]
+    ([1, 1, 0], 0)
     """
 
     @cached_property
@@ -31,7 +36,7 @@ class ChestXray:
         }
 
     def facts(self, report: str) -> list[int]:
-        """For each prompt whether the report states it."""
+        """For each of the Q prompts `PRESENT`, `ABSENT` or `UNKNOWN`."""
         present: dict[str, set[str]] = {}
         open_: set[str] = set()
         for entity, presence, positions in read_mentions(report):

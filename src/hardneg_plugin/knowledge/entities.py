@@ -1,4 +1,4 @@
-"""The entities of chest X-ray reports: how each is written, and where it can be."""
+"""The entities that chest X-ray reports mention: how each is written, and where it can be."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -23,14 +23,14 @@ POSITIONS: Mapping[str, str] = {
 
 
 class Entity(NamedTuple):
-    """Something a report can find."""
+    """A finding that a report can mention."""
 
     name: str
     """As a prompt names it."""
     written: str
     """A regular expression, matched as whole words within one clause, in lower case."""
     positions: tuple[str, ...] = ()
-    """Keys of `POSITIONS` where it can be; empty where there is only one place."""
+    """Keys of `POSITIONS` where it can be; empty if there is only one place."""
 
 
 _ENLARGED = r"(?:enlarged|enlargement|prominent|increased in size|dilated)"

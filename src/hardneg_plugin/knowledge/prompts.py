@@ -1,4 +1,4 @@
-"""What may be found, and where: candidate prompts, as sentences that state or deny it."""
+"""Candidate prompts: what may be found and where, as sentences that state or deny it."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -7,11 +7,15 @@ import torch
 from torch import Tensor
 
 ABSENT, PRESENT, UNKNOWN = 0, 1, -1
-"""What is known of a prompt in a study."""
+"""What a report says of a prompt."""
 
 
 class Prompt(NamedTuple):
-    """Something that may be found, and where."""
+    """Something that may be found, and where.
+
+    >>> Prompt("pleural effusion", "left").absent
+    'there is no left pleural effusion'
+    """
 
     entity: str
     position: str | None = None
@@ -34,11 +38,11 @@ class Prompt(NamedTuple):
 
 
 class Knowledge(Protocol):
-    """The candidate prompts of a kind of studies, and what a report says of each."""
+    """The candidate prompts for one kind of studies, and what a report says of each."""
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:
-        """Q prompts, in an order that does not change."""
+        """Q prompts, always in the same order."""
         ...
 
     def facts(self, report: str) -> list[int]:
@@ -51,7 +55,7 @@ class Knowledge(Protocol):
 
 
 def swaps(prompts: Sequence[Prompt]) -> Tensor:
-    """`(Q, Q)` bool: which prompts are of the same entity at another place, both places named."""
+    """Which pairs of Q prompts name the same entity at two different positions: `(Q, Q)` bool."""
     return torch.tensor(
         [
             [

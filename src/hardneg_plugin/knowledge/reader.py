@@ -1,6 +1,6 @@
-"""Which entities a report states, denies or leaves open: rules for negation and uncertainty, clause by clause.
+"""Which entities a report states, denies or leaves open, by rules for negation and uncertainty in each clause.
 
-After NegEx (Chapman et al., J Biomed Inform 2001): cues before or after a mention, each with a reach that ends with its clause.
+After NegEx (Chapman et al., J Biomed Inform 2001): cues before or after a mention, whose scope ends with the clause.
 """
 
 import re
@@ -14,7 +14,7 @@ from hardneg_plugin.knowledge.entities import ENTITIES, POSITIONS
 
 
 class Presence(IntEnum):
-    """What a report says of an entity; of several mentions the highest counts."""
+    """What a report says of an entity; the highest of several mentions counts."""
 
     ABSENT = 0
     UNCERTAIN = 1
@@ -27,7 +27,7 @@ _TURN = re.compile(
     r"\b(?:but|however|although|though|except(?: for)?|apart from|other than|aside from|besides|which|whereas|while|yet|"
     r"there (?:is|are)|(?:is|are) again|with (?=stable|mild|moderate|unchanged|persistent|residual|chronic|minimal))\b"
 )
-# looks like a negation, and denies a change or a certainty only
+# looks like a negation, but denies only a change or a certainty
 _NO_DENIAL = re.compile(
     r"\b(?:no|without|not) (?:(?:significant|interval|appreciable|definite|acute|substantial|other|further|overall) )*"
     r"(?:change|changes|changed|improvement|increase|worsening|progression|difference)\b|\bnot only\b|"
@@ -62,16 +62,23 @@ def _positions() -> Mapping[str, re.Pattern[str]]:
 
 
 class Mention(NamedTuple):
-    """One place of a report that names an entity."""
+    """One place in a report that names an entity."""
 
     entity: str
     presence: Presence
     positions: frozenset[str]
-    """Those named beside it."""
+    """Keys of `POSITIONS` that are named beside it."""
 
 
 def read_mentions(report: str) -> Iterator[Mention]:
-    """Every mention of an entity, in the order of the report's clauses; arguments as of `read_entities`."""
+    """Every mention of an entity, clause by clause.
+
+    Args:
+        report: as for `read_entities`.
+
+    >>> [(name, presence.name, sorted(positions)) for name, presence, positions in read_mentions("Left effusion, no nodule.")]
+    [('pleural effusion', 'PRESENT', ['left']), ('nodule', 'ABSENT', [])]
+    """
     for sentence in _SENTENCE.split(report.lower()):
         for clause in _clauses(" ".join(sentence.split())):
             mentions = [
@@ -88,7 +95,7 @@ def read_entities(report: str) -> dict[str, Presence]:
     """What a report says of the entities it mentions.
 
     Args:
-        report: free text in English, cleaned or not; sentences end with a full stop. A comma ends no negation.
+        report: English text, cleaned or not; sentences end with a full stop. A comma does not end a negation.
 
     >>> read_entities("Small left effusion. No pneumothorax, pneumonia cannot be excluded.")["pleural effusion"].name
     'PRESENT'
@@ -105,7 +112,7 @@ def _clauses(sentence: str) -> list[str]:
 
 
 def _parts(clause: str, mentions: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The clause cut at the last joint between each two mentions: every part has its own places."""
+    """Where to cut a clause so that each part holds one mention and its positions: at the last joint between two mentions."""
     joints = [joint.start() for joint in _JOINT.finditer(clause)]
     cuts = {0, len(clause)}
     for _, end in mentions:

@@ -1,4 +1,4 @@
-"""Report texts as unit-length embeddings, by which nearest reports are found."""
+"""Unit-length embeddings of report texts, by which nearest reports are found."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,12 +19,17 @@ class Embedder(Protocol):
     """Embeds texts."""
 
     def __call__(self, texts: Sequence[str]) -> TextEmbeddings:
-        """Unit-length rows `(N, D)` of N texts; zero where there is nothing in a text to go by."""
+        """Unit-length rows `(N, D)` of N texts; a row is zero where a text holds nothing to embed."""
         ...
 
 
 def embed(embedder: Embedder, texts: Sequence[str]) -> TextEmbeddings:
-    """Embeddings of texts of which each is embedded once, so that equal texts are equally near to any other."""
+    """Embeddings `(N, D)` of N texts; equal texts are embedded once, and so are equally near to any other.
+
+    Args:
+        embedder: embeds texts.
+        texts: N texts.
+    """
     position: dict[str, int] = {}
     rows = [position.setdefault(text, len(position)) for text in texts]
     return embedder(list(position))[np.array(rows)]
@@ -32,17 +37,21 @@ def embed(embedder: Embedder, texts: Sequence[str]) -> TextEmbeddings:
 
 @dataclass(frozen=True)
 class TfidfEmbedder:
-    """Term frequency times inverse document frequency, by scikit-learn, offline: sparse, and fitted on the texts themselves.
+    """Term frequency times inverse document frequency by scikit-learn: sparse, and fitted on the texts themselves.
 
-    Words are runs of letters and digits in lower case, of any length: sides, grades and millimetres tell reports apart, and no
-    stop words are left out, since "no" is none. Frequencies within a report count by their logarithm.
+    Words are runs of letters and digits in lower case, of any length: sides, grades and millimetres tell reports apart. Stop words
+    are kept, as "no" would be among them. Term frequencies are logarithmic.
 
     Args:
-        ngrams: sequences of up to so many words count as terms, at least 1.
-        min_count: terms in fewer texts than this are left out, at least 1.
+        ngrams: the longest sequence of words that counts as a term, >= 1.
+        min_count: terms in fewer texts than this are left out, >= 1.
 
     Raises:
         UserError: a number is out of its range; or, when called, no term is left.
+
+    >>> rows = TfidfEmbedder()(["no effusion", "left effusion", "no effusion"])
+    >>> rows.shape, round(float((rows[0] @ rows[2].T)[0, 0]), 4)
+    ((3, 3), 1.0)
     """
 
     ngrams: int = 1
@@ -51,7 +60,7 @@ class TfidfEmbedder:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value < 1:
-                raise UserError(f"embedder.{name}: expected at least 1, but got {value}.")
+                raise UserError(f"embedder.{name}: expected a positive integer, but got {value}.")
 
     def __call__(self, texts: Sequence[str]) -> TextEmbeddings:
         """See `Embedder`."""
@@ -77,7 +86,7 @@ class TfidfEmbedder:
 
 @dataclass(frozen=True)
 class SentenceTransformerEmbedder:
-    """A model of the sentence-transformers package; an extra.
+    """A model of the sentence-transformers package, an optional dependency.
 
     Args:
         name_or_path: a name on the hub or in its local cache, or a folder.
@@ -85,7 +94,7 @@ class SentenceTransformerEmbedder:
         device: as torch takes it.
 
     Raises:
-        UserError: when called, the package is not installed, or the model is not to be had.
+        UserError: when called, the package is not installed, or the model cannot be loaded.
     """
 
     name_or_path: str
@@ -103,7 +112,7 @@ class SentenceTransformerEmbedder:
             ) from error
         _check_modules(Path(self.name_or_path))
         try:
-            # neither weights that would have to be unpickled nor code that comes with a model
+            # no weights that would have to be unpickled, and no code that comes with a model
             model = SentenceTransformer(
                 self.name_or_path,
                 device=self.device,
@@ -121,7 +130,7 @@ class SentenceTransformerEmbedder:
 
 
 def _check_modules(folder: Path) -> None:
-    """Refuse a model of other classes than the package's own: from a folder, it would import them from the folder's own code."""
+    """Refuse a folder whose model names other classes than the package's: it would import them from the folder's code."""
     file = folder / "modules.json"
     if not file.is_file():
         return
@@ -131,6 +140,6 @@ def _check_modules(folder: Path) -> None:
     )
     if not types or not all(name.startswith("sentence_transformers.") for name in types):
         raise UserError(
-            f"{file}: expected classes of sentence_transformers alone, but got {', '.join(types) or 'none'}: code that comes with "
+            f"{file}: expected only classes of sentence_transformers, but got {', '.join(types) or 'none'}: code that comes with "
             "a model is not run."
         )

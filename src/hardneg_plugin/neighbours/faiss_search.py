@@ -1,4 +1,4 @@
-"""The search by faiss, for dense embeddings of many studies; an extra."""
+"""The search by faiss, for dense embeddings of many studies; an optional dependency."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -21,12 +21,12 @@ from hardneg_plugin.neighbours.search import (
 
 @dataclass(frozen=True)
 class FaissSearch:
-    """Exact neighbours by a flat faiss index; as many as needed are asked for until k are left without matches.
+    """Exact neighbours by a flat faiss index, which is asked for ever more candidates until k of them count.
 
-    Which of equally near studies come first is faiss's own affair where it does not return all of them.
+    The order of equally near studies is up to faiss where it does not return all of them.
 
     Args:
-        chunk: studies at a time, at least 1.
+        chunk: studies at a time, >= 1.
 
     Raises:
         UserError: the chunk is out of its range, or faiss is not installed.
@@ -42,7 +42,7 @@ class FaissSearch:
         """See `Search`.
 
         Raises:
-            UserError: embeddings are sparse.
+            UserError: the embeddings are sparse.
         """
         faiss = _faiss()
         if not isinstance(embeddings, torch.Tensor):

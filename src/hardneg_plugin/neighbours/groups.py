@@ -1,4 +1,4 @@
-"""Which studies must not become each other's negatives, as integer groups, and how many they are."""
+"""Which studies match, as integer groups: they must not become each other's negatives."""
 
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -8,15 +8,14 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-UNKNOWN = -1
-"""The group of a study of which something is not known; it is no group."""
+from hardneg_plugin.functional.match_keys import UNKNOWN
 
 Groups = Mapping[str, NDArray[np.int64]]
-"""By reason, the group `(N,)` of each study: two studies of one group match. `UNKNOWN` matches nothing."""
+"""By reason, the group `(N,)` of each study: two studies of one group match. `UNKNOWN` (-1) matches nothing."""
 
 
 def normalised(text: str) -> str:
-    """The text that counts when two reports are compared for being the same: words and numbers, in lower case.
+    """The form in which two reports are compared: words and numbers, in lower case.
 
     >>> normalised("No effusion.  Heart-size is NORMAL; 1.5 cm nodule!\\n")
     'no effusion heart size is normal 1 5 cm nodule'
@@ -45,16 +44,20 @@ def groups_of(
 
 @dataclass(frozen=True)
 class ExcludedCounts:
-    """What one reason excludes."""
+    """How much one reason excludes."""
 
     studies: int
-    """Studies that have another one which it excludes."""
+    """Studies that match another one."""
     pairs: int
-    """Pairs of studies, each counted once."""
+    """Pairs of matching studies, each counted once."""
 
 
 def count_excluded(groups: Groups) -> dict[str, ExcludedCounts]:
-    """What each reason excludes, and "any" of them together; from the sizes of the groups, never pair by pair."""
+    """How much each reason excludes, and "any" of them; counted from the sizes of the groups, not pair by pair.
+
+    >>> count_excluded({"text": np.array([0, 0, 1]), "patient": np.array([0, 1, 1])})["any"]
+    ExcludedCounts(studies=3, pairs=2)
+    """
     number = len(next(iter(groups.values())))
     counts = {reason: _count(codes[:, None]) for reason, codes in groups.items()}
     any_sibling, pairs = np.zeros(number, dtype=bool), 0
@@ -68,7 +71,7 @@ def count_excluded(groups: Groups) -> dict[str, ExcludedCounts]:
 
 
 def _count(columns: NDArray[np.int64]) -> tuple[NDArray[np.bool_], int]:
-    """Which studies have another one equal in all columns, and the pairs of such."""
+    """Which studies equal another one in all columns `(N, C)`, and how many pairs of equal studies there are."""
     siblings = np.zeros(len(columns), dtype=bool)
     known = (columns != UNKNOWN).all(axis=1)
     if not known.any():

@@ -1,4 +1,4 @@
-"""Mined negatives in the released annotation format of ITHN: neg_report and neg_image_path beside each report."""
+"""Hard negatives in the released annotation format of ITHN: neg_report and neg_image_path beside each report."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,26 +10,28 @@ from hardneg_plugin.files import read_json, whole_file, writing
 
 
 def write_ithn_annotation(path: Path, annotation: Path, neighbours: Mapping[str, Sequence[str]]) -> int:
-    """Write an annotation again, its training entries with the report and the images of their nearest study.
+    """Write a copy of an annotation whose training entries have the report and the images of their nearest study.
 
     Args:
         path: the file to write, whole or not at all.
-        annotation: the data set's own.
-        neighbours: by study id, nearest first.
+        annotation: the data set's annotation.
+        neighbours: by study id, the ids of its neighbours, nearest first.
 
     Returns:
-        How many training entries have no negative, for want of a neighbour, and are written as they are.
+        How many training entries have no neighbour, and so no negative.
 
     Raises:
-        UserError: a file cannot be read or written, or is the annotation itself.
+        UserError: a file cannot be read or written, or `path` is the annotation itself.
     """
     if path.exists() and path.samefile(annotation):
-        raise UserError(f"ithn_annotation: expected a file of its own, but got the data set's own {annotation}.")
+        raise UserError(
+            f"ithn_annotation: expected a new file, but got the data set's annotation {annotation}. Name another."
+        )
     content: dict[str, Any] = read_json(annotation, "annotation")
     entries = {str(entry["id"]): entry for entry in content["train"]}
     nearest = {study: entries[names[0]] for study, names in neighbours.items() if names}
     content["train"] = [_with_negative(entry, nearest.get(study)) for study, entry in entries.items()]
-    with writing(path, "It is as it was before."), whole_file(path) as file:
+    with writing(path, "It is unchanged."), whole_file(path) as file:
         file.write(json.dumps(content, ensure_ascii=False).encode())
     return len(entries) - len(nearest)
 

@@ -1,4 +1,4 @@
-"""The exact search: the k most similar other studies of each, chunk by chunk."""
+"""The exact search for the k most similar other studies of each study, chunk by chunk."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,26 +9,28 @@ import torch
 from numpy.typing import NDArray
 
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.functional.match_keys import UNKNOWN
 from hardneg_plugin.neighbours.embedders import TextEmbeddings
-from hardneg_plugin.neighbours.groups import UNKNOWN, Groups
+from hardneg_plugin.neighbours.groups import Groups
 
 BLOCK = 8192
 """Candidates that a chunk of studies is compared with at a time."""
-_FIRST = 256  # of them where nothing is known yet of what is near, so that all have to be looked at
+_FIRST = 256  # candidates in the first block, all of which have to be sorted
 
-Floats = NDArray[np.float32]
+Cosines = NDArray[np.float32]
 Indices = NDArray[np.int64]
 Track = Callable[[Sequence[range]], Iterable[range]]
+"""Iterates over chunks, as a progress bar does."""
 
 
 @dataclass(frozen=True)
 class NeighbourRule:
-    """What may be a negative of what.
+    """Which studies may be negatives of which, and how many of them to find.
 
     Args:
         groups: studies of one group match, and never become each other's negatives.
-        ceiling: nor do those with a cosine above this, in (-1, 1].
-        k: how many to keep, at least 1.
+        ceiling: nor do studies whose cosine is higher; in (-1, 1].
+        k: how many to find for each study, >= 1.
 
     Raises:
         UserError: a number is out of its range.
@@ -40,59 +42,75 @@ class NeighbourRule:
 
     def __post_init__(self) -> None:
         if self.k < 1:
-            raise UserError(f"k: expected at least one neighbour per study, but got {self.k}.")
+            raise UserError(f"k: expected a positive integer, but got {self.k}.")
         if not -1 < self.ceiling <= 1:
             raise UserError(f"ceiling: expected a cosine in (-1, 1], but got {self.ceiling}.")
 
     def is_match(self, studies: Indices, candidates: Indices) -> NDArray[np.bool_]:
-        """Of P pairs, which match; a study matches itself."""
+        """Which of P pairs match, `(P,)` bool; a study matches itself.
+
+        Args:
+            studies: `(P,)`.
+            candidates: `(P,)`.
+        """
         found: NDArray[np.bool_] = studies == candidates
         for group in self.groups.values():
             own = group[studies]
             found |= (own == group[candidates]) & (own != UNKNOWN)
         return found
 
-    def is_above(self, scores: Floats) -> NDArray[np.bool_]:
-        """Which scores are above the ceiling; a rounding error above 1 is not."""
+    def is_above(self, scores: Cosines) -> NDArray[np.bool_]:
+        """Which scores are above the ceiling; a rounding error above it does not count."""
         is_above: NDArray[np.bool_] = scores > np.float32(self.ceiling + 1e-6)
         return is_above
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The nearest other studies of N studies."""
+    """The nearest other studies of each of N studies."""
 
     index: Indices
     """`(N, k)`, nearest first, the lower index first among equals; -1 where there are fewer."""
-    scores: Floats
+    scores: Cosines
     """`(N, k)` cosines; 0 where there are fewer."""
     above: NDArray[np.bool_]
-    """`(N,)`: has another study that is no match, but more similar than the ceiling."""
+    """`(N,)`: whether a study that does not match is more similar than the ceiling."""
     pairs_above: int
     """Pairs of such studies, each counted once."""
 
 
 class Search(Protocol):
-    """How neighbours are found."""
+    """Finds neighbours."""
 
     def __call__(self, embeddings: TextEmbeddings, rule: NeighbourRule, *, track: Track = iter) -> Neighbours:
-        """The nearest of all studies by unit-length embeddings `(N, D)`; `track` goes through the chunks, as a progress bar."""
+        """The nearest studies of each study.
+
+        Args:
+            embeddings: `(N, D)`, unit-length.
+            rule: which studies count, and how many.
+            track: iterates over the chunks.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class ChunkedSearch:
-    """Compares a chunk of studies with a block of candidates at a time: by scipy where embeddings are sparse, else by torch.
+    """Compares a chunk of studies with a block of candidates at a time: sparse embeddings by scipy, dense ones by torch.
 
-    The result does not depend on the chunk. Memory beside the embeddings grows with the chunk, and not with the studies: for each
-    of a chunk some 10 bytes times `BLOCK`, 50 at the worst, where hardly any study may be another's negative; and where
-    embeddings are sparse, 4 times their width.
+    The result does not depend on the chunk, and memory does not grow with the number of studies. Beside the embeddings, each study
+    of a chunk takes 10 bytes times `BLOCK`, or 50 where hardly any study may be another's negative; with sparse embeddings,
+    4 bytes times D more.
 
     Args:
-        chunk: studies at a time, at least 1.
+        chunk: studies at a time, >= 1.
 
     Raises:
         UserError: the chunk is out of its range.
+
+    >>> embeddings = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]), dim=1)
+    >>> same_patient = {"patient": np.array([0, 0, 1])}
+    >>> ChunkedSearch()(embeddings, NeighbourRule(same_patient)).index.tolist()
+    [[2], [2], [1]]
     """
 
     chunk: int = 256
@@ -108,7 +126,7 @@ class ChunkedSearch:
             compare = _comparison(embeddings, rows)
             for block in _blocks(embeddings.shape[0]):
                 scores = compare(block)  # (candidates, studies)
-                # Only what beats the k-th so far; its equals come later, and so after it.
+                # only candidates that beat the k-th so far: an equal one has a higher index, and so comes after it
                 places = np.flatnonzero(scores > kept.least)
                 candidates, studies = np.divmod(places, len(rows))
                 kept.add(studies, candidates + block.start, scores.reshape(-1)[places])
@@ -117,27 +135,32 @@ class ChunkedSearch:
 
 
 class ChunkNeighbours:
-    """The best k so far of each study of a chunk.
+    """The nearest k candidates so far of each of the C studies of a chunk.
 
     Args:
         rows: the studies.
-        rule: what may be kept.
+        rule: which candidates count, and how many.
     """
 
     def __init__(self, rows: range, rule: NeighbourRule) -> None:
         self._rows, self._rule = rows, rule
-        self.least: Floats = np.full(len(rows), -np.inf, dtype=np.float32)
-        """`(C,)`: what a candidate has to be above to be kept, or counted."""
+        self.least: Cosines = np.full(len(rows), -np.inf, dtype=np.float32)
+        """`(C,)`: the score that a candidate has to exceed."""
         self.above: NDArray[np.bool_] = np.zeros(len(rows), dtype=bool)
         self._pairs_above = 0
-        self._studies: Indices = np.empty(
-            0, dtype=np.int64
-        )  # within the chunk, in order; and so the next, nearest first
+        # a row for each pair, sorted by study (its place in the chunk), and nearest first
+        self._studies: Indices = np.empty(0, dtype=np.int64)
         self._candidates: Indices = np.empty(0, dtype=np.int64)
-        self._scores: Floats = np.empty(0, dtype=np.float32)
+        self._scores: Cosines = np.empty(0, dtype=np.float32)
 
-    def add(self, studies: Indices, candidates: Indices, scores: Floats) -> None:
-        """See P new pairs: a study of the chunk `(P,)`, a candidate of all `(P,)`, and their similarity `(P,)`."""
+    def add(self, studies: Indices, candidates: Indices, scores: Cosines) -> None:
+        """Take in P new pairs.
+
+        Args:
+            studies: `(P,)`, places in the chunk.
+            candidates: `(P,)`, among all studies.
+            scores: `(P,)`, their cosines.
+        """
         allowed = ~self._rule.is_match(studies + self._rows.start, candidates)
         studies, candidates, scores = studies[allowed], candidates[allowed], scores[allowed]
         above = self._rule.is_above(scores)
@@ -154,35 +177,48 @@ class ChunkNeighbours:
 
     @property
     def is_full(self) -> NDArray[np.bool_]:
-        """`(C,)`: which studies have k."""
+        """`(C,)`: which studies have k candidates."""
         return self.least > -np.inf
 
     def written_into(self, found: Neighbours) -> Neighbours:
-        """What was found so far with the studies of this chunk in it."""
+        """The neighbours found so far, with those of this chunk filled in."""
         rows, places = self._studies + self._rows.start, self._places(self._studies)
         found.index[rows, places], found.scores[rows, places] = self._candidates, self._scores
         found.above[self._rows.start : self._rows.stop] = self.above
         return Neighbours(found.index, found.scores, found.above, found.pairs_above + self._pairs_above)
 
     def _places(self, studies: Indices) -> Indices:
-        """The place of each pair among those of its study, from studies in order."""
+        """The place of each pair among those of its study; `studies` are sorted."""
         places: Indices = np.arange(len(studies)) - np.searchsorted(studies, studies)
         return places
 
 
 def check_chunk(chunk: int) -> None:
-    """Raise a UserError for a chunk without a study."""
+    """Raise a UserError unless a chunk holds studies."""
     if chunk < 1:
-        raise UserError(f"chunk: expected at least one study at a time, but got {chunk}.")
+        raise UserError(f"chunk: expected a positive number of studies, but got {chunk}.")
 
 
 def chunks(number: int, chunk: int) -> list[range]:
-    """The rows of each chunk."""
+    """The rows of each chunk.
+
+    >>> chunks(5, 2)
+    [range(0, 2), range(2, 4), range(4, 5)]
+
+    Args:
+        number: of studies.
+        chunk: studies at a time, >= 1.
+    """
     return [range(start, min(start + chunk, number)) for start in range(0, number, chunk)]
 
 
 def no_neighbours(number: int, k: int) -> Neighbours:
-    """What is known of N studies before the first is looked at."""
+    """The neighbours of N studies before the search.
+
+    Args:
+        number: N.
+        k: places for each study.
+    """
     return Neighbours(
         index=np.full((number, k), -1, dtype=np.int64),
         scores=np.zeros((number, k), dtype=np.float32),
@@ -198,23 +234,23 @@ def _blocks(number: int) -> Iterator[range]:
         start, size = start + size, min(2 * size, BLOCK)
 
 
-def _comparison(embeddings: TextEmbeddings, rows: range) -> Callable[[range], Floats]:
-    """From a block of candidates to their similarity with the chunk's studies, `(candidates, studies)`.
+def _comparison(embeddings: TextEmbeddings, rows: range) -> Callable[[range], Cosines]:
+    """A function from a block of candidates to their cosines with the chunk's studies, `(candidates, studies)`.
 
-    A number does not depend on what is compared at the same time, so that neither do ties.
+    A cosine does not depend on what else is compared at the same time, so ties stay ties.
     """
     if not isinstance(embeddings, torch.Tensor):
-        own = np.ascontiguousarray(embeddings[rows.start : rows.stop].toarray().T)  # (D, studies)
+        of_chunk = np.ascontiguousarray(embeddings[rows.start : rows.stop].toarray().T)  # (D, studies)
 
-        def sparse(block: range) -> Floats:  # each sum over a candidate's own words, in their order
-            scores: Floats = embeddings[block.start : block.stop] @ own
+        def sparse(block: range) -> Cosines:  # sums over a candidate's terms, in their order
+            scores: Cosines = embeddings[block.start : block.stop] @ of_chunk
             return scores
 
         return sparse
     studies = embeddings[rows.start : rows.stop].double().T
 
-    def dense(block: range) -> Floats:  # double: the order of summation, which is BLAS's own affair, is rounded away
-        scores: Floats = (embeddings[block.start : block.stop].double() @ studies).float().cpu().numpy()
+    def dense(block: range) -> Cosines:  # double: BLAS sums in any order, which is rounded away
+        scores: Cosines = (embeddings[block.start : block.stop].double() @ studies).float().cpu().numpy()
         return scores
 
     return dense

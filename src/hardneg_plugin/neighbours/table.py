@@ -1,4 +1,4 @@
-"""The table of mined hard negatives: for each study the studies whose reports are closest to its own."""
+"""The table of nearest studies: for each study the studies whose reports are closest to its report."""
 
 import json
 import logging
@@ -18,17 +18,17 @@ METADATA = b"hardneg_mine"
 
 
 def read_neighbours(path: str | Path) -> dict[str, list[str]]:
-    """The mined studies of each study, nearest first; a study may have none.
+    """The nearest studies of each study, nearest first; a study may have none.
 
     The file is one of
     - `.parquet`: the columns `study` and `neighbours` of `write_neighbours`;
-    - JSON: `{study id: [ids]}`, ids being texts, and integers taken as such;
+    - JSON: `{study id: [ids]}`, ids being texts, or integers that are read as texts;
     - JSON: an annotation in the R2Gen layout whose training entries have `neg_report` and `neg_image_path`, as released with
-      ITHN. A negative is the training study that has these images, or else alone has this report. Negatives that are no such
-      study, of several, or the study itself, are left out with a warning.
+      ITHN. A negative is the training study with these images, or else the only one with this report. A negative that is no
+      such study, or the study itself, is left out with a warning.
 
     Raises:
-        UserError: the file is missing or no such table, is empty, or names for a study the study itself or another twice; or no
+        UserError: the file is missing, empty or no such table; a study has itself or another one twice as its neighbour; or no
             negative of an annotation is known.
     """
     file = Path(path)
@@ -49,19 +49,19 @@ def write_neighbours(
     scores: Sequence[Sequence[float]],
     metadata: Mapping[str, Any],
 ) -> None:
-    """Write a table that `read_neighbours` takes, as Parquet: whole, or not at all.
+    """Write a table that `read_neighbours` reads, as Parquet: whole, or not at all.
 
     Args:
         path: the file.
-        studies: N ids, column `study`.
-        neighbours: of each study the ids of its nearest others, nearest first, column `neighbours`.
-        scores: of each study the similarities of these, column `scores`, float32.
-        metadata: plain values, as JSON under `METADATA` in the schema.
+        studies: N ids: the column `study`.
+        neighbours: of each study the ids of its neighbours, nearest first: the column `neighbours`.
+        scores: of each study the cosines of these: the column `scores`, float32.
+        metadata: plain values, written as JSON under `METADATA` in the schema.
 
     Raises:
         UserError: the file cannot be written.
     """
-    import pyarrow as pa  # here and below: who plugs in a model without a table needs none of it
+    import pyarrow as pa  # imported where used: a plug-in without a table does not need it
     import pyarrow.parquet as pq
 
     schema = pa.schema(
@@ -69,12 +69,12 @@ def write_neighbours(
         metadata={METADATA: json.dumps(metadata, allow_nan=False).encode()},
     )
     columns = {"study": studies, "neighbours": neighbours, "scores": scores}
-    with writing(Path(path), "It is as it was before."), whole_file(Path(path)) as file:
+    with writing(Path(path), "It is unchanged."), whole_file(Path(path)) as file:
         pq.write_table(pa.table(columns, schema=schema), file)
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """What `write_neighbours` was given beside the table; empty where the file has nothing of it."""
+    """The metadata that `write_neighbours` was given; empty where the file has none."""
     import pyarrow.parquet as pq
 
     written = (pq.read_schema(path).metadata or {}).get(METADATA, b"{}")
@@ -88,7 +88,7 @@ def _checked(rows: Iterable[tuple[Any, Any]], file: Path) -> dict[str, list[str]
         if type(study) not in (str, int):
             raise UserError(f"{file}, row {len(table)}: expected a study id, but got {json_kind(study)}.")
         if str(study) in table:
-            raise UserError(f"{file}: expected each study once, but got {str(study)!r} twice; take one out.")
+            raise UserError(f"{file}: expected each study once, but got {str(study)!r} twice. Take one out.")
         table[str(study)] = _neighbours(str(study), entry, file)
     if not table:
         raise UserError(f"Expected the neighbours of at least one study in {file}, but it is empty. Mine them again.")
@@ -105,10 +105,10 @@ def _neighbours(study: str, entry: Any, file: Path) -> list[str]:
             raise UserError(f"{place}, [{position}]: expected a study id, but got {json_kind(name)}.")
         ids.append(str(name))
     if study in ids:
-        raise UserError(f"{place}: expected other studies, but [{ids.index(study)}] is the study itself; take it out.")
+        raise UserError(f"{place}: expected other studies, but [{ids.index(study)}] is the study itself. Take it out.")
     if len(set(ids)) < len(ids):
         repeated = next(name for position, name in enumerate(ids) if name in ids[:position])
-        raise UserError(f"{place}: expected each neighbour once, but got {repeated!r} twice; take one out.")
+        raise UserError(f"{place}: expected each neighbour once, but got {repeated!r} twice. Take one out.")
     return ids
 
 
@@ -118,7 +118,7 @@ def _read_parquet(file: Path) -> list[tuple[Any, Any]]:
 
     wanted = ["study", "neighbours"]
     try:
-        # a buffer of its own: pyarrow takes a path for a data set, which may be a folder of many files
+        # opened here: pyarrow takes a path for a data set, which may be a folder of many files
         with file.open("rb") as opened:
             parquet = pq.ParquetFile(opened)
             if missing := [name for name in wanted if name not in parquet.schema_arrow.names]:
@@ -139,7 +139,7 @@ def _read_parquet(file: Path) -> list[tuple[Any, Any]]:
 
 
 def _is_annotation(content: Mapping[str, Any]) -> bool:
-    """A list of entries per split, and not a table with a study by that name."""
+    """Whether this is a list of entries per split, and not a table with a study named "train"."""
     entries = content.get("train")
     return isinstance(entries, list) and bool(entries) and isinstance(entries[0], dict)
 
@@ -168,8 +168,8 @@ def _read_annotation(entries: Sequence[Any], file: Path) -> dict[str, list[str]]
     if not any(table.values()):
         counts = ", ".join(f"{number} {reason}" for reason, number in left_out.items() if number)
         raise UserError(
-            f"Expected negatives among the training entries of {file}, but no neg_image_path or neg_report is theirs ({counts}). "
-            "Give the annotation that they were mined on."
+            f"Expected negatives among the training entries of {file}, but no neg_image_path or neg_report is that of a training "
+            f"study ({counts}). Give the annotation that they were mined on."
         )
     if any(left_out.values()):
         _log.warning(
@@ -190,10 +190,11 @@ def _entry_id(entry: Any, index: int, file: Path) -> str:
 
 
 Owners = Mapping[str, set[str]]
+"""By image or report, the studies that have it."""
 
 
 def _owners(studies: Mapping[str, Mapping[str, Any]]) -> tuple[Owners, Owners]:
-    """The studies that have an image, and those that have a report."""
+    """The owners of each image, and of each report."""
     by_image: dict[str, set[str]] = defaultdict(set)
     by_report: dict[str, set[str]] = defaultdict(set)
     for study, entry in studies.items():
@@ -209,7 +210,7 @@ def _owner(entry: Mapping[str, Any], by_image: Owners, by_report: Owners) -> set
     report, paths = entry.get("neg_report"), _paths(entry.get("neg_image_path"))
     if not paths and not isinstance(report, str):
         return "without a negative"
-    # images first: many studies share a report, and none an image
+    # images first: studies share reports, but not images
     owners = [by_image.get(path, set()) for path in paths]
     found = set.intersection(*owners) if owners else set()
     if not found and isinstance(report, str):

@@ -29,8 +29,8 @@ if "fail=1" in arguments:
 if "kill=1" in arguments:
     import os; os.kill(os.getpid(), signal.SIGKILL)
 if "wait=1" in arguments:
-    (folder / "config.yaml").write_text("{}")
     try:
+        (folder / "config.yaml").write_text("{}")
         time.sleep(60)
     except KeyboardInterrupt:
         (folder / "interrupted").touch()

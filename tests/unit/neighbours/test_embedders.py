@@ -48,7 +48,7 @@ def test_tfidf_knows_digits_letters_and_pairs_of_words():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: TfidfEmbedder(ngrams=0), "embedder.ngrams: expected at least 1"),
+        (lambda: TfidfEmbedder(ngrams=0), "embedder.ngrams: expected a positive integer"),
         (lambda: TfidfEmbedder(min_count=0), "embedder.min_count"),
         (lambda: TfidfEmbedder()(["...", "!"]), "embedder: expected terms"),
         (lambda: TfidfEmbedder(min_count=3)(["a", "b", "c"]), "Lower embedder.min_count"),
@@ -100,7 +100,7 @@ def test_a_folder_with_code_of_its_own_is_refused(monkeypatch, tmp_path, modules
     monkeypatch.setitem(sys.modules, "sentence_transformers", SimpleNamespace(SentenceTransformer=Model))
     Model.made = ()
     (tmp_path / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(UserError, match=r"modules\.json: expected classes of sentence_transformers alone"):
+    with pytest.raises(UserError, match=r"modules\.json: expected only classes of sentence_transformers"):
         SentenceTransformerEmbedder(str(tmp_path))(["a"])
     assert Model.made == ()
     (tmp_path / "modules.json").write_text(json.dumps([{"type": "sentence_transformers.models.Transformer"}]))

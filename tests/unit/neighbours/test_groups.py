@@ -5,7 +5,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from hardneg_plugin.neighbours.groups import UNKNOWN, ExcludedCounts, count_excluded, groups_of, normalised
+from hardneg_plugin.functional.match_keys import UNKNOWN
+from hardneg_plugin.neighbours.groups import ExcludedCounts, count_excluded, groups_of, normalised
 
 
 @pytest.mark.parametrize(

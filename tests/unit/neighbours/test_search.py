@@ -105,11 +105,11 @@ def test_goes_through_its_chunks_with_the_progress_bar():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: NeighbourRule({}, k=0), "k: expected at least one .* got 0"),
+        (lambda: NeighbourRule({}, k=0), "k: expected a positive integer, but got 0"),
         (lambda: NeighbourRule({}, ceiling=1.5), r"ceiling: expected a cosine in \(-1, 1\], but got 1.5"),
         (lambda: NeighbourRule({}, ceiling=-1), "ceiling"),
-        (lambda: ChunkedSearch(0), "chunk: expected at least one study"),
-        (lambda: FaissSearch(0), "chunk: expected at least one study"),
+        (lambda: ChunkedSearch(0), "chunk: expected a positive number of studies, but got 0"),
+        (lambda: FaissSearch(0), "chunk: expected a positive number of studies, but got 0"),
     ],
 )
 def test_numbers_out_of_range(make, message):

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from hardneg_plugin.apps.shared.console import HEADINGS
+from hardneg_plugin.apps.shared.console import HEADINGS, console
 from hardneg_plugin.apps.shared.hydra_command import explain, run_command
 from hardneg_plugin.apps.shared.positional import WITH_VALUE
 from hardneg_plugin.apps.shared.train_settings import check_settings
@@ -259,16 +259,13 @@ def write_page_of(compared: Comparison, settings: ComparisonSettings) -> None:
 
 def print_comparison(compared: Comparison) -> None:
     """The tables and the sentences, for people."""
-    console = Console(highlight=False)
-    # a pipe has no width of its own, and a table folded to 80 columns cannot be read
-    console = Console(width=max(console.width, 180) if not console.is_terminal else None, highlight=False)
     for table in tables(compared):
         shown = RichTable(title=table.title, title_justify="left")
         for place, name in enumerate(table.header):
             shown.add_column(HEADINGS.get(name, name), justify="right" if place else "left", no_wrap=not place)
         for row in table.rows:
             shown.add_row(*row)
-        console.print(shown)
+        console(at_least=180).print(shown)
     for sentence in (choice(compared), *verdicts(compared, "test"), *cautions(compared)):
         print(sentence)
 

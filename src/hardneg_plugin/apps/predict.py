@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from hardneg_plugin.apps.shared.console import console
 from hardneg_plugin.apps.shared.hydra_command import run_command
 from hardneg_plugin.apps.shared.image_arguments import StudyFiles, studies_of_arguments
 from hardneg_plugin.apps.shared.positional import split_arguments
@@ -108,11 +108,11 @@ def _images(config: DictConfig) -> list[Any]:
 def _write(model: ReportGenerator, studies: Sequence[StudyFiles], config: DictConfig) -> tuple[list[Record], int]:
     """The records of the studies that can be read, each shown once written, and the number of the others."""
     assert model.image_size is not None
-    console, records, failed = Console(highlight=False), [], 0
+    screen, records, failed = console(), [], 0
     with ExitStack() as stack:
         progress = None
-        if console.is_terminal and len(studies) > config.batch_size:
-            progress = stack.enter_context(Progress(console=console, transient=True))
+        if screen.is_terminal and len(studies) > config.batch_size:
+            progress = stack.enter_context(Progress(console=screen, transient=True))
             task = progress.add_task("studies", total=len(studies))
         for start in range(0, len(studies), config.batch_size):
             chunk = studies[start : start + config.batch_size]
@@ -131,7 +131,7 @@ def _write(model: ReportGenerator, studies: Sequence[StudyFiles], config: DictCo
                 attention=config.attention,
             )
             for (study, _), report in zip(readable, written, strict=True):
-                console.print(_shown(study, report, console.width), markup=False, soft_wrap=True)
+                screen.print(_shown(study, report, screen.width), markup=False, soft_wrap=True)
                 records.append(_record(study, report))
             if progress is not None:
                 progress.advance(task, len(chunk))

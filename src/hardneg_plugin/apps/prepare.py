@@ -8,9 +8,9 @@ from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from rich.table import Table
 
+from hardneg_plugin.apps.shared.console import console
 from hardneg_plugin.apps.shared.hydra_command import run_command
 from hardneg_plugin.data.downloads.study import OF_ONE_VIEW
 from hardneg_plugin.data.prepare.build import PrepareSettings, build
@@ -62,7 +62,7 @@ def print_summary(title: str, summary: Mapping[str, Any]) -> None:
     for reason, count in summary["dropped"].items():
         of_views = reason in OF_ONE_VIEW
         table.add_row(f"left out: {reason}", "" if of_views else str(count), str(count) if of_views else "")
-    Console().print(table)
+    console(at_least=160).print(table)
     print(f"read {summary['read']}, stored {summary['bytes'] / 1e9:.2f} GB")
     drawn = summary["split"]["by the seed"]
     if drawn:

@@ -42,10 +42,10 @@ def console(at_least: int = 0) -> Console:
     """Standard output as a console.
 
     Args:
-        at_least: columns where the output is no terminal: a pipe has no width, and a table folded to 80 columns cannot be read.
+        at_least: columns where the output is no terminal: a table folded to the 80 columns of a pipe cannot be read.
     """
-    usual = Console()
-    return usual if usual.is_terminal else Console(width=max(usual.width, at_least))
+    usual = Console(highlight=False)
+    return usual if usual.is_terminal else Console(width=max(usual.width, at_least), highlight=False)
 
 
 def progress(steps: Iterable[T], name: str) -> Iterable[T]:

@@ -1,4 +1,8 @@
-"""Start the processes of a job on this machine, watch them, and say once what went wrong."""
+"""Start the processes of a job on this machine, watch them, and say once what went wrong.
+
+Not Lightning's launcher, which starts ranks by the command line of the first: under `--multirun` each would run the whole sweep,
+each composes its own config and run folder, and a failed rank ends in SIGKILL of all, whatever its error was.
+"""
 
 import contextlib
 import json

@@ -1,6 +1,7 @@
 """Models of Hugging Face transformers with cross-attention: built from a config, or loaded with their weights."""
 
 import inspect
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
@@ -167,14 +168,17 @@ def first_line(error: Exception) -> str:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Silence the progress bars and logs of transformers; what matters in them is checked here."""
+    """Silence the progress bars, logs and deprecations of transformers; what matters in them is checked here."""
     from transformers.utils import logging
 
     verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            # `generate` calls it `cache` from transformers 5.24; the name that all of 5 understands is used here
+            warnings.filterwarnings("ignore", "`past_key_values` is deprecated", FutureWarning)
+            yield
     finally:
         logging.set_verbosity(verbosity)
         if has_bars:

@@ -94,7 +94,7 @@ def test_the_objective_is_measured_against_the_mined_studies(batch):
         for row in (2 * i, 2 * i + 1):
             known = (keys[i] >= 0) & (mined_keys[row] >= 0)
             if not ((keys[i] == mined_keys[row]) & known).any():
-                similarities.append(float(images[i] @ mined[row]))
+                similarities.append((images[i] @ mined[row]).item())
     assert 0 < len(similarities) < 6  # the study that stands for its own negative does not count
     assert terms.logs["negative_similarity"].item() == pytest.approx(sum(similarities) / len(similarities), abs=1e-5)
 

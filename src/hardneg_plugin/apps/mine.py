@@ -15,7 +15,7 @@ from hardneg_plugin.data.annotations import AnnotatedStudies
 from hardneg_plugin.data.studies import Studies, StudySource
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import check_place
-from hardneg_plugin.models.run_embedder import TrainedRun
+from hardneg_plugin.models.run_embedder import RunEmbedder
 from hardneg_plugin.neighbours.embedders import Embedder, embed
 from hardneg_plugin.neighbours.faiss_search import FaissSearch
 from hardneg_plugin.neighbours.groups import ExcludedCounts, count_excluded, groups_of
@@ -99,7 +99,7 @@ def _source_of(config: DictConfig) -> StudySource:
 
 def _embedder_of(config: DictConfig) -> Embedder:
     embedder = instantiate(config.embedder)
-    loaded: Embedder = embedder.load(trust=config.trust) if isinstance(embedder, TrainedRun) else embedder
+    loaded: Embedder = embedder.load(trust=config.trust) if isinstance(embedder, RunEmbedder) else embedder
     return loaded
 
 

@@ -21,7 +21,7 @@ from hardneg_plugin.apps.shared.positional import split_arguments
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import whole_text_file
 from hardneg_plugin.models.report_generator import ReportGenerator
-from hardneg_plugin.models.report_io import WrittenReport, read_views
+from hardneg_plugin.models.report_io import GeneratedReport, read_views
 
 WIDEST = 100
 """Characters of a line on the screen, at most: longer ones are hard to read."""
@@ -138,7 +138,7 @@ def _write(model: ReportGenerator, studies: Sequence[StudyFiles], config: DictCo
     return records, failed
 
 
-def _record(study: StudyFiles, report: WrittenReport) -> Record:
+def _record(study: StudyFiles, report: GeneratedReport) -> Record:
     record: Record = {
         "id": _printable(study.id),
         "images": [_printable(file) for file in study.files],
@@ -152,7 +152,7 @@ def _record(study: StudyFiles, report: WrittenReport) -> Record:
     return record
 
 
-def _shown(study: StudyFiles, report: WrittenReport, width: int) -> str:
+def _shown(study: StudyFiles, report: GeneratedReport, width: int) -> str:
     """The name, several views numbered below it, and the wrapped report."""
     lines = [_printable(study.id)]
     if len(study.files) > 1:

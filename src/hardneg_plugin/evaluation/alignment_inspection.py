@@ -13,7 +13,7 @@ from hardneg_plugin.evaluation.inspected_study import FOUND_ABOVE, FoundEntity, 
 from hardneg_plugin.knowledge import PRESENT, Prompt
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator
 from hardneg_plugin.models.report_generator import ReportGenerator
-from hardneg_plugin.models.report_io import report_of, tokens_of_words
+from hardneg_plugin.models.report_io import generated_report, token_positions
 from hardneg_plugin.objectives import GroundedKnowledgeObjective, RelationEnhancedObjective
 
 
@@ -37,9 +37,9 @@ def read_references(model: ReportGenerator, batch: Batch, features: VisualFeatur
         weights = objective.scores.word_importance(words, regions)
     readings = []
     for study, row in enumerate(batch["tokens"][:, 1:].tolist()):
-        report = report_of(model.tokenizer, row, maps[study][:, batch["view_mask"][study].cpu()])
+        report = generated_report(model.tokenizer, row, maps[study][:, batch["view_mask"][study].cpu()])
         assert report.attention is not None
-        of_words = tokens_of_words(model.tokenizer, row)
+        of_words = token_positions(model.tokenizer, row)
         readings.append(
             Reading(
                 words=_as_written(report.words, batch["references"][study].split()),

@@ -19,7 +19,7 @@ from hardneg_plugin.evaluation.inspected_study import InspectedStudy, Similariti
 from hardneg_plugin.knowledge import Prompt
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator
 from hardneg_plugin.models.report_generator import ReportGenerator
-from hardneg_plugin.models.report_io import report_of
+from hardneg_plugin.models.report_io import generated_report
 from hardneg_plugin.neighbours.embedders import TfidfEmbedder, embed
 from hardneg_plugin.neighbours.groups import Groups
 from hardneg_plugin.neighbours.search import ChunkedSearch, NeighbourRule
@@ -102,7 +102,7 @@ def _inspect(
     inspected = {}
     for row, study in enumerate(batch["ids"]):
         of_study = None if maps is None else maps[row][:, batch["view_mask"][row].cpu()]
-        report = report_of(model.tokenizer, tokens[row].tolist(), of_study)
+        report = generated_report(model.tokenizer, tokens[row].tolist(), of_study)
         inspected[study] = InspectedStudy(
             text=report.text,
             attention=None if report.attention is None else quantised(report.attention),
@@ -116,7 +116,7 @@ def _embed(
     model: HardNegativeReportGenerator, batch: Batch, features: VisualFeatures
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """By study its image and its report, `(D,)` each, on the CPU."""
-    images, reports = (each.cpu() for each in model.embed_apart(batch, features.pooled))
+    images, reports = (each.cpu() for each in model.embed_pairs(batch, features.pooled))
     return dict(zip(batch["ids"], zip(images, reports, strict=True), strict=True))
 
 

@@ -1,4 +1,4 @@
-"""What every model of ours that aligns images with reports shares: what stands for either, and the space in which they meet."""
+"""The base of models that align images with reports: features of both, and their embeddings in a shared space."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from hardneg_plugin.models.base import StepOutputs, StudyModel
 from hardneg_plugin.objectives import HardNegativeObjective, PairEmbeddings
 from hardneg_plugin.plugin.mixin import HardNegativeMixin
 
-# Stands before a StudyModel in the bases; for a type checker it is one, at run time it must not be.
+# A StudyModel for type checkers; at run time a mixin before a StudyModel.
 if TYPE_CHECKING:
     _Host = StudyModel[Any]
 else:
@@ -22,43 +22,48 @@ else:
 
 
 class AlignedModel(ABC, HardNegativeMixin, _Host):
-    """A `StudyModel` with an objective: the mean of the patches stands for an image, the mean of the words for a report."""
+    """A `StudyModel` with an objective, in which means over patches represent images, and means over tokens reports."""
 
     statement_tokens: Tensor | None
     statement_mask: Tensor | None
 
     @abstractmethod
-    def words_of(self, tokens: Tensor) -> Tensor:
-        """Features `(B, T - 1, D)` of `tokens[:, 1:]` that attend to no image: what the mean is taken of."""
+    def encode_reports(self, tokens: Tensor) -> Tensor:
+        """Features `(B, T - 1, D)` of `tokens[:, 1:]`, tokens `(B, T)` int64, without attention to an image."""
 
-    def words_in_training(self, batch: Batch, outputs: StepOutputs) -> Tensor:
-        """Those that stand for the reports in training, where these are others."""
-        return self.words_of(batch["tokens"])
-
-    def align(self, objective: HardNegativeObjective) -> None:
-        """Take the objective, once the visual extractor and what makes words are there."""
-        self.hard_negatives = objective
-        tokens, mask = self.tokens_of(objective.statement_texts) if objective.statement_texts else (None, None)
-        self.register_buffer("statement_tokens", tokens, persistent=False)
-        self.register_buffer("statement_mask", mask, persistent=False)
-
-    def embed(self, batch: Batch, outputs: StepOutputs) -> PairEmbeddings:
-        """The pooled patches, and the mean over the words of each report; patches and words themselves as parts.
-
-        Where the batch carries mined studies, theirs too, with a gradient of their own: for K per study that is K further
-        passes of the batch's size through visual extractor and what makes words, forward and backward, with K times its
-        activations in memory. They count in the batch statistics of a visual extractor that keeps such.
+    def encode_training_reports(self, batch: Batch, outputs: StepOutputs) -> Tensor:
+        """Features `(B, T - 1, D)` of the reports in training; by default those of `encode_reports`.
 
         Args:
             batch: of B studies.
             outputs: of a step on them.
         """
-        mined = batch.get("negatives")
-        negatives = None if mined is None else self._pairs(mined, {"visual": self.encode_images(mined)})
+        return self.encode_reports(batch["tokens"])
+
+    def set_objective(self, objective: HardNegativeObjective) -> None:
+        """Set the objective; call it once `encode_reports` works, as it tokenizes the objective's statements."""
+        self.hard_negatives = objective
+        tokens, mask = self.tokenize(objective.statement_texts) if objective.statement_texts else (None, None)
+        self.register_buffer("statement_tokens", tokens, persistent=False)
+        self.register_buffer("statement_mask", mask, persistent=False)
+
+    def embed(self, batch: Batch, outputs: StepOutputs) -> PairEmbeddings:
+        """Pooled patches and the mean over the tokens of each report, with patches and tokens as local features.
+
+        Paired studies in `batch["negatives"]` are embedded likewise, with gradient: K per study cost K further passes of the
+        batch's size through visual extractor and report encoder, forward and backward, with K times the activations in memory.
+        They enter the batch statistics of the visual extractor.
+
+        Args:
+            batch: of B studies.
+            outputs: of a step on them.
+        """
+        paired = batch.get("negatives")
+        negatives = None if paired is None else self._pairs(paired, {"visual": self.encode_images(paired)})
         return replace(self._pairs(batch, outputs), negatives=negatives)
 
     def _pairs(self, batch: Batch, outputs: StepOutputs) -> PairEmbeddings:
-        words, visual = self.words_in_training(batch, outputs), outputs["visual"]
+        words, visual = self.encode_training_reports(batch, outputs), outputs["visual"]
         word_mask = batch["token_mask"][:, 1:]
         return PairEmbeddings(
             images=visual.pooled,
@@ -73,22 +78,32 @@ class AlignedModel(ABC, HardNegativeMixin, _Host):
         )
 
     def embed_statements(self, batch: Batch, outputs: StepOutputs) -> Tensor | None:
-        """The mean over the words of each of the objective's statements, `(2, Q, D)`."""
+        """Means over the tokens of the objective's statements, `(2, Q, D)`; None without statements."""
         if self.statement_tokens is None or self.statement_mask is None:
             return None
-        features = masked_mean(self.words_of(self.statement_tokens), self.statement_mask[:, 1:])
-        of_both: Tensor = features.unflatten(0, (2, -1))
-        return of_both
+        features = masked_mean(self.encode_reports(self.statement_tokens), self.statement_mask[:, 1:])
+        statements: Tensor = features.unflatten(0, (2, -1))
+        return statements
 
-    def embed_apart(self, batch: Batch, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit-length embeddings `(B, D)` of images and of reports without their image, as recall is measured by."""
-        reports = masked_mean(self.words_of(batch["tokens"]), batch["token_mask"][:, 1:])
+    def embed_pairs(self, batch: Batch, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit-length embeddings `(B, D)` of images and reports, as for recall: reports never attend to their image.
+
+        Args:
+            batch: of B studies.
+            pooled: `(B, D_v)`, their `VisualFeatures.pooled`.
+        """
+        reports = masked_mean(self.encode_reports(batch["tokens"]), batch["token_mask"][:, 1:])
         return self.hard_negatives.project(PairEmbeddings(images=pooled, reports=reports))
 
     def embed_texts(self, texts: Sequence[str], max_length: int | None = None) -> Tensor:
-        """Unit-length embeddings `(N, D)` of N >= 1 texts, each cut to `max_length` tokens."""
-        tokens, mask = self.tokens_of(texts, max_length)
-        reports = masked_mean(self.words_of(tokens), mask[:, 1:])
+        """Unit-length embeddings `(N, D)` of texts.
+
+        Args:
+            texts: N >= 1.
+            max_length: tokens kept of each; None: all.
+        """
+        tokens, mask = self.tokenize(texts, max_length)
+        reports = masked_mean(self.encode_reports(tokens), mask[:, 1:])
         return self.hard_negatives.project(
             PairEmbeddings(images=reports.new_zeros(len(reports), self.visual.width), reports=reports)
         )[1]

@@ -1,4 +1,4 @@
-"""What every model over studies shares: a visual extractor, a vocabulary, an optimizer, and scores of its splits."""
+"""The base of models over studies: a visual extractor, a tokenizer, an optimizer, and scores of the splits."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -25,11 +25,11 @@ Scores = TypeVar("Scores", bound=StudyMetric[Any])
 Model = TypeVar("Model", bound=nn.Module)
 
 PROGRESS_BAR = ("BLEU-4", "CIDEr", "findings_F1", "R@5")
-"""Scores that the progress bar shows beside the loss."""
+"""Scores shown in the progress bar, beside the loss."""
 
 
 def move_to_device(model: Model, device: str | torch.device | None) -> Model:
-    """The model on `device`; None: on a GPU where there is one.
+    """The model on `device`; None: on a GPU if there is one.
 
     Raises:
         UserError: torch has no such device.
@@ -46,10 +46,10 @@ class _VisualOutputs(TypedDict):
 
 
 class StepOutputs(_VisualOutputs, total=False):
-    """What a step returns for B studies, and `AlignedModel.embed` reads: a mapping, as Lightning asks for."""
+    """Outputs of a step on B studies; a mapping, as Lightning expects it."""
 
     loss: Tensor
-    """Scalar, with its graph; a training step always has it."""
+    """Scalar with gradient; every training step has it."""
     losses: Tensor
     """`(B, 2)`, detached: summed loss of each report and its number of tokens."""
     states: Tensor
@@ -61,17 +61,17 @@ class StudyModel(pl.LightningModule, Generic[Scores]):
 
     Args:
         visual: images to patch features.
-        tokenizer: words to ids; its state is part of every checkpoint.
-        optimizer: makes the optimizer out of parameter groups. Weights of one dimension (biases, norms, the logit scale)
-            are exempt from weight decay unless `decay_vectors`.
+        tokenizer: text to token ids; every checkpoint holds its state.
+        optimizer: makes the optimizer, called with parameter groups. Vectors (biases, norms, the logit scale) are exempt from
+            weight decay unless `decay_vectors`.
         make_scores: makes the scores of a split.
-        grounding: makes the module that looks for what may be found, called with the width of the patches: what it finds goes on
-            with them. None: there is none.
-        lr_schedule: makes the learning-rate schedule out of the optimizer; None keeps the rate. With
-            `lr_interval="step"` it is called with `total_steps` too and stepped every optimizer step, else every epoch.
+        grounding: makes the grounded-knowledge module, called with the width of the patches; None: no entities.
+        lr_schedule: makes the learning-rate schedule, called with the optimizer, and with `total_steps` for `lr_interval="step"`;
+            None: a constant rate.
+        lr_interval: step the schedule every optimizer step, or every epoch.
         visual_lr: learning rate of the visual extractor's network; None: that of the optimizer.
-        decay_vectors: weight decay on weights of one dimension too.
-        channels_last: keep the visual extractor's weights channels last, which convolutions on a GPU prefer.
+        decay_vectors: apply weight decay to vectors, too.
+        channels_last: keep the weights of the visual extractor in `torch.channels_last`, which is faster on a GPU.
         compile: run the visual extractor through torch.compile.
     """
 
@@ -102,37 +102,42 @@ class StudyModel(pl.LightningModule, Generic[Scores]):
             self.visual.network.compile()
 
     def encode_images(self, batch: Batch) -> VisualFeatures:
-        """What the visual extractor makes of a batch's images, and of its boxes where it looks at such."""
+        """Visual features of a batch of B studies; a grounded extractor also reads the boxes of the batch."""
         boxes = {"boxes": batch["boxes"]} if "boxes" in batch and isinstance(self.visual, GroundedVisual) else {}
         features: VisualFeatures = self.visual(batch["images"], batch["view_mask"], **boxes)
         return features
 
-    def tokens_of(self, texts: Sequence[str], max_length: int | None = None) -> tuple[Tensor, Tensor]:
-        """Token rows `(N, T)` of N >= 1 texts as a batch has them, each cut to `max_length`, and their mask `(N, T)`."""
+    def tokenize(self, texts: Sequence[str], max_length: int | None = None) -> tuple[Tensor, Tensor]:
+        """Token rows `(N, T)` int64 as in `Batch`, and their mask `(N, T)` bool.
+
+        Args:
+            texts: N >= 1.
+            max_length: tokens kept of each; None: all.
+        """
         rows = [torch.tensor(self.tokenizer.encode(text)[:max_length]) for text in texts]
         tokens = pad_sequence(rows, batch_first=True)
         mask = torch.arange(tokens.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
         return tokens.to(self.device), mask.to(self.device)
 
     def on_validation_epoch_start(self) -> None:
-        """Start the scores of a split anew."""
+        """Reset the scores of the split."""
         self.scores_of("val").reset()
 
     def on_test_epoch_start(self) -> None:
-        """Start the scores of a split anew."""
+        """Reset the scores of the split."""
         self.scores_of("test").reset()
 
     def on_validation_epoch_end(self) -> None:
-        """Score the split once, over all ranks."""
+        """Log the scores of the split over all ranks."""
         if not self.trainer.sanity_checking:
             self._log_scores("val")
 
     def on_test_epoch_end(self) -> None:
-        """Score the split once, over all ranks."""
+        """Log the scores of the split over all ranks."""
         self._log_scores("test")
 
     def configure_optimizers(self) -> Any:
-        """One optimizer over all parameters, and its schedule."""
+        """One optimizer over all parameters, with its schedule."""
         optimizer = self._make_optimizer(
             parameter_groups(self.named_parameters(), visual_lr=self._visual_lr, decay_vectors=self._decay_vectors)
         )
@@ -143,8 +148,8 @@ class StudyModel(pl.LightningModule, Generic[Scores]):
             total_steps = self.trainer.estimated_stepping_batches
             if math.isinf(total_steps):
                 raise UserError(
-                    "The learning-rate schedule counts all steps, but training has no end: set trainer.max_epochs or "
-                    "trainer.max_steps, or lr_schedule=constant."
+                    "The learning-rate schedule needs the total number of steps, but training has no end: set trainer.max_epochs "
+                    "or trainer.max_steps, or lr_schedule=constant."
                 )
             arguments["total_steps"] = int(total_steps)
         schedule = self._make_lr_schedule(optimizer, **arguments)
@@ -153,10 +158,10 @@ class StudyModel(pl.LightningModule, Generic[Scores]):
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """As Lightning does, and with a fused optimizer in bf16 too.
+        """Clip as Lightning does, also with a fused optimizer in bf16.
 
-        Lightning refuses to clip under a fused optimizer in mixed precision, since that may unscale gradients by itself; in
-        bf16 there is no scale.
+        Lightning refuses to clip with a fused optimizer in mixed precision, as the optimizer unscales gradients itself; in bf16
+        nothing is scaled.
         """
         if self.trainer.precision != "bf16-mixed":
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
@@ -164,19 +169,19 @@ class StudyModel(pl.LightningModule, Generic[Scores]):
             clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the vocabulary with the weights that it indexes."""
+        """Add the state of the tokenizer."""
         checkpoint["tokenizer"] = self.tokenizer.state()
-        checkpoint["backbone"] = {}  # what builds a decoder without other files, where there is one
+        checkpoint["backbone"] = {}  # a model with a decoder puts its settings here
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse weights that index another vocabulary."""
+        """Check that the weights are of the same vocabulary."""
         check_vocabulary(checkpoint, self.tokenizer)
 
     def scores_of(self, split: Evaluated) -> Scores:
-        """What was measured on a split in the last validation or test."""
+        """The scores of a split, as of the last validation or test."""
         return cast(Scores, self.scores[split])
 
     def _log_scores(self, split: Evaluated) -> None:
-        # the same numbers on every rank already: nothing to synchronise
+        # the same on every rank already: no sync_dist
         for name, value in self.scores_of(split).compute().items():
             self.log(f"{split}/{name}", value, prog_bar=name in PROGRESS_BAR)

@@ -1,4 +1,4 @@
-"""Pre-training without a report decoder: images and reports learn to find each other."""
+"""Pre-training without a report decoder: image encoder and report encoder, aligned by the objective alone."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ from hardneg_plugin.objectives import HardNegativeObjective
 
 
 class _ImageModel(StudyModel[AlignmentScores]):
-    """Sees, and has no loss of its own: what the objective is added to."""
+    """Encodes images; its loss of 0 is what the objective is added to."""
 
     def training_step(self, batch: Batch, batch_idx: int) -> StepOutputs:
         return {"loss": torch.zeros((), device=self.device), "visual": self.encode_images(batch)}
@@ -27,12 +27,25 @@ class ImageReportEncoder(AlignedModel, _ImageModel):
 
     Args:
         text: makes the report encoder, called with `vocab_size`.
-        hard_negatives: makes the objective, called with the widths of the two features (`image_width`, `report_width`).
-        tokenizer: words to ids; its state is part of every checkpoint.
+        hard_negatives: makes the objective, called with the widths of the features (`image_width`, `report_width`).
+        tokenizer: text to token ids; every checkpoint holds its state.
         arguments: of `StudyModel`: visual, optimizer, grounding, lr_schedule, lr_interval, visual_lr, decay_vectors, channels_last,
             compile.
 
     There is no report loss: `train/report_loss` is 0.
+
+    >>> from functools import partial
+    >>> from hardneg_plugin.backbones.visual import VisualExtractor
+    >>> from hardneg_plugin.data.tokenizer import WordTokenizer
+    >>> model = ImageReportEncoder(
+    ...     visual=VisualExtractor("resnet10t"),
+    ...     text=partial(TextEncoder, width=8, heads=2),
+    ...     tokenizer=WordTokenizer.from_reports(["heart size is normal", "small effusion"], min_count=1),
+    ...     optimizer=torch.optim.AdamW,
+    ...     hard_negatives=partial(HardNegativeObjective, width=4),
+    ... ).eval()
+    >>> model.embed_texts(["heart size is normal", "effusion"]).shape
+    torch.Size([2, 4])
     """
 
     def __init__(
@@ -43,29 +56,29 @@ class ImageReportEncoder(AlignedModel, _ImageModel):
         tokenizer: Tokenizer,
         **arguments: Any,
     ) -> None:
-        # Not the mixin's __init__, which takes a finished objective: here its widths follow from the encoders.
+        # not the mixin's __init__, which takes an objective: here its widths depend on the encoders
         StudyModel.__init__(self, tokenizer=tokenizer, make_scores=lambda split: AlignmentScores(), **arguments)
         self.text = text(vocab_size=tokenizer.vocab_size)
-        self.align(hard_negatives(image_width=self.visual.width, report_width=self.text.width))
+        self.set_objective(hard_negatives(image_width=self.visual.width, report_width=self.text.width))
 
-    def words_of(self, tokens: Tensor) -> Tensor:
-        """States `(B, T - 1, D)` of `tokens[:, 1:]`."""
+    def encode_reports(self, tokens: Tensor) -> Tensor:
+        """See `AlignedModel`: the states of `text`."""
         states: Tensor = self.text(tokens)
         return states
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Show the loss in the progress bar."""
+        """Log the total loss for the progress bar."""
         self.log("loss", outputs["loss"], prog_bar=True, logger=False, batch_size=len(batch["ids"]))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> StepOutputs:
-        """Embed images and reports."""
+        """Embed images and reports, and update the scores."""
         return self._evaluate(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> StepOutputs:
-        """Embed images and reports."""
+        """Embed images and reports, and update the scores."""
         return self._evaluate(batch, "test")
 
     def _evaluate(self, batch: Batch, split: Evaluated) -> StepOutputs:
         visual = self.encode_images(batch)
-        self.scores_of(split).update(batch, *self.embed_apart(batch, visual.pooled))
+        self.scores_of(split).update(batch, *self.embed_pairs(batch, visual.pooled))
         return {"visual": visual}

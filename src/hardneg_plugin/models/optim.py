@@ -1,4 +1,4 @@
-"""Parameter groups, the one learning-rate schedule that torch lacks, and clipping for fused optimizers."""
+"""Parameter groups, a learning-rate schedule with warm-up and cosine, and clipping for fused optimizers."""
 
 import math
 from collections.abc import Iterable
@@ -12,19 +12,22 @@ from torch.optim.lr_scheduler import LambdaLR
 from hardneg_plugin.errors import UserError
 
 VISUAL = ("visual.network.", "visual.extractor.network.")
-"""How the names of what may have been trained on other images begin."""
+"""Prefixes of the parameters of the visual extractor's network, which may be pretrained."""
 
 
 def parameter_groups(
     named_parameters: Iterable[tuple[str, nn.Parameter]], *, visual_lr: float | None, decay_vectors: bool
 ) -> list[dict[str, Any]]:
-    """Groups for an optimizer: `visual_lr` for the network of the visual extractor, no weight decay on weights of one dimension.
+    """Groups for an optimizer: `visual_lr` for the network of the visual extractor, no weight decay on vectors.
 
     Args:
-        named_parameters: of the model; those that need no gradient are left out. The network's start with "visual." and go on with
-            "network.", at once or after "extractor.".
-        visual_lr: None: that of the optimizer.
-        decay_vectors: weight decay on weights of one dimension (biases, norms, a logit scale) too.
+        named_parameters: of the model; frozen ones are left out. Those of the network start with one of `VISUAL`.
+        visual_lr: learning rate of the network; None: that of the optimizer.
+        decay_vectors: apply weight decay to vectors (biases, norms, a logit scale), too.
+
+    >>> [group.get("weight_decay") for group in parameter_groups(
+    ...     nn.Linear(2, 3).named_parameters(), visual_lr=None, decay_vectors=False)]
+    [None, 0.0]
     """
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, parameter in named_parameters:
@@ -41,13 +44,18 @@ def parameter_groups(
 
 
 def warmup_cosine(optimizer: Optimizer, *, total_steps: int, warmup: float = 0.05) -> LambdaLR:
-    """Each group's rate risen linearly over the share `warmup` of all steps, then lowered to 0 along half a cosine.
+    """Linear warm-up of each group's learning rate, then half a cosine down to 0.
+
+    Args:
+        optimizer: its rates are the peak.
+        total_steps: optimizer steps of the training.
+        warmup: share of `total_steps`, in [0, 1).
 
     Raises:
-        UserError: `warmup` outside [0, 1).
+        UserError: `warmup` is out of range.
     """
     if not 0 <= warmup < 1:
-        raise UserError(f"lr_schedule.schedule.warmup: expected a share of all steps in [0, 1), but got {warmup}.")
+        raise UserError(f"lr_schedule.schedule.warmup: expected a share of all steps, in [0, 1), but got {warmup}.")
     rising = max(1, round(warmup * total_steps))
 
     def factor(step: int) -> float:
@@ -59,6 +67,12 @@ def warmup_cosine(optimizer: Optimizer, *, total_steps: int, warmup: float = 0.0
 
 
 def clip_gradients(optimizer: Optimizer, limit: float, algorithm: str | None) -> None:
-    """Clip the gradients of all parameters by their common norm, or each by value where `algorithm` is "value"."""
+    """Clip the gradients of all parameters of an optimizer.
+
+    Args:
+        optimizer: its parameters are clipped.
+        limit: largest total norm, or largest absolute value.
+        algorithm: "value" clips each value; "norm" or None the total norm.
+    """
     clip = clip_grad_value_ if algorithm == "value" else clip_grad_norm_
     clip([parameter for group in optimizer.param_groups for parameter in group["params"]], limit)

@@ -1,4 +1,4 @@
-"""Report generators as LightningModules: from images to words."""
+"""Report generators as LightningModules."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,16 +19,20 @@ from hardneg_plugin.errors import UserError
 from hardneg_plugin.metrics.caption import CaptionScores
 from hardneg_plugin.metrics.report_scores import EvaluationEmbeddings, ReportScores
 from hardneg_plugin.models.base import Evaluated, StepOutputs, StudyModel, move_to_device
-from hardneg_plugin.models.report_io import Images, WrittenReport, read_views, report_of, studies_of
+from hardneg_plugin.models.report_io import GeneratedReport, Images, generated_report, group_views, read_views
 
 
 def report_losses(log_probs: Tensor, tokens: Tensor, token_mask: Tensor) -> Tensor:
-    """Of each report the negative log-probability of its words, `-Σ logprob(target) mask`, and how many they are: `(B, 2)`.
+    """Summed negative log-probability of each report, and its number of tokens including the end: `(B, 2)`.
 
     Args:
         log_probs: `(B, T - 1, V + 1)`, teacher-forced.
-        tokens: `(B, T)` int64, `[0, words..., 0, padding 0...]`.
-        token_mask: `(B, T)` bool, True over `[0, words..., 0]`.
+        tokens: `(B, T)` int64, `[0, tokens..., 0, padding 0...]`.
+        token_mask: `(B, T)` bool, True over `[0, tokens..., 0]`.
+
+    >>> log_probs = torch.full((1, 3, 5), -2.0)
+    >>> report_losses(log_probs, torch.tensor([[0, 4, 0, 0]]), torch.tensor([[True, True, True, False]]))
+    tensor([[4., 2.]])
     """
     mask = token_mask[:, 1:]
     losses = -log_probs.gather(2, tokens[:, 1:, None])[:, :, 0]
@@ -36,24 +40,28 @@ def report_losses(log_probs: Tensor, tokens: Tensor, token_mask: Tensor) -> Tens
 
 
 class ReportGenerator(StudyModel[ReportScores]):
-    """A report generator: visual extractor, report decoder, teacher-forced training, beam search, scores.
+    """A report generator: visual extractor and report decoder, trained with teacher forcing, scored on generated reports.
 
-    With `grounding` the decoder attends to the patches and to what was found of each prompt. Added to the patches instead,
-    `V + CrossAttn(V, g)`, what was found became large and nearly the same for all images, beside which their differences were
-    lost (docs/METHOD.md).
+    With `grounding` the decoder attends to the patches and to one entity per prompt. Adding the entities to the patches instead,
+    `V + CrossAttn(V, g)`, drowned the differences between images (docs/METHOD.md).
 
     Args:
         backbone: makes the report decoder, called with `vocab_size` and `patch_width`.
-        tokenizer: words to ids; its state is part of every checkpoint.
-        decoding: how reports are written; None: a beam search of 3 up to 60 words.
-        caption: caption scores for validation and test; None leaves them out (then nothing needs pycocoevalcap).
-        read_findings: reads findings out of a text, where the data set knows how.
+        tokenizer: text to token ids; every checkpoint holds its state.
+        decoding: options of decoding; None: `Decoding()`.
+        caption: caption scores for validation and test; None: no such scores, and no need of pycocoevalcap.
+        read_findings: reads findings from a text; None: no scores of findings.
         compile: run visual extractor and teacher-forced decoder through torch.compile.
         arguments: of `StudyModel`: visual, optimizer, grounding, lr_schedule, lr_interval, visual_lr, decay_vectors, channels_last.
+
+    A trained generator writes a report for an image file:
+
+        model = ReportGenerator.from_run("outputs/mine")
+        print(model.generate("chest.png")[0].text)
     """
 
     image_size: int | None = None
-    """Height and width in pixels that `generate` gives images; of a run, those of its training. None: not known."""
+    """Height and width in pixels to which `generate` resizes images: those of the training in a run. None: not known."""
 
     def __init__(
         self,
@@ -71,7 +79,7 @@ class ReportGenerator(StudyModel[ReportScores]):
 
         super().__init__(tokenizer=tokenizer, make_scores=make_scores, compile=compile, **arguments)
         self.decoder = backbone(vocab_size=tokenizer.vocab_size, patch_width=self.visual.width)
-        self.entity_projection = (  # what was found of each prompt, in the width of the patches
+        self.entity_projection = (  # from the width of entities to that of patches
             nn.Linear(self.visual.grounding.width, self.visual.width)
             if isinstance(self.visual, GroundedVisual)
             else None
@@ -90,21 +98,20 @@ class ReportGenerator(StudyModel[ReportScores]):
         *,
         image_size: int | None = None,
     ) -> "ReportGenerator":
-        """A trained generator, ready to write: `ReportGenerator.from_run("outputs/mine").generate("chest.png")[0].text`.
+        """A trained generator in evaluation mode, without hard negatives and caption scores.
 
-        It is in evaluation mode, without what exists in training and scoring only: hard negatives and caption scores. No file
-        that training read is needed.
+        It needs no file that training read.
 
         Args:
             path: the run folder, or a .ckpt file in its `checkpoints/`.
-            checkpoint: "best", or the last where training kept no best; "last"; or the path of a .ckpt file.
-            device: where to run; None: a GPU where there is one.
-            trust: build whatever the run's config names. Otherwise only what our own configs name is built, so that the run
-                folder of someone else runs no code of theirs.
-            image_size: pixels; needed for a run whose config does not tell.
+            checkpoint: "best", or the last if training kept no best; "last"; or the path of a .ckpt file.
+            device: as in torch; None: a GPU if there is one.
+            trust: build any class that the run's config names. False: only classes that the packaged configs name, so that the run
+                folder of someone else runs none of their code.
+            image_size: in pixels; required if the run's config does not have it.
 
         Raises:
-            UserError: there is no such run or checkpoint, it cannot be read, or it is not to be trusted.
+            UserError: the run or checkpoint does not exist, cannot be read, or is not trusted.
         """
         from hardneg_plugin.runs.inference_model import (
             load_inference_model,  # Hydra is imported there, and only needed for this
@@ -112,9 +119,7 @@ class ReportGenerator(StudyModel[ReportScores]):
 
         model, size = load_inference_model(Path(path), str(checkpoint), trust=trust, image_size=image_size)
         if not isinstance(model, cls):
-            raise UserError(
-                f"{path}: expected the run of a {cls.__name__}, but it is that of a {type(model).__name__}."
-            )
+            raise UserError(f"{path}: expected the run of a {cls.__name__}, but got that of a {type(model).__name__}.")
         model.image_size = size
         return move_to_device(model, device).eval()
 
@@ -126,49 +131,56 @@ class ReportGenerator(StudyModel[ReportScores]):
         max_length: int | None = None,
         batch_size: int = 16,
         attention: bool = False,
-    ) -> list[WrittenReport]:
-        """Write a report for each study, in evaluation mode and without gradient; the mode is restored.
+    ) -> list[GeneratedReport]:
+        """Generate a report for each study, in evaluation mode and without gradient; the mode is restored.
 
         Args:
             images: one image, a list of images (a study each), or a list of lists (the views of a study each). An image is a
-                path, a Pillow image, or gray values of 0 to 255 `(H, W)` or `(1, H, W)` uint8, of any size.
-            beam_size, max_length: of the search; None: as in training.
-            batch_size: studies at a time.
-            attention: keep what each word attended to.
+                path, a Pillow image, or gray values `(H, W)` or `(1, H, W)` uint8 of any size.
+            beam_size, max_length: as in `Decoding`; None: those of the model.
+            batch_size: studies at a time, >= 1.
+            attention: return attention maps, too.
 
         Raises:
-            UserError: an image cannot be read, or a number is out of its range.
+            UserError: an image cannot be read, or an argument is out of range.
         """
         if self.image_size is None:
-            raise UserError("Expected to know the size of the images: set image_size to what the model was trained on.")
+            raise UserError(
+                "Expected `image_size` to be set, but it is None: set it to the size of the training images."
+            )
         if batch_size < 1:
-            raise UserError(f"Expected `batch_size` of at least 1, but got {batch_size}.")
-        own = self._decoding
+            raise UserError(f"Expected `batch_size` to be a positive integer, but got {batch_size}.")
+        defaults = self._decoding
         decoding = replace(
-            own,
+            defaults,
             num_return=1,
-            beam_size=own.beam_size if beam_size is None else beam_size,
-            max_length=own.max_length if max_length is None else max_length,
+            beam_size=defaults.beam_size if beam_size is None else beam_size,
+            max_length=defaults.max_length if max_length is None else max_length,
         )
-        studies = studies_of(images)
-        written: list[WrittenReport] = []
+        studies = group_views(images)
+        reports: list[GeneratedReport] = []
         with evaluating(self), torch.no_grad():
             for start in range(0, len(studies), batch_size):
                 views = [read_views(study, self.image_size) for study in studies[start : start + batch_size]]
-                written += self._reports_of(views, decoding, attention)
-        return written
+                reports += self._generate_batch(views, decoding, attention)
+        return reports
 
     def encode_images(self, batch: Batch) -> VisualFeatures:
         """Visual features, with the projected entities of a grounded model."""
         return self._with_projected_entities(super().encode_images(batch))
 
     def forward(self, images: Tensor, view_mask: Tensor | None = None) -> list[str]:
-        """Write a report per study: images `(B, V, 1, H, W)` uint8, `view_mask (B, V)` bool or None."""
+        """Generate a report for each study.
+
+        Args:
+            images: `(B, V, 1, H, W)` uint8.
+            view_mask: `(B, V)` bool, True where there is a view; None: all are there.
+        """
         visual = self._with_projected_entities(self.visual(images, view_mask))
-        return self._texts(self._write(visual))
+        return self._texts(self._generate_tokens(visual))
 
     def training_step(self, batch: Batch, batch_idx: int) -> StepOutputs:
-        """The report loss, and the features that an objective may align."""
+        """Report loss, and the features that an objective reads."""
         outputs = self._teacher_forced(batch)
         size = len(batch["ids"])
         self.log("train/report_loss", outputs["loss"].detach(), batch_size=size)
@@ -176,11 +188,11 @@ class ReportGenerator(StudyModel[ReportScores]):
         return outputs
 
     def validation_step(self, batch: Batch, batch_idx: int) -> StepOutputs:
-        """Report loss, generated reports and their scores."""
+        """Report loss; generate reports and update their scores."""
         return self._evaluate(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> StepOutputs:
-        """Report loss, generated reports and their scores."""
+        """Report loss; generate reports and update their scores."""
         return self._evaluate(batch, "test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[str]:
@@ -189,7 +201,7 @@ class ReportGenerator(StudyModel[ReportScores]):
         return reports
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what builds the decoder without other files, too."""
+        """Add the settings that rebuild the decoder without other files."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["backbone"] = self.decoder.settings
 
@@ -205,15 +217,15 @@ class ReportGenerator(StudyModel[ReportScores]):
         loss, tokens = losses.sum(0)
         return {"loss": loss / tokens, "losses": losses.detach(), "states": states, "visual": visual}
 
-    def _write(self, visual: VisualFeatures) -> Tensor:
-        """The tokens of a generated report per study, zeros after them: `(B, T)`."""
+    def _generate_tokens(self, visual: VisualFeatures) -> Tensor:
+        """Tokens `(B, T)` of a generated report for each study, padded with 0."""
         return self.decoder.decode(visual.context, self._decoding, patch_mask=visual.context_mask).tokens[:, 0]
 
     def _texts(self, tokens: Tensor) -> list[str]:
         return [self.tokenizer.decode(row) for row in tokens.tolist()]
 
-    def _reports_of(self, studies: list[Tensor], decoding: Decoding, attention: bool) -> list[WrittenReport]:
-        """A report for each of B studies, `(V, 1, H, W)` uint8 each."""
+    def _generate_batch(self, studies: list[Tensor], decoding: Decoding, attention: bool) -> list[GeneratedReport]:
+        """A generated report for each of B studies `(V, 1, H, W)` uint8."""
         counts = torch.tensor([len(views) for views in studies])
         view_mask = torch.arange(int(counts.max())) < counts[:, None]
         images = pad_sequence(studies, batch_first=True).to(self.device)
@@ -221,22 +233,22 @@ class ReportGenerator(StudyModel[ReportScores]):
         decoded = self.decoder.decode(visual.context, decoding, patch_mask=visual.context_mask, attention=attention)
         tokens = decoded.tokens[:, 0].tolist()
         if decoded.attention is None:
-            return [report_of(self.tokenizer, row) for row in tokens]
+            return [generated_report(self.tokenizer, row) for row in tokens]
         maps = visual.on_patches(decoded.attention[:, 0].mean((1, 2))).float().cpu()
         return [
-            report_of(self.tokenizer, row, of_study[:, :count])
-            for row, of_study, count in zip(tokens, maps, counts.tolist(), strict=True)
+            generated_report(self.tokenizer, row, study_maps[:, :count])
+            for row, study_maps, count in zip(tokens, maps, counts.tolist(), strict=True)
         ]
 
     def _evaluate(self, batch: Batch, split: Evaluated) -> StepOutputs:
         outputs = self._teacher_forced(batch)
-        tokens = self._write(outputs["visual"])
+        tokens = self._generate_tokens(outputs["visual"])
         embeddings = self._embeddings(batch, outputs["visual"], tokens)
         self.scores_of(split).update(batch, self._texts(tokens), outputs["losses"], embeddings)
         return outputs
 
     def _embeddings(self, batch: Batch, visual: VisualFeatures, tokens: Tensor) -> EvaluationEmbeddings | None:
-        """Of images, references and generated reports `(B, T)`, in the space of the objective; None without one."""
+        """Embeddings of images, references and generated reports with tokens `(B, T)`; None without an objective."""
         return None
 
     def _log_scores(self, split: Evaluated) -> None:

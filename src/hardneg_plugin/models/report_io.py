@@ -1,4 +1,4 @@
-"""From images as people have them to what a generator takes, and from what it decodes to reports that can be read."""
+"""Input and output of `ReportGenerator.generate`: from image files or arrays to tensors, from tokens to reports."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,45 +16,50 @@ from hardneg_plugin.data.transforms import resize_to_square
 from hardneg_plugin.errors import UserError
 
 View: TypeAlias = "str | Path | Image.Image | np.ndarray[Any, Any] | Tensor"
-"""One image: a file, a Pillow image of 8 bits, or gray values of 0 to 255, `(H, W)` or `(1, H, W)` uint8."""
+"""One image: a path, a Pillow image of 8 bits, or gray values `(H, W)` or `(1, H, W)` uint8."""
 
 Images: TypeAlias = "View | Sequence[View | Sequence[View]]"
-"""One image, or a list with a study in each place: its image, or the list of its views."""
+"""One image, or a list of studies, each an image or a list of views."""
 
 
 @dataclass(frozen=True)
-class WrittenReport:
-    """What a generator wrote about one study; `str(report)` is its text."""
+class GeneratedReport:
+    """The generated report of one study; `str(report)` is its text.
+
+    >>> report = GeneratedReport("no effusion", attention=torch.tensor([[[[0.2]], [[0.8]]], [[[0.5]], [[0.5]]]]))
+    >>> report.words, report.attention.shape
+    (['no', 'effusion'], torch.Size([2, 2, 1, 1]))
+    """
 
     text: str
     attention: Tensor | None = None
-    """`(words, views, rows, columns)`: how much each of the words attended to each patch of each view, by the mean over layers
-    and heads; of sum 1 for each word. None unless asked for."""
+    """`(words, views, rows, columns)`: attention of each word to the patches, averaged over layers and heads; each word sums to 1.
+    None unless asked for."""
 
     def __str__(self) -> str:
         return self.text
 
     @property
     def words(self) -> list[str]:
-        """The words that the rows of `attention` belong to."""
+        """The words of the text, to which the rows of `attention` belong."""
         return self.text.split()
 
     def views(self) -> list[tuple[int, float]]:
-        """For each word the view, from 0, that it attended to most, and what share of its attention that got.
+        """For each word the index of the view with most of its attention, and the share of attention on that view.
 
         Raises:
-            ValueError: there is no attention; it must be asked for.
+            ValueError: the report has no attention.
         """
         if self.attention is None:
-            raise ValueError("Expected a report written with attention=True, but this one has no attention.")
+            raise ValueError("Expected a report generated with attention=True, but this one has no attention.")
         if not len(self.attention):
             return []
         shares, views = self.attention.sum((2, 3)).max(dim=1)
         return list(zip(views.tolist(), shares.tolist(), strict=True))
 
 
-def studies_of(images: Images) -> list[list[View]]:
-    """The views of each study.
+def group_views(images: Images) -> list[list[View]]:
+    """A list of views for each study.
 
     Raises:
         UserError: a study has no view.
@@ -65,51 +70,60 @@ def studies_of(images: Images) -> list[list[View]]:
     ]
     for index, study in enumerate(studies):
         if not study:
-            raise UserError(f"Expected at least one view of each study, but study {index} has none.")
+            raise UserError(f"Expected at least one view for each study, but study {index} has none.")
     return cast(list[list[View]], studies)
 
 
 def read_views(study: Sequence[View], size: int) -> Tensor:
-    """The views of a study as evaluation sees them: all of each image, `(V, 1, size, size)` uint8.
+    """The views of a study, resized as in evaluation: `(V, 1, size, size)` uint8.
+
+    Args:
+        study: V images.
+        size: height and width, in pixels.
 
     Raises:
-        UserError: an image cannot be read, or is of no kind that is known.
+        UserError: an image cannot be read, or has an unsupported type.
     """
     return torch.stack([resize_to_square(_gray(view, size), crop=size)[0] for view in study])
 
 
-def report_of(tokenizer: Tokenizer, tokens: list[int], maps: Tensor | None = None) -> WrittenReport:
-    """The report that a row of tokens spells.
+def generated_report(tokenizer: Tokenizer, tokens: list[int], maps: Tensor | None = None) -> GeneratedReport:
+    """The report of a row of tokens.
 
     Args:
-        tokenizer: that of the generator.
-        tokens: words, then zeros.
-        maps: `(len(tokens), views, rows, columns)`, the attention with which each was written; None: not asked for.
+        tokenizer: of the generator.
+        tokens: T tokens, padded with 0.
+        maps: `(T, views, rows, columns)`, the attention of each token; None: no attention.
 
-    Where a word is made of several tokens, its attention is their mean.
+    The attention of a word of several tokens is their mean.
     """
     text = tokenizer.decode(tokens)
     if maps is None:
-        return WrittenReport(text)
-    of_words = tokens_of_words(tokenizer, tokens)
-    attention = maps.new_zeros(len(of_words), *maps.shape[1:])
-    for word, own in enumerate(of_words):
-        if own:
-            attention[word] = maps[own].mean(0)
-    return WrittenReport(text, attention)
+        return GeneratedReport(text)
+    positions = token_positions(tokenizer, tokens)
+    attention = maps.new_zeros(len(positions), *maps.shape[1:])
+    for word, of_word in enumerate(positions):
+        if of_word:
+            attention[word] = maps[of_word].mean(0)
+    return GeneratedReport(text, attention)
 
 
-def tokens_of_words(tokenizer: Tokenizer, tokens: list[int]) -> list[list[int]]:
-    """For each word that a row of tokens spells the places of its tokens; a word may have none that is its own."""
+def token_positions(tokenizer: Tokenizer, tokens: list[int]) -> list[list[int]]:
+    """For each word of the decoded text the positions of its tokens in the row; may be empty.
+
+    Args:
+        tokenizer: of the generator.
+        tokens: a row of tokens, padded with 0.
+    """
     rows: list[list[int]] = [[] for _ in tokenizer.decode(tokens).split()]
-    begun = 0
+    started = 0
     for index in range(len(tokens) if 0 not in tokens else tokens.index(0)):
         words = min(len(tokenizer.decode(tokens[: index + 1]).split()), len(rows))
-        # a token that begins no word goes on with the last one; one that begins several counts for each
-        for word in range(begun if words > begun else words - 1, words):
+        # a token that starts no word belongs to the last one; one that starts several belongs to each
+        for word in range(started if words > started else words - 1, words):
             if word >= 0:
                 rows[word].append(index)
-        begun = max(begun, words)
+        started = max(started, words)
     return rows
 
 
@@ -120,11 +134,11 @@ def _gray(view: View, size: int) -> Tensor:
     if isinstance(view, Image.Image):
         if view.mode.startswith(("I", "F")):
             raise UserError(
-                f"Expected an image of 8 bits, but got one of mode {view.mode}, whose range is not known: give the path of "
-                "its file, or scale it to 0..255."
+                f"Expected an image of 8 bits, but got mode {view.mode}, whose range is unknown: give the path of its file, or "
+                "scale it to 0..255."
             )
         upright = ImageOps.exif_transpose(view)
-        # by way of RGBA, as a palette with transparency warns on its way to "L"
+        # via RGBA, as a palette with transparency warns when converted to "L"
         upright = upright.convert("RGBA") if upright.mode == "P" else upright
         view = np.array(upright.convert("L"))
     if not isinstance(view, np.ndarray | Tensor):
@@ -134,7 +148,5 @@ def _gray(view: View, size: int) -> Tensor:
     values = torch.tensor(view) if isinstance(view, np.ndarray) else view  # a copy: Pillow's arrays are read-only
     values = values[None] if values.dim() == 2 else values
     if values.dtype != torch.uint8 or values.dim() != 3 or len(values) != 1 or not values.numel():
-        raise UserError(
-            f"Expected gray values (H, W) or (1, H, W) of 0 to 255 as uint8, but got {tuple(view.shape)} {view.dtype}."
-        )
+        raise UserError(f"Expected gray values (H, W) or (1, H, W) uint8, but got {tuple(view.shape)} {view.dtype}.")
     return values.cpu()

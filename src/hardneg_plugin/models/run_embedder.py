@@ -1,4 +1,4 @@
-"""The report embeddings of a trained run."""
+"""Report embeddings by the model of a run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ from hardneg_plugin.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)
-class TrainedRun:
-    """Which run is to embed, and how; nothing is read before `load`.
+class RunEmbedder:
+    """A run whose model embeds reports; `load` reads it.
 
     Args:
         run: the run folder.
         checkpoint: `best`, `last`, or the path of a .ckpt file.
-        batch_size: reports at a time.
-        device: as torch takes it.
+        batch_size: reports at a time, >= 1.
+        device: as in torch.
     """
 
     run: str
@@ -32,36 +32,35 @@ class TrainedRun:
     batch_size: int = 64
     device: str = "cpu"
 
-    # A method, and trust no argument of the class: the config of a run that is not trusted may name this class as well.
-    def load(self, *, trust: bool = False) -> "ModelReports":
+    # trust is no field: an untrusted config could set it
+    def load(self, *, trust: bool = False) -> "ModelEmbedder":
         """The embedder.
 
         Args:
-            trust: build whatever the run's config names.
+            trust: build any class that the run's config names.
 
         Raises:
-            UserError: the run or the checkpoint cannot be read, or is not to be trusted.
+            UserError: the run or the checkpoint cannot be read, or is not trusted.
         """
         folder = RunFolder.existing(self.run)
         config = folder.read_config(trust=trust)
         model: ReportGenerator | AlignedModel = load_trained_model(
             config.model, find_checkpoint(folder, self.checkpoint), trust=trust
         )
-        return ModelReports(model, config.data.max_length, self.batch_size, self.device)
+        return ModelEmbedder(model, config.data.max_length, self.batch_size, self.device)
 
 
 @dataclass(frozen=True)
-class ModelReports:
-    """The reports as a trained model embeds them without their images.
+class ModelEmbedder:
+    """An `Embedder` by a trained model, without images.
 
-    Of a model trained with an objective: in the space in which training compares. Of a bare generator: the mean of the decoder's
-    states over the words.
+    An `AlignedModel` embeds reports in the space of its objective, a bare generator as the mean of text-only states.
 
     Args:
-        model: the generator, or whatever aligns images with reports.
+        model: a report generator, or any `AlignedModel`.
         max_length: tokens kept of a report, as in training.
-        batch_size: reports at a time.
-        device: as torch takes it.
+        batch_size: reports at a time, >= 1.
+        device: as in torch.
     """
 
     model: ReportGenerator | AlignedModel
@@ -81,6 +80,6 @@ class ModelReports:
     def _batch(self, texts: Sequence[str]) -> Tensor:
         if isinstance(self.model, AlignedModel):
             return self.model.embed_texts(texts, self.max_length).cpu()
-        tokens, mask = self.model.tokens_of(texts, self.max_length)
+        tokens, mask = self.model.tokenize(texts, self.max_length)
         pooled = masked_mean(self.model.decoder.text_states(tokens), mask[:, 1:])
         return F.normalize(pooled.float(), dim=-1).cpu()

@@ -24,7 +24,7 @@ from hardneg_plugin.models.aligned import AlignedModel
 from hardneg_plugin.models.base import StudyModel
 from hardneg_plugin.models.image_report_encoder import ImageReportEncoder
 from hardneg_plugin.models.report_generator import ReportGenerator
-from hardneg_plugin.models.run_embedder import ModelReports
+from hardneg_plugin.models.run_embedder import ModelEmbedder
 from hardneg_plugin.objectives import GroundedKnowledgeObjective, Paired, RelationEnhancedObjective
 from hardneg_plugin.objectives.schedule import Linear, TrainingProgress
 from hardneg_plugin.training.diagnosis import Diagnosis
@@ -114,7 +114,7 @@ def test_trains_by_the_objective_alone(tmp_path):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_text_embeds_as_the_report_of_a_study(objective):
     model, batch = encoder(objective).eval(), collated()
-    images, reports = model.embed_apart(batch, model.encode_images(batch).pooled)
+    images, reports = model.embed_pairs(batch, model.encode_images(batch).pooled)
     texts = [STUDIES[i]["report"] for i in range(4)]
     torch.testing.assert_close(model.embed_texts(texts), reports)
     torch.testing.assert_close(model.embed_texts(texts[2:3]), reports[2:3])
@@ -124,7 +124,7 @@ def test_a_text_embeds_as_the_report_of_a_study(objective):
     for ours, theirs in zip(model.hard_negatives.project(pairs), (images, reports), strict=True):
         torch.testing.assert_close(ours, theirs)
     cut = StudyCollator(TOKENIZER, 6)([STUDIES[i] for i in range(4)])
-    torch.testing.assert_close(model.embed_texts(texts, 6), model.embed_apart(cut, model.encode_images(cut).pooled)[1])
+    torch.testing.assert_close(model.embed_texts(texts, 6), model.embed_pairs(cut, model.encode_images(cut).pooled)[1])
 
 
 def test_what_an_objective_asks_for_is_there():
@@ -135,8 +135,8 @@ def test_what_an_objective_asks_for_is_there():
         model.hard_negatives.statement_texts,
     )
     assert statements.shape == (2, len(KNOWLEDGE.prompts), 16)
-    tokens, mask = model.tokens_of([texts[3]])
-    torch.testing.assert_close(statements.flatten(0, 1)[3], masked_mean(model.words_of(tokens), mask[:, 1:])[0])
+    tokens, mask = model.tokenize([texts[3]])
+    torch.testing.assert_close(statements.flatten(0, 1)[3], masked_mean(model.encode_reports(tokens), mask[:, 1:])[0])
     assert torch.equal(pairs.facts, collated()["facts"])
     assert pairs.entities.shape == (4, len(KNOWLEDGE.prompts), 8)
     assert pairs.regions.shape[:2] == pairs.region_mask.shape
@@ -149,7 +149,7 @@ def test_mined_studies_are_embedded_as_studies_of_their_own():
     batch = {**collated(), "negatives": mined}
     pairs = model.embed(batch, seen(model, batch))
     torch.testing.assert_close(pairs.negatives.images, model.encode_images(mined).pooled)
-    expected = model.embed_apart(mined, model.encode_images(mined).pooled)[1]
+    expected = model.embed_pairs(mined, model.encode_images(mined).pooled)[1]
     torch.testing.assert_close(model.hard_negatives.project(pairs.negatives)[1], expected)
     assert torch.equal(pairs.negatives.match_keys.columns, mined["match_keys"])
     terms = model.hard_negatives(pairs, LATE)
@@ -171,7 +171,7 @@ def test_a_checkpoint_gives_the_same_model_again(objective):
     other.load_state_dict(checkpoint["state_dict"])
     batch = collated()
     for ours, theirs in zip(
-        *(each.eval().embed_apart(batch, each.encode_images(batch).pooled) for each in (model, other)), strict=True
+        *(each.eval().embed_pairs(batch, each.encode_images(batch).pooled) for each in (model, other)), strict=True
     ):
         assert torch.equal(ours, theirs)
     checkpoint["tokenizer"] = WordTokenizer.from_reports(STUDIES.reports, min_count=3).state()
@@ -205,18 +205,18 @@ def test_a_model_that_makes_no_words_cannot_be_made():
     class Wordless(AlignedModel, StudyModel):
         pass
 
-    with pytest.raises(TypeError, match="words_of"):
+    with pytest.raises(TypeError, match="encode_reports"):
         Wordless(**parts(), make_scores=lambda split: torch.nn.Identity())  # type: ignore[abstract]
 
 
 def test_mining_embeds_the_reports_of_whatever_aligns_them():
     texts = [STUDIES[i]["report"] for i in range(5)]
     model = encoder().train()
-    embedded = ModelReports(model, max_length=10, batch_size=2)(texts)
+    embedded = ModelEmbedder(model, max_length=10, batch_size=2)(texts)
     assert model.training
     torch.testing.assert_close(embedded, model.eval().embed_texts(texts, 10))
     host = ReportGenerator(**parts(), backbone=partial(TransformerDecoder, width=32, heads=2, layers=1)).eval()
-    tokens, mask = host.tokens_of(texts, 10)
+    tokens, mask = host.tokenize(texts, 10)
     expected = normalize(masked_mean(host.decoder.text_states(tokens), mask[:, 1:]), dim=-1)
-    torch.testing.assert_close(ModelReports(host, max_length=10, batch_size=2)(texts), expected)
-    assert not torch.allclose(ModelReports(host, max_length=5)(texts), expected)
+    torch.testing.assert_close(ModelEmbedder(host, max_length=10, batch_size=2)(texts), expected)
+    assert not torch.allclose(ModelEmbedder(host, max_length=5)(texts), expected)

@@ -99,7 +99,7 @@ def test_what_is_known_of_a_study_never_reaches_what_is_written():
     labels = {"facts": 1 - batch["facts"], "labels": ["other"] * 4, "references": ["other"] * 4}
     outputs = model._teacher_forced({**batch, **labels})
     assert torch.equal(outputs["visual"].context, before)
-    assert model._texts(model._write(outputs["visual"])) == written
+    assert model._texts(model._generate_tokens(outputs["visual"])) == written
     without = {name: value for name, value in batch.items() if name not in ("facts", "labels", "boxes")}
     assert torch.equal(model._teacher_forced(without)["visual"].context, before)
 
@@ -153,7 +153,7 @@ def test_statements_are_the_mean_of_their_words():
     texts = model.hard_negatives.statement_texts
     for row in (0, 5, len(texts) - 1):
         tokens = torch.tensor([TOKENIZER.encode(texts[row])])
-        torch.testing.assert_close(statements.flatten(0, 1)[row], model.words_of(tokens)[0].mean(0))
+        torch.testing.assert_close(statements.flatten(0, 1)[row], model.encode_reports(tokens)[0].mean(0))
 
 
 def test_text_only_features_do_not_see_the_image_and_decoder_states_do(batch):

@@ -5,7 +5,7 @@ import torch
 
 from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.models.report_io import WrittenReport, report_of, studies_of, tokens_of_words
+from hardneg_plugin.models.report_io import GeneratedReport, generated_report, group_views, token_positions
 from hardneg_plugin.runs.folder import RunFolder
 from hardneg_plugin.runs.inference_model import image_size_of
 
@@ -30,7 +30,7 @@ def first_patch(report):
 
 def test_each_word_has_the_attention_of_its_token():
     tokenizer = WordTokenizer(("<unk>", "clear", "heart"))
-    report = report_of(tokenizer, [3, 2, 0, 0], maps(0.1, 0.2, 0.3, 0.4))
+    report = generated_report(tokenizer, [3, 2, 0, 0], maps(0.1, 0.2, 0.3, 0.4))
     assert (report.text, report.words, str(report)) == ("heart clear", ["heart", "clear"], "heart clear")
     assert first_patch(report) == pytest.approx([0.1, 0.2])
 
@@ -47,34 +47,34 @@ def test_each_word_has_the_attention_of_its_token():
     ],
 )
 def test_a_word_of_several_tokens_has_their_mean(tokens, words, expected):
-    report = report_of(Pieces(), tokens, maps(0.1, 0.2, 0.3, 0.4, 0.5))
+    report = generated_report(Pieces(), tokens, maps(0.1, 0.2, 0.3, 0.4, 0.5))
     assert report.words == words
     assert first_patch(report) == pytest.approx(expected)
 
 
 def test_the_tokens_of_each_word():
-    assert tokens_of_words(Pieces(), [6, 1, 6, 2, 4, 5, 0]) == [[1, 2, 3], [4], [5], [5]]
-    assert tokens_of_words(Pieces(), [0, 0]) == []
+    assert token_positions(Pieces(), [6, 1, 6, 2, 4, 5, 0]) == [[1, 2, 3], [4], [5], [5]]
+    assert token_positions(Pieces(), [0, 0]) == []
 
 
 def test_the_view_that_a_word_rests_on():
     attention = torch.tensor([[[[0.1, 0.1]], [[0.4, 0.4]]], [[[0.5, 0.1]], [[0.2, 0.2]]]])
-    report = WrittenReport("two words", attention)
+    report = GeneratedReport("two words", attention)
     assert [view for view, _ in report.views()] == [1, 0]
     assert [share for _, share in report.views()] == pytest.approx([0.8, 0.6])
-    assert WrittenReport("", torch.zeros(0, 2, 1, 1)).views() == []
+    assert GeneratedReport("", torch.zeros(0, 2, 1, 1)).views() == []
     with pytest.raises(ValueError, match="attention=True"):
-        WrittenReport("two words").views()
+        GeneratedReport("two words").views()
 
 
 def test_a_list_has_a_study_in_each_place():
     image = torch.zeros(3, 4, dtype=torch.uint8)
-    assert studies_of("a.png") == [["a.png"]]
-    assert studies_of(["a.png", "b.png"]) == [["a.png"], ["b.png"]]
-    assert studies_of([["a.png", "b.png"], "c.png", ("d.png",)]) == [["a.png", "b.png"], ["c.png"], ["d.png"]]
-    assert [len(study) for study in studies_of(image)] == [1]
+    assert group_views("a.png") == [["a.png"]]
+    assert group_views(["a.png", "b.png"]) == [["a.png"], ["b.png"]]
+    assert group_views([["a.png", "b.png"], "c.png", ("d.png",)]) == [["a.png", "b.png"], ["c.png"], ["d.png"]]
+    assert [len(study) for study in group_views(image)] == [1]
     with pytest.raises(UserError, match="study 1"):
-        studies_of(["a.png", []])
+        group_views(["a.png", []])
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def _looked(
     """Where the words of sentences look in B images, the mean over the sentences: `(B, P)`."""
     maps = []
     for sentence in sentences:
-        words = objective.parts.of_words(model.words_of(model.tokens_of([sentence])[0]))
+        words = objective.parts.of_words(model.encode_reports(model.tokenize([sentence])[0]))
         words = LocalFeatures(*(part.expand(len(regions.features), *part.shape[1:]) for part in words))
         looked = objective.scores.attention(words, regions)  # (B, W, P)
         weights = objective.scores.word_importance(words, regions)

@@ -113,7 +113,7 @@ def encode(
             if patches:
                 of_batch |= {"patches": seen.patches, "patch_mask": seen.patch_mask}
             if isinstance(model, AlignedModel):
-                of_batch["images"], of_batch["reports"] = model.embed_apart(batch, seen.pooled)
+                of_batch["images"], of_batch["reports"] = model.embed_pairs(batch, seen.pooled)
             if matcher is not None:
                 words, regions = matcher.words(batch["tokens"], batch["token_mask"]), matcher.regions(seen)
                 of_batch |= {"words": words.features, "word_mask": words.mask}
@@ -136,10 +136,10 @@ def encode(
 
 def text_features(model: Model, texts: Sequence[str]) -> Tensor:
     """What the model makes of texts before any alignment, `(M, D_q)`: the mean over their words, on the CPU."""
-    tokens, mask = model.tokens_of(texts)
+    tokens, mask = model.tokenize(texts)
     with evaluating(model), torch.no_grad():
         if isinstance(model, AlignedModel):
-            words = model.words_of(tokens)
+            words = model.encode_reports(tokens)
         elif isinstance(model, ReportGenerator):
             words = model.decoder.word_embeddings(tokens)
         else:

@@ -49,7 +49,7 @@ class PairScorer:
 
     def words(self, tokens: Tensor, mask: Tensor) -> LocalFeatures:
         """The words of texts, as tokens `(B, T)` with the one that begins them."""
-        return self.objective.parts.of_words(self.model.words_of(tokens), mask[:, 1:])
+        return self.objective.parts.of_words(self.model.encode_reports(tokens), mask[:, 1:])
 
     def regions(self, seen: VisualFeatures) -> LocalFeatures:
         """The regions of images."""
@@ -76,7 +76,7 @@ class PairScorer:
         """
         sides = [list(side) for pair in sentences for side in pair]
         texts = [text for side in sides for text in side]
-        scores = self.scores(images, Side(self.model.embed_texts(texts), self.words(*self.model.tokens_of(texts))))
+        scores = self.scores(images, Side(self.model.embed_texts(texts), self.words(*self.model.tokenize(texts))))
         means = [of_side.mean(1) for of_side in scores.split([len(side) for side in sides], dim=1)]
         return torch.stack([stating - denying for stating, denying in zip(means[::2], means[1::2], strict=True)], dim=1)
 

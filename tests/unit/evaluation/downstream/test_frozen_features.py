@@ -150,7 +150,7 @@ def test_the_embeddings_are_those_of_recall_and_the_mode_is_kept():
     assert model.training
     assert (encoded.maps, encoded.patches.shape, encoded.patch_mask.shape) == (None, (6, 0, 0), (6, 0))
     model.eval()
-    images, reports = model.embed_apart(batch, model.encode_images(batch).pooled)
+    images, reports = model.embed_pairs(batch, model.encode_images(batch).pooled)
     torch.testing.assert_close((encoded.images, encoded.reports), (images, reports))
     assert not encoded.images.requires_grad
     of_host = encode(host(), [batch], device="cpu")
@@ -186,7 +186,7 @@ def test_texts_are_the_mean_of_their_words():
         decoding=Decoding(max_length=8),
     )
     bare = host()
-    for model, words_of in (
+    for model, encode_reports in (
         (encoder(), lambda model: model.text),
         (plugged.eval(), lambda model: model.decoder.text_states),
         (bare, lambda model: model.decoder.word_embeddings),
@@ -194,7 +194,7 @@ def test_texts_are_the_mean_of_their_words():
         features = text_features(model, texts)
         for row, text in enumerate(texts):
             tokens = torch.tensor([TOKENIZER.encode(text)])
-            torch.testing.assert_close(features[row], words_of(model)(tokens)[0].mean(0).detach())
+            torch.testing.assert_close(features[row], encode_reports(model)(tokens)[0].mean(0).detach())
 
 
 def maps_of(kind):
@@ -240,8 +240,8 @@ def test_a_map_of_words_is_where_they_look_by_their_importance(kind):
         there = features.patch_mask[row]
         looks = []
         for sentence in list(KNOWLEDGE.wordings().values())[finding][0]:
-            tokens, _ = model.tokens_of([sentence])
-            words = model.words_of(tokens)
+            tokens, _ = model.tokenize([sentence])
+            words = model.encode_reports(tokens)
             of_words, of_regions = objective.parts(
                 PairEmbeddings(
                     images=features.pooled[row : row + 1],
@@ -291,8 +291,9 @@ def test_a_bare_host_does_not_say_where_it_looks():
 
 def test_words_of_a_pair_count_once_however_long_the_batch():
     model = encoder()
-    tokens, mask = model.tokens_of(["a nodule", "there is a small left pleural effusion"])
-    alone = model.tokens_of(["a nodule"])
+    tokens, mask = model.tokenize(["a nodule", "there is a small left pleural effusion"])
+    alone = model.tokenize(["a nodule"])
     torch.testing.assert_close(
-        masked_mean(model.words_of(tokens), mask[:, 1:])[0], masked_mean(model.words_of(alone[0]), alone[1][:, 1:])[0]
+        masked_mean(model.encode_reports(tokens), mask[:, 1:])[0],
+        masked_mean(model.encode_reports(alone[0]), alone[1][:, 1:])[0],
     )

@@ -132,7 +132,7 @@ def test_the_released_annotation_is_written_and_read_again(cli, annotated, tmp_p
         (["PHANTOM", "output=t.parquet", "embedder=bert"], ["embedder=bert", "tfidf"]),
         (
             ["data=annotations", "data.root=DATA", "output=t.parquet", "ithn_annotation=DATA/annotation.json"],
-            ["of its own"],
+            ["ithn_annotation: expected a new file"],
         ),
     ],
     ids=str,

@@ -1,4 +1,4 @@
-"""Checkpoints of hardneg-train and released ones, read without running code from them, and the models they make."""
+"""Models from checkpoints, those of hardneg-train and released ones, without running code from the files."""
 
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,14 @@ PLUGGED = "hardneg_plugin.models.hard_negative_generator.HardNegativeReportGener
 
 
 def find_checkpoint(run: RunFolder, name: str) -> Path:
-    """The checkpoint file that a name means: `best`, `last`, or a path.
+    """The checkpoint file of a name.
+
+    Args:
+        run: the run folder.
+        name: `best`, `last`, or a path.
 
     Raises:
-        UserError: it is not there.
+        UserError: there is no such file.
     """
     path = {"best": run.best, "last": run.last}.get(name, Path(name))
     if not path.is_file():
@@ -32,15 +36,19 @@ def find_checkpoint(run: RunFolder, name: str) -> Path:
 
 
 def writes_reports(model: DictConfig) -> bool:
-    """Whether the model of a config writes reports: one of pre-training has no decoder."""
+    """Whether the model of a config writes reports; a pre-trained encoder has no decoder."""
     return "backbone" in model or "text" not in model
 
 
 def check_writes_reports(model: DictConfig, run: RunFolder) -> None:
-    """Refuse the run of a model that writes nothing.
+    """Refuse the run of a model that writes no reports.
+
+    Args:
+        model: the model's config.
+        run: the run folder, for the message.
 
     Raises:
-        UserError: with what to do instead.
+        UserError: it writes none; says what to do instead.
     """
     if not writes_reports(model):
         raise UserError(
@@ -52,17 +60,17 @@ def check_writes_reports(model: DictConfig, run: RunFolder) -> None:
 def load_trained_model(
     model: DictConfig, path: Path, *, trust: bool = False, hard_negatives: bool = True, **arguments: Any
 ) -> Any:
-    """The model of a run with the weights and the vocabulary of a checkpoint of hardneg-train.
+    """Build the model of a run with the weights and the vocabulary of a checkpoint of hardneg-train.
 
     Args:
-        model: the model's config, with what training started from.
-        path: the checkpoint.
-        trust: let the checkpoint, which says how its decoder is built, name whatever it likes.
-        hard_negatives: False builds the bare host, which is all that writing takes: the objective may want files of its own.
+        model: the model's config, as training started from it.
+        path: the checkpoint, which says how its decoder is built.
+        trust: build any class that the checkpoint names.
+        hard_negatives: False builds the bare host, which suffices for writing reports; the objective may need further files.
         arguments: more arguments of the model.
 
     Raises:
-        UserError: the file cannot be read, does not fit, or names what is not known to be harmless.
+        UserError: the file cannot be read, does not fit the model, or names a class that is not trusted.
     """
     checkpoint = read_checkpoint(path)
     if trust is not True:
@@ -77,31 +85,32 @@ def load_trained_model(
 
 
 def load_released_model(model: DictConfig, path: Path, tokenizer: Tokenizer, **arguments: Any) -> Any:
-    """The `ReportGenerator` of a run with the weights of a released `.pth` file of R2Gen or R2GenCMN.
+    """Build the `ReportGenerator` of a run with the weights of a released `.pth` file of R2Gen or R2GenCMN.
 
     Args:
-        model, path, arguments: as in `load_trained_model`.
-        tokenizer: of the data; such a file holds none.
+        model: the model's config.
+        path: the file.
+        tokenizer: that of the data; the file holds none.
+        arguments: more arguments of the model.
 
     Raises:
-        UserError: the file cannot be read, or does not fit.
+        UserError: the file cannot be read, or does not fit the model.
     """
     config = _without_starting_weights(model, {})
     built = instantiate(config, _partial_=True)(tokenizer=tokenizer, **arguments)
-    # which itself checks what it gets
     load_released(read_released(path), built.decoder, built.visual, source=str(path))
     return built
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of hardneg-train, of tensors and plain values only.
+    """The content of a checkpoint of hardneg-train: tensors and plain values only.
 
     Raises:
-        UserError: it cannot be read, or is none of ours.
+        UserError: it cannot be read, or hardneg-train did not write it.
     """
     try:
         checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged or foreign file makes the reader raise
+    except Exception as error:  # a damaged or foreign file can make the reader raise anything
         raise UserError(f"checkpoint {path} cannot be read: {error}") from error
     wanted = ("state_dict", "tokenizer", "backbone")
     missing = [key for key in wanted if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(key), dict)]
@@ -112,13 +121,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_weights(model: pl.LightningModule, checkpoint: dict[str, Any], path: Path) -> None:
-    """Load all weights.
+    """Load all weights of a checkpoint.
+
+    Args:
+        model: the model to load them into.
+        checkpoint: what `read_checkpoint` gave.
+        path: its file, for the message.
 
     Raises:
         UserError: they do not fit the model.
     """
-    # which may put weights back that training keeps apart, and refuses another vocabulary
-    model.on_load_checkpoint(checkpoint)
+    model.on_load_checkpoint(checkpoint)  # restores weights that training keeps apart, and refuses another vocabulary
     try:
         model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
@@ -126,7 +139,7 @@ def load_weights(model: pl.LightningModule, checkpoint: dict[str, Any], path: Pa
 
 
 def _bare_host(model: DictConfig, checkpoint: dict[str, Any]) -> tuple[DictConfig, dict[str, Any]]:
-    """The same without the plug-in, which leaves its host as it was."""
+    """The config and the checkpoint of the host, without the plug-in."""
     host = {key: value for key, value in model.items() if key not in ("hard_negatives", "report_feature")}
     weights = {
         name: value for name, value in checkpoint["state_dict"].items() if not name.startswith("hard_negatives.")
@@ -139,33 +152,33 @@ def _tokenizer_of(checkpoint: dict[str, Any], path: Path) -> Tokenizer:
         return tokenizer_from_state(checkpoint["tokenizer"])
     except UserError:
         raise
-    except Exception as error:  # whatever a state that is none makes the tokenizers raise
+    except Exception as error:  # a foreign state can make the tokenizers raise anything
         raise UserError(f"checkpoint {path} holds no vocabulary that can be read: {error!r}") from error
 
 
 def _without_starting_weights(model: DictConfig, backbone: dict[str, Any]) -> DictConfig:
-    """The same model built without the weights that training started from: a checkpoint's follow, and files may be gone.
+    """A model's config without the weights that training started from: the checkpoint replaces them, and files may be gone.
 
     Args:
         model: the model's config.
-        backbone: what the decoder's config must say instead, from the checkpoint.
+        backbone: from the checkpoint, settings that replace those of the decoder.
 
     Raises:
-        UserError: the model has no such parts.
+        UserError: the model lacks a part that ours have.
     """
     for part in ("visual", "backbone" if writes_reports(model) else "text"):
         if not isinstance(model.get(part), DictConfig):
             raise UserError(f"Expected the config of one of our models, but that of the run has no model.{part}.")
     visual = dict(model.visual)
     if visual.get("pretrained") or visual.get("weights"):
-        # started from trained weights, the extractor was built for three channels
+        # an extractor that started from trained weights takes three channels
         visual |= {"pretrained": False, "weights": None, "options": {"in_chans": 3, **(visual.get("options") or {})}}
     if not writes_reports(model):
         without = OmegaConf.create({**model, "visual": visual})
         assert isinstance(without, DictConfig)
         return without
     decoder = {**model.backbone, **({"checkpoint": None} if "checkpoint" in model.backbone else {}), **backbone}
-    # not merged: settings that a checkpoint replaces are replaced as a whole
+    # replaced, not merged: nested settings come from the checkpoint as a whole
     built = OmegaConf.create({**model, "visual": visual, "backbone": decoder})
     assert isinstance(built, DictConfig)
     return built

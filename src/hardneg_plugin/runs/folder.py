@@ -1,4 +1,4 @@
-"""A run folder: what a training writes, where it stands, and how it is read back."""
+"""A run folder: the files that a training writes, and how they are read back."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,11 @@ from hardneg_plugin.runs.trusted import check_trusted
 
 
 class RunFolder:
-    """config.yaml, overrides.yaml, checkpoints/, logs/, predictions/ and metrics.json of one run."""
+    """The files of one run: config.yaml, overrides.yaml, checkpoints/, logs/, predictions/, tasks/ and metrics.json.
+
+    >>> RunFolder("outputs/run").predictions("test").as_posix()
+    'outputs/run/predictions/test.jsonl'
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -29,7 +33,7 @@ class RunFolder:
         """The folder of an earlier run.
 
         Raises:
-            UserError: there is none.
+            UserError: there is no run.
         """
         run = cls(path)
         if not run.config.is_file():
@@ -41,7 +45,12 @@ class RunFolder:
         return self.path / "predictions" / f"{name}.jsonl"
 
     def write_config(self, config: DictConfig, overrides: list[str]) -> None:
-        """The composed config without interpolations, and the overrides that led to it."""
+        """Write the composed config and the overrides that led to it.
+
+        Args:
+            config: written with its interpolations resolved.
+            overrides: those of the command line.
+        """
         with whole_text_file(self.config) as file:
             file.write(OmegaConf.to_yaml(config, resolve=True))
         with whole_text_file(self.overrides) as file:
@@ -51,10 +60,10 @@ class RunFolder:
         """The composed config.
 
         Args:
-            trust: let it name whatever it likes; what it names is run.
+            trust: allow any `_target_`; code that it names will run.
 
         Raises:
-            UserError: it cannot be read, or names what is not known to be harmless.
+            UserError: it cannot be read, is not that of a run, or names a `_target_` that is not trusted.
         """
         config = _read_yaml(self.config)
         if not isinstance(config, DictConfig):
@@ -62,19 +71,19 @@ class RunFolder:
         missing = [key for key in ("data", "model", "decoding") if not isinstance(config.get(key), DictConfig)]
         if missing:
             raise UserError(f"Expected the config of a training run, but {self.config} has no {', '.join(missing)}.")
-        if trust is not True:  # a "no" is as true as any text
+        if trust is not True:  # a text such as "no" would be true
             check_trusted(config, str(self.config))
         return config
 
     def read_overrides(self) -> list[str]:
-        """The overrides of the command line that started the run; none where there is no such file.
+        """The overrides of the command line that started the run; empty without a file of them.
 
         Raises:
-            UserError: it cannot be read.
+            UserError: the file cannot be read.
         """
         if not self.overrides.is_file():
             return []
-        # unresolved: an interpolation among them is about the config to be composed
+        # unresolved: interpolations refer to the config that is to be composed
         overrides = OmegaConf.to_container(_read_yaml(self.overrides), resolve=False)
         if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
             raise UserError(f"Expected a list of overrides in {self.overrides}, but it holds something else.")
@@ -82,7 +91,7 @@ class RunFolder:
 
 
 def _read_yaml(path: Path) -> Any:
-    """A config of plain values; the reader knows no tags that would make anything else."""
+    """A config of plain values; YAML tags that would build anything else are refused."""
     try:
         return OmegaConf.load(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:

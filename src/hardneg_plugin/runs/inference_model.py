@@ -1,4 +1,4 @@
-"""The model of a run, made for nothing but writing reports."""
+"""The model of a run for writing reports alone."""
 
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,19 @@ from hardneg_plugin.runs.folder import RunFolder
 
 
 def load_inference_model(path: Path, checkpoint: str, *, trust: bool, image_size: int | None) -> tuple[Any, int]:
-    """The `ReportGenerator` of a run without what only scores need, and the size of its images in pixels.
+    """Load the `ReportGenerator` of a run without what only scores need.
 
     Args:
         path: the run folder, or a .ckpt file in its `checkpoints/`.
-        checkpoint: "best", or the last where there is no best; "last"; or a path.
-        trust: build whatever the config names.
-        image_size: pixels; None: what the config says.
+        checkpoint: "best", which means "last" where there is none; "last"; or a path.
+        trust: build any class that the run names.
+        image_size: of the images, in pixels; None takes that of the config.
+
+    Returns:
+        The model, and the size of its images in pixels.
 
     Raises:
-        UserError: there is no such run or checkpoint, it cannot be read, is not to be trusted, or has no decoder.
+        UserError: there is no such run or checkpoint; it cannot be read, is not trusted, or has no decoder.
     """
     if path.suffix == ".ckpt":
         path, checkpoint = path.absolute().parent.parent, str(path)
@@ -29,24 +32,28 @@ def load_inference_model(path: Path, checkpoint: str, *, trust: bool, image_size
     check_writes_reports(config.model, run)
     size = image_size if image_size is not None else image_size_of(config, run.config)
     if size < 1:
-        raise UserError(f"Expected `image_size` of at least 1 pixel, but got {size}.")
+        raise UserError(f"Expected `image_size` in pixels, a positive integer, but got {size}.")
     if checkpoint == "best" and not run.best.is_file():
         checkpoint = "last"
     file = find_checkpoint(run, checkpoint)
     if file.suffix == ".pth":
         raise UserError(
-            f"{file} holds no vocabulary to write with: expected a .ckpt file. hardneg-evaluate reads a released .pth file "
-            "together with the data."
+            f"Expected a .ckpt file, but {file} holds no vocabulary. hardneg-evaluate reads a released .pth file together with "
+            "the data."
         )
     model = OmegaConf.create({**config.model, "caption": None, "compile": False})
     return load_trained_model(model, file, trust=trust, hard_negatives=False), size
 
 
 def image_size_of(config: DictConfig, file: Path) -> int:
-    """Height and width in pixels that the model of a run saw: the crop of its data, or where it has none its size.
+    """Height and width in pixels of the images of a run: the crop of its data, or else their size.
+
+    Args:
+        config: that of the run.
+        file: its file, for the message.
 
     Raises:
-        UserError: its data has neither.
+        UserError: the data has neither.
     """
     source = OmegaConf.select(config, "data.datamodule.source")
     for key in ("crop", "size"):
@@ -54,6 +61,6 @@ def image_size_of(config: DictConfig, file: Path) -> int:
         if isinstance(size, int) and not isinstance(size, bool):
             return size
     raise UserError(
-        f"{file}: data.datamodule.source has neither `crop` nor `size`, so it does not tell the size of the images that the "
-        "model saw: add image_size=..., in pixels."
+        f"{file}: data.datamodule.source has neither `crop` nor `size`, so the size of its images is not known: add "
+        "image_size=..., in pixels."
     )

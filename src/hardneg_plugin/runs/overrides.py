@@ -1,4 +1,4 @@
-"""Overrides on a command line: a path as the value of one, and which of an earlier run a resumed one takes again."""
+"""Overrides on a command line: a path as a value, and those of an earlier run, which a resumed run takes again."""
 
 import re
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from hydra.errors import HydraException
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.runs.trusted import INSTEAD
 
-OWN = ("resume", "trust")
-"""What only the person who types it may say."""
+PERSONAL = ("resume", "trust")
+"""Only the person at the command line may set these."""
 
 
 def quoted(path: str | Path) -> str:
@@ -28,17 +28,19 @@ def quoted(path: str | Path) -> str:
 
 
 def check_overrides(overrides: Sequence[str], where: str) -> None:
-    """Refuse overrides that would make Hydra itself do more than compose our own configs.
+    """Refuse overrides that would make Hydra do more than compose the project's configs.
 
-    What the composed config then names is another matter: `check_trusted`.
+    The targets of the composed config are checked by `check_trusted`.
 
     Args:
-        overrides: of the command line that started the run.
+        overrides: those of the command line that started the run.
         where: what they were read from, for the message.
 
     Raises:
-        UserError: for options of the command line, settings of Hydra, configs from elsewhere, and what looks anything up, such
-            as an environment variable.
+        UserError: an override is an option of the command line, a setting of Hydra, a config from elsewhere, or looks up a value
+            such as an environment variable.
+
+    >>> check_overrides(["hardening=arc", "seed=3"], "overrides.yaml")
     """
     for text in overrides:
         reason = _objection(text)
@@ -47,7 +49,7 @@ def check_overrides(overrides: Sequence[str], where: str) -> None:
 
 
 def _objection(text: str) -> str | None:
-    """What is wrong with an override; None: nothing."""
+    """What is wrong with an override; None if nothing is."""
     if text.startswith("-"):
         return "is an option of the command line"
     if re.search(r"\$\{[^}]*:", text):
@@ -60,17 +62,17 @@ def _objection(text: str) -> str | None:
     name = str(override.key_or_group)
     if re.split(r"[./]", name)[0] == "hydra" or (override.package or "").split(".")[0] in ("hydra", "_global_"):
         return "is a setting of Hydra's"
-    if name in OWN:
-        return "is for you to say"
+    if name in PERSONAL:
+        return "must come from your own command line"
     if override.is_sweep_override():
         return "has several values"
     return _objection_to_choice(override, value)
 
 
 def _objection_to_choice(override: Override, value: Any) -> str | None:
-    """A key without dots may be a config group: then its value names a file, which must be one of ours."""
+    """A key without dots may be a config group, whose value names a file: it must be one of the project's."""
     if "." in override.key_or_group:
         return None
     choices = value if isinstance(value, list) else [value]
     strange = [choice for choice in choices if isinstance(choice, str) and not re.fullmatch(r"[\w-]*", choice)]
-    return "names a config that is none of ours" if strange else None
+    return "names a config from outside the project" if strange else None

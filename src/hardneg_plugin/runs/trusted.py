@@ -1,4 +1,4 @@
-"""What the config of a run may name: a run folder from someone else must not run code of theirs."""
+"""Which classes the config of a run may name: a run folder from someone else must not run their code."""
 
 import re
 import reprlib
@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.errors import UserError
 
-# Beyond what our own configs name: what people put in its place most often, and what takes plain values only.
+# Beside the targets of the project's configs: common replacements that take plain values only.
 ELSEWHERE = {
     "torch.optim": ("Adadelta", "Adagrad", "Adam", "Adamax", "AdamW", "ASGD", "NAdam", "RAdam", "RMSprop", "SGD"),
     "torch.optim.lr_scheduler": (
@@ -28,18 +28,17 @@ ELSEWHERE = {
     "pytorch_lightning.callbacks": ("DeviceStatsMonitor", "ModelSummary", "RichProgressBar", "Timer"),
 }
 
-# Arguments of what is allowed that would read a file in a way that can run code: timm loads this one's pickles, up to 1.0.15.
+# Arguments of trusted targets that read a file in a way that can run code: up to 1.0.15, timm unpickles this one.
 REFUSED_ARGUMENTS = ("checkpoint_path",)
 
-INSTEAD = "A run may come from someone else, whose code this could run: if you trust it, add trust=true."
+INSTEAD = "A run from someone else could run their code. If you trust it, add trust=true."
 
 
 @cache
 def trusted_targets() -> frozenset[str]:
-    """Every `_target_` that may be instantiated unasked, by its exact name.
+    """Every `_target_` that may be instantiated without `trust`, by its full name.
 
-    Names rather than roots: below a root there is always something that takes a path or a command, or that another module
-    was imported into.
+    Names rather than packages: every package holds something that takes a path or a command.
     """
     own = (
         name
@@ -50,33 +49,33 @@ def trusted_targets() -> frozenset[str]:
 
 
 def check_trusted(config: Any, where: str) -> None:
-    """Refuse a config that names what is not on the list, or looks anything up; nothing is imported for it.
+    """Refuse a config with a `_target_` that is not trusted, or with an interpolation; nothing is imported.
 
     Args:
-        config: a config, or plain values, in which nothing needs to be resolved any more.
+        config: a config or plain values, resolved.
         where: what it was read from, for the message.
 
     Raises:
-        UserError: with the key, what stands there, and how to trust it.
+        UserError: with the key, its value, and how to trust it.
+
+    >>> check_trusted({"_target_": "torch.optim.AdamW", "lr": 1e-3}, "config.yaml")
     """
     values = OmegaConf.to_container(config, resolve=False) if OmegaConf.is_config(config) else config
     for path, value in _entries(values):
         key, name = ".".join(path), path[-1] if path else ""
         if name == "_target_" and (not isinstance(value, str) or value not in trusted_targets()):
             shown = reprlib.repr(value) if not isinstance(value, str) else value[:200]
-            raise UserError(f"{where}: {key} is {shown}, which none of our own configs names. {INSTEAD}")
+            raise UserError(f"{where}: {key} is {shown}, which no config of the project names. {INSTEAD}")
         if name in REFUSED_ARGUMENTS and value is not None:
-            raise UserError(
-                f"{where}: {key} would have {reprlib.repr(value)} read in a way that is not safe. {INSTEAD}"
-            )
+            raise UserError(f"{where}: {key} would read {reprlib.repr(value)} in a way that can run code. {INSTEAD}")
         if isinstance(value, str) and "${" in value:
             raise UserError(
-                f"{where}: {key} is {reprlib.repr(value)}, where the config of a run has plain values only. {INSTEAD}"
+                f"{where}: {key} is {reprlib.repr(value)}, but the config of a run has plain values only. {INSTEAD}"
             )
 
 
 def _entries(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every value at any depth, keys of mappings among them."""
+    """Every value at any depth, and keys with interpolations."""
     yield path, value
     if isinstance(value, dict):
         for key, inner in value.items():

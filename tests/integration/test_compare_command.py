@@ -105,7 +105,7 @@ def test_a_variant_that_fails_is_left_out_and_nothing_is_compared_without_the_ba
     assert result.code == 1
     log = folder / "runs/queue/seed_2/train.log"
     assert f"hardneg-compare: queue, seed 2 did not finish: no data. ({log})\n" in result.err
-    assert result.err.endswith("1 of 6 runs did not finish. The same command again goes on.\n")
+    assert result.err.endswith("1 of 6 runs did not finish. Run the same command again to continue.\n")
     content = read_json(folder / "comparison.json")
     assert list(content["variants"]) == ["host", "arc"]
     assert content["notes"] == ["queue is left out, since not all of its runs are finished: seed 2: no data."]
@@ -132,7 +132,7 @@ def test_an_interrupt_says_how_to_go_on(cli, made_up, monkeypatch):
     monkeypatch.setattr(compare, "run_all", lambda *_: signal.raise_signal(signal.SIGINT))
     result = cli(*command)
     assert result.code == 130
-    assert result.err == "Interrupted; 1 of 2 runs are finished. The same command again goes on.\n"
+    assert result.err == "Interrupted; 1 of 2 runs are finished. Run the same command again to continue.\n"
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_an_interrupt_says_how_to_go_on(cli, made_up, monkeypatch):
             ["metrics.caption=null"],
             "variant host: metrics.caption is null, but monitor is val/BLEU-4",
         ),
-        (["hydra.launcher.nodes=2"], "is for a launcher: set compare.launcher"),
+        (["hydra.launcher.nodes=2"], "hydra.launcher.nodes=2 needs a launcher: add compare.launcher=..."),
         (["compare.launcher=nonesuch"], "Hydra has no launcher nonesuch here"),
         (["compare.folders=x"], "compare.folders: there is no such config key; did you mean compare.folder?"),
         (["--resume"], "--resume"),

@@ -75,7 +75,7 @@ def test_what_happens_to_one_process_ends_all_and_is_told_once(cli, tiny, two_pr
         assert result.err.count("Traceback") == 1
     else:
         assert result.code == 130
-        assert result.err == f"Interrupted. Go on with: hardneg-train resume={run} trust=true\n"  # for the fault
+        assert result.err == f"Interrupted. Resume with: hardneg-train resume={run} trust=true\n"  # for the fault
 
 
 def test_processes_that_srun_started_end_in_one_run_folder(tiny, two_processes, tmp_path, read_json):

@@ -165,7 +165,7 @@ def test_interrupted_with_workers_the_same_command_goes_on(prepare, source, home
     os.killpg(command.pid, signal.SIGINT)  # as from a terminal: its workers too
     _, err = command.communicate(timeout=60)
     assert command.returncode == 130
-    assert [line for line in err.splitlines() if line] == ["Interrupted. The same command goes on where it was."]
+    assert [line for line in err.splitlines() if line] == ["Interrupted. Run the same command again to continue."]
     assert not Path("prepared").exists()
 
     shard = os.stat("prepared.part/folder/images/00000.bin")

@@ -46,7 +46,7 @@ def test_a_run_killed_in_mid_epoch_resumes_exactly(
         killed = cli("hardneg-train", *to_be_killed)
         assert killed.code == 1
         assert "Rank 1 was ended by SIGKILL" in killed.err
-        assert killed.err.endswith(f"Go on with: hardneg-train resume={broken} trust=true\n")
+        assert killed.err.endswith(f"Resume with: hardneg-train resume={broken} trust=true\n")
         assert killed.err.count("\n") == 1
     else:
         command = [sys.executable, "-m", "hardneg_plugin.apps.train", *to_be_killed]

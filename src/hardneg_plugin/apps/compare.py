@@ -1,4 +1,4 @@
-"""hardneg-compare: train variants under several seeds, and say which differences between them are real."""
+"""hardneg-compare: train variants under several seeds, and say which differences between them hold."""
 
 import dataclasses
 import signal
@@ -37,7 +37,7 @@ from hardneg_plugin.pages.curves import curves_of
 from hardneg_plugin.pages.from_runs import page_of_runs
 from hardneg_plugin.pages.render import write_page
 
-AGAIN = "The same command again goes on."
+AGAIN = "Run the same command again to continue."
 
 
 def main() -> None:
@@ -72,26 +72,30 @@ def divided(arguments: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
 
 
 def start(config: DictConfig, *, for_launcher: list[str], for_runs: list[str]) -> None:
-    """Check all that can be checked, train what is missing, and compare.
+    """Check the settings, train the missing runs, do their tasks, and compare.
 
     Raises:
-        UserError: for whatever a user can cause, before anything is made but for what only the runs can show.
+        UserError: for any error that a user can cause.
     """
     values: Any = OmegaConf.to_container(config.compare, resolve=True)
     settings = ComparisonSettings(**values)
     if for_launcher and settings.launcher is None:
-        raise UserError(f"{for_launcher[0]} is for a launcher: set compare.launcher=..., such as submitit_slurm.")
+        raise UserError(f"{for_launcher[0]} needs a launcher: add compare.launcher=..., such as submitit_slurm.")
     with outside_of_hydra():
         runs = planned(settings, for_launcher, for_runs)
     with at_work_on(settings.path) as lock:
         check_same_settings(runs)
         try:
-            failed = train_all(runs, settings, for_launcher, lock)
-            failed |= do_tasks(runs, settings, lock)
-            compared = compare_runs(runs, settings, failed)
+            failed = _train_all(runs, settings, for_launcher, lock)
+            failed |= _do_tasks(runs, settings, lock)
+            compared = _compare_runs(runs, settings, failed)
         except KeyboardInterrupt:
             finished = sum(run.state == "finished" for run in runs)
-            first = f"See first to the jobs that {settings.launcher} still runs. " if settings.launcher else ""
+            first = (
+                f"{settings.launcher} may still run its jobs: wait for them or cancel them. "
+                if settings.launcher
+                else ""
+            )
             print(f"Interrupted; {finished} of {len(runs)} runs are finished. {first}{AGAIN}", file=sys.stderr)
             sys.exit(128 + signal.SIGINT)
     for name, process in failed.items():
@@ -128,10 +132,10 @@ def planned(settings: ComparisonSettings, for_launcher: Sequence[str], for_runs:
     return runs
 
 
-def train_all(
+def _train_all(
     runs: Sequence[PlannedRun], settings: ComparisonSettings, for_launcher: list[str], lock: int
 ) -> dict[str, RunProcess]:
-    """Train the runs that are not finished; gives those that did not finish now either."""
+    """Train the runs that are not finished; returns the processes of those that failed."""
     if settings.launcher is None:
         processes, jobs = local_processes(runs), settings.jobs
     else:
@@ -144,8 +148,8 @@ def train_all(
         return run_all(processes, jobs, lock, progress)
 
 
-def do_tasks(runs: Sequence[PlannedRun], settings: ComparisonSettings, lock: int) -> dict[str, RunProcess]:
-    """Do the downstream tasks that finished runs lack, on this machine; gives those that were not done."""
+def _do_tasks(runs: Sequence[PlannedRun], settings: ComparisonSettings, lock: int) -> dict[str, RunProcess]:
+    """Do the downstream tasks that finished runs lack, on this machine; returns the processes of those that failed."""
     processes = task_processes(runs, settings.tasks)
     if not processes:
         return {}
@@ -154,7 +158,7 @@ def do_tasks(runs: Sequence[PlannedRun], settings: ComparisonSettings, lock: int
 
 
 def last_score(measures: Sequence[str], run: PlannedRun) -> str:
-    """The latest validation score of a run, as the end of a line."""
+    """The latest validation score of a run, as the end of a progress line."""
     try:
         curves = {curve.name: curve.points for curve in curves_of(run.folder, run.variant)}
     except (OSError, UserError):  # while the training is writing
@@ -163,10 +167,10 @@ def last_score(measures: Sequence[str], run: PlannedRun) -> str:
     return "" if name is None else f", {name} {curves[name][-1][1]:.3f}"
 
 
-def compare_runs(
+def _compare_runs(
     runs: Sequence[PlannedRun], settings: ComparisonSettings, failed: Mapping[str, RunProcess]
 ) -> Comparison | None:
-    """Compare the variants of which all runs are finished, write and print it; None where the baseline is not among them."""
+    """Compare the variants whose runs are all finished, write and print it; None where the baseline is not among them."""
     by_variant: dict[str, list[PlannedRun]] = {}
     for run in runs:
         by_variant.setdefault(run.variant, []).append(run)
@@ -177,14 +181,14 @@ def compare_runs(
     for name, own in by_variant.items():
         if name not in complete:
             errors = [f"seed {run.seed}: {failed[run.name].error.rstrip('.')}" for run in own if run.name in failed]
-            notes.append(f"{name} is left out, since not all of its runs are finished: {'; '.join(errors)}.")
+            notes.append(f"{name} is left out because not all of its runs are finished: {'; '.join(errors)}.")
     caption = instantiate(complete[settings.baseline][0].settings["metrics"]["caption"])
     folders = {name: [run.folder for run in own] for name, own in complete.items()}
     with Console(stderr=True).status("Scoring and comparing"):
         scored = {split: score_split(folders, split, caption) for split in SPLITS}
         for split in SPLITS:
             if partly := tasks_of_all(folders, split)[1]:
-                notes.append(f"{', '.join(partly)} on {split}: left out, since not all runs did it.")
+                notes.append(f"{', '.join(partly)} on {split}: left out because not all runs did it.")
         measures = available_measures(list(scored.values()), settings.measures)
         notes += [f"{name} is left out: findings are not known." for name in settings.measures if name not in measures]
         compared = Comparison(
@@ -208,18 +212,18 @@ def compare_runs(
         curves = {
             name: [{c.name: c.points for c in curves_of(run, name)} for run in own] for name, own in folders.items()
         }
-        write(compared, curves, settings.path)
-    print_comparison(compared)
+        _write(compared, curves, settings.path)
+    _print_comparison(compared)
     has_page = settings.page > 0 and folders[settings.baseline][0].predictions("test").is_file()
     if has_page:
-        write_page_of(compared, settings)
+        _write_page_of(compared, settings)
     print(f"\nComparison    {settings.path}")
     print("  tables      comparison.md, comparison.tex; all figures: comparison.json")
     print(f"  plots       plots/{', page.html' if has_page else ''}")
     return compared
 
 
-def write(compared: Comparison, curves: Mapping[str, Sequence[Curves]], folder: Path) -> None:
+def _write(compared: Comparison, curves: Mapping[str, Sequence[Curves]], folder: Path) -> None:
     """Write comparison.json, the tables and the plots.
 
     Args:
@@ -230,7 +234,7 @@ def write(compared: Comparison, curves: Mapping[str, Sequence[Curves]], folder: 
     Raises:
         UserError: it cannot be written.
     """
-    with writing(folder, f"See to it. {AGAIN}"):
+    with writing(folder, AGAIN):
         write_json(folder / "comparison.json", compared.to_json(), indent=None)
         for name, text in (("comparison.md", markdown(compared)), ("comparison.tex", latex(compared))):
             with whole_text_file(folder / name) as file:
@@ -238,7 +242,7 @@ def write(compared: Comparison, curves: Mapping[str, Sequence[Curves]], folder: 
         write_plots(compared, curves, folder / "plots")
 
 
-def write_page_of(compared: Comparison, settings: ComparisonSettings) -> None:
+def _write_page_of(compared: Comparison, settings: ComparisonSettings) -> None:
     """Write page.html: the reports of each variant under the seed that is best on val."""
     measure = compared.measures[0]
     best = {
@@ -246,19 +250,19 @@ def write_page_of(compared: Comparison, settings: ComparisonSettings) -> None:
         for name in compared.variants
     }
     with Console(stderr=True).status("Looking at studies for page.html"):
-        # trusted, because their settings have been compared with those that this command asks for
+        # trusted: their settings have been compared with those of this command
         page = page_of_runs(best, "test", settings.page, trust=True)
     seeds = ", ".join(f"{name} {folder.path.name.replace('_', ' ')}" for name, folder in best.items())
     notes = [choice(compared), *verdicts(compared, "test"), *cautions(compared)]
     page = dataclasses.replace(
         page, notes=[*notes, f"Reports and scores below are of one run each, the best on val: {seeds}.", *page.notes]
     )
-    with writing(settings.path / "page.html", f"See to it. {AGAIN}"):
+    with writing(settings.path / "page.html", AGAIN):
         write_page(settings.path / "page.html", page)
 
 
-def print_comparison(compared: Comparison) -> None:
-    """The tables and the sentences, for people."""
+def _print_comparison(compared: Comparison) -> None:
+    """Print the tables, and in words what they show."""
     for table in tables(compared):
         shown = RichTable(title=table.title, title_justify="left")
         for place, name in enumerate(table.header):

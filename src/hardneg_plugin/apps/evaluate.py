@@ -48,24 +48,24 @@ def main() -> None:
 
 
 def start(config: DictConfig) -> None:
-    """Do the job that Hydra composed: in this process, or in as many as `trainer.devices` asks for."""
+    """Run the composed job in this process, or in as many as `trainer.devices` asks for."""
     if config.split not in ("val", "test"):
         raise UserError(f"split: expected val or test, but got {config.split!r}.")
-    if "data" not in config:  # the tokenizer's settings are taken from there
+    if "data" not in config:  # whose settings those of the tokenizer refer to
         config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "tokenizer"])
     carry_out(Job.of_command_line(config, "evaluate"), evaluate)
 
 
 def evaluate(job: Job) -> None:
-    """Score a run's checkpoint; writes metrics.json and the predictions into a folder of their own below the run.
+    """Score a checkpoint of a run; write metrics.json and the predictions into a new folder below the run.
 
     Raises:
-        UserError: for whatever a user can cause.
+        UserError: for any error that a user can cause.
         KeyboardInterrupt: if interrupted.
     """
     job = broadcast_job(job, setup_distributed(job.config))
     config, output = job.config, RunFolder(job.folder)
-    data, model, settings = agreed(lambda: load(config))
+    data, model, settings = agreed(lambda: _load(config))
     pl.seed_everything(config.seed, workers=True, verbose=False)  # decoding may draw words
     config.trainer.precision = settings["precision"]
     trainer = agreed(
@@ -85,11 +85,11 @@ def evaluate(job: Job) -> None:
             print(f"reports  {output.predictions(config.split)}")
 
 
-def load(config: DictConfig) -> tuple[StudyDataModule, StudyModel[Any], dict[str, Any]]:
-    """The data, the model, and what metrics.json says about both.
+def _load(config: DictConfig) -> tuple[StudyDataModule, StudyModel[Any], dict[str, Any]]:
+    """The data, the model, and what metrics.json holds about both.
 
     Raises:
-        UserError: for whatever is wrong with either.
+        UserError: either is wrong.
     """
     run = RunFolder.existing(config.run)
     trained = run.read_config(trust=config.trust)

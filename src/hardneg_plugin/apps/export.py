@@ -16,15 +16,15 @@ def main() -> None:
 
 
 def export(config: DictConfig) -> None:
-    """Write decoder and visual extractor by their released names; what exists in training only is left out."""
+    """Write decoder and visual extractor under their released names, without what exists in training only."""
     run = RunFolder.existing(config.run)
     trained = run.read_config(trust=config.trust)
     check_writes_reports(trained.model, run)
     path, output = find_checkpoint(run, config.checkpoint), Path(config.output)
     model = load_trained_model(trained.model, path, trust=config.trust)
-    save_released(output, model.decoder, model.visual)  # which it checks
+    save_released(output, model.decoder, model.visual)  # which checks their kind
     words = model.decoder.vocab_size
-    print(f"{output}: {path} by released names, {words} words. Its vocabulary is not part of such a file.")
+    print(f"{output}: {path} under the released names, {words} tokens. Such a file holds no vocabulary.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""hardneg-mine: find the nearest other reports of every training report, and write them as a table for training."""
+"""hardneg-mine: write the nearest other reports of every training report as a table."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def mine(config: DictConfig) -> None:
-    """Write the table, and the released annotation where it is asked for; print what was excluded and the hardest pairs."""
+    """Write the table, and ITHN's annotation if wanted; print what was excluded and the hardest pairs."""
     _check(config)
     source = _source_of(config)
     studies = source.split("train")
@@ -54,8 +54,8 @@ def mine(config: DictConfig) -> None:
     neighbours = [[ids[j] for j in row if j >= 0] for row in nearest.index.tolist()]
     if not any(neighbours):
         raise UserError(
-            f"k: expected neighbours, but each of {len(ids)} studies matches all others (or the embeddings are no numbers): there "
-            "is nothing to mine. Look at labels=ignore and at ceiling."
+            f"k: expected neighbours, but each of {len(ids)} studies matches all others, or the embeddings are NaN. Try "
+            "labels=ignore or a higher ceiling."
         )
     scores = [row[: len(names)] for row, names in zip(nearest.scores.tolist(), neighbours, strict=True)]
     metadata = {
@@ -76,7 +76,7 @@ def mine(config: DictConfig) -> None:
 
 
 def _check(config: DictConfig) -> None:
-    """Whatever can be seen to be wrong before the work begins."""
+    """Raise a UserError for wrong settings before the work begins."""
     if Path(config.output).suffix != ".parquet":
         raise UserError(f"output: expected the name of a .parquet file, but got {config.output}.")
     for key, values in (("labels", ("exclude", "ignore")), ("backend", tuple(BACKENDS))):
@@ -89,7 +89,7 @@ def _check(config: DictConfig) -> None:
 
 def _source_of(config: DictConfig) -> StudySource:
     settings = config.data.datamodule.source
-    # reports need no look at the images, which may not even be there
+    # reports are mined without their images, which may be missing
     without_images = {"check": "none"} if settings.get("check") in ("decode", "stat") else {}
     source: StudySource = instantiate(settings, **without_images)
     if config.ithn_annotation is not None and not isinstance(source, AnnotatedStudies):
@@ -109,7 +109,7 @@ def _rule(config: DictConfig, studies: Studies) -> NeighbourRule:
 
 
 def _filled(nearest: Neighbours) -> dict[str, int]:
-    """How many studies have as many neighbours as wanted, fewer, and none."""
+    """The numbers of studies with k neighbours, fewer, and none."""
     found = (nearest.index >= 0).sum(axis=1)
     k = nearest.index.shape[1]
     return {
@@ -120,7 +120,7 @@ def _filled(nearest: Neighbours) -> dict[str, int]:
 
 
 def _hardest(nearest: Neighbours) -> list[tuple[float, int, int]]:
-    """The most similar pairs that were kept, each once: score and the two studies."""
+    """The most similar pairs that were kept, each once: cosine and the two studies."""
     has_one = np.flatnonzero(nearest.index[:, 0] >= 0)
     order = has_one[np.argsort(-nearest.scores[has_one, 0], kind="stable")]
     pairs: dict[tuple[int, int], float] = {}

@@ -20,7 +20,7 @@ def main() -> None:
 
 
 def page(config: DictConfig) -> None:
-    """Write the page; print where it is and how large."""
+    """Write the page; print its path and size."""
     runs = _runs(config.run)
     output = _output(config, runs)
     content = page_of_runs(
@@ -38,7 +38,7 @@ def page(config: DictConfig) -> None:
 
 
 def _runs(named: Any) -> dict[str, RunFolder]:
-    """The runs by name: those without one by that of their folder."""
+    """The runs by their names, or those of their folders."""
     if isinstance(named, DictConfig):
         runs = {str(name): RunFolder.existing(str(path)) for name, path in named.items()}
     else:
@@ -55,11 +55,11 @@ def _runs(named: Any) -> dict[str, RunFolder]:
 
 
 def _output(config: DictConfig, runs: dict[str, RunFolder]) -> Path:
-    """The file to write, once all settings are known to be what they should."""
+    """The file to write; raises a UserError for wrong settings."""
     if config.split not in ("val", "test"):
         raise UserError(f"split: expected val or test, but got {config.split!r}.")
     if type(config.limit) is not int or config.limit < 1:
-        raise UserError(f"limit: expected a number of studies from 1, but got {config.limit!r}.")
+        raise UserError(f"limit: expected a positive integer, but got {config.limit!r}.")
     folder = next(iter(runs.values())).path if len(runs) == 1 else Path()
     output = folder / "page.html" if config.output is None else Path(str(config.output))
     if output.suffix != ".html":

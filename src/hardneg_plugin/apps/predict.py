@@ -30,8 +30,8 @@ Record = dict[str, Any]
 
 
 def main() -> None:
-    """Entry point of hardneg-predict: `RUN image...`, `run=RUN images=...`, or both ways mixed."""
-    # paths never pass through Hydra, which would find lists and lookups in them
+    """Entry point of hardneg-predict: `RUN IMAGE...`, or `run=RUN images=...`."""
+    # paths do not pass through Hydra, which would parse lists and interpolations in them
     arguments, paths = split_arguments(sys.argv[1:], "predict")
     if any(argument.startswith("run=") for argument in arguments) or not paths:
         paths = ["", *paths]
@@ -40,21 +40,21 @@ def main() -> None:
 
 
 def predict(config: DictConfig, paths: Sequence[str] = ("",)) -> None:
-    """Write a report for each study; on the screen, and into a file if wanted.
+    """Write a report for each study, on the screen and into a file if wanted.
 
-    A study with an image that cannot be read is told in one line and left out, and the exit code is 1 then.
+    A study with an unreadable image is reported in one line and skipped.
 
     Args:
         config: of predict.yaml.
-        paths: the run (empty: that of the config), and images.
+        paths: the run (empty: that of the config), then images.
 
     Raises:
-        UserError: for what is wrong with the settings or the run, or if not one study could be read.
-        SystemExit: with code 1 where some could not be read.
+        UserError: settings or run are wrong, or no study can be read.
+        SystemExit: with code 1 where some studies were skipped.
     """
     run = paths[0] or config.run
     if run is None:
-        raise UserError("run must be given: hardneg-predict RUN image..., where RUN is the folder of a training run.")
+        raise UserError("run must be given: hardneg-predict RUN IMAGE..., where RUN is the folder of a training run.")
     _check(config)
     output = _output(config)
     studies = studies_of_arguments([*paths[1:], *_images(config)])
@@ -68,23 +68,23 @@ def predict(config: DictConfig, paths: Sequence[str] = ("",)) -> None:
         WRITERS[output.suffix](output, records)
         print(f"{len(records)} reports in {output}")
     if failed:
-        print(f"{failed} of {len(studies)} studies were left out, as told above.", file=sys.stderr)
+        print(f"{failed} of {len(studies)} studies were left out, as reported above.", file=sys.stderr)
         sys.exit(1)
 
 
 def _check(config: DictConfig) -> None:
-    """Raise a UserError for numbers that are none."""
+    """Raise a UserError for settings of a wrong type or range."""
     for name in ("batch_size", "beam_size", "max_length", "image_size"):
         value = config[name]
         if (value is None and name != "batch_size") or (type(value) is int and value >= 1):
             continue
-        raise UserError(f"{name}: expected a number of at least 1, but got {value!r}.")
+        raise UserError(f"{name}: expected a positive integer, but got {value!r}.")
     if not isinstance(config.attention, bool):
         raise UserError(f"attention: expected true or false, but got {config.attention!r}.")
 
 
 def _output(config: DictConfig) -> Path | None:
-    """The file to write, known to be writable before hours of work; None: none."""
+    """The file to write, checked to be writable before the work begins; None: none."""
     if config.output is None:
         return None
     output = Path(str(config.output))
@@ -93,7 +93,7 @@ def _output(config: DictConfig) -> Path | None:
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"output: {output.parent} cannot be made ({error.strerror}).") from error
+        raise UserError(f"output: {output.parent} cannot be created ({error.strerror}).") from error
     if not os.access(output.parent, os.W_OK):
         raise UserError(f"output: {output.parent} is not writable.")
     return output
@@ -106,7 +106,7 @@ def _images(config: DictConfig) -> list[Any]:
 
 
 def _write(model: ReportGenerator, studies: Sequence[StudyFiles], config: DictConfig) -> tuple[list[Record], int]:
-    """The records of the studies that can be read, each shown once written, and the number of the others."""
+    """The records of the readable studies, each shown once written, and the number of the others."""
     assert model.image_size is not None
     screen, records, failed = console(), [], 0
     with ExitStack() as stack:
@@ -159,7 +159,7 @@ def _shown(study: StudyFiles, report: GeneratedReport, width: int) -> str:
         lines += [f"  view {number}: {_printable(file)}" for number, file in enumerate(study.files, start=1)]
     words = report.words
     if report.attention is not None and len(study.files) > 1:
-        # held together while the lines are broken
+        # kept on one line with its word
         shares = [f"[view\0{view + 1}\0{share:.0%}]" for view, share in report.views()]
         words = [f"{word}\0{share}" for word, share in zip(words, shares, strict=True)]
     wrapped = textwrap.wrap(
@@ -173,7 +173,7 @@ def _shown(study: StudyFiles, report: GeneratedReport, width: int) -> str:
 
 
 def _printable(name: str | Path) -> str:
-    """A file name may hold bytes that are no text."""
+    """A file name may hold bytes that are not UTF-8."""
     return os.fsencode(name).decode("utf-8", "replace")
 
 
@@ -184,7 +184,7 @@ def _write_jsonl(path: Path, records: Iterable[Record]) -> None:
 
 
 def _write_csv(path: Path, records: Sequence[Record]) -> None:
-    """The same as a table: "|" between views, and after each word its view and share in brackets."""
+    """As a table: "|" between views, and after each word its view and share in brackets."""
     with whole_text_file(path) as file:
         table = csv.writer(file, lineterminator="\n")
         has_words = any("words" in record for record in records)

@@ -1,4 +1,4 @@
-"""hardneg-prepare: original downloads into a folder that the trainer reads with data=prepared."""
+"""hardneg-prepare: turn original downloads into a folder that data=prepared reads."""
 
 import signal
 import sys
@@ -23,7 +23,7 @@ def main() -> None:
 
 
 def prepare(config: DictConfig) -> None:
-    """Prepare a folder and say what is in it; an interrupted one goes on with the same command."""
+    """Prepare a folder and print what it holds; the same command continues an interrupted one."""
     output = Path(str(config.output))
     settings = PrepareSettings(
         section=config.section,
@@ -41,17 +41,17 @@ def prepare(config: DictConfig) -> None:
             overwrite=config.overwrite,
         )
     except KeyboardInterrupt:
-        print("Interrupted. The same command goes on where it was.", file=sys.stderr)
+        print("Interrupted. Run the same command again to continue.", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
-    print_summary(f"{output}: {settings.section} at {settings.size} px", summary)
+    _print_summary(f"{output}: {settings.section} at {settings.size} px", summary)
     if is_new:
         print(f"\nTrain on it: hardneg-train data=prepared data.root={output}")
     else:
-        print(f"\n{output} was prepared before and is left as it is; overwrite=true prepares it anew.")
+        print(f"\n{output} is already prepared and left as it is; overwrite=true prepares it again.")
 
 
-def print_summary(title: str, summary: Mapping[str, Any]) -> None:
-    """What was kept and dropped, and why."""
+def _print_summary(title: str, summary: Mapping[str, Any]) -> None:
+    """Print what was kept and dropped, and why."""
     table = Table(title=title, title_justify="left")
     table.add_column("", no_wrap=True)
     for name in ("studies", "views"):
@@ -68,9 +68,9 @@ def print_summary(title: str, summary: Mapping[str, Any]) -> None:
     if drawn:
         print(f"split by the seed and the patient: {drawn} studies")
     if strays := summary["in_another_split_than_their_patient"]:
-        print(f"in another split than their patient's first study, as the source has it: {strays} studies")
+        print(f"in another split than their patient's first study, by the source: {strays} studies")
     if summary["dropped"]:
-        print(f"each that is left out, and why: {DROPPED}")
+        print(f"every study or view left out, and why: {DROPPED}")
 
 
 if __name__ == "__main__":

@@ -25,15 +25,15 @@ def main() -> None:
 
 
 def score(config: DictConfig) -> None:
-    """Score the file; writes a JSON file with the scores and their intervals.
+    """Score a predictions file; write a JSON file with the scores and their intervals.
 
     Raises:
-        UserError: for whatever a user can cause.
+        UserError: for any error that a user can cause.
     """
     path = Path(config.predictions)
     output = Path(config.output or path.with_suffix(".scores.json"))
     check_place(output, "output")
-    records = known_findings(read_predictions(path), config.findings)
+    records = _known_findings(read_predictions(path), config.findings)
     clinical: Sequence[ClinicalMetric] = [instantiate(metric) for metric in config.clinical.values()]
     for metric in clinical:
         metric.check()
@@ -44,8 +44,8 @@ def score(config: DictConfig) -> None:
     print(f"\nscores   {output}")
 
 
-def known_findings(records: list[PredictionRecord], findings: str | None) -> list[PredictionRecord]:
-    """The records, with the findings of their texts where these can be read.
+def _known_findings(records: list[PredictionRecord], findings: str | None) -> list[PredictionRecord]:
+    """The records with the findings that a reader finds in their texts.
 
     Raises:
         UserError: there is no such reader.

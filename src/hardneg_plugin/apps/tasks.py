@@ -37,7 +37,7 @@ def main() -> None:
 
 
 class Inputs:
-    """The model and the data of a run, and its splits as the model sees them, each made when first asked for."""
+    """The model and the data of a run; splits are encoded when first used."""
 
     def __init__(self, config: DictConfig, wanted: Sequence[str]) -> None:
         self.config, self.wanted = config, wanted
@@ -53,17 +53,17 @@ class Inputs:
         self.data.tokenizer = self.model.tokenizer
         self.device = str(self.model.device)
         self.names: list[SplitName] = _as_list(config.split)
-        """Of the splits that are judged."""
+        """Of the splits that are scored."""
         self._splits: dict[SplitName, EncodedSplit] = {}
 
     @property
     def has_knowledge(self) -> bool:
-        """Whether the data say what may be found in them."""
+        """Whether the data name the findings that their studies may have."""
         return self._data.get("knowledge") is not None
 
     @cached_property
     def knowledge(self) -> Knowledge:
-        """What may be found in a study."""
+        """The findings that a study may have."""
         knowledge: Knowledge = instantiate(self._data.knowledge)
         return knowledge
 
@@ -74,11 +74,11 @@ class Inputs:
 
     @property
     def judged(self) -> list[EncodedSplit]:
-        """The splits that the model is judged on."""
+        """The splits that are scored."""
         return [self.split(name) for name in self.names]
 
     def split(self, name: SplitName) -> EncodedSplit:
-        """A split, with patches, words and where the model looks for each finding as far as a task wants these."""
+        """A split, with patches, words and a map for each finding as far as a task needs them."""
         if name not in self._splits:
             maps = "localisation" in self.wanted and name != "train"
             matches = name in self.names and not OF_PAIRS.isdisjoint(self.wanted)
@@ -108,7 +108,7 @@ def retrieval(inputs: Inputs) -> list[TaskResult]:
 
 
 def zero_shot(inputs: Inputs) -> list[TaskResult]:
-    """Findings by sentences alone."""
+    """Findings by the similarity of images to sentences."""
     model, matcher, wordings = inputs.model, inputs.matcher, inputs.knowledge.wordings()
     assert isinstance(model, AlignedModel)
     sentences = [wordings[name] for name in entities_of(inputs.knowledge)]
@@ -163,7 +163,7 @@ TASKS: dict[str, Callable[[Inputs], list[TaskResult]]] = {
     "segmentation": segmentation,
     "vqa": vqa,
 }
-"""Each gives a result for each split that is judged; heads are trained once."""
+"""Each returns a result per scored split; heads are trained once."""
 
 
 OF_ALIGNMENT = {"retrieval", "zero_shot", "localisation"}
@@ -171,16 +171,16 @@ OF_KNOWLEDGE = {"zero_shot", "linear_probe", "localisation"}
 OF_PHANTOM = {"localisation", "segmentation", "vqa"}
 OF_PAIRS = {"retrieval", "zero_shot"}
 OF_PATCHES = {"segmentation", "vqa"}
-# whose settings of a `Fitting` are counts
+# whose settings of a `Fitting` are positive integers
 HEADS = ("segmentation.fitting", "vqa")
 WHOLE = ("epochs", "batch_size")
 
 
 def start(config: DictConfig) -> None:
-    """Do one task or several; each writes its scores and what every study adds to them into the run's `tasks/`.
+    """Do the tasks; each writes its scores, and per study what they are made of, into `tasks/` of the run.
 
     Raises:
-        UserError: for whatever a user can cause, before any task begins.
+        UserError: for any error that a user can cause, before the first task begins.
     """
     wanted = _wanted(config.tasks)
     _check(config)
@@ -255,8 +255,8 @@ def _check_possible(inputs: Inputs) -> None:
         _refuse(
             [name for name in wanted if name in OF_KNOWLEDGE],
             wanted,
-            f"needs to know what may be found, which the data of {inputs.run.path} do not say: add data=... with a data.knowledge, "
-            "as conf/data/annotations.yaml has",
+            f"needs data.knowledge, which the data of {inputs.run.path} do not have: add data=... with one, as in "
+            "conf/data/annotations.yaml",
         )
     if not isinstance(inputs.data.source.split(inputs.names[0]), PhantomSplit):
         _refuse(

@@ -1,4 +1,4 @@
-"""hardneg-train: train a report generator, score it, and write down what it wrote."""
+"""hardneg-train: train a model, score it on both splits, and write its run folder."""
 
 import importlib.metadata
 import logging
@@ -29,7 +29,7 @@ from hardneg_plugin.models.base import StudyModel
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.runs.checkpoint import load_weights, read_checkpoint, writes_reports
 from hardneg_plugin.runs.folder import RunFolder
-from hardneg_plugin.runs.overrides import check_overrides
+from hardneg_plugin.runs.overrides import check_overrides, quoted
 from hardneg_plugin.runs.trusted import check_trusted
 from hardneg_plugin.training.callbacks import mode_of
 
@@ -46,10 +46,10 @@ def main() -> None:
 
 
 def resumed(argv: list[str]) -> list[str]:
-    """With `resume=<run>` among the arguments: that run's own overrides first, and its folder as the run folder.
+    """The arguments with those of a run to resume: its overrides first, and its folder as the run folder.
 
     Raises:
-        UserError: there is no such run, or, without `trust=true`, its overrides do more than choose among our own configs.
+        UserError: there is no such run; or, without `trust=true`, its overrides do more than choose among our configs.
     """
     folders = [argument.partition("=")[2] for argument in argv[1:] if argument.startswith("resume=")]
     if not folders or folders[-1] in ("", "null"):
@@ -59,29 +59,29 @@ def resumed(argv: list[str]) -> list[str]:
     trust = [argument.partition("=")[2] for argument in argv[1:] if argument.startswith("trust=")]
     if not trust or trust[-1].lower() != "true":
         check_overrides(overrides, str(run.overrides))
-    return [argv[0], *overrides, *argv[1:], f"hydra.run.dir='{run.path.resolve()}'"]
+    return [argv[0], *overrides, *argv[1:], f"hydra.run.dir={quoted(run.path.resolve())}"]
 
 
 def start(config: DictConfig) -> None:
-    """Do the job that Hydra composed: in this process, or in as many as `trainer.devices` asks for."""
+    """Run the composed job in this process, or in as many as `trainer.devices` asks for."""
     job = Job.of_command_line(config)
     if config.resume is not None and config.trust is not True:
-        # what the run's overrides led to, before anything of it is built
+        # before anything that the overrides of the run name is built
         check_trusted(job.settings, f"resume={config.resume}")
     carry_out(job, train)
 
 
 def train(job: Job) -> None:
-    """Train, score and write the run folder: in each of the processes of a run alike, which all do the job of rank 0.
+    """Train, score and write the run folder; each process of a run calls it, and all do the job of rank 0.
 
     Raises:
-        UserError: for whatever a user can cause.
+        UserError: for any error that a user can cause.
         KeyboardInterrupt: if interrupted.
     """
     strategy = setup_distributed(job.config)
     job = broadcast_job(job, strategy)
     config, run = job.config, RunFolder(job.folder)
-    data, model = agreed(lambda: build(config))
+    data, model = agreed(lambda: _build(config))
     trainer = agreed(
         lambda: make_trainer(
             config,
@@ -90,11 +90,11 @@ def train(job: Job) -> None:
         )
     )
     first = trainer.is_global_zero
-    baselines = agreed(lambda: score_baselines(config, data, model) if config.baselines and first else {})
-    checkpoint = strategy.broadcast(agreed(lambda: checkpoint_to_resume(config, run, model) if first else None))
+    baselines = agreed(lambda: _score_baselines(config, data, model) if config.baselines and first else {})
+    checkpoint = strategy.broadcast(agreed(lambda: _checkpoint_to_resume(config, run, model) if first else None))
     if first:
         run.write_config(config, job.overrides)
-    log_settings(trainer, config)
+    _log_settings(trainer, config)
 
     started = time.monotonic()
     with interruptible(trainer):
@@ -104,40 +104,40 @@ def train(job: Job) -> None:
         if not has_last:  # trainer.max_epochs=0: the model as it started
             trainer.save_checkpoint(run.last)
         best = str(run.best) if has_best else None
-        cards = {split: score(trainer, model, data, split, best, run) for split in ("val", "test")}
+        cards = {split: _score(trainer, model, data, split, best, run) for split in ("val", "test")}
     if first:
         write_json(
             run.metrics,
             {
                 **scores_and_intervals(cards),
                 "baselines": baselines,
-                **facts(trainer, model, config, seconds, has_best),
+                **_facts(trainer, model, config, seconds, has_best),
             },
         )
         print_scores("Test split", {"this model": cards["test"].values, **baselines})
-        print_files(run, isinstance(model, ReportGenerator))
+        _print_files(run, isinstance(model, ReportGenerator))
 
 
-def build(config: DictConfig) -> tuple[StudyDataModule, StudyModel[Any]]:
-    """The data and the model of a config, whose settings do not contradict one another.
+def _build(config: DictConfig) -> tuple[StudyDataModule, StudyModel[Any]]:
+    """The data and the model of a config.
 
     Raises:
-        UserError: for whatever is wrong with either.
+        UserError: either is wrong.
     """
     check_settings(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data: StudyDataModule = instantiate(config.data.datamodule)
-    # as a call of our own: instantiate would take a tokenizer that is a dataclass for a config
+    # not by instantiate, which would take a tokenizer that is a dataclass for a config
     make = instantiate(config.model, _partial_=True)
     reader = {"read_findings": data.source.read_findings} if writes_reports(config.model) else {}
     model: StudyModel[Any] = make(tokenizer=data.tokenizer, **reader)
     return data, model
 
 
-def facts(
+def _facts(
     trainer: pl.Trainer, model: StudyModel[Any], config: DictConfig, seconds: float, has_best: bool
 ) -> dict[str, Any]:
-    """What metrics.json says beside the scores: how they came about."""
+    """What metrics.json holds beside the scores."""
     return {
         "checkpoint": "checkpoints/best.ckpt" if has_best else None,
         "selected_by": {"monitor": config.monitor, "mode": mode_of(config.monitor)},
@@ -147,14 +147,14 @@ def facts(
             "steps": trainer.global_step,
             "processes": trainer.world_size,
         },
-        "parameters": count_parameters(model),
-        **(scored_against(config) if isinstance(model, ReportGenerator) else {}),
+        "parameters": _count_parameters(model),
+        **(_scored_against(config) if isinstance(model, ReportGenerator) else {}),
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "pytorch-lightning", "timm")},
     }
 
 
-def scored_against(config: DictConfig) -> dict[str, Any]:
-    """What generated reports were compared with, and how they were written."""
+def _scored_against(config: DictConfig) -> dict[str, Any]:
+    """What generated reports were scored against, and how they were decoded."""
     return {
         "scored_against": {
             "references": "full reports as the tokenizer cleans them; cut/ those cut to max_length words",
@@ -164,16 +164,16 @@ def scored_against(config: DictConfig) -> dict[str, Any]:
     }
 
 
-def checkpoint_to_resume(config: DictConfig, run: RunFolder, model: StudyModel[Any]) -> Path | None:
-    """The last checkpoint of a run to resume, known to fit the model; None to start from the beginning.
+def _checkpoint_to_resume(config: DictConfig, run: RunFolder, model: StudyModel[Any]) -> Path | None:
+    """The last checkpoint of a run to resume, checked against the model; None to start from the beginning.
 
     Raises:
-        UserError: it does not fit, before anything of the run is written over.
+        UserError: it does not fit the model.
     """
     if config.resume is None:
         return None
     if not run.last.is_file():
-        log.warning("%s has no last checkpoint yet: it starts from the beginning.", run.path)
+        log.warning("%s has no checkpoint yet: training starts from the beginning.", run.path)
         return None
     checkpoint = read_checkpoint(run.last)
     check_vocabulary(checkpoint, model.tokenizer)
@@ -181,7 +181,7 @@ def checkpoint_to_resume(config: DictConfig, run: RunFolder, model: StudyModel[A
     return run.last
 
 
-def score(
+def _score(
     trainer: pl.Trainer,
     model: StudyModel[Any],
     data: StudyDataModule,
@@ -200,8 +200,8 @@ def score(
     return card
 
 
-def score_baselines(config: DictConfig, data: StudyDataModule, model: StudyModel[Any]) -> dict[str, dict[str, float]]:
-    """What two ways to write a report without having learned anything score on the test split; in one process."""
+def _score_baselines(config: DictConfig, data: StudyDataModule, model: StudyModel[Any]) -> dict[str, dict[str, float]]:
+    """The test scores of two ways to write a report without training; on one process."""
     train = embed_studies(model.visual, data.in_order("train"))
     test = embed_studies(model.visual, data.in_order("test"))
     texts = {
@@ -221,23 +221,23 @@ def score_baselines(config: DictConfig, data: StudyDataModule, model: StudyModel
     return computed
 
 
-def count_parameters(model: StudyModel[Any]) -> dict[str, int]:
-    """Parameters that write reports, and those that exist in training only."""
+def _count_parameters(model: StudyModel[Any]) -> dict[str, int]:
+    """The numbers of parameters: those of inference, and those that exist in training only."""
     counts = {"inference": 0, "training_only": 0}
     for name, parameter in model.named_parameters():
         counts["training_only" if name.startswith("hard_negatives.") else "inference"] += parameter.numel()
     return counts
 
 
-def log_settings(trainer: pl.Trainer, config: DictConfig) -> None:
-    """Give every logger the whole config, as plain values."""
+def _log_settings(trainer: pl.Trainer, config: DictConfig) -> None:
+    """Log the whole config."""
     settings: Any = OmegaConf.to_container(config, resolve=True)
     for logger in trainer.loggers:
         logger.log_hyperparams(settings)
 
 
-def print_files(run: RunFolder, has_reports: bool) -> None:
-    """Say where everything is."""
+def _print_files(run: RunFolder, has_reports: bool) -> None:
+    """Print where everything is, and what to do next."""
     shown = Path(run.path)
     print(f"\nRun folder    {shown}")
     print(f"  scores      {run.metrics.relative_to(shown)}")
@@ -253,7 +253,7 @@ def print_files(run: RunFolder, has_reports: bool) -> None:
         print(f"Look at it, study by study: hardneg-page run={shown}")
         print(f"Write reports with it: hardneg-predict {shown} IMAGE...")
     else:
-        print(f"See what it is worth: hardneg-tasks {shown}")
+        print(f"Downstream tasks: hardneg-tasks {shown}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the commands print for a person: tables of scores and of what was mined, and progress bars."""
+"""What the commands print: tables of scores and of mined pairs, and progress bars."""
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -49,12 +49,12 @@ def console(at_least: int = 0) -> Console:
 
 
 def progress(steps: Iterable[T], name: str) -> Iterable[T]:
-    """Go through the steps with a bar, which is gone at their end; without one where the output is no terminal."""
+    """Iterate over the steps with a progress bar that disappears at the end; without one where the output is no terminal."""
     return track(steps, description=name, transient=True, disable=not sys.stdout.isatty())
 
 
 def print_scores(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
-    """One row per model, the usual scores as columns; a score that no row has is left out."""
+    """Print one row per model, with those of `COLUMNS` that any row has."""
     columns = [name for name in COLUMNS if any(name in scores for scores in rows.values())]
     table = Table(title=title, title_justify="left")
     table.add_column("", no_wrap=True)
@@ -66,13 +66,13 @@ def print_scores(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
 
 
 def print_counts(title: str, studies: int, excluded: Mapping[str, ExcludedCounts], filled: Mapping[str, int]) -> None:
-    """What each reason excluded, and how many studies have their neighbours.
+    """Print what each reason excluded, and how many studies have their neighbours.
 
     Args:
         title: above the table.
         studies: how many there are.
         excluded: by reason.
-        filled: how many studies have all of the neighbours wanted, or not.
+        filled: numbers of studies by how many neighbours they have.
     """
     table = Table(title=title, title_justify="left")
     table.add_column("excluded by")
@@ -91,7 +91,7 @@ def print_counts(title: str, studies: int, excluded: Mapping[str, ExcludedCounts
 
 
 def print_hardest(pairs: Sequence[tuple[float, int, int]], ids: Sequence[str], reports: Sequence[str]) -> None:
-    """The most similar pairs, each as its score and the two studies, with the beginnings of both reports."""
+    """Print the most similar pairs, each as (cosine, study, study), with the beginnings of both reports."""
     table = Table(title="The hardest pairs", title_justify="left", show_lines=True)
     table.add_column("cosine", justify="right", no_wrap=True)
     table.add_column("study", overflow="fold")

@@ -1,4 +1,4 @@
-"""What the commands share: Hydra around a task, and one line instead of a traceback for what a user can cause."""
+"""Run a command under Hydra, and turn errors that a user can cause into one line instead of a traceback."""
 
 import contextlib
 import difflib
@@ -27,19 +27,19 @@ from hardneg_plugin.errors import UserError
 def run_command(config_name: str, task: Callable[[DictConfig], None], *, path: str | None = None) -> None:
     """Compose the config that the command line asks for, make the run folder, and call the task in it.
 
-    Whatever a user can cause ends the process with one line on standard error and exit code 2; then an empty run folder is
-    removed again. Anything else keeps its traceback.
+    An error that a user can cause ends the process with one line on standard error and exit code 2, and an empty run folder
+    is removed. Any other error keeps its traceback.
 
     Args:
         config_name: of a file in conf/.
         task: takes the composed config.
         path: the setting that an argument without a key stands for, such as "run".
     """
-    # Errors then reach us as they are, instead of being printed by Hydra.
+    # Hydra then raises errors instead of printing them
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
     def in_run_folder(config: DictConfig) -> None:
-        hush_libraries()  # here, since a launcher of Hydra's may have brought only this function to another machine
+        hush_libraries()  # here: a launcher of Hydra may have sent only this function to another machine
         try:
             for key, value in _flat(OmegaConf.to_container(config)):
                 if value == "???":  # not OmegaConf.missing_keys, which stops at an interpolation to a missing key
@@ -47,7 +47,7 @@ def run_command(config_name: str, task: Callable[[DictConfig], None], *, path: s
             task(config)
         except BaseException as error:
             remove_if_empty(run_directory())
-            # Here and not only below: Hydra would print a line of its own on the way.
+            # here and not only below: Hydra would print a line itself on the way
             _fail_if_explained(error, config_name)
             raise
 
@@ -62,26 +62,26 @@ def run_command(config_name: str, task: Callable[[DictConfig], None], *, path: s
 
 def fail(message: str) -> NoReturn:
     """Print one line and exit with code 2."""
-    # Until processes that srun or torchrun started have met, all of them fail for the same reason, and rank 0 says it.
+    # Until ranks that srun or torchrun started are connected, all fail for the same reason; rank 0 prints it.
     if is_first() or dist.is_initialized():
         print(f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
 
 
 def is_first() -> bool:
-    """Whether this is rank 0, by what the environment says before the processes have met."""
+    """Whether this is rank 0, by the environment: also before the ranks are connected."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def hush_libraries() -> None:
-    """Leave out what Lightning and torch say about things that are as they should be."""
+    """Silence notes and warnings of Lightning and torch about what is intended."""
     # notes on devices and restored checkpoints; warnings stay
     for library in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning and torch about each other
-    # A run that goes on finds its own.
+    # a resumed run finds its own
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-    # Scores over several processes are the same numbers on all of them, and count no study twice.
+    # scores are the same on all ranks, and count no study twice
     warnings.filterwarnings("ignore", message=".*(sync_dist=True|DistributedSampler).*")
 
 
@@ -92,9 +92,9 @@ def run_directory() -> Path:
 
 def remove_if_empty(folder: Path) -> None:
     """Remove a run folder that nothing has been written into."""
-    if folder == Path.cwd():  # what a command has that makes no folder of its own
+    if folder == Path.cwd():  # the run folder of a command that makes none
         return
-    # rmdir takes nothing but an empty folder: one that was there before with anything in it stays as it was
+    # rmdir removes empty folders only
     with contextlib.suppress(OSError):
         folder.rmdir()
 
@@ -106,7 +106,7 @@ def _fail_if_explained(error: BaseException, config_name: str) -> None:
 
 
 def explain(error: BaseException, config_name: str) -> str | None:
-    """An error that a user can cause, in words; None for any other."""
+    """The message of an error that a user can cause; None for any other error."""
     for cause in _chain(error):
         if isinstance(cause, UserError):
             return str(cause)
@@ -120,7 +120,7 @@ def explain(error: BaseException, config_name: str) -> str | None:
     if isinstance(error, OmegaConfBaseException):
         return f"config: {error.msg or error} (key {error.full_key})"
     if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}. Runs are written below it; hydra.run.dir=... names another folder."
+        return f"{error.filename}: {error.strerror}. Runs are written there; hydra.run.dir=... sets another folder."
     return None
 
 
@@ -135,7 +135,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _explain_instantiation(error: InstantiationException) -> str | None:
-    """For arguments that do not fit a constructor and packages not installed; any other error inside one is ours."""
+    """For wrong arguments of a constructor and missing packages; any other error is a bug."""
     cause = error.__cause__
     named = re.search(r"full_key: (\S+)", str(error))
     key = named.group(1) if named else "config"

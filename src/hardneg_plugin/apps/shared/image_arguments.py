@@ -1,4 +1,4 @@
-"""What the images on a command line mean: files, folders and tables as studies of one or several views."""
+"""Images on a command line: files, folders and tables as studies of one or several views."""
 
 import csv
 import os
@@ -11,12 +11,12 @@ from typing import Any
 from hardneg_plugin.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom", "")
-"""Of the files in a folder that count as images; DICOM files often have none."""
+"""Of image files in a folder; DICOM files often have none."""
 
 
 @dataclass(frozen=True)
 class StudyFiles:
-    """One study to write a report for: what it is called, and a file per view."""
+    """One study to write a report for: its name, and a file per view."""
 
     id: str
     files: tuple[Path, ...]
@@ -26,12 +26,12 @@ def studies_of_arguments(images: Sequence[Any]) -> list[StudyFiles]:
     """The studies that arguments name, in their order.
 
     Args:
-        images: of each kind any number: an image, a study by that name; a list of images, the views of one study; a folder, in
-            which every image is a study, and every folder below it one with all images in it as its views; a .csv table with
-            the columns id and images, in which "|" separates the views, and paths start from the table's folder.
+        images: any number of: an image, which is a study by that name; a list of images, the views of one study; a folder, in
+            which each image is a study and each folder below is one study of several views; a .csv table with the columns id
+            and images ("|" between views), with paths relative to the table.
 
     Raises:
-        UserError: there is none, something is not there, or two have one name.
+        UserError: there is no study, a file is missing, or two studies have one name.
     """
     studies = [study for argument in images for study in _studies(argument)]
     if not studies:

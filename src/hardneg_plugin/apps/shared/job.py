@@ -1,4 +1,4 @@
-"""What a command is asked to do, as plain values that any process can be handed."""
+"""One run of a command as plain values, for processes that do it together."""
 
 import json
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ class Job:
     """One run of hardneg-train or hardneg-evaluate.
 
     Args:
-        settings: the composed config without interpolations.
+        settings: the resolved config.
         folder: the run folder, absolute.
-        overrides: the arguments of the command line that led to it, but for `resume` and `trust`.
-        logging: how the process that logs is to do it, as `logging.config.dictConfig` takes it.
+        overrides: of the command line, without `resume` and `trust`.
+        logging: for `logging.config.dictConfig`.
         command: "train" or "evaluate": a module of `apps` and the function in it that does the job.
     """
 
@@ -49,7 +49,7 @@ class Job:
 
     @property
     def config(self) -> DictConfig:
-        """The settings with access by attribute."""
+        """The settings as a config."""
         config = OmegaConf.create(self.settings)
         assert isinstance(config, DictConfig)
         return config

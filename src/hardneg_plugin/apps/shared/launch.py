@@ -34,7 +34,7 @@ from hardneg_plugin.runs.folder import RunFolder
 from hardneg_plugin.runs.overrides import check_overrides
 from hardneg_plugin.runs.trusted import check_trusted
 
-# An interrupt before it can be handled ends a rank without a traceback.
+# an interrupt during the imports ends a rank without a traceback
 RANK = "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); from hardneg_plugin.apps.shared.rank_main import main; main()"
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
@@ -42,9 +42,13 @@ HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 def carry_out(job: Job, task: Callable[[Job], None]) -> None:
     """Do a job in this process, or in as many as `trainer.devices` asks for.
 
+    Args:
+        job: the run.
+        task: does the job in this process.
+
     Raises:
-        UserError: for whatever a user can cause.
-        SystemExit: after an interrupt, which has been told.
+        UserError: for any error that a user can cause.
+        SystemExit: after an interrupt, once it is reported.
     """
     processes = to_launch(job.settings["trainer"])
     try:
@@ -59,13 +63,13 @@ def carry_out(job: Job, task: Callable[[Job], None]) -> None:
 
 
 def to_launch(trainer: dict[str, Any]) -> int:
-    """How many processes this one is to start: 0 where it does the job itself, alone or started by srun or torchrun.
+    """The number of processes to start: 0 where this one does the job, alone or as a rank that srun or torchrun started.
 
     Args:
         trainer: the trainer's settings.
 
     Raises:
-        UserError: `devices` cannot be understood.
+        UserError: `devices` is invalid.
     """
     if _is_one_of_many():
         return 0
@@ -74,21 +78,25 @@ def to_launch(trainer: dict[str, Any]) -> int:
 
 
 def launch(job: Job, processes: int) -> None:
-    """Do a job in so many processes on this machine, and as many on each further node; returns when all are done.
+    """Do a job in several processes on this machine, and as many on each other node; returns when all are done.
 
-    torch's own launcher, that of torchrun, starts and watches them: one that ends with an error ends the others.
+    torchrun's launcher starts and watches them: one that fails ends the others.
+
+    Args:
+        job: the run.
+        processes: on this machine, at least 1.
 
     Raises:
-        UserError: what one of them met with, or the addresses of several nodes are not given.
+        UserError: of one of them; or the environment lacks the addresses of the nodes.
         KeyboardInterrupt: after an interrupt has ended all of them.
-        SystemExit: after one has ended with any other error, which has been printed.
+        SystemExit: after any other error of one of them, once it is printed.
     """
     rendezvous = _rendezvous(job.settings["trainer"].get("num_nodes", 1))
-    # its own account of failures, which ours replaces
+    # its own report of failures, which ours replaces
     for logger in ("torch.distributed.elastic", "torchelastic-events-null"):
         logging.getLogger(logger).propagate = False
         logging.getLogger(logger).addHandler(logging.NullHandler())
-    # and the ranks' libraries', where one of them is gone
+    # and what libraries of the other ranks log when one is gone
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     with tempfile.TemporaryDirectory(prefix=f"hardneg-{job.command}-") as directory, _signals_restored():
         job_file = Path(directory) / "job.json"
@@ -102,20 +110,20 @@ def launch(job: Job, processes: int) -> None:
             print(f"Ended by {ended.sigval.name}. {how_to_go_on(job)}".rstrip(), file=sys.stderr)
             sys.exit(128 + ended.sigval)
         except ChildFailedError as error:
-            _tell(error, Path(directory), job)
+            _report(error, Path(directory), job)
             sys.exit(1)
 
 
 def how_to_go_on(job: Job) -> str:
-    """The command that resumes a training; empty where it has not begun, and for other jobs."""
+    """The command that resumes a training; empty for one that has not begun, and for other commands."""
     run = RunFolder(job.folder)
     if job.command != "train" or not run.config.is_file():
         return ""
-    return f"Go on with: hardneg-train resume={run.path}{'' if _is_trusted(job) else ' trust=true'}"
+    return f"Resume with: hardneg-train resume={run.path}{'' if _is_trusted(job) else ' trust=true'}"
 
 
 def _is_trusted(job: Job) -> bool:
-    """Whether a run of this job is resumed without trusting it: not where it names classes of the user's own."""
+    """Whether this job is resumed without trust=true: not where it names classes of the user's."""
     try:
         check_overrides(job.overrides, "")
         check_trusted(job.settings, "")
@@ -144,7 +152,7 @@ def _devices(accelerator: str, devices: Any) -> int:
 
 
 def _rendezvous(nodes: int) -> dict[str, Any]:
-    """Where the launchers of all nodes meet, as LaunchConfig takes it."""
+    """Arguments of LaunchConfig by which the launchers of all nodes find one another."""
     if nodes == 1:
         return {
             "min_nodes": 1,
@@ -171,19 +179,21 @@ def _rendezvous(nodes: int) -> dict[str, Any]:
     }
 
 
-def _tell(error: ChildFailedError, directory: Path, job: Job) -> None:
-    """Print what ended the ranks, or raise it as a UserError: the first cause only, from which the others follow."""
+def _report(error: ChildFailedError, directory: Path, job: Job) -> None:
+    """Print the first error, from which the others follow, or raise it as a UserError."""
     for rank, failure in sorted(error.failures.items()):
         if failure.exitcode < 0:
             name = signal.Signals(-failure.exitcode).name
-            hint = ", for instance for want of memory" if name == "SIGKILL" else ""
+            hint = ", possibly for lack of memory" if name == "SIGKILL" else ""
             ended = f"Rank {rank} was ended by {name}{hint}; the others were ended too. {how_to_go_on(job)}"
             print(ended.rstrip(), file=sys.stderr)
             return
     reports = {path: json.loads(path.read_text(encoding="utf-8")) for path in directory.glob("rank_*.json")}
     if not reports:
         codes = {rank: failure.exitcode for rank, failure in sorted(error.failures.items())}
-        print(f"Ended without a word: {codes} (rank: exit code). {how_to_go_on(job)}".rstrip(), file=sys.stderr)
+        print(
+            f"Ended without an error message: {codes} (rank: exit code). {how_to_go_on(job)}".rstrip(), file=sys.stderr
+        )
         return
     first = min(reports, key=lambda path: reports[path]["time"])
     text = reports[first]["text"]
@@ -194,7 +204,7 @@ def _tell(error: ChildFailedError, directory: Path, job: Job) -> None:
 
 @contextlib.contextmanager
 def _signals_restored() -> Iterator[None]:
-    """Put back the handlers that the launcher takes over."""
+    """Restore the handlers that the launcher replaces."""
     before = {number: signal.getsignal(number) for number in HANDLED}
     try:
         yield

@@ -1,4 +1,4 @@
-"""One process of a job that a command started: it does the job, and tells the launcher what went wrong."""
+"""One rank of a job that a command started: it does the job and reports errors to the launcher."""
 
 import contextlib
 import json
@@ -23,14 +23,14 @@ from hardneg_plugin.files import whole_file
 
 REPORT = "rank_{rank}.json"
 GRACE = 10.0
-"""Seconds that an interrupted rank has to close its loggers; some wait for a rank that is gone."""
+"""Seconds that an interrupted rank has to close its loggers; it may be waiting for a dead rank."""
 PATIENCE = 1.0
-"""Seconds that a rank with an error of its own or another's lingers: a killed process closes its connections before it counts
-as dead."""
+"""Seconds that a failed rank waits before it ends: a killed rank closes its connections before the launcher sees it dead, and the
+launcher is to see that death first."""
 
 
 def main() -> None:
-    """Entry point of a rank: its only argument is the file of the job, beside which it leaves its report."""
+    """Entry point of a rank. Its argument is the file of the job; it writes its report of an error beside it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _end_with_the_launcher()
     job_file = Path(sys.argv[1])
@@ -40,26 +40,26 @@ def main() -> None:
     if "OMP_NUM_THREADS" not in os.environ:  # the ranks share the cores
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])))
     try:
-        # by name: the commands stand above what they share
+        # by name: the commands import this folder
         pkgutil.resolve_name(f"hardneg_plugin.apps.{job.command}:{job.command}")(job)
     except KeyboardInterrupt:
         _end(1)
-    except SystemExit as stop:  # agreed upon: rank 0 tells
+    except SystemExit as stop:  # by `agreed`: rank 0 reports it
         _end(stop.code if isinstance(stop.code, int) else 1)
     except BaseException as error:
         message = explain(error, job.command) if isinstance(error, Exception) else None
         text = message or traceback.format_exc()
         report = {"time": time.time(), "explained": message is not None, "text": text}
-        # whole, or not at all: where another rank ended first, this one may be ended while it writes
+        # atomic: the launcher may end this rank while it writes
         with whole_file(job_file.parent / REPORT.format(rank=os.environ["RANK"])) as file:
             file.write(json.dumps(report).encode())
-        if message is None:  # a lost connection, perhaps: the launcher is to see the death behind it before ours
+        if message is None:  # perhaps of a connection to a dead rank
             time.sleep(PATIENCE)
         _end(1)
 
 
 def _end(code: int) -> NoReturn:
-    """At once: on the way out the process could wait for the others, who wait for it."""
+    """End at once: clean-up could wait for ranks that wait for this one."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
@@ -67,15 +67,15 @@ def _end(code: int) -> NoReturn:
 
 
 def _end_with_the_launcher() -> None:
-    """End this process when it is told to or when the launcher is gone, whatever the main thread waits for.
+    """End this process on SIGTERM or when the launcher is gone, whatever the main thread waits for.
 
-    Lightning's own way with SIGTERM asks the other ranks, which may be dead; and a thread inside a collective call hears of
-    no signal. Python writes the numbers of arriving signals into a pipe at once, and a thread of ours reads them there.
+    Lightning's SIGTERM handler asks the other ranks, which may be dead, and Python runs no handler while the main thread is
+    inside a collective call. Python does write the numbers of arriving signals into a pipe, which a thread reads here.
     """
     parent = os.getppid()
     arrived, arriving = os.pipe()
     os.set_blocking(arriving, False)
-    signal.signal(signal.SIGTERM, lambda *_: None)  # nothing is written for a signal without a handler
+    signal.signal(signal.SIGTERM, lambda *_: None)  # only signals with a handler are written
     signal.set_wakeup_fd(arriving, warn_on_full_buffer=False)
     os.register_at_fork(after_in_child=_forget_the_pipe)
 
@@ -94,5 +94,5 @@ def _end_with_the_launcher() -> None:
 
 
 def _forget_the_pipe() -> None:
-    with contextlib.suppress(ValueError):  # forked by a thread: then it gets no signals either
+    with contextlib.suppress(ValueError):  # forked by another thread: it gets no signals
         signal.set_wakeup_fd(-1)

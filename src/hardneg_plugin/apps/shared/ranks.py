@@ -1,4 +1,4 @@
-"""What the processes of one job agree on: they connect before anything is loaded, follow rank 0, and share the batches."""
+"""The ranks of one job: they connect before anything is loaded, follow rank 0, and share the batches."""
 
 import logging
 import os
@@ -41,22 +41,22 @@ def make_trainer(config: DictConfig, **arguments: Any) -> pl.Trainer:
 
 
 def setup_distributed(config: DictConfig) -> Strategy:
-    """Connect this process with the others of its job; from then on only rank 0 is heard, but for errors.
+    """Connect the ranks of a job; from then on all but rank 0 print errors only.
 
     Raises:
         UserError: Lightning refuses the settings.
     """
-    # a trainer of its own: what the real one is built from depends on what the processes agree on
+    # a trainer for this only: the real one is built from the job of rank 0, which is not known yet
     trainer = make_trainer(config, logger=False, enable_checkpointing=False)
     if trainer.world_size > 1:
         trainer.strategy.setup_environment()
     if not trainer.is_global_zero:
-        _fall_silent()
+        _silence()
     return trainer.strategy
 
 
 def broadcast_job(job: Job, strategy: Strategy) -> Job:
-    """The job of rank 0, for all ranks; a collective call. A folder that another clock named differently is removed again."""
+    """The job of rank 0, on all ranks; a collective call. Removes a run folder that another clock named differently."""
     own_folder = Path(job.folder)
     job = strategy.broadcast(job)
     if own_folder != Path(job.folder):
@@ -68,7 +68,7 @@ def agreed(build: Callable[[], T]) -> T:
     """What `build` returns, if it returns on all ranks; a collective call.
 
     Raises:
-        UserError: on rank 0, where `build` met with something that a user can cause on any rank.
+        UserError: on rank 0, for an error that a user can cause on any rank.
         SystemExit: with code 2 on the other ranks then.
     """
     if not dist.is_initialized():
@@ -91,11 +91,11 @@ def agreed(build: Callable[[], T]) -> T:
 
 
 def share_of(loader: DataLoader[T], trainer: pl.Trainer) -> DataLoader[T]:
-    """The batches of an ordered loader that this rank is to score, as many as any other takes.
+    """The batches of an ordered loader that this rank scores, as many as any other rank.
 
-    Ranks take whole batches in turn, where Lightning's sampler deals out single studies: what is computed in a batch depends
-    on its shape in the last bits, and on those a word may depend. So each batch is computed as in one process. Where batches
-    are no multiple of ranks, some are taken twice; the metrics count each study once.
+    Ranks take whole batches in turn, where Lightning's sampler distributes single studies: results differ in the last bits by
+    the shape of a batch, and a token may depend on those. So each batch is computed as in one process. Where the number of
+    batches is no multiple of the ranks, some are scored twice; the metrics count each study once.
     """
     batches = list(loader.batch_sampler or ())
     turns = range(trainer.global_rank, len(batches) + trainer.global_rank, trainer.world_size)
@@ -111,7 +111,7 @@ def share_of(loader: DataLoader[T], trainer: pl.Trainer) -> DataLoader[T]:
 
 @contextmanager
 def interruptible(trainer: pl.Trainer) -> Iterator[None]:
-    """An interrupt, as which Lightning ends the process with code 1, as what it is."""
+    """Raise KeyboardInterrupt where Lightning ends an interrupted process with code 1."""
     try:
         yield
     except SystemExit:
@@ -120,7 +120,7 @@ def interruptible(trainer: pl.Trainer) -> Iterator[None]:
         raise
 
 
-def _fall_silent() -> None:
+def _silence() -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # as long as the process lives
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # for the life of the process

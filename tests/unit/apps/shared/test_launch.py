@@ -123,5 +123,5 @@ def test_the_command_to_go_on_says_trust_where_it_is_needed(tmp_path, settings, 
     assert how_to_go_on(job) == ""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").touch()
-    assert how_to_go_on(job) == f"Go on with: hardneg-train resume={tmp_path}/run{end}"
+    assert how_to_go_on(job) == f"Resume with: hardneg-train resume={tmp_path}/run{end}"
     assert how_to_go_on(replace(job, command="evaluate")) == ""

@@ -54,7 +54,12 @@ def progress(steps: Iterable[T], name: str) -> Iterable[T]:
 
 
 def print_scores(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
-    """Print one row per model, with those of `COLUMNS` that any row has."""
+    """Print a table of scores.
+
+    Args:
+        title: above the table.
+        rows: scores by model; those of `COLUMNS` that any model has are shown.
+    """
     columns = [name for name in COLUMNS if any(name in scores for scores in rows.values())]
     table = Table(title=title, title_justify="left")
     table.add_column("", no_wrap=True)
@@ -91,7 +96,12 @@ def print_counts(title: str, studies: int, excluded: Mapping[str, ExcludedCounts
 
 
 def print_hardest(pairs: Sequence[tuple[float, int, int]], ids: Sequence[str], reports: Sequence[str]) -> None:
-    """Print the most similar pairs, each as (cosine, study, study), with the beginnings of both reports."""
+    """Print the most similar pairs, with the beginnings of both reports.
+
+    Args:
+        pairs: each its cosine and the places of both studies.
+        ids, reports: of all studies.
+    """
     table = Table(title="The hardest pairs", title_justify="left", show_lines=True)
     table.add_column("cosine", justify="right", no_wrap=True)
     table.add_column("study", overflow="fold")

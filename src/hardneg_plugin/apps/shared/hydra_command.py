@@ -106,7 +106,12 @@ def _fail_if_explained(error: BaseException, config_name: str) -> None:
 
 
 def explain(error: BaseException, config_name: str) -> str | None:
-    """The message of an error that a user can cause; None for any other error."""
+    """The message of an error that a user can cause; None for any other error.
+
+    Args:
+        error: with the chain of its causes.
+        config_name: of the command's config, whose keys are suggested.
+    """
     for cause in _chain(error):
         if isinstance(cause, UserError):
             return str(cause)

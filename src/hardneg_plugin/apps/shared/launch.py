@@ -58,7 +58,7 @@ def carry_out(job: Job, task: Callable[[Job], None]) -> None:
             task(job)
     except KeyboardInterrupt:
         if is_first():
-            print(f"Interrupted. {how_to_go_on(job)}".rstrip(), file=sys.stderr)
+            print(f"Interrupted. {resume_hint(job)}".rstrip(), file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
 
 
@@ -107,14 +107,14 @@ def launch(job: Job, processes: int) -> None:
         except SignalException as ended:
             if ended.sigval == signal.SIGINT:
                 raise KeyboardInterrupt from ended
-            print(f"Ended by {ended.sigval.name}. {how_to_go_on(job)}".rstrip(), file=sys.stderr)
+            print(f"Ended by {ended.sigval.name}. {resume_hint(job)}".rstrip(), file=sys.stderr)
             sys.exit(128 + ended.sigval)
         except ChildFailedError as error:
             _report(error, Path(directory), job)
             sys.exit(1)
 
 
-def how_to_go_on(job: Job) -> str:
+def resume_hint(job: Job) -> str:
     """The command that resumes a training; empty for one that has not begun, and for other commands."""
     run = RunFolder(job.folder)
     if job.command != "train" or not run.config.is_file():
@@ -185,14 +185,14 @@ def _report(error: ChildFailedError, directory: Path, job: Job) -> None:
         if failure.exitcode < 0:
             name = signal.Signals(-failure.exitcode).name
             hint = ", possibly for lack of memory" if name == "SIGKILL" else ""
-            ended = f"Rank {rank} was ended by {name}{hint}; the others were ended too. {how_to_go_on(job)}"
+            ended = f"Rank {rank} was ended by {name}{hint}; the others were ended too. {resume_hint(job)}"
             print(ended.rstrip(), file=sys.stderr)
             return
     reports = {path: json.loads(path.read_text(encoding="utf-8")) for path in directory.glob("rank_*.json")}
     if not reports:
         codes = {rank: failure.exitcode for rank, failure in sorted(error.failures.items())}
         print(
-            f"Ended without an error message: {codes} (rank: exit code). {how_to_go_on(job)}".rstrip(), file=sys.stderr
+            f"Ended without an error message: {codes} (rank: exit code). {resume_hint(job)}".rstrip(), file=sys.stderr
         )
         return
     first = min(reports, key=lambda path: reports[path]["time"])

@@ -28,6 +28,10 @@ T = TypeVar("T")
 def make_trainer(config: DictConfig, **arguments: Any) -> pl.Trainer:
     """The trainer of a config.
 
+    Args:
+        config: its `trainer` is built.
+        arguments: of the trainer, beside those of the config.
+
     Raises:
         UserError: Lightning refuses the settings.
     """
@@ -96,6 +100,10 @@ def share_of(loader: DataLoader[T], trainer: pl.Trainer) -> DataLoader[T]:
     Ranks take whole batches in turn, where Lightning's sampler distributes single studies: results differ in the last bits by
     the shape of a batch, and a token may depend on those. So each batch is computed as in one process. Where the number of
     batches is no multiple of the ranks, some are scored twice; the metrics count each study once.
+
+    Args:
+        loader: of a whole split, with a batch sampler.
+        trainer: knows the ranks.
     """
     batches = list(loader.batch_sampler or ())
     turns = range(trainer.global_rank, len(batches) + trainer.global_rank, trainer.world_size)

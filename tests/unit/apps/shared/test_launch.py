@@ -8,7 +8,7 @@ import pytest
 
 from hardneg_plugin.apps.shared import rank_main
 from hardneg_plugin.apps.shared.job import Job
-from hardneg_plugin.apps.shared.launch import how_to_go_on, launch, to_launch
+from hardneg_plugin.apps.shared.launch import launch, resume_hint, to_launch
 from hardneg_plugin.errors import UserError
 
 
@@ -120,8 +120,8 @@ def test_a_rank_ends_whatever_it_waits_for(how):
 )
 def test_the_command_to_go_on_says_trust_where_it_is_needed(tmp_path, settings, overrides, end):
     job = Job(settings, str(tmp_path / "run"), overrides, {})
-    assert how_to_go_on(job) == ""
+    assert resume_hint(job) == ""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").touch()
-    assert how_to_go_on(job) == f"Resume with: hardneg-train resume={tmp_path}/run{end}"
-    assert how_to_go_on(replace(job, command="evaluate")) == ""
+    assert resume_hint(job) == f"Resume with: hardneg-train resume={tmp_path}/run{end}"
+    assert resume_hint(replace(job, command="evaluate")) == ""

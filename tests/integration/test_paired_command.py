@@ -14,7 +14,7 @@ def table(tmp_path):
     return file
 
 
-def test_trains_with_mined_studies_and_is_scored_again_without_the_table(cli, tiny, tmp_path, read_json, table):
+def test_trains_with_paired_studies_and_is_scored_again_without_the_table(cli, tiny, tmp_path, read_json, table):
     run = tmp_path / "run"
     settings = [*tiny, "negatives=paired", "negatives.k=2", f"data.paired.table={table}", "data.paired.pool=3"]
     result = cli("hardneg-train", *settings, "schedule.warmup=0", f"hydra.run.dir={run}")

@@ -24,7 +24,7 @@ _IDENTIFIERS = ("id", *_PATIENT_KEYS)
 
 
 class _Entry(NamedTuple):
-    """One study of the file."""
+    """One study of the annotation file."""
 
     id: str
     report: str
@@ -34,7 +34,7 @@ class _Entry(NamedTuple):
 
 
 class _EntryColumns:
-    """Entries by column: hundreds of thousands are held by every worker, and lists of texts take the least room."""
+    """Entries by column: every worker holds hundreds of thousands, and lists of texts take the least memory."""
 
     def __init__(self, entries: Sequence[_Entry]) -> None:
         self.ids: list[str] = [entry.id for entry in entries]
@@ -49,7 +49,7 @@ class _EntryColumns:
 
 
 class _EntryFlaw(Exception):
-    """What is wrong with one entry or its images; flaws of one kind are reported as one, with their number."""
+    """What is wrong with one entry or its images; flaws of one kind are reported together, with their number."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -61,22 +61,22 @@ class AnnotatedStudies(FileSource["AnnotatedSplit"]):
 
     Entries may also have a patient ("patient", "patient_id" or "subject_id") and "labels" (a text, or a list of names).
     Ids are unique over the whole file. Image paths are relative to the folder of images and stay inside it or inside
-    `root`. Lists of other names are left out, but for a blank name in place of "test" (`read_lists`). Everything is
-    checked here, once, so that nothing fails in mid-training.
+    `root`. Lists of other names are left out, except a blank name in place of "test" (`read_lists`). Everything is checked
+    once here, so that nothing fails in mid-training.
 
     Args:
         root: folder of the data set.
         annotation: the JSON file (UTF-8), relative to `root`.
         images: the folder of images, relative to `root`.
         resize: pixels of the shorter side before the random crop of training.
-        crop: pixels of the square that a model sees; at most `resize`.
-        boxes: file of where the regions of the anatomy are in the images, by study id (`BoxTable`); None: there is none.
-        check: "decode" reads every image once (for thousands of images); "stat" only looks that the files are there and
-            not empty (for hundreds of thousands), and a broken one is reported when it is met; "none" looks at no file, for
-            what needs the reports alone.
+        crop: pixels of the square that a model sees; in [1, `resize`].
+        boxes: file of the anatomy's regions in the images, by study id (`BoxTable`); None: no boxes.
+        check: "decode" reads every image once (for thousands of images); "stat" checks that the files exist and are not
+            empty (for hundreds of thousands), and a broken one is reported when it is read; "none" checks no file, where
+            only the reports are needed.
 
     Raises:
-        UserError: at the first flaw, with the file, the study and the number of flaws of the same kind.
+        UserError: the first flaw, with the file, the study and the number of flaws of the same kind.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class AnnotatedSplit(FileSplit):
             raise UserError(f"Study {self.ids[index]!r}: {error}") from error
 
     def unreadable(self) -> list[_EntryFlaw]:
-        """Decode every image once and collect what cannot be."""
+        """Decode every image once and collect the flaws of those that cannot be read."""
 
         def try_to_read(index: int) -> _EntryFlaw | None:
             try:
@@ -144,13 +144,13 @@ class AnnotatedSplit(FileSplit):
 
 
 def read_lists(file: Path) -> dict[SplitName, list[Any]]:
-    """The three lists of an annotation file, with the entries as they are.
+    """The three lists of an annotation file, entries unchanged.
 
-    A copy of the annotation of IU X-Ray in circulation has its test list under a name of four spaces. One blank name is
-    therefore taken for "test" where there is no such list.
+    Some copies of the annotation of IU X-Ray have their test list under a name of four spaces. A single blank name is
+    therefore read as "test" if there is no such list.
 
     Raises:
-        UserError: the file cannot be read, or does not have the three lists, each with an entry.
+        UserError: the file cannot be read, or lacks one of the three lists, or one is empty.
     """
     content = read_json(file, "annotation")
     if not isinstance(content, dict):
@@ -159,7 +159,9 @@ def read_lists(file: Path) -> dict[SplitName, list[Any]]:
         )
     blank = [name for name in content if not name.strip()]
     if "test" not in content and len(blank) == 1:
-        _log.warning('%s: there is no list "test"; the one under the blank name %r is taken for it.', file, blank[0])
+        _log.warning(
+            '%s: there is no list "test"; the one under the blank name %r is read in its place.', file, blank[0]
+        )
         content["test"] = content.pop(blank[0])
     for name in SPLITS:
         if not isinstance(content.get(name), list) or not content[name]:
@@ -175,7 +177,7 @@ def read_lists(file: Path) -> dict[SplitName, list[Any]]:
 def _parse_lists(
     lists: Mapping[SplitName, list[Any]], file: Path, folder: Path, check_files: bool
 ) -> dict[SplitName, list[_Entry]]:
-    """Every entry checked, the files it names included if wanted."""
+    """Check every entry and, if `check_files`, the files it names."""
     homes = (os.path.realpath(folder), os.path.realpath(file.parent))
     studies: dict[SplitName, list[_Entry]] = {name: [] for name in SPLITS}
     places: dict[str, str] = {}

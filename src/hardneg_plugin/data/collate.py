@@ -18,15 +18,23 @@ class StudyCollator:
     """Tokenizes, pads views and tokens, and keys the studies for matching.
 
     A report longer than `max_length` loses its end token with its tail: a model must not learn to stop where a text
-    happened to be cut.
+    was cut.
 
     Args:
-        tokenizer: makes ids of reports.
-        max_length: tokens kept, the leading 0 and the closing 0 included; at least 2.
-        knowledge: whose prompts each report is read for; None: none.
+        tokenizer: makes token ids of reports.
+        max_length: tokens kept, including the leading and the closing 0; >= 2.
+        knowledge: whose prompts each report is read for; None: no `facts` in the batch.
 
     Raises:
-        UserError: if `max_length` is below 2.
+        UserError: `max_length` < 2.
+
+    >>> from hardneg_plugin.data.phantom import PhantomStudies
+    >>> from hardneg_plugin.data.tokenizer import WordTokenizer
+    >>> studies = PhantomStudies(train=4, size=32).split("train")
+    >>> collate = StudyCollator(WordTokenizer.from_reports(studies.reports, min_count=1), max_length=20)
+    >>> batch = collate([studies[0], studies[1]])
+    >>> batch["images"].shape, batch["tokens"].shape, batch["match_keys"].shape
+    (torch.Size([2, 2, 1, 32, 32]), torch.Size([2, 20]), torch.Size([2, 4]))
     """
 
     tokenizer: Tokenizer
@@ -35,16 +43,16 @@ class StudyCollator:
 
     def __post_init__(self) -> None:
         if self.max_length < 2:
-            raise UserError(f"Expected `max_length` of at least 2 (begin and one word), but got {self.max_length}.")
+            raise UserError(f"Expected `max_length` >= 2 (begin and one token), but got {self.max_length}.")
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Batch B samples.
 
-        `references` are the cleaned reports with single blanks. `cut_references` are the kept tokens decoded, which is
-        what published systems score against: rare words read `<unk>` there. Where samples have `negatives`, so has the batch.
+        `references` are the cleaned reports with single blanks. `cut_references` are the kept tokens decoded, with `<unk>` for
+        rare words; published systems score against these. The batch has `negatives` if the samples have.
 
         Raises:
-            ValueError: if images differ in height or width.
+            ValueError: images differ in height or width.
         """
         _check_sizes(samples)
         references = [" ".join(self.tokenizer.clean(sample["report"]).split()) for sample in samples]

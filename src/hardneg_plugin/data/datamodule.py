@@ -20,27 +20,31 @@ from hardneg_plugin.knowledge import Knowledge
 class SeededShuffle(Sampler[tuple[int, int]]):
     """Shuffled `(index, seed)` keys that follow from `(seed, epoch)` alone.
 
-    The seed of a key draws the augmentation of that study. Since neither order nor augmentation touches a global random
-    state, an epoch is the same whatever the number of workers and whether the run was resumed before it. Lightning
-    calls `set_epoch` before each epoch, through its distributed wrapper too (from 2.6.1 on).
+    The seed of a key draws the augmentation of that study. Neither order nor augmentation uses a global random state, so an
+    epoch is the same for any number of workers and after a resume. Lightning calls `set_epoch` before each epoch, also
+    through its distributed wrapper (from 2.6.1 on).
 
     Args:
         size: number of studies.
-        seed: at least 0.
+        seed: >= 0.
+
+    >>> shuffle = SeededShuffle(3)
+    >>> [index for index, seed in shuffle] == [index for index, seed in SeededShuffle(3)]
+    True
     """
 
     def __init__(self, size: int, seed: int = 0) -> None:
         self.size, self.seed, self.epoch = size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch, from 0, that the next iteration shuffles for."""
+        """Set the epoch, >= 0, of the next iteration."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return self.size
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        # A pair as the seed: seed + epoch would repeat one run's epochs in another's.
+        # A pair as the seed: with seed + epoch, runs of neighbouring seeds would repeat each other's epochs.
         random = np.random.default_rng((self.seed, self.epoch))
         order, seeds = random.permutation(self.size), random.integers(2**63, size=self.size)
         return zip(order.tolist(), seeds.tolist(), strict=True)
@@ -51,18 +55,24 @@ class StudyDataModule(pl.LightningDataModule):
 
     Args:
         source: the data set.
-        tokenizer: makes the tokenizer out of the training reports, such as a partial of `WordTokenizer.from_reports`.
+        tokenizer: makes the tokenizer from the training reports, such as a partial of `WordTokenizer.from_reports`.
         batch_size: studies per training batch, per process.
-        max_length: tokens kept of a report, the leading 0 and the closing 0 included.
-        num_workers: processes that load samples; 0 loads in the training process.
-        seed: of order and augmentation, at least 0.
-        eval_batch_size: studies per batch of validation, test and prediction; None is `batch_size`.
-        pin_memory: page-locked batches, for faster copies to a GPU; None is whether CUDA is there.
-        paired: the mined hard negatives that training batches carry; None: none.
-        knowledge: whose prompts the reports are read for, so that batches say which of them hold; None: none.
+        max_length: tokens kept of a report, including the leading and the closing 0; >= 2.
+        num_workers: processes that load samples; 0: the training process loads them.
+        seed: of order and augmentation, >= 0.
+        eval_batch_size: studies per batch of validation, test and prediction; None: `batch_size`.
+        pin_memory: page-locked batches, for faster copies to a GPU; None: where CUDA is available.
+        paired: the hard negatives of training batches, for `negatives=paired`; None: none.
+        knowledge: whose prompts the reports are read for, as `facts` of the batch; None: no `facts`.
 
     Raises:
-        UserError: if a number is out of its range.
+        UserError: a number is out of its range.
+
+    >>> from hardneg_plugin.data.phantom import PhantomStudies
+    >>> from hardneg_plugin.data.tokenizer import WordTokenizer
+    >>> data = StudyDataModule(PhantomStudies(8, 2, 2, size=32), WordTokenizer.from_reports, batch_size=4, max_length=20)
+    >>> next(iter(data.train_dataloader()))["images"].shape
+    torch.Size([4, 2, 1, 32, 32])
     """
 
     def __init__(
@@ -89,7 +99,7 @@ class StudyDataModule(pl.LightningDataModule):
             ("seed", seed, 0),
         ):
             if value < lowest:
-                raise UserError(f"Expected `{key}` of at least {lowest}, but got {value}.")
+                raise UserError(f"Expected `{key}` >= {lowest}, but got {value}.")
         self.source = source
         self._make_tokenizer = tokenizer
         self._tokenizer: Tokenizer | None = None
@@ -102,7 +112,7 @@ class StudyDataModule(pl.LightningDataModule):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Made of the training reports when first asked for; assign a checkpoint's tokenizer to use that instead."""
+        """Made from the training reports at first access; assign a checkpoint's tokenizer to use that instead."""
         if self._tokenizer is None:
             self._tokenizer = self._make_tokenizer(self.source.split("train").reports)
         return self._tokenizer
@@ -112,14 +122,14 @@ class StudyDataModule(pl.LightningDataModule):
         self._tokenizer = tokenizer
 
     def setup(self, stage: str) -> None:
-        """Have the tokenizer and, for training, the mined studies ready, so that a fault shows before anything starts."""
+        """Make the tokenizer and, for training, the paired studies, so that errors show before training starts."""
         _ = self.tokenizer
         if stage == "fit":
             _ = self.training_studies
 
     @property
     def training_studies(self) -> Studies:
-        """What training sees: the training split, with its mined studies where there are such; made when first asked for."""
+        """The training split, with its paired studies where there are any; made at first access."""
         if self._training_studies is None:
             studies = self.source.split("train")
             self._training_studies = studies if self._paired is None else self._paired.beside(studies)
@@ -157,8 +167,8 @@ class StudyDataModule(pl.LightningDataModule):
             "collate_fn": StudyCollator(self.tokenizer, self._max_length, self._knowledge),
             "num_workers": self._num_workers,
             "persistent_workers": self._num_workers > 0,
-            # Its own, for the workers' seeds: a draw from the global one would fall before the seeding of an epoch or
-            # after it, depending on whether the run was resumed there, and shift every dropout mask of the epoch.
+            # For the workers' seeds: a draw from the global generator would come before or after the seeding of an epoch,
+            # depending on whether the run was resumed there, and shift every dropout mask of the epoch.
             "generator": torch.Generator(),
             "pin_memory": torch.cuda.is_available() if self._pin_memory is None else self._pin_memory,
         }

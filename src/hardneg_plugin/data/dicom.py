@@ -1,6 +1,6 @@
-"""One DICOM file as the grayscale picture that a viewer would show, by the grayscale pipeline of PS3.3 (C.7.6.3, C.11.1, C.11.2).
+"""One DICOM file as the grayscale image that a viewer shows, by the grayscale pipeline of PS3.3 (C.7.6.3, C.11.1, C.11.2).
 
-pydicom is imported only where a DICOM is met: training on PNG and JPEG needs none of it.
+pydicom is imported only when a DICOM is read: training on PNG and JPEG does not need it.
 """
 
 from pathlib import Path
@@ -16,32 +16,32 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 MAX_PIXELS = 100_000_000
-"""The largest detectors have less than a fifth of this; a compressed file can claim anything."""
+"""The largest detectors have less than a fifth of this; a compressed file can claim any size."""
 
-_INSTALL = "Install what reads it: pip install 'hardneg-plugin[dicom]'"
+_INSTALL = "Install a decoder: pip install 'hardneg-plugin[dicom]'"
 
 
 def is_dicom(start: bytes) -> bool:
-    """Whether a file that begins with these bytes (132 of them) says it is a DICOM."""
+    """Whether a file is a DICOM, by its first 132 bytes."""
     return start[128:132] == b"DICM"
 
 
 def read_dicom(path: Path) -> NDArray[np.uint8]:
     """Read a radiograph of one frame.
 
-    StoredViews values go through the modality LUT or rescaling, then through the first VOI LUT or else the first window; where
-    there is neither, or the window has no width, the image's own minimum and maximum become 0 and 255. MONOCHROME1 is
-    inverted, so that bone is always bright. Colour of 8 bits becomes luminance.
+    Stored values go through the modality LUT or rescaling, then through the first VOI LUT or else the first window; without
+    either, or if the window has no width, the image's minimum and maximum become 0 and 255. MONOCHROME1 is inverted, so
+    that bone is always bright. Colour of 8 bits becomes luminance.
 
     Args:
         path: the file.
 
     Returns:
-        `(H, W)`.
+        `(H, W)` uint8.
 
     Raises:
         UserError: the file is missing, broken, has no pixels, several frames, more than 16 bits, a photometric
-            interpretation other than grayscale, RGB or YBR, or a compression that nothing installed here reads.
+            interpretation other than grayscale, RGB or YBR, or a compression that no installed decoder reads.
     """
     import pydicom
 
@@ -62,7 +62,7 @@ def read_dicom(path: Path) -> NDArray[np.uint8]:
 
 
 def _check(dataset: "Dataset", path: Path) -> None:
-    """What is no radiograph is refused before its pixels are decoded."""
+    """Refuse what is not a radiograph before its pixels are decoded."""
     if "PixelData" not in dataset:
         raise UserError(f"Expected a DICOM with an image, but {path} has no pixel data. Remove it.")
     if (frames := int(dataset.get("NumberOfFrames") or 1)) > 1:
@@ -86,7 +86,7 @@ def _stored_values(dataset: "Dataset", path: Path) -> NDArray[Any]:
     syntax = dataset.file_meta.TransferSyntaxUID
     decoder = get_decoder(syntax)
     if not decoder.is_available:
-        raise UserError(f"{path} is compressed as {syntax.name}, which nothing installed here reads. {_INSTALL}.")
+        raise UserError(f"{path} is compressed as {syntax.name}, which no installed decoder reads. {_INSTALL}.")
     try:
         values: NDArray[Any] = dataset.pixel_array
         return values
@@ -94,8 +94,8 @@ def _stored_values(dataset: "Dataset", path: Path) -> NDArray[Any]:
         if syntax.is_compressed and decoder.missing_dependencies:
             reason = " ".join(str(error).split())
             raise UserError(
-                f"{path}, compressed as {syntax.name}, cannot be decoded: either it is broken, or it needs a decoder that"
-                f" is not installed ({reason}). {_INSTALL}, or replace the file."
+                f"{path}, compressed as {syntax.name}, cannot be decoded: it is broken, or needs a decoder that is not"
+                f" installed ({reason}). {_INSTALL}, or replace the file."
             ) from error
         raise
 

@@ -1,4 +1,4 @@
-"""From the views of a study to what a model sees of them: crops in training, and all of each in evaluation."""
+"""From the views of a study to what a model sees: random crops in training, whole images in evaluation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,15 +13,15 @@ from hardneg_plugin.errors import UserError
 
 
 class Framing:
-    """Samples out of images, and of the boxes in these where there are such.
+    """Makes samples of views, and of their boxes where the data set has boxes.
 
     Args:
         resize: pixels of the shorter side before the random crop of training.
         crop: pixels of the square that a model sees; at most `resize`.
-        boxes: the file of boxes (`BoxTable`); None: there are none.
+        boxes: the file of boxes (`BoxTable`); None: no boxes.
 
     Raises:
-        UserError: `crop` is not from 1 to `resize`, or the boxes are faulty.
+        UserError: `crop` is not in [1, `resize`], or the file of boxes is invalid.
     """
 
     def __init__(self, *, resize: int, crop: int, boxes: str | Path | None) -> None:
@@ -44,11 +44,17 @@ class Framing:
         patient: str | None,
         labels: str | None,
     ) -> Sample:
-        """A study as a model sees it: its V views `(1, H, W)` whole, or each under a crop that the seed draws."""
+        """A study as a model sees it.
+
+        Args:
+            views: `(1, H, W)` uint8 each; H and W may differ.
+            seed: draws a crop for each view; None: whole images.
+            id, report, patient, labels: as in the sample.
+        """
         if seed is None:
             framed = [resize_to_square(view, crop=self.crop) for view in views]
         else:
-            # A generator of its own: how a study looks depends neither on the worker nor on what was drawn before.
+            # A separate generator: the crops depend neither on the worker nor on earlier draws.
             draw = torch.Generator().manual_seed(seed)
             framed = [random_crop(view, resize=self.resize, crop=self.crop, generator=draw) for view in views]
         images, frames = zip(*framed, strict=True)

@@ -1,4 +1,4 @@
-"""One image file as a grayscale tensor, or one line that says why it cannot be."""
+"""One image file as a grayscale tensor, or an error that says why it cannot be read."""
 
 from pathlib import Path
 from typing import BinaryIO
@@ -13,11 +13,11 @@ from hardneg_plugin.data.dicom import is_dicom, read_dicom
 from hardneg_plugin.errors import UserError
 
 MAX_ASPECT = 10
-"""Longer over shorter side; a strip beyond this is no radiograph, and resizing its shorter side could fill the memory."""
+"""Longer over shorter side; a longer strip is not a radiograph, and resizing its shorter side could fill the memory."""
 
 
 def read_grayscale(path: Path, *, shorter_side: int | None = None) -> Tensor:
-    """Read a PNG, JPEG or DICOM; what it is its content says, not its name.
+    """Read a PNG, JPEG or DICOM, recognised by its content, not its name.
 
     Colour becomes luminance, transparency is ignored, an EXIF orientation is applied. 16-bit values are scaled to 0..255
     by the image's own minimum and maximum, because radiographs of 10 to 14 bits are commonly stored in 16-bit files. A
@@ -25,14 +25,14 @@ def read_grayscale(path: Path, *, shorter_side: int | None = None) -> Tensor:
 
     Args:
         path: the file.
-        shorter_side: pixels needed; a JPEG may then be decoded at 1/2, 1/4 or 1/8 of its size, never below this.
+        shorter_side: pixels needed, > 0; a JPEG may then be decoded at 1/2, 1/4 or 1/8 of its size, never below this.
 
     Returns:
         `(1, H, W)` uint8.
 
     Raises:
-        UserError: if the file is missing, truncated, none of the three, beyond Pillow's limit on decompression, a strip
-            of more than 10:1, or a DICOM that `read_dicom` refuses.
+        UserError: the file is missing, truncated, none of the three, beyond Pillow's limit on decompression, a strip of
+            more than 10:1, or a DICOM that `read_dicom` refuses.
     """
     try:
         with path.open("rb") as file:
@@ -45,9 +45,7 @@ def read_grayscale(path: Path, *, shorter_side: int | None = None) -> Tensor:
         raise UserError(
             f"Expected a PNG, JPEG or DICOM, but {path} is none of them by its content. Convert it, or remove its study."
         ) from error
-    except (
-        Exception
-    ) as error:  # broken bytes make Pillow raise half a dozen kinds: OSError, SyntaxError, struct.error, ...
+    except Exception as error:  # broken bytes make Pillow raise OSError, SyntaxError, struct.error and others
         reason = str(error) or type(error).__name__
         raise UserError(
             f"Expected a whole PNG, JPEG or DICOM, but {path} cannot be read ({reason}). Replace it, or remove its study."

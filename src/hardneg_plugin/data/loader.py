@@ -1,4 +1,4 @@
-"""The loader of training batches, which a resumed run goes on with at the batch where it was left."""
+"""The loader of training batches; a resumed run continues at the batch where it stopped."""
 
 from collections.abc import Iterator, Sized
 from itertools import islice
@@ -13,13 +13,13 @@ class TrainingLoader(DataLoader[Sample]):
     """A loader whose place within an epoch is part of a checkpoint.
 
     Lightning keeps the state of a loader that has one. A run resumed in mid-epoch gets the batches after the last one handed
-    out; those before it are not loaded again. What worker processes have loaded ahead does not count as handed out; the
-    batch of a step that failed does. Only for samplers with an `epoch`, such as `SeededShuffle`, under Lightning's distributed
-    wrapper too: under any other the epoch starts anew.
+    out; earlier ones are not loaded again. Batches that worker processes have prefetched do not count as handed out; the
+    batch of a step that failed does. This needs a sampler with an `epoch`, such as `SeededShuffle` (also under Lightning's
+    distributed wrapper); with any other the epoch starts anew.
 
-    Keys are taken from the sampler when the first batch is wanted, not when the iterator is made: Lightning makes the first
-    iterator of a resumed run before it tells the sampler the epoch, and with worker processes a plain loader has by then
-    handed out the keys of epoch 0.
+    Keys are taken from the sampler when the first batch is requested, not when the iterator is made: Lightning makes the
+    first iterator of a resumed run before it sets the sampler's epoch, and with worker processes a plain loader has handed
+    out keys of epoch 0 by then.
     """
 
     _epoch: int | None = None
@@ -27,11 +27,11 @@ class TrainingLoader(DataLoader[Sample]):
     _is_resumed: bool = False
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch under way and the number of its batches handed out."""
+        """The current epoch and the number of its batches handed out."""
         return {"epoch": self._epoch, "batches": self._handed_out}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there, once, where the next epoch iterated is the one of that state; any other is whole."""
+        """Continue from there in the next iteration if it is of that epoch; any other epoch is whole."""
         self._epoch, self._handed_out = state["epoch"], state["batches"]
         self._is_resumed = True
 
@@ -48,7 +48,7 @@ class TrainingLoader(DataLoader[Sample]):
 
 
 class _RemainingKeys(Sampler[Any]):
-    """The keys of a sampler from a position on. As long as the whole of it: Lightning counts the batches done too."""
+    """The keys of a sampler from a position on. Its length is the whole sampler's: Lightning counts earlier batches too."""
 
     def __init__(self, sampler: Any, start: int) -> None:
         self._sampler, self._start = sampler, start

@@ -1,4 +1,4 @@
-"""Training studies that come with their mined hard negatives, for `negatives=paired`."""
+"""Training studies together with their hard negatives from a table, for `negatives=paired`."""
 
 import logging
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PairedNegatives:
-    """Which mined studies a training batch carries.
+    """Which studies are paired with each training study.
 
     Args:
-        table: file of each training study's nearest other ones (see `read_neighbours`); read when training starts.
-        k: mined studies per study, at least 1.
-        pool: draw them from this many nearest ones, anew in every epoch (None: take the nearest k).
+        table: file of the nearest other studies of each training study (see `read_neighbours`); read when training starts.
+        k: paired studies per study, >= 1.
+        pool: draw them from this many nearest ones, anew in every epoch, >= k; None: take the nearest k.
 
     Raises:
         UserError: a number is out of its range.
@@ -33,19 +33,19 @@ class PairedNegatives:
 
     def __post_init__(self) -> None:
         if self.k < 1:
-            raise UserError(f"data.paired.k: expected at least one mined study per study, but got {self.k}.")
+            raise UserError(f"data.paired.k: expected k >= 1 paired studies per study, but got {self.k}.")
         if self.pool is not None and self.pool < self.k:
-            raise UserError(f"data.paired.pool: expected at least k = {self.k}, but got {self.pool}.")
+            raise UserError(f"data.paired.pool: expected a pool >= k = {self.k}, but got {self.pool}.")
 
     def beside(self, studies: Studies) -> "PairedStudies":
-        """The studies of a training split, each with k of its neighbours in that split; warns of what the table lacks.
+        """The studies of a training split, each with k of its neighbours in that split. Warns of gaps in the table.
 
         Raises:
-            UserError: the table is faulty, or has no neighbours within the split.
+            UserError: the table is invalid, or has no neighbours within the split.
         """
         table = read_neighbours(self.table)
         index_of = {study: index for index, study in enumerate(studies.ids)}
-        # Before the pool is cut off: what is in no training split takes no place in it.
+        # Before the pool is cut: studies outside the training split take no place in it.
         neighbours = [[index_of[name] for name in table.get(study, ()) if name in index_of] for study in studies.ids]
         if not any(neighbours):
             raise UserError(
@@ -84,13 +84,14 @@ class PairedNegatives:
 
 
 class PairedStudies:
-    """A `Studies` whose samples have K mined ones under "negatives"; made by `PairedNegatives.beside`.
+    """A `Studies` whose samples have K paired ones under "negatives"; made by `PairedNegatives.beside`.
 
-    A study with fewer neighbours is filled up with itself, which no objective takes for a negative of its own.
+    A study with fewer neighbours is paired with itself in the free places: it matches itself, so no objective uses it as a
+    negative.
 
     Args:
         studies: the training split.
-        neighbours: for each study the indices of those its negatives are drawn from, nearest first.
+        neighbours: for each study the indices of the studies that its negatives are drawn from, nearest first.
         k: negatives per study.
     """
 
@@ -113,22 +114,22 @@ class PairedStudies:
         return len(self._studies)
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
-        """The study at an index and its nearest K; with `(index, seed)`, under what that seed draws.
+        """The study at an index and its nearest K; with `(index, seed)`, under what the seed draws.
 
-        The seed draws which of the neighbours they are and, for each, an augmentation other than the study's own: a shift
-        that the two share would tell nothing about them, but tell them from all others.
+        The seed draws which neighbours they are and, for each, another augmentation than the study's: a shared shift would
+        set the two apart from all other studies.
         """
-        own = self._studies[key]
-        negatives = [self._studies[mined] for mined in self._draw(key)]
-        negatives += [own] * (self._k - len(negatives))
-        return {**own, "negatives": negatives}
+        sample = self._studies[key]
+        negatives = [self._studies[paired] for paired in self._draw(key)]
+        negatives += [sample] * (self._k - len(negatives))
+        return {**sample, "negatives": negatives}
 
     def _draw(self, key: int | tuple[int, int]) -> list[int] | list[tuple[int, int]]:
         if not isinstance(key, tuple):
             return list(self._neighbours[key][: self._k])
         index, seed = key
         nearest = self._neighbours[index]
-        # From both numbers: the seed alone is what the study's own augmentation draws from.
+        # From both numbers: the seed alone draws the augmentation of the study.
         random = np.random.default_rng((seed, index))
         chosen = np.sort(random.choice(len(nearest), size=min(self._k, len(nearest)), replace=False))
         seeds = random.integers(2**63, size=len(chosen))

@@ -1,9 +1,9 @@
-"""A prepared folder: a table of studies beside an array-record store of their images, resized once.
+"""A prepared folder: a table of studies beside a store of their images, resized once.
 
 prepared.json     format version, settings, summary of what was kept and dropped
 studies.parquet   one row per study, under `study_table.SCHEMA`
 images/00000.bin  grayscale views, see `store`
-dropped.jsonl     one line per study or view that was left out
+dropped.jsonl     one line per study or view left out
 """
 
 import reprlib
@@ -27,21 +27,20 @@ DESCRIPTION, TABLE, IMAGES, DROPPED = "prepared.json", "studies.parquet", "image
 
 
 class PreparedStudies(FileSource["PreparedSplit"]):
-    """A `StudySource` over a folder that hardneg-prepare has written.
+    """A `StudySource` over a folder written by hardneg-prepare.
 
-    Crops for training are those of the original files to the pixel where `resize` is the prepared size. Whole images, as
-    evaluation sees them, differ slightly: from the files they are resized once to a square, here after they were resized
-    by their shorter side; they are the same where the files had that size from the beginning.
+    If `resize` is the prepared size, training crops equal those of the original files pixel by pixel. Whole images, as
+    evaluation sees them, differ slightly: they are resized to a square after they were resized by their shorter side.
 
     Args:
         root: the prepared folder.
         resize: pixels of the shorter side before the random crop of training; at most the prepared size.
-        crop: pixels of the square that a model sees; at most `resize`.
-        boxes: file of where the regions of the anatomy are in the images, by study id (`BoxTable`); None: there is none.
-        check: "sizes" looks that the files are as large as the table says; "checksums" reads every image too.
+        crop: pixels of the square that a model sees; in [1, `resize`].
+        boxes: file of the anatomy's regions in the images, by study id (`BoxTable`); None: no boxes.
+        check: "sizes" compares the sizes of the files with the table; "checksums" also reads every image.
 
     Raises:
-        UserError: the folder is not whole, or was prepared at a smaller size.
+        UserError: the folder is incomplete, or was prepared at a smaller size.
     """
 
     def __init__(
@@ -60,7 +59,7 @@ class PreparedStudies(FileSource["PreparedSplit"]):
         size = read_description(home)["settings"]["size"]
         if resize > size:
             raise UserError(
-                f"resize: expected at most the {size} pixels that {home} was prepared with, but got {resize}. Set a smaller "
+                f"resize: expected at most {size} pixels, as {home} was prepared with, but got {resize}. Set a smaller "
                 f"one, or prepare it anew with size={resize}."
             )
         store = ImageStore(home / IMAGES)
@@ -84,44 +83,44 @@ class PreparedSplit(FileSplit):
         self.columns, self._store = columns, store
 
     def read_views(self, index: int, shorter_side: int) -> list[Tensor]:
-        """The stored views of a study, whatever their size; see `FileSplit.read_views`."""
+        """The views of a study as stored, at any `shorter_side`; see `FileSplit.read_views`."""
         return self._store.views(self.ids[index], *self.columns.place(index))
 
     def check(self) -> None:
-        """Read all images.
+        """Read all images and compare their checksums.
 
         Raises:
-            UserError: at the first that is not what was written.
+            UserError: the first that differs.
         """
         for index, study in enumerate(self.ids):
             self._store.check(study, *self.columns.place(index))
 
 
 def read_description(root: Path) -> dict[str, Any]:
-    """prepared.json of a folder.
+    """The content of a folder's prepared.json.
 
     Raises:
-        UserError: there is none, or it is not of this version.
+        UserError: the file is missing, or of another version.
     """
     file = root / DESCRIPTION
     if not file.is_file():
         raise UserError(
-            f"Expected a folder written by hardneg-prepare, but {root} holds no {DESCRIPTION}. Prepare it, or set data.root."
+            f"Expected a folder written by hardneg-prepare, but {root} has no {DESCRIPTION}. Prepare it, or set data.root."
         )
     content = read_json(file, "description")
     if not isinstance(content, dict) or content.get("version") != VERSION:
         version = content.get("version") if isinstance(content, dict) else None
         raise UserError(
-            f"Expected a folder prepared in version {VERSION}, but {file} says {reprlib.repr(version)}. Prepare it anew."
+            f"Expected a folder of version {VERSION}, but {file} says {reprlib.repr(version)}. Prepare it anew."
         )
     settings = content.get("settings")
     if not isinstance(settings, dict) or type(settings.get("size")) is not int:
-        raise UserError(f"Expected the settings of hardneg-prepare in {file}, but they are not there. Prepare it anew.")
+        raise UserError(f"Expected the settings of hardneg-prepare in {file}, but they are missing. Prepare it anew.")
     return content
 
 
 def _check_shards(columns: Sequence[Columns], store: ImageStore) -> None:
-    """Every shard is exactly as large as the table says."""
+    """Check that every shard is exactly as large as the table says."""
     shards = np.concatenate([each.shards for each in columns])
     ends = np.concatenate([each.ends() for each in columns])
 
@@ -134,7 +133,7 @@ def _check_shards(columns: Sequence[Columns], store: ImageStore) -> None:
 
     if len(broken := np.flatnonzero(np.isnan(ends))):
         raise UserError(
-            f"{study(int(broken[0]))}: the table says where its images are in a way that cannot be "
+            f"{study(int(broken[0]))}: the table gives an impossible place of its images "
             f"({len(broken) - 1} more like it). Copy the folder again, or prepare it anew."
         )
     order = np.lexsort((ends, shards))
@@ -148,5 +147,5 @@ def _check_shards(columns: Sequence[Columns], store: ImageStore) -> None:
         if size != expected:
             raise UserError(
                 f"{study(row)}: expected {store.path(shard)} to end with its images after {expected} bytes, but it has "
-                f"{size}: it is cut off, or of another table. Copy the folder again, or prepare it anew."
+                f"{size}: it is truncated, or of another table. Copy the folder again, or prepare it anew."
             )

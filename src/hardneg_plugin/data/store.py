@@ -1,6 +1,6 @@
-"""Resized images as an array-record store: raw grayscale pixels in shards, read by memory map without decoding.
+"""A store of resized images: raw grayscale pixels in shards, read by memory map without decoding.
 
-A shard has no headers; where a study begins and how large its views are is in a table. So a study is one contiguous read.
+A shard has no headers: a table says where a study begins and how large its views are. A study is one contiguous read.
 """
 
 import os
@@ -18,13 +18,14 @@ from hardneg_plugin.errors import UserError
 
 
 class StoredViews(NamedTuple):
-    """Where the views of a study are in a shard: one after another, row by row, a byte per pixel."""
+    """Where the views of a study are in a shard: consecutive, row by row, a byte per pixel."""
 
     offset: int
     """Bytes before the first view."""
     heights: tuple[int, ...]
-    """Pixels, one per view; so is the next."""
+    """Pixels, one value per view."""
     widths: tuple[int, ...]
+    """Pixels, one value per view."""
     checksum: int
     """crc32 over the bytes of all views."""
 
@@ -40,17 +41,17 @@ def shard_name(shard: int) -> str:
 
 
 def write_shard(file: BinaryIO, studies: Iterable[Sequence[Tensor]]) -> list[StoredViews]:
-    """Write the views of one study after another; no more than one study is held.
+    """Write the views of one study after another; only one study is in memory at a time.
 
     Args:
         file: an empty file.
-        studies: for each its views, `(1, H, W)` uint8.
+        studies: the views of each, `(1, H, W)` uint8.
 
     Returns:
         Where each study is.
 
     Raises:
-        ValueError: for a view of another type or shape.
+        ValueError: a view has another type or shape.
     """
     stored, offset = [], 0
     for views in studies:
@@ -72,8 +73,8 @@ def write_shard(file: BinaryIO, studies: Iterable[Sequence[Tensor]]) -> list[Sto
 class ImageStore:
     """The shards in a folder.
 
-    A shard is mapped when first read, in each process by itself; what is pickled is the name of the folder. No file stays
-    open, since thousands of shards are more than a process may hold open.
+    Each process maps a shard when it first reads it; only the name of the folder is pickled. No file stays open: a process
+    may not hold thousands open.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -105,18 +106,18 @@ class ImageStore:
         return status.st_size
 
     def views(self, study: str, shard: int, stored: StoredViews) -> list[Tensor]:
-        """The views of a study, not copied: they are not to be written to.
+        """The views of a study, not copied: do not write to them.
 
         Args:
             study: its id, for errors.
             shard: the number of its shard.
-            stored: where it is there.
+            stored: its place in the shard.
 
         Returns:
             `(1, H, W)` uint8 each.
 
         Raises:
-            UserError: the file is missing, or these bytes are not all inside it.
+            UserError: the file is missing or too short.
         """
         pixels = self._read(study, shard, stored)
         sizes = list(zip(stored.heights, stored.widths, strict=True))
@@ -124,15 +125,15 @@ class ImageStore:
         return [part.view(1, height, width) for part, (height, width) in zip(parts, sizes, strict=True)]
 
     def check(self, study: str, shard: int, stored: StoredViews) -> None:
-        """Read a study and compare with its checksum.
+        """Read a study and compare its checksum; arguments as of `views`.
 
         Raises:
             UserError: it differs, or the study cannot be read.
         """
         if zlib.crc32(self._read(study, shard, stored).numpy().data) != stored.checksum:
             raise UserError(
-                f"Study {study!r}: its images in {self.path(shard)} are not those that were written (their checksum "
-                "differs). Copy the folder again, or prepare it anew."
+                f"Study {study!r}: the checksum of its images in {self.path(shard)} differs from the table's. "
+                "Copy the folder again, or prepare it anew."
             )
 
     def _read(self, study: str, shard: int, stored: StoredViews) -> Tensor:
@@ -141,7 +142,7 @@ class ImageStore:
         if start < 0 or min(stored.heights + stored.widths, default=1) < 1 or stop > len(pixels):
             raise UserError(
                 f"Study {study!r}: expected its images at bytes {start} to {stop} of {self.path(shard)}, but there are "
-                f"{len(pixels)}: the file is cut off, or of another table. Copy the folder again, or prepare it anew."
+                f"{len(pixels)}: the file is truncated, or of another table. Copy the folder again, or prepare it anew."
             )
         return pixels[start:stop]
 
@@ -149,7 +150,7 @@ class ImageStore:
         if shard not in self._shards:
             try:
                 size = self.size(shard)
-                # Private to the process: without a file descriptor, and nothing that is done to it reaches the file.
+                # Not shared: no file descriptor stays open, and writes do not reach the file.
                 self._shards[shard] = (
                     torch.from_file(str(self.path(shard)), shared=False, size=size, dtype=torch.uint8)
                     if size

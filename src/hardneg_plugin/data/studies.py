@@ -1,4 +1,4 @@
-"""What a data set gives: samples of one study each, and the batch a model receives."""
+"""What a data set gives: samples, one per study, and the batch that a model receives."""
 
 from collections.abc import Callable, Hashable, Sequence
 from typing import Literal, Protocol, TypedDict
@@ -9,8 +9,8 @@ SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
 
-class _Study(TypedDict):
-    """What every sample has."""
+class _StudySample(TypedDict):
+    """The fields of every sample."""
 
     id: str
     """Unique within the data set."""
@@ -24,18 +24,18 @@ class _Study(TypedDict):
     """A canonical text of the study's label set ("" is the set without findings), or None where there are no labels."""
 
 
-class Sample(_Study, total=False):
+class Sample(_StudySample, total=False):
     """One study as a data set returns it."""
 
     negatives: "list[Sample]"
-    """Its K mined hard negatives, as many for every study, where the training split has such."""
+    """Its K paired hard negatives, the same K for every study; only in training, with `negatives=paired`."""
     boxes: Tensor
-    """`(V, R, 4)` float32, the same R regions of every view as (top, left, bottom, right) in shares of its height and width; NaN:
-    no such box. Where the data set has boxes, every study has this."""
+    """`(V, R, 4)` float32: the same R regions of every view as (top, left, bottom, right) in shares of its height and width, NaN
+    where a region is missing. All studies of a data set have this, or none."""
 
 
 class Studies(Protocol):
-    """One split. All but the images is at hand without loading these."""
+    """One split. Everything but the images is available without loading them."""
 
     @property
     def ids(self) -> Sequence[str]:
@@ -60,7 +60,7 @@ class Studies(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
-        """The study at an index; with `(index, seed)`, under the augmentation that this seed draws."""
+        """The study at an index; with `(index, seed)`, under the augmentation drawn by the seed."""
         ...
 
 
@@ -69,20 +69,20 @@ FindingsReader = Callable[[str], frozenset[tuple[str, Hashable]]]
 
 
 class StudySource(Protocol):
-    """A data set: its splits, and how its findings are read out of a text where that is known."""
+    """A data set: its splits, and a reader of findings where one is known."""
 
     def split(self, name: SplitName) -> Studies:
-        """One split; the same object on every call."""
+        """One split; the same object at every call."""
         ...
 
     @property
     def read_findings(self) -> FindingsReader | None:
-        """Reads findings out of a text; None where the data set has no such reader."""
+        """Reads the findings that a text states; None where no reader is known."""
         ...
 
 
 class _StudyBatch(TypedDict):
-    """What every batch has."""
+    """The fields of every batch."""
 
     ids: list[str]
     images: Tensor
@@ -90,13 +90,13 @@ class _StudyBatch(TypedDict):
     view_mask: Tensor
     """`(B, V)` bool, True where there is a view."""
     tokens: Tensor
-    """`(B, T)` int64, `[0, words..., 0, padding 0...]`, cut to the maximum length."""
+    """`(B, T)` int64, `[0, ids..., 0, padding 0...]`, cut to the maximum length."""
     token_mask: Tensor
-    """`(B, T)` bool, True over `[0, words..., 0]`."""
+    """`(B, T)` bool, True over `[0, ids..., 0]`."""
     references: list[str]
-    """The full reports in the tokenizer's cleaned form: what is scored against."""
+    """The full reports in the tokenizer's cleaned form; scores compare with these."""
     cut_references: list[str]
-    """The same cut to the maximum length."""
+    """The same, cut to the maximum length."""
     patients: list[str | None]
     """As the samples' `patient`."""
     labels: list[str | None]
@@ -111,7 +111,7 @@ class Batch(_StudyBatch, total=False):
     facts: Tensor
     """`(B, Q)` int64: 1 where a report states a prompt, 0 where it does not, -1 where it leaves it open."""
     boxes: Tensor
-    """`(B, V, R, 4)` float32: as the samples', NaN where a view is missing; where the data set has such."""
+    """`(B, V, R, 4)` float32: as the samples', NaN where a view is missing; where the data set has boxes."""
     negatives: "Batch"
-    """The K mined hard negatives of each study, B * K rows, of which row `i * K + j` is the j-th of study i. Only training
-    batches have them, and only where they are asked for."""
+    """The K paired hard negatives of each study, B * K rows; row `i * K + j` is the j-th of study i. Only in training, with
+    `negatives=paired`."""

@@ -35,13 +35,13 @@ _READ = ("id", "split", "report", "patient", "labels", "shard", "offset", "heigh
 
 
 class Columns:
-    """The rows of one split as Arrow and NumPy arrays: no object per study, so that hundreds of thousands fit in a process.
+    """The rows of one split as Arrow and NumPy arrays: without an object per study, hundreds of thousands fit in a process.
 
-    Pickled by name: a process that is not forked reads the table itself.
+    Pickled as the file and the split: a spawned process reads the table itself.
 
     Args:
         table: the Parquet file.
-        split: whose rows.
+        split: the one whose rows are read.
 
     Raises:
         UserError: it cannot be read as such a table.
@@ -53,7 +53,6 @@ class Columns:
         rows = rows.filter(pc.equal(rows["split"], split))
         column = {name: rows[name].combine_chunks() for name in _READ}
         self.ids, self.reports = TextColumn(column["id"]), TextColumn(column["report"])
-        # where a value may be None
         self.patients: Sequence[str | None] = TextColumn(column["patient"])
         self.labels: Sequence[str | None] = TextColumn(column["labels"])
         self.shards, self.offsets, self.checksums = (
@@ -62,7 +61,7 @@ class Columns:
         views, also = (pc.list_value_length(column[name]).to_numpy() for name in ("heights", "widths"))
         if not np.array_equal(views, also):
             raise UserError(
-                f"{table}: expected heights and widths of as many views. Copy it again, or prepare it anew."
+                f"{table}: expected as many heights as widths in each row. Copy it again, or prepare it anew."
             )
         self.first_view: NDArray[np.int64] = np.concatenate(([0], np.cumsum(views, dtype=np.int64)))
         self.heights, self.widths = (pc.list_flatten(column[name]).to_numpy() for name in ("heights", "widths"))
@@ -77,7 +76,7 @@ class Columns:
         return counts
 
     def place(self, index: int) -> tuple[int, StoredViews]:
-        """The shard of a study, and where it is there."""
+        """The shard of a study, and its place there."""
         index = range(len(self.ids))[index]
         views = slice(self.first_view[index], self.first_view[index + 1])
         return int(self.shards[index]), StoredViews(
@@ -88,8 +87,8 @@ class Columns:
         )
 
     def ends(self) -> NDArray[np.float64]:
-        """Bytes in its shard up to the end of each study; nan where the table says what cannot be."""
-        # as floating point: exact up to 2**53, and what a broken table says cannot wrap around
+        """The byte in its shard at which each study ends, `(N,)`; nan where the table gives an impossible place."""
+        # floating point: exact up to 2**53, and values of a broken table cannot wrap around
         sizes = self.heights.astype(np.float64) * self.widths
         broken = (self.offsets < 0) | (self.shards < 0) | (np.diff(self.first_view) < 1)
         broken |= self._per_study((self.heights < 1) | (self.widths < 1)) > 0
@@ -101,7 +100,7 @@ class Columns:
 
 
 class TextColumn(Sequence[str]):
-    """A column of texts, each made when it is asked for."""
+    """A column of texts, each made on access."""
 
     def __init__(self, column: "pa.StringArray") -> None:
         self.column = column
@@ -123,13 +122,17 @@ class TextColumn(Sequence[str]):
 
 
 def read_columns(table: Path, names: Sequence[str]) -> "pa.Table":
-    """Some columns of the table, of the types of `SCHEMA` and with a value where there must be one.
+    """Columns of the table, checked for the types of `SCHEMA` and for missing values.
+
+    Args:
+        table: the Parquet file.
+        names: of the columns.
 
     Raises:
-        UserError: there is no such table.
+        UserError: the table cannot be read or does not follow the schema.
     """
     try:
-        # Without threads: a forked worker may read too.
+        # Without threads, so that a forked worker can read too.
         with pq.ParquetFile(table) as file:
             for name in names:
                 place = file.schema_arrow.get_field_index(name)
@@ -153,15 +156,25 @@ def read_columns(table: Path, names: Sequence[str]) -> "pa.Table":
 
 
 def check_texts(table: Path, columns: Mapping[SplitName, Columns]) -> None:
-    """Raise a UserError unless texts are there, ids unique, and no split empty."""
+    """Check ids, reports and splits of a table.
+
+    Args:
+        table: the Parquet file.
+        columns: of its splits.
+
+    Raises:
+        UserError: a text is empty, an id is repeated, or a split is empty or unknown.
+    """
     rows = read_columns(table, ("id", "split", "report"))
     for name in rows.column_names:
         if pc.any(pc.equal(rows[name], "")).as_py():
-            raise UserError(f"{table}: expected a text in every row of {name}. Prepare the folder anew.")
+            raise UserError(
+                f"{table}: expected a text in every row of {name}, but got an empty one. Prepare the folder anew."
+            )
     for name in SPLITS:
         if not len(columns[name].ids):
             raise UserError(f"{table}: expected studies in every split, but {name} has none. Prepare the folder anew.")
     if (known := sum(len(split.ids) for split in columns.values())) != len(rows):
         raise UserError(f"{table}: expected splits of {SPLITS}, but {len(rows) - known} studies have another.")
     if pc.count_distinct(rows["id"]).as_py() != len(rows):
-        raise UserError(f"{table}: expected an id only once. Prepare the folder anew.")
+        raise UserError(f"{table}: expected each id once, but got a repeated one. Prepare the folder anew.")

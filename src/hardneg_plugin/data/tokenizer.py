@@ -15,15 +15,15 @@ UNKNOWN_WORD = "<unk>"
 
 
 class Tokenizer(Protocol):
-    """Ids 1..`vocab_size` are words; 0 begins, ends and pads, so an output layer has `vocab_size + 1` rows."""
+    """Ids 1..`vocab_size` are tokens; 0 begins, ends and pads, so an output layer has `vocab_size + 1` rows."""
 
     @property
     def vocab_size(self) -> int:
-        """Number of words V, without the 0."""
+        """Number of tokens V, without the 0."""
         ...
 
     def clean(self, text: str) -> str:
-        """The text in the form that is learned and scored against."""
+        """The text in the form that models learn and scores compare with."""
         ...
 
     def encode(self, text: str) -> list[int]:
@@ -31,7 +31,7 @@ class Tokenizer(Protocol):
         ...
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The words up to the first 0; zeros in front of the first word are passed over."""
+        """The text up to the first 0; leading zeros are skipped."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -40,7 +40,7 @@ class Tokenizer(Protocol):
 
 
 def _join_sentences(text: str) -> str:
-    """Lower case, list numbers and punctuation gone, sentences set apart by " . "."""
+    """Lower case, without list numbers and punctuation, sentences separated by " . "."""
     text = re.sub(r"\.{2,}", ".", text).replace("1. ", "")
     # One number at a time: a removed "2. " can put a "3. " behind a full stop. Lists beyond five keep their numbers.
     for number in "2345":
@@ -66,11 +66,11 @@ class WordTokenizer:
     """One id per word, as released: word i of the vocabulary has id i + 1, a word outside it reads `<unk>`.
 
     Args:
-        vocabulary: the words, `<unk>` among them, none twice.
+        vocabulary: distinct words, `<unk>` among them.
         cleaning: a name in `CLEANINGS`.
 
     Raises:
-        UserError: for a cleaning of another name and for a vocabulary without words, without `<unk>` or with repeats.
+        UserError: the cleaning is unknown, or the vocabulary has no words, no `<unk>` or repeats.
 
     >>> tokenizer = WordTokenizer.from_reports(["1. Heart size is normal. 2. No effusion."], min_count=1)
     >>> tokenizer.clean("Heart size is large.")
@@ -90,17 +90,22 @@ class WordTokenizer:
                 f"Expected a vocabulary of {UNKNOWN_WORD!r} and at least one more word, but got {self.vocabulary[:5]}."
             )
         if len(self._ids) != len(self.vocabulary):
-            raise UserError("Expected a vocabulary without repeats, but some word stands in it twice.")
+            raise UserError("Expected a vocabulary of distinct words, but got repeats.")
 
     @classmethod
     def from_reports(cls, reports: Sequence[str], min_count: int = 3, cleaning: str = "iu_xray") -> "WordTokenizer":
         """The words seen at least `min_count` times in the cleaned reports, and `<unk>`, sorted.
 
+        Args:
+            reports: the training reports as written.
+            min_count: >= 1.
+            cleaning: a name in `CLEANINGS`.
+
         Raises:
-            UserError: if `min_count` is below 1, or no word is seen that often.
+            UserError: an argument is invalid, or no word is seen that often.
         """
         if min_count < 1:
-            raise UserError(f"Expected `min_count` of at least 1, but got {min_count}.")
+            raise UserError(f"Expected `min_count` >= 1, but got {min_count}.")
         if cleaning not in CLEANINGS:
             raise UserError(f"Expected `cleaning` to be one of {sorted(CLEANINGS)}, but got {cleaning!r}.")
         counts = Counter(word for report in reports for word in CLEANINGS[cleaning](report).split())
@@ -123,11 +128,11 @@ class WordTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of words V, `<unk>` among them, without the 0."""
+        """Number of words V, including `<unk>`, without the 0."""
         return len(self.vocabulary)
 
     def clean(self, text: str) -> str:
-        """The released cleaning of this data set, blank for blank."""
+        """The released cleaning of this data set, identical to the last blank."""
         return CLEANINGS[self.cleaning](text)
 
     def encode(self, text: str) -> list[int]:
@@ -136,8 +141,8 @@ class WordTokenizer:
         return [0, *(self._ids.get(word, unknown) for word in self.clean(text).split()), 0]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The words up to the first 0; zeros in front of the first word are passed over."""
-        return " ".join(self.vocabulary[index - 1] for index in _words(ids, self.vocab_size))
+        """The text up to the first 0; leading zeros are skipped."""
+        return " ".join(self.vocabulary[index - 1] for index in _until_end(ids, self.vocab_size))
 
     def state(self) -> dict[str, Any]:
         """Plain values that `tokenizer_from_state` takes."""
@@ -147,13 +152,20 @@ class WordTokenizer:
 class HuggingFaceTokenizer:
     """Any fast tokenizer of the Hugging Face hub or of a local folder, its ids moved up by one to make room for the 0.
 
-    Its own begin, end and padding tokens are never written: 0 stands for all three.
+    The 0 replaces its begin, end and padding tokens.
 
     Args:
         name_or_path: a name on the hub, or a folder with a `tokenizer.json`.
 
     Raises:
-        UserError: if it cannot be loaded, or is not a fast tokenizer.
+        UserError: it cannot be loaded, or is not a fast tokenizer.
+
+    >>> from tokenizers import models, pre_tokenizers
+    >>> backend = Backend(models.WordLevel({"no": 0, "effusion": 1, "?": 2}, unk_token="?"))
+    >>> backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    >>> tokenizer = HuggingFaceTokenizer.from_state({"json": backend.to_str()})
+    >>> tokenizer.encode("no  effusion"), tokenizer.decode([0, 1, 2, 0])
+    ([0, 1, 2, 0], 'no effusion')
     """
 
     def __init__(self, name_or_path: str) -> None:
@@ -166,7 +178,7 @@ class HuggingFaceTokenizer:
 
     @classmethod
     def from_reports(cls, reports: Sequence[str], name_or_path: str) -> "HuggingFaceTokenizer":
-        """The call of `WordTokenizer.from_reports`, for configs: the vocabulary is given, the reports are not read."""
+        """As `WordTokenizer.from_reports`, for configs; the vocabulary is given, so the reports are not read."""
         return cls(name_or_path)
 
     @classmethod
@@ -178,12 +190,12 @@ class HuggingFaceTokenizer:
 
     @cached_property
     def vocab_size(self) -> int:
-        """Number of tokens V, added ones among them, without the 0."""
+        """Number of tokens V, including added ones, without the 0."""
         # The largest id rather than the count: vocabularies with holes exist, and an output row is looked up by id.
         return max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
 
     def clean(self, text: str) -> str:
-        """The text itself, blanks and line breaks collapsed."""
+        """The text with blanks and line breaks collapsed."""
         return " ".join(text.split())
 
     def encode(self, text: str) -> list[int]:
@@ -192,12 +204,12 @@ class HuggingFaceTokenizer:
         return [0, *(index + 1 for index in encoding.ids), 0]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text up to the first 0, special tokens left out; zeros in front of it are passed over."""
-        tokens = [index - 1 for index in _words(ids, self.vocab_size)]
+        """The text up to the first 0, without special tokens; leading zeros are skipped."""
+        tokens = [index - 1 for index in _until_end(ids, self.vocab_size)]
         return self.clean(self._backend.decode(tokens, skip_special_tokens=True))
 
     def state(self) -> dict[str, Any]:
-        """Plain values that `tokenizer_from_state` takes: the whole tokenizer, so that a checkpoint needs no files."""
+        """Plain values that `tokenizer_from_state` takes: the whole tokenizer, so that a checkpoint needs no other file."""
         return {"kind": "huggingface", "json": self._backend.to_str()}
 
     def __eq__(self, other: object) -> bool:
@@ -210,7 +222,7 @@ def tokenizer_from_state(state: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer whose `state()` this was.
 
     Raises:
-        UserError: if the state is of no known kind.
+        UserError: the kind of the state is unknown.
     """
     match state.get("kind"):
         case "words":
@@ -221,16 +233,16 @@ def tokenizer_from_state(state: Mapping[str, Any]) -> Tokenizer:
             raise UserError(f"Expected a tokenizer state of kind 'words' or 'huggingface', but got {kind!r}.")
 
 
-def _words(ids: Iterable[int], vocab_size: int) -> list[int]:
-    words: list[int] = []
+def _until_end(ids: Iterable[int], vocab_size: int) -> list[int]:
+    tokens: list[int] = []
     for index in map(int, ids):
         if not 0 <= index <= vocab_size:
             raise ValueError(f"Expected token ids in [0, {vocab_size}], but got {index}.")
         if index:
-            words.append(index)
-        elif words:
+            tokens.append(index)
+        elif tokens:
             break
-    return words
+    return tokens
 
 
 def _load_backend(name_or_path: str) -> Backend:
@@ -251,14 +263,22 @@ def _load_backend(name_or_path: str) -> Backend:
 
 
 def check_vocabulary(checkpoint: Mapping[str, Any], tokenizer: Tokenizer) -> None:
-    """Raise a UserError where a checkpoint's words are not the tokenizer's: its weights would mean other words."""
-    state, own = checkpoint.get("tokenizer"), tokenizer.state()
-    if state == own:
+    """Check that a checkpoint was trained with a tokenizer: under another, its weights stand for other tokens.
+
+    Args:
+        checkpoint: with the state of its tokenizer under "tokenizer".
+        tokenizer: of the data.
+
+    Raises:
+        UserError: it was trained with another tokenizer, or has none.
+    """
+    state, expected = checkpoint.get("tokenizer"), tokenizer.state()
+    if state == expected:
         return
     if state is None:
-        raise UserError("The checkpoint holds no vocabulary: it was not written by hardneg-train.")
-    words, own_words = (len(value.get("vocabulary", ())) for value in (state, own))
+        raise UserError("Expected a checkpoint of hardneg-train, but got one without a vocabulary.")
+    got, wanted = (f"{each.get('kind')}, {len(each.get('vocabulary', ()))} words" for each in (state, expected))
     raise UserError(
-        f"The checkpoint was trained with another vocabulary ({state.get('kind')}, {words} words) than this data gives "
-        f"({own.get('kind')}, {own_words} words): use the data it was trained on, or train anew."
+        f"Expected a checkpoint trained with the vocabulary of this data ({wanted}), but got one with another ({got}). Use the "
+        "data it was trained on, or train anew."
     )

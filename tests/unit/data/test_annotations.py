@@ -116,7 +116,7 @@ def test_a_blank_name_stands_for_a_missing_test_list(root, caplog):
         source = read(root)
     assert list(source.split("test").ids) == ["s4"]
     assert [record.getMessage().split(": ", 1)[1] for record in caplog.records] == [
-        "there is no list \"test\"; the one under the blank name '    ' is taken for it.",
+        "there is no list \"test\"; the one under the blank name '    ' is read in its place.",
         "only train, val and test are used; left out: ['none'].",
     ]
     write(root, ENTRIES | {"    ": [1]})

@@ -40,12 +40,12 @@ def test_boxes_are_those_of_the_file_and_others_have_none(tmp_path):
         ([], r'line 2: expected {"id": a text, "boxes": a list per view}'),
         ({"id": "b"}, r'"boxes": a list per view'),
         ({"id": "b", "boxes": []}, r'"boxes": a list per view'),
-        ({"id": "a", "boxes": [[LEFT, RIGHT]]}, "line 2: study 'a' is there for the second time"),
+        ({"id": "a", "boxes": [[LEFT, RIGHT]]}, "line 2: expected each study once, but got 'a' again"),
         ({"id": "b", "boxes": [[LEFT]]}, "line 2, study 'b': expected a list of 2 boxes for each view.*but got 1"),
         ({"id": "b", "boxes": [LEFT, RIGHT]}, "expected a list of 2 boxes for each view.*but got 4"),
         (
             {"id": "b", "boxes": [[LEFT, [0.5, 0, 0.4, 1]]]},
-            r"shares of the image, from 0 to 1, or null, but got \[0.5, 0,",
+            r"shares of the image, in \[0, 1\], or null, but got \[0.5, 0,",
         ),
         ({"id": "b", "boxes": [[LEFT, [10, 20, 200, 300]]]}, r"but got \[10, 20, 200, 300\]"),
         ('{"id": "b", "boxes": [[null, [0, 0, NaN, 1]]]}', r"but got \[0, 0, nan, 1\]"),
@@ -115,9 +115,9 @@ def data(root):
 def test_boxes_of_other_data_or_of_other_views_are_refused_before_anything_is_read(root):
     other = written(root, {"id": "s1", "boxes": [[LEFT]]})
     with pytest.raises(
-        UserError, match=r"studies such as 'train 0' in .*boxes.jsonl, but got those of 's1' and 0 others"
+        UserError, match=r"studies such as 'train 0' in .*boxes.jsonl, but got 's1' and 0 others, none of this data"
     ):
         AnnotatedStudies(root, boxes=other)
     short = written(root, {"id": "train 1", "boxes": [[LEFT]]})
-    with pytest.raises(UserError, match="study 'train 1' has 2 views in the data, but boxes for 1"):
+    with pytest.raises(UserError, match="expected boxes for the 2 views of study 'train 1', but got 1"):
         AnnotatedStudies(root, boxes=short)

@@ -87,7 +87,7 @@ def test_images_of_two_sizes_are_refused_by_study(samples):
 
 
 def test_max_length_has_room_for_a_word():
-    with pytest.raises(UserError, match=r"at least 2.*but got 1"):
+    with pytest.raises(UserError, match=r"`max_length` >= 2 .*but got 1"):
         StudyCollator(TOKENIZER, 1)
 
 

@@ -270,5 +270,5 @@ def test_batches_are_pinned_by_default_only_where_there_is_cuda():
 )
 def test_numbers_out_of_range(wrong):
     ((key, value),) = wrong.items()
-    with pytest.raises(UserError, match=f"`{key}` of at least .* but got {value}"):
+    with pytest.raises(UserError, match=f"`{key}` >= [0-2], but got {value}"):
         make(**wrong)

@@ -116,15 +116,15 @@ def test_a_whole_table_warns_of_nothing(full, caplog):
 
 @pytest.mark.parametrize("table", [{"x": ["y"], "y": ["x"]}, {"x": ["a"], "a": ["x"]}, {"a": []}])
 def test_a_table_of_other_data_is_refused(beside, table):
-    with pytest.raises(UserError, match=r"such as 'a', in .*table\.json, but got .*Set data\.mined\.table"):
+    with pytest.raises(UserError, match=r"such as 'a', in .*table\.json, but got .*Set data\.paired\.table"):
         beside(table)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"k": 0}, r"data\.mined\.k: expected at least one .* but got 0"),
-        ({"k": 3, "pool": 2}, r"data\.mined\.pool: expected at least k = 3, but got 2"),
+        ({"k": 0}, r"data\.paired\.k: expected k >= 1 .* but got 0"),
+        ({"k": 3, "pool": 2}, r"data\.paired\.pool: expected a pool >= k = 3, but got 2"),
     ],
 )
 def test_numbers_out_of_range(options, message):

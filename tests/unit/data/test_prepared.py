@@ -92,7 +92,7 @@ def test_boxes_are_framed_as_of_the_files(home):
             torch.testing.assert_close(other["boxes"], one["boxes"], atol=1 / CROP, rtol=0, equal_nan=True)
             assert one["boxes"].isnan().all() == (name == "b")
     file.write_text(json.dumps({"id": "a", "boxes": of_a[:1]}))
-    assert "study 'a' has 2 views in the data, but boxes for 1" in error(home / "prepared", boxes=file)
+    assert "expected boxes for the 2 views of study 'a', but got 1" in error(home / "prepared", boxes=file)
 
 
 def test_training_samples_are_those_of_the_original_files(home):
@@ -257,7 +257,7 @@ SPOILED = {
         ["a column shard of int32", "float"],
     ),
     "no report": (set_first(report=""), ["report"]),
-    "a repeated id": (set_first(id="e"), ["id only once"]),
+    "a repeated id": (set_first(id="e"), ["expected each id once"]),
     "an empty split": (lambda root: rewrite(root, lambda rows: rows[:4]), ["test has none"]),
     "another split": (set_first(split="dev"), ["1 studies have another"]),
     "no such shard": (set_first(shard=7), ["Study 'a'", "00007.bin"]),
@@ -267,10 +267,10 @@ SPOILED = {
     "no view": (set_first(heights=[], widths=[]), ["Study 'a'"]),
     "a view of no height": (set_first(heights=[0, 24]), ["Study 'a'"]),
     "a huge view": (set_first(heights=[2**31 - 1, 24], widths=[2**31 - 1, 24]), ["Study 'a'", "00000.bin"]),
-    "a view more": (set_first(heights=[24, 24, 24]), ["as many views"]),
+    "a view more": (set_first(heights=[24, 24, 24]), ["as many heights as widths"]),
     "a shard cut off": (
         lambda root: (root / "images" / "00000.bin").write_bytes((root / "images" / "00000.bin").read_bytes()[:-1]),
-        ["Study 'b'", "00000.bin", "cut off"],
+        ["Study 'b'", "00000.bin", "truncated"],
     ),
     "another's shard": (
         lambda root: shutil.copy(root / "images" / "00000.bin", root / "images" / "00001.bin"),

@@ -98,7 +98,7 @@ def test_nothing_outside_the_file_is_read(tmp_path, stored, place):
 def test_shards_that_are_missing_empty_or_no_file(tmp_path):
     (tmp_path / "00001.bin").touch()
     (tmp_path / "00002.bin").mkdir()
-    for shard, words in enumerate(["cannot be found", "cut off", "to be a file"]):
+    for shard, words in enumerate(["cannot be found", "truncated", "to be a file"]):
         with pytest.raises(UserError, match=f"Study 's7'.*{words}"):
             ImageStore(tmp_path).views("s7", shard, StoredViews(0, (1,), (1,), 0))
 

@@ -11,7 +11,7 @@ TRAIN, VALIDATE, TEST = range(3)
 
 
 def mode_of(monitor: str) -> str:
-    """How Lightning chooses by a score of this name: the lowest of a loss, the highest of any other.
+    """The mode of `ModelCheckpoint` for a score: "min" for losses, "max" for others.
 
     >>> mode_of("val/report_loss"), mode_of("val/BLEU-4")
     ('min', 'max')
@@ -19,11 +19,14 @@ def mode_of(monitor: str) -> str:
     return "min" if monitor.endswith("loss") else "max"
 
 
-class SeedEachStep(pl.Callback):
-    """Seed every random generator at each training step from the run's seed, the epoch, the step and the rank.
+class StepSeeding(pl.Callback):
+    """Seed all random generators at each training step, from the run's seed, epoch, step and rank.
 
-    A run resumed at any step then draws the same dropout as one that never stopped. Validation and test, where decoding may
-    draw words, are seeded once each.
+    A run resumed at any step then draws the same numbers as an uninterrupted one. Validation and test, where decoding may sample,
+    are seeded once each.
+
+    Args:
+        seed: of the run, >= 0.
     """
 
     def __init__(self, seed: int) -> None:
@@ -44,43 +47,48 @@ class SeedEachStep(pl.Callback):
         self._seed(trainer, TEST)
 
     def _seed(self, trainer: pl.Trainer, stage: int, batch_idx: int = 0) -> None:
-        # hashed together: sums would repeat one run's draws in another
+        # hashed: sums would repeat the numbers of one run in another
         mixed = np.random.SeedSequence((self.seed, trainer.current_epoch, stage, batch_idx, trainer.global_rank))
         pl.seed_everything(int(mixed.generate_state(1)[0]), verbose=False)
 
 
 class LastCheckpoint(pl.callbacks.Checkpoint):
-    """Write one file after every epoch, and within epochs if wanted: what a run goes on from.
+    """Write the checkpoint to resume from after every epoch, and optionally within epochs.
 
-    Not a `ModelCheckpoint`, whose `every_n_train_steps` takes the place of the end of the epoch instead of adding to it.
+    `every_n_train_steps` of a `ModelCheckpoint` replaces the checkpoint at the end of the epoch; here it adds to it.
 
     Args:
-        path: the file; each checkpoint replaces the one before.
-        every_n_train_steps: also after so many optimizer steps, at least 1; None: after epochs only.
+        path: of the file; each checkpoint replaces the previous one.
+        every_n_train_steps: optimizer steps between further checkpoints, >= 1; None: after epochs only.
+
+    Raises:
+        ValueError: `every_n_train_steps` is out of range.
     """
 
     def __init__(self, path: str | Path, every_n_train_steps: int | None = None) -> None:
         if every_n_train_steps is not None and every_n_train_steps < 1:
-            raise ValueError(f"Expected `every_n_train_steps` of at least 1 or None, but got {every_n_train_steps}.")
+            raise ValueError(
+                f"Expected `every_n_train_steps` to be a positive integer or None, but got {every_n_train_steps}."
+            )
         self.path, self.every_n_train_steps = Path(path), every_n_train_steps
         self._step_written = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the step that a resumed run starts from as written: half an accumulation later its gradients are in no file."""
+        """Count the first step of a resumed run as written: a checkpoint amid an accumulation would lack its gradients."""
         self._step_written = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write where an optimizer step has just been taken and it is time."""
-        # At the last batch the end of the epoch follows: a run resumed in between would leave out the validation.
+        """Write after an optimizer step, if it is due."""
+        # not at the last batch: a run resumed between it and the end of the epoch would skip the validation
         if self.every_n_train_steps is None or trainer.is_last_batch or trainer.global_step == self._step_written:
             return
         if trainer.global_step % self.every_n_train_steps == 0:
             self._write(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write, with this epoch's best score already in the other callbacks."""
+        """Write, once the other callbacks hold the best score of this epoch."""
         self._write(trainer)
 
     def _write(self, trainer: pl.Trainer) -> None:
@@ -88,15 +96,15 @@ class LastCheckpoint(pl.callbacks.Checkpoint):
         trainer.save_checkpoint(self.path)
 
 
-class PlaceInEpoch(pl.Callback):
-    """Keep in checkpoints how far the training loader is, and let a resumed run go on there.
+class LoaderState(pl.Callback):
+    """Save the state of the training loader in checkpoints, and restore it in a resumed run.
 
-    Lightning does that for loaders that have a state, but loses it where the learning-rate schedule asks for the number of
-    steps: the loader is then made before the state is read.
+    Lightning does so for stateful loaders, but not if the learning-rate schedule asks for the number of steps: then the loader is
+    created before its state is read.
     """
 
     def __init__(self) -> None:
-        self._place: dict[str, Any] | None = None
+        self._state: dict[str, Any] | None = None
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -109,21 +117,21 @@ class PlaceInEpoch(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Remember it until the loader is there."""
-        self._place = checkpoint.get("train_dataloader")
+        """Keep it until the loader exists."""
+        self._state = checkpoint.get("train_dataloader")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Hand it to the loader, before the first batch is wanted."""
+        """Restore it before the first batch."""
         loader: Any = trainer.train_dataloader
-        if self._place is not None and hasattr(loader, "load_state_dict"):
-            loader.load_state_dict(self._place)
-        self._place = None
+        if self._state is not None and hasattr(loader, "load_state_dict"):
+            loader.load_state_dict(self._state)
+        self._state = None
 
 
-class SameBuffers(pl.Callback):
-    """Before validation, give every rank the buffers of rank 0, as its checkpoint holds them.
+class BufferBroadcast(pl.Callback):
+    """Broadcast the buffers of rank 0 before validation, so that all ranks validate the model of the checkpoint.
 
-    Batch norms keep statistics of what their own rank saw; DDP evens them out at the next training step only.
+    Batch norms hold the statistics of their local batches; DDP synchronises them only at the next training step.
     """
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""How checkpoints reach the disk: whole, or not at all."""
+"""Atomic writing of checkpoints."""
 
 import glob
 from pathlib import Path
@@ -11,17 +11,23 @@ from hardneg_plugin.files import whole_file
 
 
 class WholeFileCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, waits for the disk, and renames: a kill at any moment leaves the checkpoint before.
+    """Writes beside the target, syncs, and renames: a kill at any moment leaves the previous checkpoint.
 
-    Lightning's own writes into the system's temporary folder and moves, which between two file systems is a copy that a kill
-    cuts short, over the only checkpoint there is.
+    Lightning writes into the temporary folder of the system and moves the file, which between file systems is a copy: a kill may
+    cut it short and destroy the only checkpoint.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Replace the file at `path`, a local one; `storage_options` are not used."""
+        """Write a checkpoint.
+
+        Args:
+            checkpoint: as in Lightning.
+            path: of a local file, which is replaced.
+            storage_options: ignored.
+        """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f".{glob.escape(path.name)}.*"):  # by a kill: a run has one writer
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*"):  # left by a kill, as a run has one writer
             left.unlink()
         with whole_file(path) as file:
             torch.save(checkpoint, file)

@@ -186,12 +186,12 @@ def test_the_diagnosis_knows_its_embeddings_and_shows_no_pictures(tmp_path):
     (log,) = tmp_path.rglob("metrics.csv")
     head = log.read_text().splitlines()[0]
     assert "diagnosis/mean_cosine_of_images" in head
-    assert "diagnosis/own_closer_than_random" in head
+    assert "diagnosis/positive_closer_than_random" in head
     assert "image_sensitivity" not in head
     assert "text_gap" not in head
 
 
-def test_equal_embeddings_are_told(tmp_path):
+def test_equal_embeddings_are_warned_of(tmp_path):
     objective = partial(HardNegativeObjective, width=8, centred=False, schedule=Linear(warmup=0))
     model = encoder(hard_negatives=objective, optimizer=partial(torch.optim.SGD, lr=0.0))
     torch.nn.init.zeros_(model.text.norm.weight)  # all reports are one

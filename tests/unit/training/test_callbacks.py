@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning.demos.boring_classes import BoringModel
 from torch.utils.data import DataLoader
 
-from hardneg_plugin.training.callbacks import LastCheckpoint, SeedEachStep
+from hardneg_plugin.training.callbacks import LastCheckpoint, StepSeeding
 
 
 class Recorded(LastCheckpoint):
@@ -53,7 +53,7 @@ def test_steps_must_be_counted(tmp_path):
 def test_every_step_of_every_epoch_and_rank_draws_its_own_numbers_again():
     def draw(seed=1, epoch=0, rank=0, step=0, stage="train"):
         trainer = SimpleNamespace(current_epoch=epoch, global_rank=rank)
-        callback = SeedEachStep(seed)
+        callback = StepSeeding(seed)
         if stage == "train":
             callback.on_train_batch_start(trainer, None, None, step)
         else:

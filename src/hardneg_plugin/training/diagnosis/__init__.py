@@ -1,4 +1,4 @@
-"""Diagnosis while training: what a model writes and how similar its embeddings are, shown, and warning signs told in words."""
+"""Diagnosis of a training: generated reports and similarities in the loggers, and warnings."""
 
 from hardneg_plugin.training.diagnosis.callback import Diagnosis
 

@@ -1,4 +1,4 @@
-"""Studies, similarities and figures of one check, as each kind of logger can show them."""
+"""Output of the diagnosis to loggers: studies, similarities and figures of one validation."""
 
 import csv
 import html
@@ -14,12 +14,12 @@ from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, W
 from torch import Tensor
 
 BINS = np.linspace(-1, 1, 81)
-"""Edges of the histograms: products of unit vectors, .025 each."""
+"""Edges of the histograms of cosines, .025 wide."""
 
 
 @dataclass(frozen=True)
-class ShownStudy:
-    """A study as it is shown."""
+class LoggedStudy:
+    """A study with its generated report."""
 
     id: str
     picture: NDArray[np.uint8]
@@ -29,72 +29,78 @@ class ShownStudy:
 
     @property
     def markdown(self) -> str:
-        """Its texts; `<unk>` would be taken for HTML."""
+        """Id and texts in Markdown, with HTML escaped, as in `<unk>`."""
         rows = (("study", self.id), ("reference", self.reference), ("generated", self.generated))
         return "\n\n".join(f"**{name}** {html.escape(text)}" for name, text in rows)
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What one check shows."""
+class DiagnosisOutput:
+    """Output of one validation."""
 
-    studies: Sequence[ShownStudy]
+    studies: Sequence[LoggedStudy]
     similarities: Mapping[str, Tensor]
-    """`(N,)` each, by the kind of report; none without an objective."""
+    """`(N,)` each, by kind of report; empty without an objective."""
     figures: Mapping[str, float]
-    """What the warning signs were read from, for every logger's curves."""
+    """The figures behind the warning signs, for every logger."""
 
 
-def show(loggers: Sequence[Logger], shown: Shown, step: int) -> None:
-    """Hand over to every logger what it can take; to be called on rank 0."""
+def log_diagnosis(loggers: Sequence[Logger], output: DiagnosisOutput, step: int) -> None:
+    """Log what each logger supports; call it on rank 0.
+
+    Args:
+        loggers: every logger gets the figures; TensorBoard, Weights & Biases and MLflow the rest, too.
+        output: of one validation.
+        step: the global step.
+    """
     for logger in loggers:
-        if shown.figures:
-            logger.log_metrics({f"diagnosis/{name}": value for name, value in shown.figures.items()}, step)
-        for kind, show_in in _SHOW_IN.items():
+        if output.figures:
+            logger.log_metrics({f"diagnosis/{name}": value for name, value in output.figures.items()}, step)
+        for kind, log_to in _LOG_TO.items():
             if isinstance(logger, kind):
-                show_in(logger, shown, step)
+                log_to(logger, output, step)
 
 
-def _in_tensorboard(logger: TensorBoardLogger, shown: Shown, step: int) -> None:
+def _log_to_tensorboard(logger: TensorBoardLogger, output: DiagnosisOutput, step: int) -> None:
     writer = logger.experiment
-    for study in shown.studies:
+    for study in output.studies:
         writer.add_image(f"diagnosis/{study.id}", study.picture, step, dataformats="HW")
         writer.add_text(f"diagnosis/{study.id}", study.markdown, step)
-    for name, values in shown.similarities.items():
+    for name, values in output.similarities.items():
         if len(values):
             writer.add_histogram(f"diagnosis/similarity/{name}", values, step)
 
 
-def _in_wandb(logger: WandbLogger, shown: Shown, step: int) -> None:
+def _log_to_wandb(logger: WandbLogger, output: DiagnosisOutput, step: int) -> None:
     import wandb  # type: ignore[import-not-found]  # an extra
 
-    if shown.studies:
-        pictures = [Image.fromarray(study.picture) for study in shown.studies]
-        captions = [f"{study.id}: {study.generated}" for study in shown.studies]
+    if output.studies:
+        pictures = [Image.fromarray(study.picture) for study in output.studies]
+        captions = [f"{study.id}: {study.generated}" for study in output.studies]
         logger.log_image("diagnosis/studies", pictures, step, caption=captions)
-        rows = [[study.id, study.reference, study.generated] for study in shown.studies]
+        rows = [[study.id, study.reference, study.generated] for study in output.studies]
         logger.log_table("diagnosis/reports", ["study", "reference", "generated"], rows, step=step)
     histograms: dict[str, Any] = {
         f"diagnosis/similarity/{name}": wandb.Histogram(np_histogram=np.histogram(values, BINS))
-        for name, values in shown.similarities.items()
+        for name, values in output.similarities.items()
     }
     if histograms:
         logger.log_metrics(histograms, step)
 
 
-def _in_mlflow(logger: MLFlowLogger, shown: Shown, step: int) -> None:
+def _log_to_mlflow(logger: MLFlowLogger, output: DiagnosisOutput, step: int) -> None:
     client, run = logger.experiment, logger.run_id
-    for number, study in enumerate(shown.studies, 1):  # ids may hold what no file name may
+    for number, study in enumerate(output.studies, 1):  # ids may not be valid file names
         client.log_image(run, Image.fromarray(study.picture), f"diagnosis/studies/{number}.png")
-    if shown.studies:
-        texts = "\n\n---\n\n".join(study.markdown for study in shown.studies)
+    if output.studies:
+        texts = "\n\n---\n\n".join(study.markdown for study in output.studies)
         client.log_text(run, texts, f"diagnosis/reports/step-{step:08d}.md")
-    if shown.similarities:
-        client.log_text(run, _histogram_table(shown.similarities), f"diagnosis/similarity/step-{step:08d}.csv")
+    if output.similarities:
+        client.log_text(run, _histogram_table(output.similarities), f"diagnosis/similarity/step-{step:08d}.csv")
 
 
 def _histogram_table(similarities: Mapping[str, Tensor]) -> str:
-    """CSV with a row per bin: where it begins, and how many studies of each kind lie in it."""
+    """CSV with a row per bin: its lower edge, and the number of studies by kind of report."""
     counts = [np.histogram(values, BINS)[0] for values in similarities.values()]
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
@@ -103,8 +109,8 @@ def _histogram_table(similarities: Mapping[str, Tensor]) -> str:
     return table.getvalue()
 
 
-_SHOW_IN: dict[type[Logger], Callable[[Any, Shown, int], None]] = {
-    TensorBoardLogger: _in_tensorboard,
-    WandbLogger: _in_wandb,
-    MLFlowLogger: _in_mlflow,
+_LOG_TO: dict[type[Logger], Callable[[Any, DiagnosisOutput, int], None]] = {
+    TensorBoardLogger: _log_to_tensorboard,
+    WandbLogger: _log_to_wandb,
+    MLFlowLogger: _log_to_mlflow,
 }

@@ -1,4 +1,4 @@
-"""What the diagnosis measures: similarities over a split, how far embeddings spread, and what an exchanged report changes."""
+"""Measures of the diagnosis: similarities over a split, the spread of embeddings, and the effect of exchanged reports."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGene
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.objectives import HardNegativeObjective
 
-Harden = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""From images, reports and negatives, `(N, D)` each, to hardened negatives."""
+HardenFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""From images, reports and hard negatives, `(N, D)` each, to hardened negatives `(N, D)`."""
 
 
 @dataclass(frozen=True)
@@ -35,41 +35,47 @@ class EmbeddedSplit(StudyMetric[ValidationEmbeddings]):
     """The embeddings of a split, each study counted once over all ranks."""
 
     def update(self, ids: list[str], images: Tensor, reports: Tensor, keys: Tensor) -> None:
-        """Add B studies."""
+        """Add B studies.
+
+        Args:
+            ids: of the studies.
+            images, reports: unit-length embeddings `(B, D)`.
+            keys: match keys `(B, 4)` int64.
+        """
         self.remember(ids, images.float(), reports.float(), keys)
 
     def score(self, ids: list[str], *columns: Any) -> tuple[dict[str, float], ValidationEmbeddings]:
-        """No score, and all studies."""
+        """No scores, and the embeddings of all studies."""
         return {}, ValidationEmbeddings(*columns)
 
     def studies(self) -> ValidationEmbeddings | None:
-        """All studies on rank 0, None elsewhere and where none was seen; to be called on all ranks."""
+        """All studies on rank 0, None on other ranks and without studies; call it on all ranks."""
         self.compute()
         return self._details
 
 
 @dataclass(frozen=True)
-class Exchanged:
-    """What changes where the studies of a batch get one another's reports."""
+class ReportExchange:
+    """Effects of giving the studies of a batch the reports of others."""
 
     image_sensitivity: float
-    """Share of a report's words for which another one becomes the likeliest under another study's image, in [0, 1]."""
+    """Share of positions, in [0, 1], at which another study's image changes the likeliest next token."""
     pairs: int
-    """Studies that were exchanged."""
+    """Number of exchanged reports."""
     text_gap: float | None = None
-    """Mean z·u less that to another study's report read with the own image, a cosine; None without an objective."""
+    """Mean cosine z·u minus that to another study's report, read with this image; None without an objective."""
     study_gap: float | None = None
-    """Mean z·u less that to another study's report read with its own image, a cosine; None without an objective."""
+    """Mean cosine z·u minus that to another study's report, read with that study's image; None without an objective."""
 
 
 def other_studies(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """One other study for each of N, on a round trip through all of them in a fixed random order.
+    """Another study for each of N: the next one in a fixed random cycle through all.
 
     Args:
         keys: match keys `(N, M)` int64.
 
     Returns:
-        `index (N,)` int64, and `valid (N,)` bool: False where the other study is a match.
+        `index (N,)` int64, and `valid (N,)` bool, False where the other study is a match.
     """
     order = torch.randperm(len(keys), generator=torch.Generator().manual_seed(0)).to(keys.device)
     index = torch.empty_like(order)
@@ -77,42 +83,50 @@ def other_studies(keys: Tensor) -> tuple[Tensor, Tensor]:
     return index, ~are_matches(keys, keys[index, None])[:, 0] & (index != torch.arange(len(keys), device=keys.device))
 
 
-def similarities(studies: ValidationEmbeddings, harden: Harden | None) -> dict[str, Tensor]:
-    """Products with the image z over a split, one per study, on the CPU.
+def similarities(studies: ValidationEmbeddings, harden: HardenFunction | None) -> dict[str, Tensor]:
+    """Cosines of images with several kinds of reports over a split.
+
+    Args:
+        studies: N of them.
+        harden: the inner maximisation; None: no hardened negatives.
 
     Returns:
-        "own": the own report. "random": another study's. "hard_negative": the report nearest to the own one of all that are
-        no match. "hardened": that one hardened, where there is a `harden`. Studies without such a report are left out.
+        By kind, one value per study that has such a report, on the CPU. "positive": its own report. "random": the report of
+        another study. "hard_negative": the report nearest to the positive that is no match. "hardened": the same, hardened.
     """
     images, reports = studies.images, studies.reports
     other, has_other = other_studies(studies.keys)
     index, found = mine(reports, studies.keys, k=1)
     nearest, found = reports[index[:, 0]], found[:, 0]
     measured = {
-        "own": _products(images, reports),
-        "random": _products(images, reports[other])[has_other],
-        "hard_negative": _products(images, nearest)[found],
+        "positive": _cosines(images, reports),
+        "random": _cosines(images, reports[other])[has_other],
+        "hard_negative": _cosines(images, nearest)[found],
     }
     if harden is not None:
-        measured["hardened"] = _products(images, harden(images, reports, nearest))[found]
+        measured["hardened"] = _cosines(images, harden(images, reports, nearest))[found]
     return measured
 
 
 def closer_than_random(studies: ValidationEmbeddings) -> tuple[float, int]:
-    """The share of studies whose own report is closer to the image than another study's; 0.5 is chance. And their number.
+    """The share of studies whose positive is closer to the image than another study's report, and the number of studies.
 
-    Ties count as half.
+    Chance is 0.5; ties count as half.
     """
     index, valid = other_studies(studies.keys)
-    difference = (_products(studies.images, studies.reports) - _products(studies.images, studies.reports[index]))[valid]
+    difference = (_cosines(studies.images, studies.reports) - _cosines(studies.images, studies.reports[index]))[valid]
     wins = (difference > 0).double() + (difference == 0).double() / 2
     return (wins.mean().item() if len(wins) else 0.5), len(wins)
 
 
-def hardening_of(objective: HardNegativeObjective, hardness: float) -> Harden | None:
-    """The objective's inner maximisation, for studies it may never have seen; None where it has none for single studies.
+def hardening_of(objective: HardNegativeObjective, hardness: float) -> HardenFunction | None:
+    """The objective's inner maximisation for studies that are not in training; None without one.
 
-    A strategy that mixes the studies of a training batch has none: a split is no batch.
+    Hardenings that mix the studies of a batch are left out, as a split is no batch.
+
+    Args:
+        objective: whose hardening.
+        hardness: in [0, 1].
     """
     if objective.hardening is None or objective.hardening.mixes_studies:
         return None
@@ -121,32 +135,41 @@ def hardening_of(objective: HardNegativeObjective, hardness: float) -> Harden | 
 
 
 def mean_pairwise_cosine(embeddings: Tensor) -> float:
-    """The mean cosine of all pairs of N >= 2 unit-length rows `(N, D)`: `(|Σ x|² - N) / (N (N - 1))`."""
+    """The mean cosine of all pairs of N >= 2 unit-length rows `(N, D)`: `(|Σ x|² - N) / (N (N - 1))`.
+
+    >>> mean_pairwise_cosine(torch.eye(3))
+    0.0
+    """
     count = len(embeddings)
     return (embeddings.double().sum(0).square().sum().item() - count) / (count * (count - 1))
 
 
 def effective_dimensions(embeddings: Tensor) -> float:
-    """In how many directions rows `(N, D)` vary: `(Σ λ)² / Σ λ²` over the eigenvalues λ of their covariance; 0 for equal rows.
+    """The participation ratio of rows `(N, D)`: `(Σ λ)² / Σ λ²` over the eigenvalues λ of their covariance; 0 for equal rows.
 
-    From 1 for points on a line to D for a round cloud. The participation ratio, as in Gao et al., "A theory of multineuronal
-    dimensionality, dynamics and measurement", 2017.
+    From 1 for points on a line to D for an isotropic cloud. See Gao et al., "A theory of multineuronal dimensionality, dynamics
+    and measurement", 2017.
+
+    >>> effective_dimensions(torch.tensor([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]]))
+    1.0
     """
     centred = embeddings.double() - embeddings.double().mean(0)
     covariance = centred.T @ centred
     total = covariance.trace().square()
-    # rounding alone leaves equal rows a covariance
+    # equal rows have a covariance by rounding
     return 0.0 if total < 1e-12 else (total / covariance.square().sum()).item()
 
 
-def exchange_reports(model: ReportGenerator, batch: Batch, outputs: StepOutputs) -> Exchanged:
-    """Read another study's report with each image, teacher-forced, and compare; in evaluation mode and without gradient.
+def exchange_reports(model: ReportGenerator, batch: Batch, outputs: StepOutputs) -> ReportExchange:
+    """Read another study's report with each image, teacher-forced, and compare.
 
-    One further pass through the decoder, and for `report_feature=text_only` two without image. Matches are left out: with
-    their image, the same words are right.
+    Call it in evaluation mode without gradient. It costs one pass through the decoder, and two more without image for
+    `report_feature=text_only`. Matches are left out, as the same text is right for their images.
 
     Args:
-        batch, outputs: a validation batch, and what `validation_step` returned.
+        model: the generator.
+        batch: of validation, with B studies.
+        outputs: of `validation_step` on it.
     """
     index, valid = other_studies(batch["match_keys"])
     other: Batch = {**batch, "tokens": batch["tokens"][index], "token_mask": batch["token_mask"][index]}
@@ -154,17 +177,17 @@ def exchange_reports(model: ReportGenerator, batch: Batch, outputs: StepOutputs)
     states = model.decoder.states(visual.context, other["tokens"], patch_mask=visual.context_mask)
     likeliest = model.decoder.classify(states).argmax(-1)
     with_its_image = model.decoder.classify(outputs["states"][index]).argmax(-1)
-    moved = (likeliest != with_its_image)[other["token_mask"][:, 1:] & valid[:, None]]
-    image_sensitivity = moved.double().mean().item() if len(moved) else 0.0
+    changed = (likeliest != with_its_image)[other["token_mask"][:, 1:] & valid[:, None]]
+    image_sensitivity = changed.double().mean().item() if len(changed) else 0.0
     pairs = int(valid.sum())
     if not isinstance(model, HardNegativeReportGenerator) or not pairs:
-        return Exchanged(image_sensitivity, pairs)
+        return ReportExchange(image_sensitivity, pairs)
     images, reports = model.hard_negatives.project(model.embed(batch, outputs))
     _, wrong = model.hard_negatives.project(model.embed(other, {**outputs, "states": states}))
-    own = _products(images, reports)
-    gaps = [(own - _products(images, others))[valid].mean().item() for others in (wrong, reports[index])]
-    return Exchanged(image_sensitivity, pairs, *gaps)
+    positive = _cosines(images, reports)
+    gaps = [(positive - _cosines(images, others))[valid].mean().item() for others in (wrong, reports[index])]
+    return ReportExchange(image_sensitivity, pairs, *gaps)
 
 
-def _products(images: Tensor, reports: Tensor) -> Tensor:
+def _cosines(images: Tensor, reports: Tensor) -> Tensor:
     return (images * reports).sum(dim=-1)

@@ -1,142 +1,172 @@
-"""Signs that a training goes wrong, each told in words with the figures seen and what to do.
+"""Warning signs of a failing training: messages with the figures and what to do.
 
-A sign is a function from figures to a message, None where all is well. `Watch` says which of them are to be told: after as many
-checks in a row as its patience, once per run.
+A sign is a function from figures to a message, or None if all is well. `WarningTracker` decides when to warn: once per run, after a
+number of validations in a row.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from hardneg_plugin.training.diagnosis.measures import Exchanged
+from hardneg_plugin.training.diagnosis.measures import ReportExchange
 
 FEW_STUDIES = 20
-"""Below this many studies, equal embeddings and lost comparisons are no sign of anything (as of equal reports)."""
+"""Minimum number of studies to warn of equal embeddings or chance."""
 FEW_PAIRS = 4
-"""Below this many exchanged studies, words that stay are no sign of anything."""
+"""Minimum number of exchanged reports to warn of ignored images or text."""
 EQUAL_COSINE = 0.98
-"""Mean cosine of all pairs above which embeddings are nearly equal: on average they are less than 12 degrees apart."""
+"""Mean cosine of all pairs above which embeddings are nearly equal: less than 12 degrees apart on average."""
 FLAT_DIMENSIONS = 1.05
-"""Effective dimensions below which embeddings vary along one line only: a second direction has less than 1/40 of the variance of
-the first. Sound ones have few as well, for normal against abnormal is most of what there is: 1.3 to 2.4 on the built-in data."""
+"""Effective dimensions below which embeddings vary along one line: the second direction has less than 1/40 of the variance of the
+first. Healthy embeddings have few, too, as normal against abnormal dominates: 1.3 to 2.4 on the built-in data."""
 FEW_NEGATIVES = 0.5
-"""Share of the hard negatives wanted below which most studies train without one."""
+"""Share of requested hard negatives below which most studies train without one."""
 MANY_MATCHES = 0.5
-"""Share of matches among pairs of different studies above which most of a batch is no contrast."""
-HARD = 0.2
-"""Hardness from which on a hardened negative should be seen to differ from the mined one."""
-NO_BITE = 0.005
-"""Difference of mean similarities below which hardening does nothing: at hardness 0.2, a tenth of what it does to a negative that
-is 0.25 less similar than the own report."""
+"""Share of matches among pairs of different studies above which most of a batch is no negative."""
+EFFECTIVE_HARDNESS = 0.2
+"""Hardness above which hardened negatives should differ measurably from hard negatives."""
+NO_HARDENING = 0.005
+"""Difference of mean similarities below which hardening does nothing: at hardness 0.2, a tenth of its effect on a negative that is
+0.25 less similar than the positive."""
 CHANCE = 0.6
-"""Share of own reports closer than a random one, up to which that is chance: 0.5, and two standard errors of 100 studies."""
+"""Share of positives closer than a random report, below which it is chance: 0.5 plus two standard errors of 100 studies."""
 LEARNED_GAP = 0.05
-"""Cosine by which own reports must be closer than those of others before it is asked why."""
+"""Minimum study gap, a cosine, to warn of ignored text: below it nothing is learned yet."""
 LEAKING_SHARE = 0.1
-"""Share of that gap below which the words have next to no part in it."""
+"""Share of the study gap that is text gap, below which the text is ignored."""
 IGNORED_SHARE = 0.005
-"""Share of words that another image changes below which a decoder writes from its own words alone: 1 in 200, some five reports.
-Of trained models on the built-in data it changes 1 in 8."""
+"""Image sensitivity below which a decoder ignores the image: 1 token in 200, or in some five reports. Trained models reach 1 in 8
+on the built-in data."""
 
 PATIENCE = {"few_negatives": 1}
-"""Checks in a row until a sign is told, where it is a matter of the data; the others may pass early in training."""
+"""Validations in a row before a warning, for signs that depend on the data; others may pass early in training."""
 DEFAULT_PATIENCE = 3
 
 
 def few_negatives(found: float, match_share: float) -> str | None:
-    """That most studies have no valid hard negative: `train/negatives_found` and `train/false_negative_share`."""
+    """Most studies have no valid hard negative.
+
+    Args:
+        found: `train/negatives_found`, in [0, 1].
+        match_share: `train/false_negative_share`, in [0, 1].
+    """
     if found >= FEW_NEGATIVES and match_share <= MANY_MATCHES:
         return None
     return (
-        f"Hard negatives were found for {found:.0%} of what was wanted, and {match_share:.0%} of all pairs of studies in a batch "
-        "match (same patient, text or label set): most studies train without a hard negative. Make batches larger, take "
-        "negatives=queue or negatives=bank, or leave out what matches too much: label sets of few labels, for one."
+        f"Hard negatives were found for {found:.0%} of the requested ones, and {match_share:.0%} of all pairs of studies in a "
+        "batch match (same patient, text or label set): most studies train without a hard negative. Use larger batches, "
+        "negatives=queue or negatives=bank, or drop match keys that match too much, such as label sets of few labels."
     )
 
 
-def hardening_ineffective(hardness: float, own: float, negative: float, hardened: float, found: float) -> str | None:
-    """That hardening leaves negatives as they are: mean similarities z·u, z·n and z·ñ in training, and negatives found."""
+def hardening_ineffective(
+    hardness: float, positive: float, negative: float, hardened: float, found: float
+) -> str | None:
+    """Hardening leaves negatives as they are.
+
+    Args:
+        hardness: mean of the epoch, in [0, 1].
+        positive, negative, hardened: mean similarities z·u, z·n and z·ñ in training.
+        found: `train/negatives_found`, in [0, 1].
+    """
     # without negatives both means are 0
-    if hardness <= HARD or found < FEW_NEGATIVES or abs(hardened - negative) >= NO_BITE:
+    if hardness <= EFFECTIVE_HARDNESS or found < FEW_NEGATIVES or abs(hardened - negative) >= NO_HARDENING:
         return None
     return (
-        f"At hardness {hardness:.2f} the hardened negatives are no harder than the mined ones: mean similarity to the image "
-        f"{hardened:.3f} and {negative:.3f}, own reports {own:.3f}. The guard holds them back where the mined negative comes "
-        "within hardening.margin of the own report or beats it. Raise weights.alignment or lengthen schedule.warmup, so that own "
-        "reports are found first; lower hardening.margin; or leave near-duplicates out by negatives.ceiling."
+        f"At hardness {hardness:.2f} hardened negatives are no harder than the hard negatives: mean similarity to the image "
+        f"{hardened:.3f} and {negative:.3f}, positives {positive:.3f}. The guard stops hardening where a hard negative is within "
+        "hardening.margin of the positive or closer to the image. Raise weights.alignment or lengthen schedule.warmup, so that "
+        "positives are aligned first; lower hardening.margin; or exclude near-duplicates by negatives.ceiling."
     )
 
 
 def equal_embeddings(side: str, studies: int, cosine: float, dimensions: float) -> str | None:
-    """That all image or all report embeddings of a split are nearly one (`side`: images or reports)."""
+    """All image or all report embeddings of a split are nearly equal.
+
+    Args:
+        side: images or reports.
+        studies: their number.
+        cosine: mean over all pairs.
+        dimensions: effective dimensions.
+    """
     if studies < FEW_STUDIES or (cosine <= EQUAL_COSINE and dimensions >= FLAT_DIMENSIONS):
         return None
     return (
         f"The embeddings of the {side} have collapsed: over {studies} validation studies the mean cosine of all pairs is "
-        f"{cosine:.3f}, and they vary in {dimensions:.2f} effective dimensions. No negative can be told from the own report so. "
-        "Raise weights.alignment, lower the learning rate or the hardness (schedule.peak), and see whether the features that "
-        "enter the objective differ between studies at all."
+        f"{cosine:.3f}, and they vary in {dimensions:.2f} effective dimensions, so negatives cannot be told from positives. Raise "
+        "weights.alignment, lower the learning rate or the hardness (schedule.peak), and check that the features that enter the "
+        "objective differ between studies."
     )
 
 
 def at_chance(share: float, studies: int) -> str | None:
-    """That images are no closer to their own report than to a random one."""
+    """Images are no closer to their positive than to a random report.
+
+    Args:
+        share: of studies whose positive is closer, in [0, 1].
+        studies: their number.
+    """
     if studies < FEW_STUDIES or share >= CHANCE:
         return None
     return (
-        f"The alignment is at chance: for {share:.0%} of {studies} validation studies the own report is closer to the image than "
-        "a random other one, and 50% is chance. Raise weights.alignment or the learning rate of the heads, lower the hardness "
-        "(schedule.peak) or lengthen its rise (schedule.end), and check that images and reports are of the same studies."
+        f"The alignment is at chance: for {share:.0%} of {studies} validation studies the positive is closer to the image than "
+        "a random report, and 50% is chance. Raise weights.alignment or the learning rate of the heads, lower the hardness "
+        "(schedule.peak) or raise it more slowly (schedule.end), and check that images and reports belong to the same studies."
     )
 
 
-def ignores_text(exchanged: Exchanged) -> str | None:
-    """That images are aligned with what the report embedding took from the image, not with its words."""
-    text_gap, study_gap = exchanged.text_gap, exchanged.study_gap
-    if text_gap is None or study_gap is None or exchanged.pairs < FEW_PAIRS or study_gap < LEARNED_GAP:
+def ignores_text(exchange: ReportExchange) -> str | None:
+    """Images are aligned with what report embeddings took from the image, not with the text."""
+    text_gap, study_gap = exchange.text_gap, exchange.study_gap
+    if text_gap is None or study_gap is None or exchange.pairs < FEW_PAIRS or study_gap < LEARNED_GAP:
         return None
     if text_gap >= LEAKING_SHARE * study_gap:
         return None
     return (
-        "The alignment ignores the text: read with the own image, another study's report is as close to it as the own one "
-        f"(cosine lower by {text_gap:.3f}), while other studies are lower by {study_gap:.3f}. The decoder's states carry the "
-        "image, and the objective is content with that: set model.report_feature=word_embeddings or text_only."
+        "The alignment ignores the text: another study's report, read with this image, is as close to the image as the positive "
+        f"(cosine lower by {text_gap:.3f}), but read with its own image it is not (lower by {study_gap:.3f}). The decoder's states "
+        "carry the image, which satisfies the objective: set model.report_feature=word_embeddings or text_only."
     )
 
 
-def ignores_image(exchanged: Exchanged) -> str | None:
-    """That a decoder writes the same words whatever the image."""
-    if exchanged.pairs < FEW_PAIRS or exchanged.image_sensitivity >= IGNORED_SHARE:
+def ignores_image(exchange: ReportExchange) -> str | None:
+    """The decoder generates the same text for every image."""
+    if exchange.pairs < FEW_PAIRS or exchange.image_sensitivity >= IGNORED_SHARE:
         return None
     return (
-        f"The generated text ignores the image: with the image of another study, {exchanged.image_sensitivity:.2%} of the "
-        f"likeliest next words change over {exchanged.pairs} validation reports. See whether the visual extractor learns "
-        "(visual_lr, frozen layers, the range of the images) and whether the images fit their reports; lower the learning rate "
+        f"The generated text ignores the image: with the image of another study, {exchange.image_sensitivity:.2%} of the "
+        f"likeliest next tokens change over {exchange.pairs} validation reports. Check that the visual extractor learns "
+        "(visual_lr, frozen layers, the range of the images) and that images belong to their reports; lower the learning rate "
         "of the decoder."
     )
 
 
-class Watch:
-    """Which signs were seen how often in a row, and which have been told; each is told once."""
+class WarningTracker:
+    """Counts signs in a row, and warns of each once.
+
+    >>> tracker = WarningTracker()
+    >>> [list(tracker.due({"at_chance": "message"})) for validation in range(4)]
+    [[], [], ['at_chance'], []]
+    """
 
     def __init__(self) -> None:
         self._in_a_row: dict[str, int] = {}
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def due(self, signs: Mapping[str, str | None]) -> dict[str, str]:
-        """Of what one check saw, by kind, the messages to be told now."""
-        told = {}
+        """The messages to issue now, by kind, given the signs of one validation."""
+        messages = {}
         for kind, message in signs.items():
             self._in_a_row[kind] = 0 if message is None else self._in_a_row.get(kind, 0) + 1
             is_due = self._in_a_row[kind] >= PATIENCE.get(kind, DEFAULT_PATIENCE)
-            if message is not None and is_due and kind not in self._told:
-                self._told.add(kind)
-                told[kind] = message
-        return told
+            if message is not None and is_due and kind not in self._warned:
+                self._warned.add(kind)
+                messages[kind] = message
+        return messages
 
     def state_dict(self) -> dict[str, Any]:
-        """So that a resumed run goes on counting and does not tell anything again."""
-        return {"in_a_row": dict(self._in_a_row), "told": sorted(self._told)}
+        """Counts and issued warnings, for a resumed run."""
+        return {"in_a_row": dict(self._in_a_row), "warned": sorted(self._warned)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """As `state_dict` gave it."""
-        self._in_a_row, self._told = dict(state["in_a_row"]), set(state["told"])
+        """Restore the result of `state_dict`."""
+        self._in_a_row, self._warned = dict(state["in_a_row"]), set(state["warned"])

@@ -31,9 +31,9 @@ from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.objectives import Alternating
 from hardneg_plugin.objectives.schedule import Constant
 from hardneg_plugin.training.diagnosis import Diagnosis, warning_signs
-from hardneg_plugin.training.diagnosis.logger_output import BINS, Shown, ShownStudy, show
+from hardneg_plugin.training.diagnosis.logger_output import BINS, DiagnosisOutput, LoggedStudy, log_diagnosis
 from hardneg_plugin.training.diagnosis.measures import (
-    Exchanged,
+    ReportExchange,
     ValidationEmbeddings,
     closer_than_random,
     effective_dimensions,
@@ -101,7 +101,7 @@ def test_similarities_are_those_of_plain_loops():
     measured = similarities(studies, hardening_of(HardNegativeObjective(hardening=Arc(margin=0.1)), 0.5))
     n = u[nearest]
     hardened = harden_arc(z, u, n, hardness=0.5, margin=0.1)
-    torch.testing.assert_close(measured["own"], torch.stack([z[i] @ u[i] for i in range(8)]))
+    torch.testing.assert_close(measured["positive"], torch.stack([z[i] @ u[i] for i in range(8)]))
     torch.testing.assert_close(measured["hard_negative"], torch.stack([z[i] @ n[i] for i in range(8)]))
     torch.testing.assert_close(measured["hardened"], torch.stack([z[i] @ hardened[i] for i in range(8)]))
     index, valid = other_studies(studies.keys)
@@ -115,7 +115,7 @@ def test_studies_without_any_negative_are_left_out():
     studies = ValidationEmbeddings(unit(5, 4), unit(5, 4, seed=1), keys_of([2] * 5))
     measured = similarities(studies, hardening_of(HardNegativeObjective(), 0.5))
     assert {name: len(values) for name, values in measured.items()} == {
-        "own": 5,
+        "positive": 5,
         "random": 0,
         "hard_negative": 0,
         "hardened": 0,
@@ -168,7 +168,7 @@ class Scripted(ReportDecoder):
 
 
 def exchanged(of_image, of_words, feature="decoder_states"):
-    """Reports exchanged where images are embedded as what of them the report states would show."""
+    """Reports exchanged where images are embedded as what of them the report states would log_diagnosis."""
     model = HardNegativeReportGenerator(
         visual=VisualExtractor("resnet10t", options={"channels": [8, 8, 16, 16], "stem_width": 8}),
         backbone=partial(Scripted, of_image=of_image, of_words=of_words),
@@ -223,47 +223,53 @@ def test_without_image_in_the_report_the_text_is_all_there_is():
             "hardening_ineffective",
             (0.9, 0.50, 0.60, 0.60, 0.5),
             (0.9, 0.50, 0.00, 0.00, 0.0),
-        ),  # no negatives: told by the other
+        ),  # no negatives: the other sign warns
         ("equal_embeddings", ("images", 200, 0.99, 8.0), ("images", 200, 0.9, 2.2)),
         ("equal_embeddings", ("reports", 200, 0.5, 1.04), ("reports", 19, 1.0, 0.0)),
         ("at_chance", (0.5, 100), (0.6, 100)),
         ("at_chance", (0.2, 20), (0.2, 19)),
-        ("ignores_text", (Exchanged(0.1, 12, 0.01, 0.3),), (Exchanged(0.1, 12, 0.04, 0.3),)),
-        ("ignores_text", (Exchanged(0.1, 4, -0.1, 0.3),), (Exchanged(0.1, 12, 0.0, 0.04),)),  # nothing learned yet
-        ("ignores_text", (Exchanged(0.1, 4, 0.0, 0.3),), (Exchanged(0.1, 12),)),  # a bare host
-        ("ignores_image", (Exchanged(0.004, 4),), (Exchanged(0.0, 3),)),
-        ("ignores_image", (Exchanged(0.0, 4),), (Exchanged(0.005, 4),)),
+        ("ignores_text", (ReportExchange(0.1, 12, 0.01, 0.3),), (ReportExchange(0.1, 12, 0.04, 0.3),)),
+        (
+            "ignores_text",
+            (ReportExchange(0.1, 4, -0.1, 0.3),),
+            (ReportExchange(0.1, 12, 0.0, 0.04),),
+        ),  # nothing learned yet
+        ("ignores_text", (ReportExchange(0.1, 4, 0.0, 0.3),), (ReportExchange(0.1, 12),)),  # a bare host
+        ("ignores_image", (ReportExchange(0.004, 4),), (ReportExchange(0.0, 3),)),
+        ("ignores_image", (ReportExchange(0.0, 4),), (ReportExchange(0.005, 4),)),
     ],
 )
-def test_signs_are_told_where_they_show_and_not_where_all_is_well(sign, ill, well):
+def test_signs_warn_where_something_is_wrong_and_nowhere_else(sign, ill, well):
     message = getattr(warning_signs, sign)(*ill)
     assert message
     assert any(character.isdigit() for character in message)
     assert getattr(warning_signs, sign)(*well) is None
 
 
-def test_signs_are_told_once_after_some_in_a_row_and_not_again_by_a_resumed_run():
-    watch = warning_signs.Watch()
-    seen = [watch.due({"hardening_ineffective": message}) for message in ("a", "b", None, "c", "d")]
+def test_warnings_are_issued_once_after_some_in_a_row_and_not_again_by_a_resumed_run():
+    tracker = warning_signs.WarningTracker()
+    seen = [tracker.due({"hardening_ineffective": message}) for message in ("a", "b", None, "c", "d")]
     assert seen == [{}] * 5
-    resumed = warning_signs.Watch()
-    resumed.load_state_dict(watch.state_dict())
+    resumed = warning_signs.WarningTracker()
+    resumed.load_state_dict(tracker.state_dict())
     assert resumed.due({"hardening_ineffective": "e"}) == {"hardening_ineffective": "e"}
     assert resumed.due({"hardening_ineffective": "f", "few_negatives": "g"}) == {"few_negatives": "g"}
-    again = warning_signs.Watch()
+    again = warning_signs.WarningTracker()
     again.load_state_dict(resumed.state_dict())
     assert again.due({"hardening_ineffective": "h", "few_negatives": "i"}) == {}
 
 
 # ---- loggers
 
-STUDY = ShownStudy("a/1", np.arange(12, dtype=np.uint8).reshape(3, 4), "no <unk> seen", "heart normal")
-SHOWN = Shown([STUDY], {"own": torch.tensor([0.11, 0.12, -0.9]), "random": torch.tensor([])}, {"text_gap": 0.25})
+STUDY = LoggedStudy("a/1", np.arange(12, dtype=np.uint8).reshape(3, 4), "no <unk> seen", "heart normal")
+SHOWN = DiagnosisOutput(
+    [STUDY], {"own": torch.tensor([0.11, 0.12, -0.9]), "random": torch.tensor([])}, {"text_gap": 0.25}
+)
 
 
 def test_tensorboard_gets_pictures_texts_histograms_and_figures(tmp_path):
     logger = TensorBoardLogger(tmp_path)
-    show([logger], SHOWN, 7)
+    log_diagnosis([logger], SHOWN, 7)
     logger.finalize("success")
     events = EventAccumulator(logger.log_dir).Reload()
     tags = events.Tags()
@@ -302,7 +308,7 @@ def test_wandb_gets_images_a_table_and_histograms(monkeypatch):
     module.Image, module.Table, module.Histogram = Image, Table, Histogram
     monkeypatch.setitem(__import__("sys").modules, "wandb", module)
     logger = WandbStandIn()
-    show([logger], SHOWN, 7)
+    log_diagnosis([logger], SHOWN, 7)
     (image,) = logger.logged["diagnosis/studies"]
     assert (image.size, image.caption) == ((4, 3), "a/1: heart normal")
     table = logger.logged["diagnosis/reports"]
@@ -336,7 +342,7 @@ class MLFlowStandIn(MLFlowLogger):
 
 def test_mlflow_gets_artifacts():
     logger = MLFlowStandIn()
-    show([logger], SHOWN, 7)
+    log_diagnosis([logger], SHOWN, 7)
     assert logger.metrics == {"diagnosis/text_gap": 0.25}
     assert logger.artifacts["run", "diagnosis/studies/1.png"] == (4, 3)
     assert "**generated** heart normal" in logger.artifacts["run", "diagnosis/reports/step-00000007.md"]
@@ -422,12 +428,12 @@ def test_shows_the_same_studies_each_time_it_is_due(tmp_path, hard_negatives):
     generated = {record["id"]: record["generated"] for record in model.scores_of("val").records()}
     text = events.Tensors(f"{shown[0]}/text_summary")[-1].tensor_proto.string_val[0].decode()
     assert text.endswith(f"**generated** {generated[shown[0].removeprefix('diagnosis/')]}")
-    similarity = [] if hard_negatives is None else ["hard_negative", "hardened", "own", "random"]
+    similarity = [] if hard_negatives is None else ["hard_negative", "hardened", "positive", "random"]
     assert sorted(events.Tags()["histograms"]) == [f"diagnosis/similarity/{name}" for name in similarity]
     assert "diagnosis/image_sensitivity" in events.Tags()["scalars"]
 
 
-def test_black_images_are_told_once():
+def test_black_images_are_warned_of_once():
     blind = [{**sample, "images": torch.zeros_like(sample["images"])} for sample in SAMPLES]
     always = partial(HardNegativeObjective, width=8, schedule=Constant())
     _, messages = fit(model_of(hard_negatives=always), [Diagnosis()], epochs=4, samples=blind)
@@ -438,7 +444,7 @@ def test_black_images_are_told_once():
     assert kinds(messages) == ["ignores_image"]
 
 
-def test_nothing_is_told_of_embeddings_during_the_warm_up():
+def test_no_warning_of_embeddings_during_the_warm_up():
     blind = [{**sample, "images": torch.zeros_like(sample["images"])} for sample in SAMPLES]
     later = partial(HardNegativeObjective, width=8, schedule=Constant(unit="epoch", warmup=9))
     _, messages = fit(model_of(hard_negatives=later), [Diagnosis()], epochs=3, samples=blind)
@@ -504,7 +510,7 @@ def test_runs_beside_a_model_that_it_does_not_know():
 def test_runs_without_loggers_in_a_fast_dev_run(precision):
     callback = Diagnosis()
     fit(model_of(), [callback], fast_dev_run=True, precision=precision)
-    assert callback._exchanged.pairs > 0
+    assert callback._exchange.pairs > 0
 
 
 def test_other_loggers_get_the_figures_and_other_validations_are_not_looked_at(tmp_path):
@@ -512,7 +518,7 @@ def test_other_loggers_get_the_figures_and_other_validations_are_not_looked_at(t
     trainer, _ = fit(model_of(), [callback], logger=CSVLogger(tmp_path))
     rows = list(csv.DictReader((tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()))
     (measured,) = [row for row in rows if row["diagnosis/image_sensitivity"]]
-    assert 0 <= float(measured["diagnosis/own_closer_than_random"]) <= 1
+    assert 0 <= float(measured["diagnosis/positive_closer_than_random"]) <= 1
     trainer.validate(model_of(), DataLoader(SAMPLES, batch_size=12, collate_fn=COLLATE), verbose=False)
     assert callback._pictures == {}
 

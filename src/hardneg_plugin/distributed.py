@@ -1,6 +1,6 @@
 """Rows of all ranks on every rank: a gather that keeps the gradient and takes batches of different sizes.
 
-Everything here speaks to the default process group and does nothing where there is none.
+Everything here uses the default process group; without one there is one rank.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ def world_size() -> int:
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:
-    """The mean of each rank's values, of their shape, on every rank and detached; one collective."""
+    """The mean over the ranks of values of one shape, on every rank, detached; one collective."""
     if world_size() == 1:
         return values.detach()
     total = values.detach().clone()
@@ -27,7 +27,7 @@ def mean_over_ranks(values: Tensor) -> Tensor:
 
 
 def from_first_rank(values: Tensor) -> Tensor:
-    """Rank 0's values on every rank, whose shape and dtype must agree; one collective."""
+    """The values of rank 0 on every rank; shape and dtype must agree between ranks; one collective."""
     if world_size() > 1:
         values = values.contiguous()
         dist.broadcast(values, src=0)
@@ -36,36 +36,46 @@ def from_first_rank(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Shards:
-    """How the rows of one step are spread over the ranks: the rank asked, and the rows of each."""
+    """How the rows of one step are spread over the ranks.
+
+    >>> shards = Shards.of(3, torch.device("cpu"))
+    >>> shards.sizes, shards.local
+    ((3,), slice(0, 3, None))
+    """
 
     rank: int
+    """This rank."""
     sizes: tuple[int, ...]
+    """The number of rows on each rank."""
 
     @classmethod
     def of(cls, rows: int, device: torch.device) -> "Shards":
-        """Tell the other ranks how many rows this one has, and learn theirs; one collective.
+        """Exchange the numbers of rows; one collective, which waits for the device: gathers need to know their shapes.
 
-        Reading the sizes waits for the device: the gathers after it have to know their shapes.
+        Args:
+            rows: of this rank.
+            device: of the collective.
         """
         if world_size() == 1:
             return cls(0, (rows,))
-        own = torch.tensor([rows], device=device)
-        sizes = own.new_empty(world_size(), 1)
-        dist.all_gather(list(sizes.unbind()), own)
+        size = torch.tensor([rows], device=device)
+        sizes = size.new_empty(world_size(), 1)
+        dist.all_gather(list(sizes.unbind()), size)
         return cls(dist.get_rank(), tuple(sizes.flatten().tolist()))
 
     def mean(self, losses: Tensor) -> Tensor:
-        """What each rank returns as its loss for the mean over all ranks' rows: own losses `(B,)` to a scalar.
+        """The scalar loss of this rank from the losses of its local rows `(B,)`: `Σ local · ranks / rows of all`.
 
-        DDP averages the ranks' gradients, and the ranks' values are averaged for the log. Ranks with more rows must count for
-        more: `Σ own · ranks / rows of all`.
+        Its mean over the ranks, which DDP takes of the gradients, is the mean over the rows of all ranks.
         """
         return losses.sum() * (len(self.sizes) / sum(self.sizes))
 
     def gather_parts(self, parts: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """`gather` of rows with parts, of which ranks may have different numbers: `(B, P, D)` and their mask `(B, P)` bool.
+        """`gather` of rows with parts, padded to the longest of all ranks; three collectives, and one for the gradient.
 
-        They are padded to the longest of all ranks; three collectives, and one for the gradient.
+        Args:
+            parts: `(B, P, D)`; P may differ between ranks.
+            mask: `(B, P)` bool, True where there is a part.
         """
         if len(self.sizes) == 1:
             return parts, mask
@@ -77,17 +87,17 @@ class Shards:
         return self.gather(padded), self.gather(kept).bool()
 
     def sum(self, rows: Tensor) -> Tensor:
-        """The sum over the rows of all ranks `(...)`, detached, from the own ones `(B, ...)`; one collective."""
+        """The sum over the rows of all ranks `(...)`, detached, from the local ones `(B, ...)`; one collective."""
         total = rows.detach().sum(0)
         if len(self.sizes) > 1:
             dist.all_reduce(total)
         return total
 
     def gather(self, rows: Tensor) -> Tensor:
-        """The rows of all ranks `(N, ...)` in the order of the ranks, from the own ones `(B, ...)`.
+        """The rows of all ranks `(N, ...)` in the order of the ranks, from the local ones `(B, ...)`.
 
-        The gradient of every rank's loss with respect to a row reaches the row's owner, summed; one collective each way. Dtype
-        and trailing shape must agree between ranks.
+        The gradient of a row is the sum of those from all ranks' losses; one collective each way. Dtype and trailing shape must
+        agree between ranks.
         """
         if len(self.sizes) == 1:
             return rows
@@ -96,7 +106,7 @@ class Shards:
 
     @property
     def local(self) -> slice:
-        """Where the own rows are among those of all ranks."""
+        """The places of the local rows among those of all ranks."""
         start = sum(self.sizes[: self.rank])
         return slice(start, start + self.sizes[self.rank])
 

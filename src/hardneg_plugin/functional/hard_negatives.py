@@ -1,4 +1,4 @@
-"""Which pairs of studies must not count as negatives, and which other reports are nearest to a study's own."""
+"""Which pairs of studies must not count as negatives, and which other reports are nearest to a study's report."""
 
 import torch
 from torch import Tensor
@@ -7,10 +7,17 @@ from hardneg_plugin.functional.match_keys import UNKNOWN
 
 
 def match_mask(keys: Tensor, candidate_keys: Tensor) -> Tensor:
-    """Pairs that match: keys `(B, M)` and candidate keys `(N, M)` int64, out `(B, N)` bool.
+    """Which pairs of studies and candidates match: those with equal keys in any column; `UNKNOWN` (-1) equals nothing.
 
-    Each of the M columns identifies a study in one respect (study, patient, text, label set); two studies match if any column
-    holds equal keys. `UNKNOWN` (-1) equals nothing.
+    Args:
+        keys: `(B, M)` int64; each column identifies a study in one respect (`MatchKeys.columns`).
+        candidate_keys: `(N, M)` int64.
+
+    Returns:
+        `(B, N)` bool.
+
+    Raises:
+        ValueError: numbers of columns that differ.
 
     >>> match_mask(torch.tensor([[7, 1]]), torch.tensor([[7, 2], [8, 1], [8, 2], [-1, 3]]))
     tensor([[ True,  True, False, False]])
@@ -29,13 +36,20 @@ def match_mask(keys: Tensor, candidate_keys: Tensor) -> Tensor:
 
 
 def are_matches(keys: Tensor, candidate_keys: Tensor) -> Tensor:
-    """Which of each study's own candidates match it: keys `(B, M)`, candidate keys `(B, K, M)`, out `(B, K)` bool.
+    """`match_mask` where each study has candidates for itself alone.
+
+    Args:
+        keys: `(B, M)` int64.
+        candidate_keys: `(B, K, M)` int64.
+
+    Returns:
+        `(B, K)` bool.
 
     >>> are_matches(torch.tensor([[7, -1]]), torch.tensor([[[7, 2], [8, -1]]]))
     tensor([[ True, False]])
     """
-    own = keys[:, None]
-    return ((candidate_keys == own) & (own != UNKNOWN)).any(dim=-1)
+    keys = keys[:, None]
+    return ((candidate_keys == keys) & (keys != UNKNOWN)).any(dim=-1)
 
 
 @torch.no_grad()
@@ -48,22 +62,22 @@ def most_similar(
     ceiling: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """For every study the k candidates most similar to it that are not matches: its hard negatives.
+    """For every study the k candidates most similar to it that are no matches: its hard negatives.
 
     Args:
-        similarity: cosine of each study's own report with each candidate report, `(B, N)`.
+        similarity: `(B, N)` cosines of each study's report with each candidate report.
         is_match: `(B, N)` bool; a match is never chosen.
-        k: how many to choose, at least 1.
-        pool: draw the k at random from this many most similar ones (None: take the k most similar).
-        ceiling: candidates whose cosine with the own report is above this count as matches too.
-        generator: of the draws, on the similarities' device; None is the global one.
+        k: how many to choose, >= 1.
+        pool: draw the k at random from this many most similar ones, >= k; None: take the k most similar.
+        ceiling: candidates with a cosine above this count as matches too.
+        generator: for the draws, on the device of `similarity`; None: the global one.
 
     Returns:
         `index (B, k)` int64 into the candidates, and `valid (B, k)` bool: False, with index 0, where there are fewer than k
         candidates. Most similar first unless drawn from a pool.
 
     Raises:
-        ValueError: shapes that do not fit, or a pool smaller than k.
+        ValueError: shapes that do not fit, or k and pool out of range.
     """
     if is_match.shape != similarity.shape:
         raise ValueError(f"Expected `is_match` of shape {tuple(similarity.shape)}, but got {tuple(is_match.shape)}.")
@@ -94,7 +108,13 @@ def nearest_reports(
     ceiling: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`most_similar` of unit-length report embeddings: own ones `(B, D)`, candidates to choose from `(N, D)`."""
+    """`most_similar` by the cosine of report embeddings.
+
+    Args:
+        reports: `(B, D)`, unit length.
+        candidates: `(N, D)`, unit length.
+        is_match, k, pool, ceiling, generator: as of `most_similar`.
+    """
     with torch.no_grad():
         similarity = reports.float() @ candidates.float().T
     return most_similar(similarity, is_match, k=k, pool=pool, ceiling=ceiling, generator=generator)
@@ -103,22 +123,21 @@ def nearest_reports(
 def mine(
     reports: Tensor, keys: Tensor, *, k: int, ceiling: float = 1.0, chunk: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """For every one of S studies its k nearest reports among the others that are no matches.
+    """For each of S studies its k nearest reports among the others that are no matches.
 
     Args:
         reports: `(S, D)`, unit length.
-        keys: match keys `(S, M)` int64.
-        k: at least 1.
-        ceiling: as in `most_similar`.
-        chunk: studies at a time; memory grows with `chunk * S`, some 25 bytes each. None: as many as take about 100 MB, but
-            64 at least.
+        keys: `(S, M)` int64 match keys.
+        k: >= 1.
+        ceiling: as of `most_similar`.
+        chunk: studies at a time; memory is some 25 bytes times `chunk * S`. None: about 100 MB, but 64 studies at least.
 
     Returns:
         `index (S, k)` and `valid (S, k)` as of `most_similar`, nearest first.
     """
     chunk = max(64, 2**22 // max(len(reports), 1)) if chunk is None else chunk
-    keys = keys[:, (keys != UNKNOWN).any(dim=0)]  # what nobody knows needs no comparison
-    # before the loop: results that are kept between its large temporaries would hold these apart in memory
+    keys = keys[:, (keys != UNKNOWN).any(dim=0)]  # columns that are unknown throughout need no comparison
+    # allocated before the loop: results kept between its large temporaries would fragment the memory
     index = torch.empty(len(reports), k, dtype=torch.int64, device=reports.device)
     valid = torch.empty(len(reports), k, dtype=torch.bool, device=reports.device)
     for start in range(0, len(reports), chunk):

@@ -1,12 +1,13 @@
 """The inner maximisation: hard negative reports made harder in feature space, one study at a time.
 
-Every `harden_*` takes unit-length embeddings: `images (B, D)` (the anchors z), `reports (B, D)` (their own reports u) and
-`negatives (B, D)` or `(B, K, D)` (hard negative reports n), with `hardness` a number or `(B,)` in [0, 1] (tensors are
-clamped). It returns the hardened negatives, of the negatives' shape and dtype and detached: this step maximises, it does not
-train. The arithmetic is float32 or wider whatever the autocast. Shapes that do not fit raise ValueError.
+Every `harden_*` takes the arguments of `harden_arc` and returns the hardened negatives, detached, of the negatives' shape and
+dtype: this step maximises, it does not train. The arithmetic is float32 or wider, whatever the autocast.
 
-With a = z·u, b = z·n, c = u·n: hardness 0 gives n exactly, and so do n equal to u and, in every strategy but `released`,
-b > a - margin, where the mined negative already beats the own report.
+With a = z·u, b = z·n, c = u·n: the result is n itself where hardness is 0, where n equals u, and, except in `harden_released`,
+where b > a - margin: the hard negative already beats the positive.
+
+A strategy is one function and one dataclass that names it (`Arc`). To add one: write both here, a YAML in conf/hardening, and a
+row in tests/unit/functional/test_hardening.py.
 """
 
 from collections.abc import Callable
@@ -22,17 +23,30 @@ from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.match_keys import MatchKeys
 
 TINY = 1e-6
-"""Unit vectors nearer than this are one and the same: rounding alone decides the direction from one to the other."""
+"""Unit vectors nearer than this count as equal: rounding alone decides the direction from one to the other."""
 
 
 @torch.no_grad()
 def harden_arc(
     images: Tensor, reports: Tensor, negatives: Tensor, *, hardness: float | Tensor, margin: float = 0.0
 ) -> Tensor:
-    """Move each negative along the great circle towards the own report as far as its alignment with the image rises.
+    """Move each negative along the great circle towards the positive as far as its alignment with the image rises.
 
-    The angle is at most `hardness` times the way to the report, stops where the alignment peaks, and never aligns better
-    than the own report minus `margin` (a cosine, >= 0). Unit length out. Closed form; reconstructed, not from the paper.
+    The angle is at most `hardness` times that to the positive. It stops where the alignment peaks, and where it reaches that of
+    the positive minus `margin`. Closed form; reconstructed, not from the paper.
+
+    Args:
+        images: z, `(B, D)`, unit length.
+        reports: u, `(B, D)`, unit length: the positives.
+        negatives: n, `(B, D)` or `(B, K, D)`, unit length.
+        hardness: a number in [0, 1], or `(B,)`, clamped to it.
+        margin: how much worse than the positive a negative stays aligned, a cosine difference >= 0.
+
+    Returns:
+        Hardened negatives of unit length.
+
+    Raises:
+        ValueError: shapes that do not fit, or a hardness outside of [0, 1].
 
     >>> z, u, n = torch.eye(3)[:1], torch.eye(3)[:1], torch.eye(3)[1:2]
     >>> harden_arc(z, u, n, hardness=1 / 3).round(decimals=4)
@@ -58,9 +72,16 @@ def harden_arc(
 def harden_segment(
     images: Tensor, reports: Tensor, negatives: Tensor, *, hardness: float | Tensor, margin: float = 0.0
 ) -> Tensor:
-    """Move each negative straight towards the own report, `hardness` of the way: the maximum of the dot product there.
+    """Move each negative straight towards the positive, `hardness` of the way: the maximum of the dot product there.
 
-    Never passes `z·u - margin`; not unit length. Closed form; reconstructed, not from the paper.
+    It stops at `z·u - margin`. Closed form; reconstructed, not from the paper.
+
+    Args:
+        images, reports, negatives, hardness: as of `harden_arc`.
+        margin: a difference of dot products >= 0.
+
+    Returns:
+        Hardened negatives, not of unit length.
     """
     z, u, n, h = _rows(images, reports, negatives, hardness)
     way = torch.minimum(h, _room(z, u, n, margin))
@@ -71,9 +92,16 @@ def harden_segment(
 def harden_projection(
     images: Tensor, reports: Tensor, negatives: Tensor, *, hardness: float | Tensor, margin: float = 0.0
 ) -> Tensor:
-    """Move each negative towards the image's projection on the line to the own report, at most `hardness` of that line.
+    """Move each negative towards the image's projection on the line to the positive, at most `hardness` of that line.
 
-    The maximum of minus the Euclidean distance to the image; not unit length. Closed form; reconstructed, not from the paper.
+    The minimum of the Euclidean distance to the image there. Closed form; reconstructed, not from the paper.
+
+    Args:
+        images, reports, negatives, hardness: as of `harden_arc`.
+        margin: a difference of dot products >= 0.
+
+    Returns:
+        Hardened negatives, not of unit length.
     """
     z, u, n, h = _rows(images, reports, negatives, hardness)
     line = u - n
@@ -95,8 +123,16 @@ def harden_ascent(
 ) -> Tensor:
     """Projected gradient ascent of the alignment z·x over the sphere, from the negative.
 
-    Each of `steps` moves by `step_size` radians up the gradient, stays within the cap around n whose radius is `hardness` times
-    the angle from n to the own report, and stops at the guard z·x = z·u - margin. Unit length out.
+    Each step moves up the gradient, stays within the cap around n whose radius is `hardness` times the angle from n to the
+    positive, and stops at the guard z·x = z·u - margin.
+
+    Args:
+        images, reports, negatives, hardness, margin: as of `harden_arc`.
+        steps: number of steps, >= 0.
+        step_size: angle of a step in radians, > 0.
+
+    Returns:
+        Hardened negatives of unit length.
     """
     z, u, n, h = _rows(images, reports, negatives, hardness)
     a, b = _dot(z, u), _dot(z, n)
@@ -113,9 +149,13 @@ def harden_ascent(
 
 @torch.no_grad()
 def turn_back(images: Tensor, reports: Tensor, negatives: Tensor, *, margin: float = 0.0) -> Tensor:
-    """Negatives that are better aligned with the image than the guard z·x = z·u - margin allows, turned back to it.
+    """Turn negatives beyond the guard z·x = z·u - margin back to it, along the great circle away from the image.
 
-    Along the great circle away from the image; the others are unchanged. Unit length out.
+    Args:
+        images, reports, negatives, margin: as of `harden_arc`.
+
+    Returns:
+        Negatives of unit length; those within the guard are unchanged.
     """
     z, u, n, _ = _rows(images, reports, negatives, 0.0)
     allowed = (_dot(z, u) - margin).clamp(-1, 1)
@@ -125,10 +165,16 @@ def turn_back(images: Tensor, reports: Tensor, negatives: Tensor, *, margin: flo
 
 @torch.no_grad()
 def harden_released(images: Tensor, reports: Tensor, negatives: Tensor, *, hardness: float | Tensor) -> Tensor:
-    """The released ITHN code's formula, for comparison with it: its projection mixes the studies of the batch.
+    """The formula of the released ITHN code, for comparison: its projection mixes the studies of the batch.
 
-    Row i moves along the difference vectors of every study j, each weighted by its product with row i; without clamp or guard,
-    and not unit length. Use another strategy to train.
+    Row i moves along the difference vectors of every study j, each weighted by its product with row i, without clamp or guard.
+    Use another strategy to train.
+
+    Args:
+        images, reports, negatives, hardness: as of `harden_arc`.
+
+    Returns:
+        Hardened negatives, not of unit length.
     """
     z, u, n, h = _rows(images, reports, negatives, hardness)
     line = u - n
@@ -141,7 +187,7 @@ def harden_released(images: Tensor, reports: Tensor, negatives: Tensor, *, hardn
 def _rows(
     images: Tensor, reports: Tensor, negatives: Tensor, hardness: float | Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Checked and widened: z and u `(B, 1, D)`, n `(B, K, D)`, hardness `(B, 1, 1)`."""
+    """Check and widen: z and u `(B, 1, D)`, n `(B, K, D)`, hardness `(B, 1, 1)`."""
     if images.ndim != 2 or images.shape != reports.shape:
         raise ValueError(
             f"Expected `images` and `reports` of one shape (B, D), but got {tuple(images.shape)} and {tuple(reports.shape)}."
@@ -171,7 +217,7 @@ def _dot(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _angle(x: Tensor, y: Tensor) -> Tensor:
-    """Between unit vectors, in radians, `(..., 1)`; exact for small angles, where arccos of the cosine is not."""
+    """The angle between unit vectors in radians, `(..., 1)`; exact for small ones, where arccos of the cosine is not."""
     return 2 * torch.atan2((x - y).norm(dim=-1, keepdim=True), (x + y).norm(dim=-1, keepdim=True))
 
 
@@ -190,12 +236,12 @@ def _room(z: Tensor, u: Tensor, n: Tensor, margin: float) -> Tensor:
 
 @dataclass(frozen=True)
 class StepStudies:
-    """Which studies a training step hardens negatives for, told to strategies that remember them."""
+    """The studies whose negatives a training step hardens, for strategies that remember them."""
 
     keys: MatchKeys
     """Of the B studies."""
     valid: Tensor
-    """`(B, K)` bool, False where a study has no such negative."""
+    """`(B, K)` bool; False where a study has fewer than K negatives."""
     shards: Shards
     """How the studies of all ranks are spread over the ranks."""
 
@@ -223,18 +269,18 @@ class Hardening(Protocol):
             reports: `(B, D)`, unit length.
             negatives: `(B, D)` or `(B, K, D)`, unit length.
             hardness: in [0, 1].
-            studies: who the B studies are; None outside training.
+            studies: the B studies in training; None in evaluation.
         """
         ...
 
     def for_evaluation(self) -> "Hardening":
-        """The strategy without its state, for studies that it may never have seen."""
+        """The same without a state, for studies that training may not have seen."""
         ...
 
 
 @dataclass(frozen=True)
 class Stateless:
-    """A strategy that is a pure function of its arguments: `function`, whose options are the dataclass's fields."""
+    """A strategy without a state: the fields of the dataclass are the options of `function`."""
 
     function: ClassVar[Callable[..., Tensor]]
     mixes_studies: ClassVar[bool] = False
@@ -257,7 +303,7 @@ class Stateless:
 
 @dataclass(frozen=True)
 class Guarded(Stateless):
-    """A `Stateless` whose negatives stay aligned worse than the positive by `margin`, a cosine difference in [0, 2)."""
+    """A `Stateless` whose negatives stay aligned worse than the positive by `margin`, in [0, 2)."""
 
     margin: float = 0.0
 
@@ -280,14 +326,14 @@ class Arc(Guarded):
 
 @dataclass(frozen=True)
 class Segment(Guarded):
-    """`harden_segment` as a strategy; its `margin` is a difference of dot products."""
+    """`harden_segment` as a strategy."""
 
     function = staticmethod(harden_segment)
 
 
 @dataclass(frozen=True)
 class Projection(Guarded):
-    """`harden_projection` as a strategy; its `margin` is a difference of dot products."""
+    """`harden_projection` as a strategy."""
 
     function = staticmethod(harden_projection)
 

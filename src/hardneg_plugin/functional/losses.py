@@ -1,7 +1,4 @@
-"""Alignment losses of images and reports, one value per study; the caller reduces.
-
-Embeddings are unit length. `hard` stands for extra columns of one's own: hard negatives, hardened ones, or both.
-"""
+"""Losses of images and reports, one value per study; the caller reduces. Embeddings are of unit length."""
 
 import torch
 import torch.nn.functional as F
@@ -18,19 +15,22 @@ def info_nce(
     hard: Tensor | None = None,
     hard_weight: Tensor | None = None,
 ) -> Tensor:
-    """InfoNCE with false negatives left out and weighted extra negatives per anchor: `(B,)`.
+    """InfoNCE with matches left out and weighted extra negatives per anchor.
 
-    `-log( e^{s a_i·c_p} / ( Σ_j keep_ij e^{s a_i·c_j} + Σ_k w_ik e^{s a_i·h_ik} ) )`, where candidate p = first + i is anchor
-    i's own.
+    `-log( e^{s a_i·c_p} / ( Σ_j keep_ij e^{s a_i·c_j} + Σ_k w_ik e^{s a_i·h_ik} ) )`, where candidate p = first + i is the
+    positive of anchor i.
 
     Args:
         anchors: `(B, D)`.
         candidates: `(N, D)`, N >= first + B.
         logit_scale: s, the inverse temperature.
-        first: the candidate that is the first anchor's own; the others' follow it.
-        is_match: `(B, N)` bool, pairs that must not count as negatives; the own pair always stays.
-        hard: `(B, K, D)` negatives of each anchor alone.
-        hard_weight: `(B, K)` >= 0, w; 0 leaves a column out. None: all 1.
+        first: the candidate that is the positive of the first anchor; those of the other anchors follow it.
+        is_match: `(B, N)` bool, pairs that must not count as negatives; the positive always counts.
+        hard: `(B, K, D)` negatives of each anchor alone, hard or hardened.
+        hard_weight: w, `(B, K)` >= 0; 0 leaves a column out. None: all 1.
+
+    Returns:
+        `(B,)`.
 
     Source: reconstructed from the abstract of ITHN (ECAI 2023).
 
@@ -55,44 +55,65 @@ def info_nce_of_logits(
     hard: Tensor | None = None,
     hard_weight: Tensor | None = None,
 ) -> Tensor:
-    """`info_nce` where pairs are scored by something else than a product of embeddings: `(B,)`.
+    """`info_nce` of pairs that are scored by something other than a product of embeddings.
 
     Args:
         logits: `(B, N)` scores of anchors and candidates, scaled.
         first, is_match, hard_weight: as of `info_nce`.
-        hard: `(B, K)` scores of further negatives, scaled.
+        hard: `(B, K)` scores of extra negatives, scaled.
+
+    Returns:
+        `(B,)`.
     """
     rows = torch.arange(len(logits), device=logits.device)
-    own = first + rows
+    positives = first + rows
     if is_match is not None:
         drop = is_match.clone()
-        drop[rows, own] = False
+        drop[rows, positives] = False
         logits = logits.masked_fill(drop, -torch.inf)
     if hard is not None:
         columns = hard if hard_weight is None else hard + hard_weight.to(hard.dtype).log()
         logits = torch.cat([logits, columns], dim=1)
-    return F.cross_entropy(logits, own, reduction="none")
+    return F.cross_entropy(logits, positives, reduction="none")
 
 
 def triplet(anchors: Tensor, positives: Tensor, hard: Tensor, *, margin: float, valid: Tensor | None = None) -> Tensor:
-    """Hinge `max(0, margin - a·p + a·h)`, mean over the K negatives that count: `(B,)`.
+    """Hinge `max(0, margin - a·p + a·h)`, the mean over K negatives.
 
-    Anchors and positives `(B, D)`, hard `(B, K, D)`, valid `(B, K)` bool. 0 where a study has no negative.
+    Args:
+        anchors, positives: `(B, D)`.
+        hard: `(B, K, D)` negatives.
+        margin: a cosine difference.
+        valid: `(B, K)` bool, which negatives count; None: all.
+
+    Returns:
+        `(B,)`, 0 where no negative counts.
     """
     gap = torch.einsum("bd,bkd->bk", anchors, hard) - (anchors * positives).sum(-1, keepdim=True)
     return _mean_over_valid(F.relu(margin + gap), valid)
 
 
 def separation(images: Tensor, negative_images: Tensor, *, margin: float, valid: Tensor | None = None) -> Tensor:
-    """Hinge `max(0, z·z' - margin)` between an image and those of its hard negatives, mean over K: `(B,)`.
+    """Hinge `max(0, z·z' - margin)` between an image and those of its hard negatives, the mean over K.
 
-    Images `(B, D)`, negative images `(B, K, D)`, valid `(B, K)` bool. 0 where a study has no negative.
+    Args:
+        images: z, `(B, D)`.
+        negative_images: z', `(B, K, D)`.
+        margin: a cosine.
+        valid: `(B, K)` bool, which negatives count; None: all.
+
+    Returns:
+        `(B,)`, 0 where no negative counts.
     """
     return _mean_over_valid(F.relu(torch.einsum("bd,bkd->bk", images, negative_images) - margin), valid)
 
 
 def absolute_separation(images: Tensor, negative_images: Tensor, *, valid: Tensor | None = None) -> Tensor:
-    """`|z·z'|`, mean over K: `(B,)`; the released ITHN code's term. Shapes as in `separation`."""
+    """`|z·z'|`, the mean over K: the term of the released ITHN code.
+
+    Args:
+        images, negative_images, valid: as of `separation`.
+    """
     return _mean_over_valid(torch.einsum("bd,bkd->bk", images, negative_images).abs(), valid)
 
 
@@ -106,14 +127,22 @@ def released_alignment(
     pair_scale: Tensor | float,
     hardened_scale: Tensor | float,
 ) -> Tensor:
-    """The released ITHN code's contrastive loss, for comparison with it: `(B,)`; all inputs `(B, D)`.
+    """The contrastive loss of the released ITHN code, for comparison.
 
     `M = (T1 z uᵀ + T1 z' nᵀ - diag(T3 z·ñ)) / 3`, then the mean of the cross-entropies of row i and of column i.
+
+    Args:
+        images, reports, negative_images, hard_negatives, hardened: z, u, z', n and ñ, `(B, D)` each.
+        pair_scale, hardened_scale: T1 and T3.
+
+    Returns:
+        `(B,)`.
     """
-    own = torch.arange(len(images), device=images.device)
+    positives = torch.arange(len(images), device=images.device)
     pairs = images @ reports.T + negative_images @ hard_negatives.T
     logits = (pair_scale * pairs - torch.diag(hardened_scale * (images * hardened).sum(-1))) / 3
-    return (F.cross_entropy(logits, own, reduction="none") + F.cross_entropy(logits.T, own, reduction="none")) / 2
+    to_report, to_image = (F.cross_entropy(m, positives, reduction="none") for m in (logits, logits.T))
+    return (to_report + to_image) / 2
 
 
 def _mean_over_valid(loss: Tensor, valid: Tensor | None) -> Tensor:

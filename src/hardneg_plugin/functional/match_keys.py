@@ -10,15 +10,15 @@ from torch import Tensor
 from hardneg_plugin.errors import UserError
 
 UNKNOWN = -1
-"""The key of something that is not known; it equals nothing, not even itself."""
+"""The key of an identity that is not known; it equals nothing, not even itself."""
 
 Identity = Tensor | Sequence[str | int | None]
-"""What B studies are told apart by: strings or integers, `(B,)` integers, or `(B, T)` token ids."""
+"""Of B studies: strings or integers, a `(B,)` integer tensor, or `(B, T)` token ids."""
 
 
 @dataclass(frozen=True)
 class MatchKeys:
-    """What identifies B studies, by which matches are found.
+    """Keys of B studies' identities, by which matches are found.
 
     >>> keys = MatchKeys.of(2, study_ids=["CXR1", "CXR2"], texts=["No effusion.", "No effusion."])
     >>> bool(keys.study[0] == keys.study[1]), bool(keys.columns[0, 2] == keys.columns[1, 2])
@@ -42,11 +42,11 @@ class MatchKeys:
         texts: Identity | None = None,
         labels: Identity | None = None,
     ) -> "MatchKeys":
-        """Keys of identities; of those that are None nothing is known.
+        """Make keys of identities; those that are None are unknown.
 
         Args:
             studies: B.
-            device: where the keys are to be.
+            device: of the keys.
             study_ids, patient_ids, texts, labels: as of `PairEmbeddings`.
 
         Raises:
@@ -58,7 +58,7 @@ class MatchKeys:
 
     @property
     def study(self) -> Tensor:
-        """The studies' own keys `(B,)`."""
+        """The column of the study itself, `(B,)`."""
         return self.columns[:, 0]
 
     def __len__(self) -> int:
@@ -66,11 +66,11 @@ class MatchKeys:
         return len(self.columns)
 
     def __getitem__(self, rows: slice) -> "MatchKeys":
-        """Those of some of the studies."""
+        """The keys of some of the studies."""
         return MatchKeys(self.columns[rows], self.has_study_ids)
 
     def require_study_ids(self, setting: str) -> None:
-        """Raise a UserError where studies are unknown, without which no earlier embedding can be told from a peer's."""
+        """Raise a UserError where studies are unknown: a study's earlier embedding would count as another study's."""
         if not self.has_study_ids:
             raise UserError(f"{setting} needs to know the studies: give PairEmbeddings(study_ids=...).")
 
@@ -87,7 +87,7 @@ def _keys_of(name: str, identity: Identity | None, studies: int, device: torch.d
 
 
 def match_key(identity: str | None) -> int:
-    """A non-negative 63-bit key of an identifier or text, the same in every process; `UNKNOWN` (-1) for None.
+    """A non-negative 63-bit key of an identifier or text, the same in every process; `UNKNOWN` for None.
 
     >>> match_key("CXR1_1_IM-0001") == match_key("CXR1_1_IM-0001"), match_key(None)
     (True, -1)
@@ -100,8 +100,8 @@ def match_key(identity: str | None) -> int:
 def token_keys(tokens: Tensor) -> Tensor:
     """Non-negative 63-bit keys of token rows `(B, T)` int64, out `(B,)`, on their device; padding with 0 changes nothing.
 
-    A sum of tokens times a pseudo-random odd number per position, modulo 2^63: rows of different words get equal keys with a
-    probability of about 2^-62.
+    A sum of tokens times a pseudo-random odd number per position, modulo 2^63: different rows get equal keys with a probability of
+    about 2^-62.
 
     >>> keys = token_keys(torch.tensor([[0, 5, 7, 0, 0], [0, 5, 7, 0, 0], [0, 7, 5, 0, 0]]))
     >>> bool(keys[0] == keys[1]), bool(keys[0] == keys[2]), bool(keys[0] == token_keys(torch.tensor([[0, 5, 7]]))[0])
@@ -116,7 +116,14 @@ def token_keys(tokens: Tensor) -> Tensor:
 
 
 def find_keys(ordered: Tensor, keys: Tensor) -> Tensor:
-    """Where keys of any shape stand in an ascending `(S,)` row of different keys; -1 where not, and for `UNKNOWN`.
+    """The positions of keys in a sorted row of keys.
+
+    Args:
+        ordered: `(S,)` int64, ascending, all different.
+        keys: int64 of any shape.
+
+    Returns:
+        Positions of the shape of `keys`; -1 for a key that is not among them, and for `UNKNOWN`.
 
     >>> find_keys(torch.tensor([3, 5, 9]), torch.tensor([[9, 4], [3, -1]]))
     tensor([[ 2, -1],

@@ -5,9 +5,17 @@ from torch import Tensor
 
 
 def masked_mean(features: Tensor, mask: Tensor) -> Tensor:
-    """Mean over positions that count: features `(B, T, D)`, mask `(B, T)` bool or 0/1, out `(B, D)`.
+    """Mean over the positions that count.
 
-    A row without any position is zero. Shapes that do not fit raise ValueError.
+    Args:
+        features: `(B, T, D)`.
+        mask: `(B, T)` bool or 0/1, True where a position counts.
+
+    Returns:
+        `(B, D)`; a row in which no position counts is zero.
+
+    Raises:
+        ValueError: shapes that do not fit.
 
     >>> masked_mean(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]))
     tensor([[2.]])

@@ -6,11 +6,14 @@ from torch import Tensor
 
 
 def cell_weights(grid: tuple[int, int], cells: tuple[int, int]) -> Tensor:
-    """Which patches each cell of a coarser grid averages: `(rows * columns, h * w)`, each row of sum 1.
+    """Which patches each cell of a coarser grid averages.
 
     Args:
-        grid: h rows and w columns of patches, which lie row by row.
-        cells: rows and columns of the cells, likewise; where they do not divide the patches' they overlap.
+        grid: h rows and w columns of patches, row by row.
+        cells: rows and columns of cells, row by row; cells overlap where they do not divide the patches.
+
+    Returns:
+        `(rows * columns, h * w)`, each row of sum 1.
 
     >>> cell_weights((1, 4), (1, 2))
     tensor([[0.5000, 0.5000, 0.0000, 0.0000],
@@ -21,12 +24,15 @@ def cell_weights(grid: tuple[int, int], cells: tuple[int, int]) -> Tensor:
 
 
 def box_weights(boxes: Tensor, grid: tuple[int, int]) -> Tensor:
-    """What share of each box every patch covers: `(..., h * w)`, of sum 1, or 0 for a box that is not there.
+    """The share of each box that every patch covers.
 
     Args:
         boxes: `(..., 4)` as (top, left, bottom, right), in shares of the image's height and width; NaN: no such box. What lies
             outside of the image is left out.
-        grid: h rows and w columns of patches, which lie row by row.
+        grid: h rows and w columns of patches, row by row.
+
+    Returns:
+        `(..., h * w)`, of sum 1, or 0 for no box.
 
     >>> box_weights(torch.tensor([0.0, 0.25, 1.0, 1.0]), (1, 2))
     tensor([0.3333, 0.6667])
@@ -38,12 +44,20 @@ def box_weights(boxes: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def by_view(weights: Tensor, views: int) -> Tensor:
-    """The same regions in each of some views: `(R, P)` over the patches of one, to `(views * R, views * P)` over those of all."""
+    """The same regions in each view of a study.
+
+    Args:
+        weights: `(R, P)` over the patches of one view.
+        views: how many there are.
+
+    Returns:
+        `(views * R, views * P)` over the patches of all views.
+    """
     blocks: Tensor = torch.block_diag(*(weights for _ in range(views)))  # type: ignore[no-untyped-call]
     return blocks
 
 
 def _overlaps(start: Tensor, end: Tensor, cells: int) -> Tensor:
-    """How much of each of some equal parts of [0, 1] lies between start and end: `(...)` to `(..., cells)`."""
+    """How much of each of `cells` equal parts of [0, 1] lies between start and end: `(...)` to `(..., cells)`."""
     edges = torch.linspace(0, 1, cells + 1, device=start.device, dtype=start.dtype)
     return (torch.minimum(end[..., None], edges[1:]) - torch.maximum(start[..., None], edges[:-1])).clamp_min(0)

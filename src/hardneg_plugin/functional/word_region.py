@@ -1,8 +1,8 @@
-"""How the words of a report match the regions of an image: attention, local matchings, and what relates them.
+"""Words of a report compared with regions of an image: attention, word-region vectors, and relations between these.
 
-Leading dimensions broadcast, so that words `(C, 1, W, D)` and regions `(1, N, P, D)` give all C x N pairs, and `(B, K, W, D)` with
+Leading dimensions broadcast: words `(C, 1, W, D)` and regions `(1, N, P, D)` give all C x N pairs, `(B, K, W, D)` and
 `(B, 1, P, D)` the K reports of each of B images. Reconstructed after RECLF (Li et al., IEEE TMI 2025, arXiv 2401.10501), whose
-formulas were not available: what is here is ours, after SGRAF's similarity graph and GLoRIA's word-region attention.
+formulas were not available, with SGRAF's similarity graph and GLoRIA's word-region attention.
 """
 
 import torch
@@ -11,13 +11,16 @@ from torch import Tensor
 
 
 def word_region_attention(words: Tensor, regions: Tensor, *, scale: float, region_mask: Tensor | None = None) -> Tensor:
-    """`softmax_p(scale cos(t_w, v_p))`: where each word looks, `(..., W, P)`.
+    """The attention of each word to the regions: `softmax_p(scale cos(t_w, v_p))`.
 
     Args:
         words: `(..., W, D)`.
         regions: `(..., P, D)`.
-        scale: τ1, above 0: the higher, the fewer regions a word looks at.
-        region_mask: `(..., P)` bool, True where there is a region; an image without any gets a row of zeros.
+        scale: τ1, > 0; the higher, the fewer regions a word attends to.
+        region_mask: `(..., P)` bool, True where there is a region; None: everywhere.
+
+    Returns:
+        `(..., W, P)`, of sum 1 over the regions; zeros for an image without a region.
     """
     logits = scale * F.normalize(words, dim=-1) @ F.normalize(regions, dim=-1).transpose(-1, -2)
     if region_mask is None:
@@ -27,15 +30,15 @@ def word_region_attention(words: Tensor, regions: Tensor, *, scale: float, regio
 
 
 def word_region_vectors(words: Tensor, contexts: Tensor, weight: Tensor) -> Tensor:
-    """`l2(W |c - t|²)`: how each word differs from what it looked at, as a vector of unit length.
+    """How each word differs from what it attends to: `l2(W |c - t|²)`.
 
     Args:
-        words: `(..., D)`.
-        contexts: `(..., D)`, of the image.
+        words: t, `(..., D)`.
+        contexts: c, `(..., D)`: the mean of the regions by the word's attention.
         weight: W, `(S, D)`.
 
     Returns:
-        `(..., S)`.
+        `(..., S)`, unit length.
     """
     return F.normalize(F.linear((contexts - words).square(), weight), dim=-1)
 
@@ -43,16 +46,16 @@ def word_region_vectors(words: Tensor, contexts: Tensor, weight: Tensor) -> Tens
 def reason(
     nodes: Tensor, mask: Tensor, query: Tensor, key: Tensor, value: Tensor, *, learners: int | None = None
 ) -> Tensor:
-    """One round in which related matchings inform each other: `ReLU(W_r softmax((W_q S)(W_k S)ᵀ) S)`.
+    """One round of reasoning among word-region vectors: `ReLU(W_r softmax((W_q S)(W_k S)ᵀ) S)`.
 
     Args:
         nodes: S, `(..., M, S)`.
-        mask: `(..., M)` bool, True where there is a node; nothing flows from others.
+        mask: `(..., M)` bool, True where there is a node; others are attended to by none.
         query, key, value: W_q, W_k, W_r, `(S, S)` each.
-        learners: L: only the first nodes learn, from all, which takes a share of the work; None: all M.
+        learners: L, only the first L nodes are updated, from all M; None: all are.
 
     Returns:
-        What the learners have become, `(..., L, S)`.
+        The updated nodes, `(..., L, S)`.
     """
     learning = nodes[..., :learners, :]
     # (W_q s)·(W_k s') as one map of s, s W_qᵀ W_k s'ᵀ: half the work of two
@@ -61,7 +64,15 @@ def reason(
 
 
 def importance(scores: Tensor, mask: Tensor) -> Tensor:
-    """`β_w = σ(score_w) / Σ σ(score)` over the words that are there: `(..., W)`, of sum 1, or 0 where there is no word."""
+    """The weights of words by their scores: `β_w = σ(score_w) / Σ σ(score)`.
+
+    Args:
+        scores: `(..., W)`.
+        mask: `(..., W)` bool, True where there is a word.
+
+    Returns:
+        `(..., W)`, of sum 1; zeros where there is no word.
+    """
     weights = torch.where(mask, scores.sigmoid(), scores.new_zeros(()))
     return weights / weights.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
 

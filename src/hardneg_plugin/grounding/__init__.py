@@ -1,4 +1,4 @@
-"""From an image's patches to what they say of each entity that may be found."""
+"""The grounded-knowledge module: from the patches of an image to features of each entity."""
 
 from hardneg_plugin.grounding.grounding import Grounding
 from hardneg_plugin.grounding.regions import Boxes, Cells, Learned, Patches, Regions

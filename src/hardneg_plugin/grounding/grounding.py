@@ -1,4 +1,4 @@
-"""The grounded-knowledge module: each entity that may be found looks for its region.
+"""The grounded-knowledge module: each entity attends to the regions of an image.
 
 After GK-MVLP (Deng et al., Biomedical Signal Processing and Control, arXiv 2404.14750); reconstructed.
 """
@@ -15,21 +15,25 @@ from hardneg_plugin.knowledge import Knowledge, Prompt
 
 
 class Grounding(nn.Module):
-    """What each prompt finds in an image: `g = CrossAttn(query = q, key/value = r + region embedding)`.
+    """Features of each prompt's entity in an image: `g = CrossAttn(query = q, key/value = r + region embedding)`.
 
-    A prompt q looks at the regions r of the image; no label enters, so that inference does the same. q is the mean of word
-    embeddings over the prompt's words, which the module learns itself: prompts share the words of their places, and inference
-    needs no text encoder.
+    A prompt q attends to the regions r of the image; no label is an input, so inference is the same as training. q is the mean of
+    learned embeddings of the prompt's words: prompts share words, and inference needs no text encoder.
 
     Args:
         patch_width: D.
-        knowledge: whose prompts.
-        width: of the entities, a multiple of `heads`.
+        knowledge: gives the prompts.
+        width: of the features, a multiple of `heads`.
         heads: of the attention.
-        regions: `Cells`, `Boxes` or `Learned`; None: cells of 3 x 3. A class or partial that takes a width gets D.
+        regions: `Cells`, `Boxes` or `Learned`, or a callable that makes `Learned` for the width D; None: 3 x 3 cells.
+
+    >>> from hardneg_plugin.knowledge import ChestXray
+    >>> grounding = Grounding(32, knowledge=ChestXray(), width=16)
+    >>> grounding(Patches(torch.randn(2, 36, 32), mask=None, grid=(6, 6))).shape == (2, len(grounding.prompts), 16)
+    True
 
     Raises:
-        UserError: widths and heads do not fit.
+        UserError: a width that is no multiple of `heads`.
     """
 
     words: Tensor
@@ -64,23 +68,23 @@ class Grounding(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, patches: Patches) -> Tensor:
-        """What is found of each of Q prompts `(B, Q, width)`; a study's depends on its own patches alone."""
+        """The features of each of Q prompts, `(B, Q, width)`; those of a study depend on its patches alone."""
         return self._found(patches, maps=False)[0]
 
     def attention(self, patches: Patches) -> Tensor:
-        """How much each prompt looks at each patch, by way of the regions: `(B, Q, P)`, of sum 1."""
+        """The attention of each prompt to the patches, by way of the regions: `(B, Q, P)`, of sum 1."""
         looked, weights = self._found(patches, maps=True)[1:]
         return looked @ weights
 
     def _found(self, patches: Patches, *, maps: bool) -> tuple[Tensor, Tensor, Tensor]:
         weights, kinds = self.regions(patches)
         features = patches.features
-        if patches.mask is not None:  # whatever a missing patch holds is not to be multiplied by its weight 0
+        if patches.mask is not None:  # a missing patch may hold anything: its weight 0 times inf is NaN
             features = torch.where(patches.mask[..., None], features, 0.0)
         regions = self.region_norm(self.project(weights.to(features.dtype) @ features) + self.kind(kinds))
         queries = self.embedding(self.words).expand(len(features), -1, -1)
         is_missing = weights.sum(-1) == 0
-        # a study without any region looks at all of the empty ones: a softmax needs something
+        # a study without any region attends to all empty ones: a softmax needs something
         is_missing = is_missing & ~is_missing.all(-1, keepdim=True)
         seen, looked = self.look(
             self.query_norm(queries), regions, regions, key_padding_mask=is_missing, need_weights=maps
@@ -90,7 +94,7 @@ class Grounding(nn.Module):
 
 
 def _words_of(prompts: tuple[Prompt, ...]) -> tuple[int, Tensor]:
-    """The number of different words of all prompts, and of each prompt its words `(Q, T)`, from 1; 0 fills up."""
+    """The number of different words of the prompts, and the word ids of each prompt `(Q, T)`, from 1, padded with 0."""
     phrases = [prompt.phrase.split() for prompt in prompts]
     numbers = {
         word: number for number, word in enumerate(sorted({word for phrase in phrases for word in phrase}), start=1)

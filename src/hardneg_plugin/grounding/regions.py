@@ -1,4 +1,4 @@
-"""Which regions of an image there are: boxes of the data set, the cells of a grid, or what learned queries look at."""
+"""Regions of an image: boxes of the data set, the cells of a grid, or what learned queries attend to."""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
@@ -16,29 +16,33 @@ class Patches(NamedTuple):
     features: Tensor
     """`(B, P, D)`."""
     mask: Tensor | None
-    """`(B, P)` bool, True where there is one; None: all are there."""
+    """`(B, P)` bool, True where there is a patch; None: everywhere."""
     grid: tuple[int, int] | None
     """Rows and columns of a view's patches; None: not known."""
     boxes: Tensor | None = None
-    """`(B, V, R, 4)` as (top, left, bottom, right) in shares of the image; NaN: no such box."""
+    """`(B, V, R, 4)` as (top, left, bottom, right) in shares of the image's height and width; NaN: no such box."""
 
 
 class Regions(nn.Module, ABC):
     """R regions of each study, as weights over its patches."""
 
     kinds: int
-    """How many regions are told apart by an embedding of their own."""
+    """The number of kinds of regions, each of which gets an embedding."""
 
     @abstractmethod
     def forward(self, patches: Patches) -> tuple[Tensor, Tensor]:
-        """Weights `(B, R, P)`, each row of sum 1, or 0 where there is no region; and of which kind each is, `(R,)` int64."""
+        """Weights `(B, R, P)`, each row of sum 1, or 0 where there is no region; and the kind of each region, `(R,)` int64."""
 
 
 class Cells(Regions):
     """The cells of a grid over each view.
 
     Args:
-        rows, columns: of the grid; a cell averages its patches.
+        rows, columns: of the grid, positive integers; a cell averages its patches.
+
+    >>> weights, kinds = Cells(2, 2)(Patches(torch.randn(1, 16, 8), mask=None, grid=(4, 4)))
+    >>> weights.shape, kinds
+    (torch.Size([1, 4, 16]), tensor([0, 1, 2, 3]))
 
     Raises:
         UserError: a number below 1.
@@ -47,24 +51,24 @@ class Cells(Regions):
     def __init__(self, rows: int = 3, columns: int = 3) -> None:
         super().__init__()
         if min(rows, columns) < 1:
-            raise UserError(f"regions: expected rows and columns from 1, but got {rows} and {columns}.")
+            raise UserError(f"regions: expected rows and columns >= 1, but got {rows} and {columns}.")
         self.cells = rows, columns
         self.kinds = rows * columns
 
     def forward(self, patches: Patches) -> tuple[Tensor, Tensor]:
-        """See `Regions`; cells come view by view."""
+        """As of `Regions`; cells come view by view."""
         views, grid = _views(patches)
         weights = by_view(cell_weights(grid, self.cells), views).to(patches.features.device)
-        return _of_those_there(weights.expand(len(patches.features), -1, -1), patches.mask), _kinds(
+        return _without_missing(weights.expand(len(patches.features), -1, -1), patches.mask), _kinds(
             self.kinds, views, weights
         )
 
 
 class Boxes(Regions):
-    """Boxes that the data set gives, the same R in each view, and each view as a whole; a study may lack boxes.
+    """Boxes of the data set, R in each view, and each view as a whole; boxes may be missing.
 
     Args:
-        count: R, how many a view has at most.
+        count: R, the most boxes of a view.
     """
 
     def __init__(self, count: int) -> None:
@@ -73,7 +77,7 @@ class Boxes(Regions):
         self.kinds = count + 1
 
     def forward(self, patches: Patches) -> tuple[Tensor, Tensor]:
-        """See `Regions`; a view's boxes come before the view itself, view by view.
+        """As of `Regions`; view by view, its boxes and then the view as a whole.
 
         Raises:
             UserError: other numbers of boxes or views.
@@ -86,20 +90,20 @@ class Boxes(Regions):
         if boxes.shape != (studies, views, self.count, 4):
             raise UserError(
                 f"regions: expected boxes {(studies, views, self.count, 4)}, of {self.count} regions in each of {views} views, "
-                f"but got {tuple(boxes.shape)}: set regions.count to how many regions the data's boxes are of."
+                f"but got {tuple(boxes.shape)}: set regions.count to the number of boxes in the data."
             )
         whole = boxes.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(studies, views, 1, 4)
         weights = box_weights(torch.cat([boxes, whole], dim=2), grid)  # (B, V, R + 1, P of a view)
         placed = torch.einsum("bvrp,vw->bvrwp", weights, torch.eye(views, device=weights.device))
-        return _of_those_there(placed.flatten(3).flatten(1, 2), patches.mask), _kinds(self.kinds, views, weights)
+        return _without_missing(placed.flatten(3).flatten(1, 2), patches.mask), _kinds(self.kinds, views, weights)
 
 
 class Learned(Regions):
-    """What learned queries attend to among all patches of a study; needs to know neither views nor grid.
+    """What learned queries attend to among all patches of a study, whatever its views and grid.
 
     Args:
         width: of the patches.
-        count: of the queries.
+        count: number of queries.
     """
 
     def __init__(self, width: int, count: int = 16) -> None:
@@ -109,17 +113,17 @@ class Learned(Regions):
         self.keys = nn.Linear(width, width, bias=False)
 
     def forward(self, patches: Patches) -> tuple[Tensor, Tensor]:
-        """See `Regions`."""
+        """As of `Regions`."""
         logits = self.queries @ self.keys(patches.features).mT
         if patches.mask is not None:
             logits = logits.masked_fill(~patches.mask[:, None], torch.finfo(logits.dtype).min)
-        return _of_those_there(logits.softmax(-1), patches.mask), torch.arange(self.kinds, device=logits.device)
+        return _without_missing(logits.softmax(-1), patches.mask), torch.arange(self.kinds, device=logits.device)
 
 
 def _views(patches: Patches) -> tuple[int, tuple[int, int]]:
     if patches.grid is None:
         raise UserError(
-            "regions: cells and boxes need to know the rows and columns of the patches, which this host does not tell: "
+            "regions: cells and boxes need the rows and columns of the patches, which this host does not give: "
             "give features (B, C, H, W), or use learned queries (alignment.regions=learned)."
         )
     size = patches.grid[0] * patches.grid[1]
@@ -132,8 +136,8 @@ def _views(patches: Patches) -> tuple[int, tuple[int, int]]:
     return views, patches.grid
 
 
-def _of_those_there(weights: Tensor, mask: Tensor | None) -> Tensor:
-    """Weights `(B, R, P)` of the patches that are there, again of sum 1."""
+def _without_missing(weights: Tensor, mask: Tensor | None) -> Tensor:
+    """Weights `(B, R, P)` without the missing patches, again of sum 1."""
     if mask is None:
         return weights
     kept = weights * mask[:, None]

@@ -1,4 +1,4 @@
-"""What is added to a host's loss."""
+"""The objectives that are added to a host's loss, and the strategies they are made of."""
 
 from hardneg_plugin.objectives.alignment import InfoNCE, ReleasedAlignment, Triplet
 from hardneg_plugin.objectives.alternating import Alternating

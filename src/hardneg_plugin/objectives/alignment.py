@@ -1,4 +1,4 @@
-"""How images and reports are pulled together and hard negatives pushed away: strategies of `HardNegativeObjective`."""
+"""Losses that pull images and reports together and push hard negatives away: strategies of `HardNegativeObjective`."""
 
 import math
 from dataclasses import dataclass
@@ -17,37 +17,50 @@ class Alignment(Protocol):
 
     @property
     def initial_log_scales(self) -> tuple[float, ...]:
-        """Logarithms of the learnable logit scales that it wants."""
+        """Initial logarithms of its learnable logit scales; empty where it has none."""
         ...
 
     @property
     def log_scale_range(self) -> tuple[float, float]:
-        """What these are clamped to before every use."""
+        """The range to which they are clamped before every use."""
         ...
 
     def __call__(
         self, batch: EmbeddedBatch, negatives: HardNegatives, hardened: Tensor | None, logit_scales: Tensor
     ) -> Tensor:
-        """Loss per own study `(B,)`; `hardened (B, K, D)` or None where nothing is hardened."""
+        """The loss of each local study.
+
+        Args:
+            batch: B local studies and those of all ranks.
+            negatives: K hard negatives of each local study.
+            hardened: `(B, K, D)`; None where nothing is hardened.
+            logit_scales: one for each of `initial_log_scales`.
+
+        Returns:
+            `(B,)`.
+        """
         ...
 
 
 def _check_temperature(temperature: float) -> None:
     if not 0.01 <= temperature <= 1:
-        raise UserError(f"alignment.temperature: expected from 0.01 to 1, but got {temperature}.")
+        raise UserError(f"alignment.temperature: expected a temperature in [0.01, 1], but got {temperature}.")
 
 
 @dataclass(frozen=True)
 class InfoNCE:
-    """Contrast within the batch of all ranks both ways, with hard and hardened negatives as extra columns of image-to-report.
+    """Contrast within the batch of all ranks, both ways, with hard and hardened negatives as extra columns.
+
+    Image-to-report has the hard and the hardened negative of the image as extra columns, report-to-image the hard negative's image
+    where the source knows it. A hard negative that is in the batch too counts 1 + w1 times.
 
     Args:
-        temperature: where the one logit scale, 1 / temperature, starts; it is learned, within [1, 100].
+        temperature: initial 1 / logit scale, in [0.01, 1]; the scale is learned, within [1, 100].
         negative_weight: w1, weight of the hard negative's column, >= 0.
         hardened_weight: w2, weight of the hardened negative's column, >= 0.
 
-    Report-to-image has the hard negatives' images as extra columns where the source knows them. The hard negative is a column
-    of its own, so one that is in the batch too counts 1 + w1 times.
+    >>> round(InfoNCE(temperature=0.1).initial_log_scales[0], 4)
+    2.3026
     """
 
     temperature: float = 0.07
@@ -58,7 +71,7 @@ class InfoNCE:
         _check_temperature(self.temperature)
         if self.negative_weight < 0 or self.hardened_weight < 0:
             raise UserError(
-                "alignment: expected negative_weight and hardened_weight from 0, "
+                "alignment: expected negative_weight and hardened_weight >= 0, "
                 f"but got {self.negative_weight} and {self.hardened_weight}."
             )
 
@@ -105,27 +118,28 @@ class InfoNCE:
 
 @dataclass(frozen=True)
 class Triplet:
-    """Hinge between the own report and the hardened negative (the hard one where nothing is hardened); `margin` a cosine > 0.
+    """Hinge between the positive and the hardened negative (the hard one where nothing is hardened).
 
     The loss of ITHN's earlier, withdrawn version.
+
+    Args:
+        margin: a cosine difference in (0, 2].
     """
 
     margin: float = 0.2
 
     def __post_init__(self) -> None:
         if not 0 < self.margin <= 2:
-            raise UserError(
-                f"alignment.margin: expected a cosine difference above 0 and up to 2, but got {self.margin}."
-            )
+            raise UserError(f"alignment.margin: expected a cosine difference > 0 and <= 2, but got {self.margin}.")
 
     @property
     def initial_log_scales(self) -> tuple[float, ...]:
-        """None: a hinge has no scale."""
+        """Empty: a hinge has no scale."""
         return ()
 
     @property
     def log_scale_range(self) -> tuple[float, float]:
-        """Nothing to clamp."""
+        """Unlimited."""
         return -math.inf, math.inf
 
     def __call__(
@@ -138,10 +152,12 @@ class Triplet:
 
 @dataclass(frozen=True)
 class ReleasedAlignment:
-    """The released ITHN code's contrastive loss with its two free scales, for comparison with it.
+    """The contrastive loss of the released ITHN code with its two free scales, for comparison.
 
-    Knows one hard negative per study, whose image the source must know; matches are not masked, and under DDP each rank
-    contrasts its own batch.
+    Needs one hard negative per study and its image. Matches are not masked, and under DDP each rank contrasts its local batch.
+
+    Args:
+        temperature: initial 1 / logit scale of both scales, in [0.01, 1].
     """
 
     temperature: float = 0.07
@@ -156,7 +172,7 @@ class ReleasedAlignment:
 
     @property
     def log_scale_range(self) -> tuple[float, float]:
-        """Free, as released."""
+        """Unlimited, as released."""
         return -math.inf, math.inf
 
     def __call__(

@@ -1,4 +1,4 @@
-"""The min-max problem taken by turns: each study owns an auxiliary negative that persists and is made harder bit by bit."""
+"""Alternating minimisation and maximisation: each study keeps auxiliary negatives that get harder from visit to visit."""
 
 import torch
 from torch import Tensor, nn
@@ -10,20 +10,26 @@ from hardneg_plugin.objectives.memory import StudyBank
 
 
 class Alternating(nn.Module):
-    """Alternating minimisation and maximisation, as the abstract of ITHN has it; reconstructed, not from the paper.
+    """Alternating minimisation and maximisation, as in the abstract of ITHN; reconstructed, not from the paper.
 
-    Each study owns auxiliary negatives, which begin as its mined ones. A step trains against them as they are (the
-    minimisation), then moves them by one ascent of their alignment with the image, and keeps them for the study's next visit
-    (the maximisation). They stay behind the guard of `harden_ascent`: one that training has meanwhile left better aligned than
-    the own report minus `margin` is turned back to it. A mined negative beyond the guard is used, but not made the study's own.
+    Each study keeps auxiliary negatives, at first its hard negatives. A step trains against them as they are (the minimisation),
+    then moves them by one `Ascent`, and stores them for the study's next visit (the maximisation). Those that training has left
+    beyond the guard of the ascent in the meantime are turned back to it. A hard negative beyond the guard is used, but not stored.
 
-    The schedule says how far one ascent may go: at most `hardness` times the way to the own report; with hardness 0 nothing
-    is kept. Studies must have ids.
+    The schedule limits each ascent: at most `hardness` times the angle to the positive; nothing is stored at hardness 0. Studies
+    must have ids.
 
     Args:
-        step_size: of the ascent, in radians, above 0.
-        steps: of each ascent, at least 1.
-        margin: how much worse than the own report an auxiliary negative stays aligned, a cosine >= 0.
+        step_size: angle of a step in radians, > 0.
+        steps: of each ascent, a positive integer.
+        margin: how much worse than the positive an auxiliary negative stays aligned, a cosine difference in [0, 2).
+
+    >>> strategy = Alternating(step_size=0.1, steps=2)
+    >>> strategy.for_evaluation()
+    Ascent(margin=0.0, steps=2, step_size=0.1)
+
+    Raises:
+        UserError: an argument out of range.
     """
 
     mixes_studies = False
@@ -36,7 +42,7 @@ class Alternating(nn.Module):
         self.bank = StudyBank()
 
     def for_evaluation(self) -> Ascent:
-        """One ascent from the mined negative: auxiliary negatives belong to training studies."""
+        """One ascent from the hard negative: auxiliary negatives exist for training studies only."""
         return self.ascent
 
     @torch.no_grad()
@@ -48,28 +54,30 @@ class Alternating(nn.Module):
         hardness: float,
         studies: StepStudies | None = None,
     ) -> Tensor:
-        """The auxiliary negatives `(B, K, D)` that this step trains against; then they are advanced and kept.
+        """The auxiliary negatives `(B, K, D)` that this step trains against; those for the next visit are stored.
 
-        Arguments are those of `Hardening`, with `negatives` `(B, K, D)`.
+        Args:
+            images, reports, hardness, studies: as of `Hardening`.
+            negatives: `(B, K, D)`, unit length.
 
         Raises:
-            UserError: the studies are not known.
+            UserError: the studies have no ids.
         """
         if studies is None:
             raise ValueError("Expected `studies`: outside training `for_evaluation` stands for this strategy.")
         studies.keys.require_study_ids("hardening=alternating")
         slots = self.bank.slots_of(studies.keys.study)
-        is_owned = (slots >= 0)[:, None]
+        has_slot = (slots >= 0)[:, None]
         current = negatives.detach()
         if len(self.bank):
             (kept,) = self.bank.read(slots)
             kept = turn_back(images, reports, kept, margin=self.ascent.margin)
-            current = torch.where(is_owned[:, :, None], kept, current)
+            current = torch.where(has_slot[:, :, None], kept, current)
         if hardness > 0:
             advanced = self.ascent(images, reports, current, hardness)
             guard = (images * reports).sum(dim=-1, keepdim=True) - self.ascent.margin
             is_new = studies.valid & (torch.einsum("bd,bkd->bk", images, current) <= guard)
-            is_kept = is_owned[:, 0] | is_new.all(dim=1)
+            is_kept = has_slot[:, 0] | is_new.all(dim=1)
             keys = studies.keys.study.where(is_kept, UNKNOWN)
             self.bank.write(studies.shards.gather(keys), studies.shards.gather(advanced))
         return current

@@ -1,4 +1,4 @@
-"""One step's embeddings as the objective's parts see them: own studies, those of all ranks, and which pairs match."""
+"""The embeddings of one step as the parts of an objective see them: local studies, those of all ranks, and which pairs match."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,10 +23,10 @@ class HardNegatives:
     valid: Tensor
     """`(B, K)` bool; False where a study has fewer than K."""
     index: Tensor | None = None
-    """`(B, K)` int64, which of the studies of all ranks they are; -1: none of this step's. None: none of them is."""
+    """`(B, K)` int64 places among the studies of all ranks, -1 for one that is not among them; None: -1 throughout."""
 
     def filled_up(self, others: "HardNegatives") -> "HardNegatives":
-        """These, and others of the same shape where these are not valid."""
+        """These where they are valid, `others` of the same shape elsewhere."""
         chosen = self.valid[:, :, None]
         images = None
         if self.images is not None and others.images is not None:
@@ -40,13 +40,13 @@ class HardNegatives:
 
     @property
     def places(self) -> Tensor:
-        """`index`, -1 throughout where there is none."""
+        """`index`, or -1 throughout."""
         return torch.full_like(self.valid, -1, dtype=torch.int64) if self.index is None else self.index
 
 
 @dataclass(frozen=True)
 class EmbeddedBatch:
-    """Unit-length float32 embeddings of one step: B own studies, N of all ranks in the ranks' order."""
+    """Unit-length float32 embeddings of one step: of B local studies, and of N of all ranks in the ranks' order."""
 
     all_images: Tensor
     """`(N, D)`, attached to the graph."""
@@ -57,36 +57,36 @@ class EmbeddedBatch:
     shards: Shards
     """How the N are spread over the ranks."""
     progress: TrainingProgress
-    """Where training stands."""
+    """The position in training."""
     paired: HardNegatives | None = None
-    """Hard negatives of the own studies that came with the batch."""
+    """Hard negatives of the local studies that came with the batch."""
 
     @property
     def images(self) -> Tensor:
-        """`(B, D)`, the own ones."""
+        """`(B, D)`, of the local studies."""
         return self.all_images[self.shards.local]
 
     @property
     def reports(self) -> Tensor:
-        """`(B, D)`, the own ones."""
+        """`(B, D)`, of the local studies."""
         return self.all_reports[self.shards.local]
 
     @property
     def keys(self) -> MatchKeys:
-        """Those of the local studies."""
+        """Of the local studies."""
         return self.all_keys[self.shards.local]
 
     @cached_property
     def is_match(self) -> Tensor:
-        """`(B, N)` bool: which of all studies match an own one; each matches itself, though its id be unknown."""
+        """`(B, N)` bool: which of all studies match a local one; each matches itself, even if its id is unknown."""
         is_match = match_mask(self.keys.columns, self.all_keys.columns)
         is_match.diagonal(self.shards.local.start).fill_(True)
         return is_match
 
     def generator(self) -> torch.Generator:
-        """Random numbers of this step that neither move the global generator nor depend on what ran before it.
+        """A generator for this step alone: it leaves the global one as it is and does not depend on earlier steps.
 
-        A host draws the dropout that it draws without the plug-in, and a resumed run what an unbroken one does.
+        A host draws the same dropout as without the plug-in, and a resumed run the same numbers as an unbroken one.
         """
         seed = (torch.initial_seed() * 1_000_003 + self.progress.step * 10_007 + self.shards.rank) % 2**63
         return torch.Generator(self.all_reports.device).manual_seed(seed)

@@ -1,4 +1,4 @@
-"""What a host hands to an objective: image and report embeddings of one batch, and what identifies its studies."""
+"""What a host gives to an objective: image and report features of one batch, and the identities of its studies."""
 
 from dataclasses import InitVar, dataclass
 
@@ -9,32 +9,36 @@ from hardneg_plugin.functional.match_keys import Identity, MatchKeys
 
 @dataclass(frozen=True)
 class PairEmbeddings:
-    """Embeddings of B studies and what must not count as a negative pair.
+    """Features of B studies, of any length, and the identities by which studies match: matches are no negatives for each other.
 
     Args:
-        images: `(B, D_i)` pooled image features, any length.
-        reports: `(B, D_r)` pooled report features, any length.
-        study_ids: who the studies are: B strings or integers, or a `(B,)` integer tensor. None: all are different studies.
-        patient_ids: the same for patients, where known. Two studies of one patient are no negatives for each other.
-        texts: the report texts, or `(B, T)` report token ids: studies with equal reports are no negatives for each other.
-        labels: label sets in a canonical form, likewise.
-        match_keys: the keys of these four, made of them where not given.
-        regions: `(B, P, D_i)` features of the image's regions or patches, for objectives that look at parts.
-        region_mask: `(B, P)` bool, True where there is one; None: all are there.
-        words: `(B, W, D_r)` features of the report's words, likewise.
-        word_mask: `(B, W)` bool; None: all are there.
-        grid: rows and columns of the regions, where these are patches: view by view, and row by row within a view.
-        entities: `(B, Q, D_e)`: what the host's own grounded-knowledge module found of each prompt (`Grounding`).
+        images: `(B, D_i)` pooled image features.
+        reports: `(B, D_r)` pooled report features.
+        study_ids: B strings or integers, or a `(B,)` integer tensor; None: all studies differ.
+        patient_ids: of the patients, likewise.
+        texts: report texts, or `(B, T)` report token ids.
+        labels: label sets in a canonical form.
+        match_keys: keys in place of these four identities.
+        regions: `(B, P, D_i)` features of the image's regions or patches, for objectives that compare parts.
+        region_mask: `(B, P)` bool, True where there is a region; None: everywhere.
+        words: `(B, W, D_r)` features of the report's words, for objectives that compare parts.
+        word_mask: `(B, W)` bool, True where there is a word; None: everywhere.
+        grid: rows and columns of a view's patches, where the regions are patches: view by view, row by row.
+        entities: `(B, Q, D_e)` features of the prompts' entities in the image, from the host's `Grounding`.
         facts: `(B, Q)`: 1 where the report states a prompt, 0 where it does not, -1 where it leaves it open.
-        negatives: mined hard negatives that the batch carries: `B * K` studies, of which row `i * K + j` is the j-th of
-            study i. Only `Paired` takes them.
+        negatives: paired studies, for the source `Paired`: `B * K` studies, of which row `i * K + j` is the j-th of study i.
 
-    Missing fields are unknown and match nothing, and so are None in a sequence and -1 in an integer tensor. One field must be
-    given in one way throughout training: a string and an integer tensor have different keys.
+    An identity that is None, or -1 in an integer tensor, is unknown and matches nothing. Strings and integers of one identity have
+    different keys: give it in the same way throughout training.
 
     Raises:
-        ValueError: when the number of studies differs between fields, features are not `(B, D)`, or there are not K negatives
-            for each study.
+        ValueError: numbers of studies that differ between fields, features that are not `(B, D)`, or identities beside
+            `match_keys`.
+
+    >>> import torch
+    >>> pairs = PairEmbeddings(images=torch.randn(2, 6), reports=torch.randn(2, 4), study_ids=["CXR1", "CXR2"])
+    >>> pairs.match_keys.columns.shape
+    torch.Size([2, 4])
     """
 
     images: Tensor

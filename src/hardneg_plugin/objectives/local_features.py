@@ -1,4 +1,4 @@
-"""Words and regions of studies in the width that both share."""
+"""Words of reports and regions of images in one width."""
 
 from typing import NamedTuple
 
@@ -11,38 +11,42 @@ from hardneg_plugin.objectives.embeddings import PairEmbeddings
 from hardneg_plugin.objectives.projection import ProjectionHead
 
 PHRASE = 5
-"""Words that are read together, an odd number."""
+"""Words that the convolution spans, an odd number."""
 
 
 class LocalFeatures(NamedTuple):
-    """Words or regions of studies."""
+    """Words of reports, or regions of images."""
 
     features: Tensor
     """`(..., M, D)`."""
     mask: Tensor
     """`(..., M)` bool, True where there is one."""
     whole: Tensor
-    """`(..., D)`: the report or the image as one vector."""
+    """`(..., D)`, their mean: the report or the image as a whole."""
 
     @staticmethod
     def of(features: Tensor, mask: Tensor) -> "LocalFeatures":
-        """Those `(B, M, D)` that are there by the mask `(B, M)`; their mean is the whole."""
+        """Features `(B, M, D)` with their mask `(B, M)`, and their mean as the whole."""
         return LocalFeatures(features, mask, masked_mean(features, mask))
 
     def gathered(self, shards: Shards) -> "LocalFeatures":
-        """Those of all ranks, of `(B, M, D)` own ones."""
+        """Those of all ranks, from the local ones `(B, M, D)`."""
         return LocalFeatures.of(*shards.gather_parts(self.features, self.mask))
 
 
 class PartHeads(nn.Module):
-    """Linear maps of words and regions to one width; each word is read with its neighbours.
+    """Linear maps of words and regions to one width; each word gets a convolution of its neighbours added, at first zero.
 
-    A host's words may be plain embeddings, which know no order: that an effusion is on the left is said by the word beside it.
-    What a convolution makes of the `PHRASE` words around each is added to it, nothing at the start.
+    The words of a host may be plain embeddings, without any context: which side an effusion is on is said by the word beside it.
 
     Args:
-        image_width, report_width: of the features.
-        width: D, of what they become.
+        image_width: of the region features.
+        report_width: of the word features.
+        width: D, of both after the maps.
+
+    >>> heads = PartHeads(image_width=6, report_width=4, width=8)
+    >>> heads.of_words(torch.randn(2, 5, 4)).features.shape
+    torch.Size([2, 5, 8])
     """
 
     def __init__(self, image_width: int, report_width: int, width: int) -> None:
@@ -53,31 +57,41 @@ class PartHeads(nn.Module):
         nn.init.zeros_(self.phrases.weight)
 
     def forward(self, pairs: PairEmbeddings) -> tuple[LocalFeatures, LocalFeatures]:
-        """The words and the regions of B studies.
+        """Words and regions of B studies.
 
         Raises:
-            ValueError: the host gives no regions or no words.
+            ValueError: `pairs` without regions or words.
         """
         if pairs.regions is None or pairs.words is None:
             raise ValueError(
-                "This alignment looks at words and regions: give PairEmbeddings(regions=(B, P, D), words=(B, W, D)), "
+                "This objective compares words with regions: give PairEmbeddings(regions=(B, P, D), words=(B, W, D)), "
                 "with their masks."
             )
         return self.of_words(pairs.words, pairs.word_mask), self.of_regions(pairs.regions, pairs.region_mask)
 
     def of_words(self, words: Tensor, mask: Tensor | None = None) -> LocalFeatures:
-        """Features `(B, W, D)` in float32, of words `(B, W, D_r)`; the mask says which there are, None: all."""
+        """Words in the shared width, in float32.
+
+        Args:
+            words: `(B, W, D_r)`.
+            mask: `(B, W)` bool, True where there is a word; None: everywhere.
+        """
         words, mask = _projected(self.words, words, mask)
         with torch.autocast(words.device.type, enabled=False):
             return LocalFeatures.of(words + self.phrases(words.mT).mT, mask)
 
     def of_regions(self, regions: Tensor, mask: Tensor | None = None) -> LocalFeatures:
-        """Features `(B, P, D)` in float32, of regions `(B, P, D_v)`; the mask says which there are, None: all."""
+        """Regions in the shared width, in float32.
+
+        Args:
+            regions: `(B, P, D_i)`.
+            mask: `(B, P)` bool, True where there is a region; None: everywhere.
+        """
         return LocalFeatures.of(*_projected(self.regions, regions, mask))
 
 
 def _projected(head: ProjectionHead, parts: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     mask = torch.ones(parts.shape[:2], dtype=torch.bool, device=parts.device) if mask is None else mask.bool()
-    # what is under the mask may be anything: it must not turn into NaN
+    # masked features may hold anything: they must not turn into NaN
     with torch.autocast(parts.device.type, enabled=False):
         return head(torch.where(mask[:, :, None], parts.float(), 0.0)), mask

@@ -1,8 +1,8 @@
-"""Embeddings that outlive their step: a queue of the latest reports, and a bank with a slot per study.
+"""Embeddings that outlive their step: a queue of the latest studies, and a bank with a slot per study.
 
-Both hold what training made, so both are part of the checkpoint, as extra state and not as buffers: DDP sends every buffer of
-a model from rank 0 to all ranks at every step, averaging callbacks average them, and a change of precision casts them. Ranks
-agree because each is given the same rows of all ranks, in the same order.
+Both are part of the checkpoint, as extra state and not as buffers: DDP sends the buffers of a model from rank 0 to all ranks at
+every step, averaging callbacks average them, and a change of precision casts them. Ranks agree because each is given the rows
+of all ranks in the same order.
 """
 
 from typing import Any
@@ -14,10 +14,15 @@ from hardneg_plugin.functional.match_keys import UNKNOWN, find_keys
 
 
 class ReportQueue(nn.Module):
-    """The latest `size` studies' embeddings, first in, first out.
+    """The embeddings of the latest `size` studies, first in, first out.
 
     Args:
-        size: studies kept, at least 1. The memory is taken with the first push.
+        size: studies kept, a positive integer. Memory is allocated by the first push.
+
+    >>> queue = ReportQueue(size=3)
+    >>> queue.push(torch.randn(4, 8), torch.randn(4, 8), torch.arange(4)[:, None])
+    >>> len(queue), sorted(queue.entries()[2].flatten().tolist())
+    (3, [1, 2, 3])
     """
 
     def __init__(self, size: int) -> None:
@@ -27,14 +32,16 @@ class ReportQueue(nn.Module):
         self._pushed = 0
 
     def __len__(self) -> int:
-        """Studies in the queue."""
+        """The number of studies in the queue."""
         return min(self._pushed, self.size)
 
     @torch.no_grad()
     def push(self, images: Tensor, reports: Tensor, keys: Tensor) -> None:
-        """Add N studies, the oldest leaving: embeddings `(N, D)` and match keys `(N, M)` int64.
+        """Add N studies, of which the last `size` stay, in place of the oldest.
 
-        Of more than `size` at once, the last ones stay.
+        Args:
+            images, reports: `(N, D)` embeddings.
+            keys: `(N, M)` int64 match keys.
         """
         columns = (images, reports, keys)
         if not self._columns:
@@ -46,20 +53,20 @@ class ReportQueue(nn.Module):
         self._pushed += len(images)
 
     def entries(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Images `(len, D)`, reports `(len, D)` and keys `(len, M)`, views of the memory; only after the first push."""
+        """Images `(len, D)`, reports `(len, D)` and keys `(len, M)`, views of the memory. The queue must not be empty."""
         images, reports, keys = (column[: len(self)] for column in self._columns)
         return images, reports, keys
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """The state in a checkpoint."""
         return {"columns": [column[: len(self)].clone() for column in self._columns], "pushed": self._pushed}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Back from a checkpoint; a queue of another size keeps the latest that fit."""
+        """Restore the state of a checkpoint; a queue of another size keeps the latest studies that fit."""
         self._columns, self._pushed = (), 0
         if not state["columns"]:
             return
-        # oldest first: a full queue begins where the next study would have gone
+        # oldest first: in a full queue the oldest is where the next study would go
         filled = len(state["columns"][0])
         oldest = state["pushed"] % filled if state["pushed"] > filled else 0
         if filled == self.size:
@@ -70,9 +77,14 @@ class ReportQueue(nn.Module):
 
 
 class StudyBank(nn.Module):
-    """A slot per study, found by the study's key, in which each visit replaces what the one before left.
+    """A slot per study, found by the study's key; each visit replaces what the one before left.
 
-    Slots are given in the order in which studies come, and their memory doubles where it runs out: there is no size to choose.
+    Slots are given in the order in which studies come. The memory doubles when it is full.
+
+    >>> bank = StudyBank()
+    >>> bank.write(torch.tensor([7, 3]), torch.tensor([[1.0], [2.0]]))
+    >>> bank.read(bank.slots_of(torch.tensor([3])))
+    (tensor([[2.]]),)
     """
 
     def __init__(self) -> None:
@@ -83,11 +95,11 @@ class StudyBank(nn.Module):
         self._index()
 
     def __len__(self) -> int:
-        """Studies that have a slot."""
+        """The number of studies that have a slot."""
         return self._count
 
     def slots_of(self, study_keys: Tensor) -> Tensor:
-        """The slots of study keys of any shape, -1 for a study without one."""
+        """The slots of study keys, int64 of any shape; -1 for a study without a slot."""
         self._to(study_keys.device)
         position = find_keys(self._sorted, study_keys)
         if not len(self):
@@ -95,14 +107,16 @@ class StudyBank(nn.Module):
         return torch.where(position < 0, position, self._slots[position])
 
     def read(self, slots: Tensor) -> tuple[Tensor, ...]:
-        """Columns of slots `(...)`, each `(..., *its shape)`; slot -1 reads some row or other."""
+        """The columns of slots `(...)`, each `(..., *its shape)`; slot -1 reads an arbitrary row."""
         return tuple(column[slots] for column in self._columns)
 
     @torch.no_grad()
     def write(self, study_keys: Tensor, *columns: Tensor) -> None:
-        """Write N studies' rows: study keys `(N,)` int64 and columns `(N, ...)`.
+        """Write the rows of N studies; of several rows of one study the first counts.
 
-        A study without a key has no slot, and of one that is there twice the first row counts.
+        Args:
+            study_keys: `(N,)` int64; a row with an `UNKNOWN` key is left out.
+            columns: `(N, ...)` each, the same number and shapes at each call.
         """
         is_repeated = (study_keys[:, None] == study_keys).tril(-1).any(dim=1)
         rows = ((study_keys != UNKNOWN) & ~is_repeated).nonzero()[:, 0]
@@ -121,16 +135,16 @@ class StudyBank(nn.Module):
             self._index()
 
     def entries(self) -> tuple[Tensor, ...]:
-        """Study keys and columns of all slots that are given, views of the memory."""
+        """Study keys and columns of all studies that have a slot, views of the memory."""
         return tuple(column[: self._count] for column in (self._keys, *self._columns))
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """The state in a checkpoint."""
         keys, *columns = (column.clone() for column in self.entries())
         return {"keys": keys, "columns": columns}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Back from a checkpoint."""
+        """Restore the state of a checkpoint."""
         self._keys, self._columns = state["keys"].clone(), tuple(column.clone() for column in state["columns"])
         self._count = len(self._keys)
         self._index()

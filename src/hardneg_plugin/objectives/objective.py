@@ -1,4 +1,4 @@
-"""The hard-negative objective: find each study's closest peers, make them harder, tell them from its own report."""
+"""The hard-negative objective: find each study's hard negatives, harden them, tell them from the positive."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,12 +25,12 @@ Align = Callable[
     tuple[Tensor, dict[str, Tensor]],
 ]
 
-_ARC = Arc()  # a default that None cannot stand for: it means no hardening
+_ARC = Arc()  # the default; None means no hardening
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What each term counts for in the total loss, each >= 0."""
+    """Weights of the terms in the total loss, each >= 0."""
 
     report: float = 1.0
     alignment: float = 0.05
@@ -39,12 +39,12 @@ class Weights:
     def __post_init__(self) -> None:
         for name, weight in vars(self).items():
             if weight < 0:
-                raise UserError(f"weights.{name}: expected a weight from 0, but got {weight}.")
+                raise UserError(f"weights.{name}: expected a weight >= 0, but got {weight}.")
 
 
 @dataclass(frozen=True)
 class ObjectiveOutput:
-    """The terms of one step, unweighted, and what to log beside them (scalars, detached)."""
+    """The unweighted terms of one step, and further scalars to log, detached."""
 
     alignment_loss: Tensor
     separation_loss: Tensor
@@ -55,30 +55,38 @@ class HardNegativeObjective(nn.Module):
     """Alignment of images and reports against increasingly hard negatives (ITHN, ECAI 2023, arXiv 2305.07176; reconstructed).
 
     Args:
-        alignment: the loss (`InfoNCE`, `Triplet`, `ReleasedAlignment`).
-        hardening: the inner maximisation, a strategy of `functional.hardening` or `Alternating`; None: negatives as mined.
-        negatives: where hard negatives come from (`InBatch`, `Queue`, `Bank`, `Paired`).
-        schedule: hardness over training (`Linear`, `Cosine`, `Exponential`, `Constant`).
-        separation: the term between images of peers (`Hinge`, `Absolute`); None: no such term.
+        alignment: the loss (`InfoNCE`, `Triplet`, `ReleasedAlignment`); None: `InfoNCE()`.
+        hardening: the inner maximisation, a strategy of `functional.hardening` or `Alternating`; None: no hardening.
+        negatives: the source of hard negatives (`InBatch`, `Queue`, `Bank`, `Paired`); None: `InBatch()`.
+        schedule: hardness over training (`Linear`, `Cosine`, `Exponential`, `Constant`); None: `Linear()`.
+        separation: the loss between images of a study and of its hard negatives (`Hinge`, `Absolute`); None: none.
         weights: of report loss, alignment loss and separation loss in the total.
-        width: add bias-free heads from features of `image_width` and `report_width` to this width; None: no weights but the
-            logit scale, and features of one width.
-        centred: the heads take off the running mean of their features first (`ProjectionHead`); without heads nothing does.
+        image_width, report_width: of the features, where `width` is given.
+        width: of the embeddings, to which bias-free heads map the features; None: no heads, and features of one width.
+        centred: the heads subtract the running mean of their features (`ProjectionHead`).
 
-    Heads and scale exist in training only: nothing is added at inference. Works in float32 whatever the precision of training.
-    Every parameter gets a gradient in every step, a zero one during the warm-up, with one study, or where every pair is a match.
+    Heads and logit scale exist in training only: nothing is added at inference. The objective works in float32 whatever the
+    precision of training. Every parameter gets a gradient at every step, a zero one in the warm-up, with one study, or where
+    every pair is a match.
 
-    Under DDP the contrast is over the batches of all ranks, which may differ in size, and the gradient, once DDP has averaged
-    it, is that of one process with all studies in one batch (`Released` and `ReleasedAlignment` stay within their rank's batch,
-    as the released code would). Each step costs one collective for the sizes, one for the embeddings, one for the match keys,
-    and one for the embeddings' gradient. Gradient accumulation does not widen the contrast: a queue does.
+    Under DDP the contrast is over the batches of all ranks, which may differ in size, and the averaged gradient is that of one
+    process with all studies in one batch (`Released` and `ReleasedAlignment` stay within their local batch, as the released code
+    does). Each step costs one collective each for the sizes, the embeddings, the match keys and the embeddings' gradient.
+    Gradient accumulation does not widen the contrast; a queue does.
+
+    >>> objective = HardNegativeObjective(image_width=6, report_width=4, width=8)
+    >>> pairs = PairEmbeddings(images=torch.randn(5, 6), reports=torch.randn(5, 4), study_ids=["a", "b", "c", "d", "e"])
+    >>> terms = objective(pairs, TrainingProgress(fraction=0.5))
+    >>> terms.alignment_loss.backward()
+    >>> round(terms.logs["hardness"].item(), 2)
+    0.45
 
     Raises:
         UserError: `width` without `image_width` and `report_width`.
     """
 
     statement_texts: Sequence[str] = ()
-    """Sentences whose features the host gives at each step, beside the batch (`GroundedKnowledgeObjective.forward`)."""
+    """Sentences whose features `forward` needs at each step (`GroundedKnowledgeObjective`)."""
 
     def __init__(
         self,
@@ -107,10 +115,10 @@ class HardNegativeObjective(nn.Module):
         self.log_scales = nn.Parameter(log_scales) if len(log_scales) else None
 
     def project(self, pairs: PairEmbeddings) -> tuple[Tensor, Tensor]:
-        """Unit-length image and report embeddings `(B, D)` in float32, through the heads where there are any.
+        """Unit-length image and report embeddings `(B, D)` in float32, through the heads if there are any.
 
         Raises:
-            ValueError: features of different widths without heads, or of other widths than the heads'.
+            ValueError: features of two widths without heads, or of other widths than those of the heads.
         """
         self._check_widths(pairs)
         with torch.autocast(pairs.images.device.type, enabled=False):
@@ -119,9 +127,11 @@ class HardNegativeObjective(nn.Module):
         return images, reports
 
     def forward(self, pairs: PairEmbeddings, progress: TrainingProgress) -> ObjectiveOutput:
-        """The terms for one batch at one position in training.
+        """The terms of one batch; zero, with a zero gradient, during the warm-up.
 
-        During the schedule's warm-up both losses are zero, with a zero gradient.
+        Args:
+            pairs: of B local studies.
+            progress: the position in training.
         """
         return self._terms(pairs, progress, self._align)
 
@@ -145,12 +155,12 @@ class HardNegativeObjective(nn.Module):
     def _align(
         self, pairs: PairEmbeddings, batch: EmbeddedBatch, negatives: HardNegatives, hardened: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The alignment loss of each own study `(B,)`, and what else to log."""
+        """The alignment loss of each local study `(B,)`, and further scalars to log."""
         return self.alignment(batch, negatives, hardened, self._scales_of_this_step()), {}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "HardNegativeObjective":
-        # Moves to other devices, but stays float32 where a host is cast as a whole (Lightning's bf16-true, 64-true): a logit
-        # scale of 8 bits would never learn.
+        # moves to other devices, but stays float32 where a host is cast as a whole (Lightning's bf16-true, 64-true): a logit
+        # scale with 8 bits of precision would never learn
         def moved(tensor: Tensor) -> Tensor:
             other = fn(tensor)
             return other if other.dtype == tensor.dtype else tensor.to(other.device)
@@ -205,8 +215,7 @@ class HardNegativeObjective(nn.Module):
         )
 
     def _scales_of_this_step(self) -> Tensor:
-        # The parameter itself is kept within its range: a clamp in the graph alone would leave a scale beyond the end without
-        # a gradient for good.
+        # the parameter itself is clamped: a clamp in the graph would give a scale beyond its range no gradient any more
         if self.log_scales is None:
             return torch.empty(0)
         with torch.no_grad():
@@ -228,13 +237,13 @@ class HardNegativeObjective(nn.Module):
         def similarity(others: Tensor) -> Tensor:
             return (torch.einsum("bd,bkd->bk", images, others) * valid).sum() / count
 
-        others = is_match.numel() - len(is_match)
+        pairs_of_two = is_match.numel() - len(is_match)
         logs = {
             "hardness": torch.tensor(hardness, dtype=torch.float32, device=images.device),
             "positive_similarity": (images * batch.reports).sum(-1).mean(),
             "negative_similarity": similarity(negatives.reports),
             "negatives_found": valid.float().mean(),
-            "false_negative_share": (is_match.sum() - len(is_match)) / max(others, 1),
+            "false_negative_share": (is_match.sum() - len(is_match)) / max(pairs_of_two, 1),
         }
         if hardened is not None:
             logs["hardened_similarity"] = similarity(hardened)
@@ -250,7 +259,7 @@ class HardNegativeObjective(nn.Module):
                 )
         elif got[0] != got[1]:
             raise ValueError(
-                f"Image features have width {got[0]}, report features {got[1]}: without heads both must be one width. Pass "
+                f"Expected image and report features of one width, but got {got[0]} and {got[1]}: pass "
                 f"HardNegativeObjective(image_width={got[0]}, report_width={got[1]}, width=512) to add heads."
             )
 
@@ -265,6 +274,6 @@ def _heads(
             f"HardNegativeObjective: heads to width={width} need image_width and report_width, "
             f"but got image_width={image_width}, report_width={report_width}."
         )
-    # The global generator stays where it was: a host draws the dropout that it draws without the plug-in.
+    # leaves the global generator as it was: a host draws the same dropout as without the plug-in
     with torch.random.fork_rng(devices=[]):
         return ProjectionHead(image_width, width, centred=centred), ProjectionHead(report_width, width, centred=centred)

@@ -1,23 +1,28 @@
-"""From features to the embeddings that are aligned."""
+"""The map from features to the embeddings that are aligned."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 SHARE = 0.1
-"""What a new batch counts for in the running mean, once nine have been seen."""
+"""Weight of a new batch in the running mean, after the first nine."""
 
 
 class ProjectionHead(nn.Linear):
     """A linear map without bias, of features less their running mean.
 
-    Features of reports have much in common: an untrained decoder gives two of them a mean cosine of .88, their word embeddings one
-    of .75, and an alignment that must first undo that learns late. What they have in common is taken off before the map.
+    Report features have much in common: two of them have a mean cosine of .88 from an untrained decoder, and of .75 as word
+    embeddings. An alignment that must undo this first learns late, so the mean is subtracted before the map.
 
     Args:
         features: width of the features.
         width: of the embeddings.
         centred: subtract the running mean, which is part of every checkpoint; False: a plain linear map.
+
+    >>> head = ProjectionHead(6, 4, centred=True)
+    >>> head.follow(torch.ones(6))
+    >>> head.centre
+    tensor([0.5000, 0.5000, 0.5000, 0.5000, 0.5000, 0.5000])
     """
 
     centre: Tensor
@@ -36,11 +41,11 @@ class ProjectionHead(nn.Linear):
 
     @torch.no_grad()
     def follow(self, mean: Tensor) -> None:
-        """Let the running mean follow that of one more batch, `(features,)`; one that is not finite is passed over."""
+        """Update the running mean by that of one more batch, `(features,)`, unless it is not finite."""
         if not self.centred:
             return
         is_finite = mean.isfinite().all()
         self.batches += is_finite
-        # As if a batch of zeros had come first: the mean of one study is never that study, whose embedding would be zero.
+        # as if a batch of zeros had come first: otherwise the embedding of a batch of one study would be zero
         share = (1 / (self.batches + 1)).clamp_min(SHARE)
         self.centre.lerp_(mean.nan_to_num(), is_finite * share)

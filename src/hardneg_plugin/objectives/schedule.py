@@ -1,4 +1,4 @@
-"""How hard the negatives are made over training: from a position in training to a hardness in [0, 1].
+"""Hardness over training: from a position in training to a hardness in [0, 1].
 
 The position comes from the trainer, whose step and epoch are part of every checkpoint: a resumed run continues on its curve.
 """
@@ -15,7 +15,7 @@ UNITS = ("epoch", "step", "fraction")
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """A position in training: optimizer steps and whole epochs done, and the share of all steps done in [0, 1]."""
+    """A position in training: optimizer steps and epochs done, and the share of all steps done, in [0, 1]."""
 
     step: int = 0
     epoch: int = 0
@@ -24,15 +24,20 @@ class TrainingProgress:
 
 def _check_hardness(key: str, value: float) -> None:
     if not 0 <= value <= 1:
-        raise UserError(f"schedule.{key}: expected a hardness between 0 and 1, but got {value}.")
+        raise UserError(f"schedule.{key}: expected a hardness in [0, 1], but got {value}.")
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What every schedule has: the unit it counts in, a warm-up in that unit, and a cap.
+    """The base of all schedules.
 
-    During the warm-up (`warmup` epochs, steps or share of training) the objective is off, for contrast from the first step on
-    untrained features hurts. Epochs count from 1, as in the released ITHN code; steps and fractions from 0.
+    The objective is off during the warm-up: a contrast of untrained features hurts. Epochs count from 1, as in the released ITHN
+    code, steps and fractions from 0.
+
+    Args:
+        unit: "epoch", "step" or "fraction" of the training.
+        warmup: length of the warm-up in this unit, >= 0.
+        cap: the highest hardness, in [0, 1].
     """
 
     unit: Unit = "fraction"
@@ -43,7 +48,7 @@ class Schedule:
         if self.unit not in UNITS:
             raise UserError(f"schedule.unit: expected one of {', '.join(UNITS)}, but got {self.unit!r}.")
         if self.warmup < 0 or (self.unit == "fraction" and self.warmup >= 1):
-            raise UserError(f"schedule.warmup: expected at least 0, and below 1 in fractions, but got {self.warmup}.")
+            raise UserError(f"schedule.warmup: expected >= 0, and < 1 in fractions, but got {self.warmup}.")
         _check_hardness("cap", self.cap)
 
     def is_active(self, progress: TrainingProgress) -> bool:
@@ -67,7 +72,15 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """The same hardness from the end of the warm-up on."""
+    """The same hardness from the end of the warm-up on.
+
+    Args:
+        unit, warmup, cap: as of `Schedule`.
+        hardness: in [0, 1].
+
+    >>> Constant(hardness=0.5, warmup=0.1)(TrainingProgress(fraction=0.05))
+    0.0
+    """
 
     hardness: float = 0.5
 
@@ -76,13 +89,21 @@ class Constant(Schedule):
         _check_hardness("hardness", self.hardness)
 
     def curve(self, position: float) -> float:
-        """`hardness`, wherever."""
+        """`hardness` at every position."""
         return self.hardness
 
 
 @dataclass(frozen=True)
 class Exponential(Schedule):
-    """1 - exp(-rate * position): the released ITHN code's, there with rate 0.01 per epoch."""
+    """1 - exp(-rate * position), as in the released ITHN code with its rate of 0.01 per epoch.
+
+    Args:
+        unit, warmup, cap: as of `Schedule`.
+        rate: per unit, > 0.
+
+    >>> round(Exponential(rate=0.01)(TrainingProgress(epoch=9)), 4)
+    0.0952
+    """
 
     rate: float = 0.01
     unit: Unit = "epoch"
@@ -90,7 +111,7 @@ class Exponential(Schedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.rate <= 0:
-            raise UserError(f"schedule.rate: expected a rate above 0, but got {self.rate}.")
+            raise UserError(f"schedule.rate: expected a rate > 0, but got {self.rate}.")
 
     def curve(self, position: float) -> float:
         """1 - exp(-rate * position)."""
@@ -99,7 +120,16 @@ class Exponential(Schedule):
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """A straight line from 0 at the end of the warm-up to `peak` at position `end`, then level."""
+    """A straight line from 0 at the end of the warm-up to `peak` at position `end`, then constant.
+
+    Args:
+        unit, warmup, cap: as of `Schedule`.
+        end: position of the peak, > `warmup`.
+        peak: the hardness there, in [0, 1].
+
+    >>> Linear(peak=0.8)(TrainingProgress(fraction=0.5))
+    0.4
+    """
 
     end: float = 1.0
     peak: float = 0.9
@@ -109,7 +139,7 @@ class Linear(Schedule):
         _check_hardness("peak", self.peak)
         if self.end <= self.warmup:
             raise UserError(
-                f"schedule.end: expected after the warm-up, which ends at {self.warmup}, but got {self.end}."
+                f"schedule.end: expected a position after the warm-up, which ends at {self.warmup}, but got {self.end}."
             )
 
     def curve(self, position: float) -> float:
@@ -123,7 +153,11 @@ class Linear(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Linear):
-    """As `Linear`, but slow at both ends: half a cosine wave."""
+    """As `Linear`, but slow at both ends: half a cosine wave.
+
+    >>> round(Cosine(peak=0.8)(TrainingProgress(fraction=0.25)), 4)
+    0.1172
+    """
 
     def share(self, x: float) -> float:
         """(1 - cos πx) / 2."""

@@ -1,4 +1,4 @@
-"""How images of a study and of its hard negative are kept apart: strategies of `HardNegativeObjective`."""
+"""Losses that keep images of a study and of its hard negatives apart: strategies of `HardNegativeObjective`."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,19 +13,34 @@ class Separation(Protocol):
     """What `HardNegativeObjective(separation=...)` accepts."""
 
     def __call__(self, images: Tensor, negative_images: Tensor, valid: Tensor) -> Tensor:
-        """Loss per study `(B,)` from `(B, D)`, `(B, K, D)` and `(B, K)`."""
+        """The loss of each study.
+
+        Args:
+            images: `(B, D)`, unit length.
+            negative_images: `(B, K, D)`, unit length.
+            valid: `(B, K)` bool, which negatives count.
+
+        Returns:
+            `(B,)`.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Hinge:
-    """Images of a study and of its hard negative no more similar than `margin` (a cosine in [-1, 1))."""
+    """Images of a study and of its hard negative no more similar than `margin`, a cosine in [-1, 1).
+
+    >>> import torch
+    >>> image = torch.eye(2)[:1]
+    >>> Hinge(margin=0.25)(image, image[:, None], torch.ones(1, 1, dtype=torch.bool))
+    tensor([0.7500])
+    """
 
     margin: float = 0.0
 
     def __post_init__(self) -> None:
         if not -1 <= self.margin < 1:
-            raise UserError(f"separation.margin: expected a cosine from -1 to below 1, but got {self.margin}.")
+            raise UserError(f"separation.margin: expected a cosine in [-1, 1), but got {self.margin}.")
 
     def __call__(self, images: Tensor, negative_images: Tensor, valid: Tensor) -> Tensor:
         """max(0, z·z' - margin), `(B,)`."""
@@ -34,7 +49,7 @@ class Hinge:
 
 @dataclass(frozen=True)
 class Absolute:
-    """|z·z'|, as in the released ITHN code: it pulls negative cosines up, too."""
+    """|z·z'|, as in the released ITHN code: it pushes negative cosines up, too."""
 
     def __call__(self, images: Tensor, negative_images: Tensor, valid: Tensor) -> Tensor:
         """|z·z'|, `(B,)`."""

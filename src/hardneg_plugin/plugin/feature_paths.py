@@ -1,4 +1,4 @@
-"""Where the features of a foreign module come from: paths and callables into its batch, outputs and submodules."""
+"""The features of any host: paths and callables into its batch, outputs and submodules."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,20 +16,19 @@ from hardneg_plugin.objectives import PairEmbeddings
 
 Where = str | Callable[[Any, Any], Any]
 Calls = dict[str, list[Any]]
-"""What the module at each path returned in one step, call by call."""
+"""By path, what the module returned in one step, call by call."""
 
 _ROOTS = ("batch", "outputs")
 
 
 @dataclass(frozen=True)
 class FeaturePaths:
-    """Where features and identities of a step's studies are in a host: each a path or a callable `(batch, outputs) -> value`.
+    """The places of a step's features in a host, each a path or a callable `(batch, outputs) -> value`; see `plug_in`.
 
-    A path starts with "batch", "outputs" (what the host's step returned) or the name of a submodule (what it returned when it
-    was called in the step); keys, indices or attributes follow. `plug_in` says more.
+    >>> places = FeaturePaths(images="encoder.1", reports="outputs.states", study_ids="batch.id")
 
     Raises:
-        UserError: where a field is neither path nor callable.
+        UserError: a place that is neither path nor callable.
     """
 
     images: Where
@@ -57,10 +56,10 @@ class FeaturePaths:
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def modules(self, host: nn.Module) -> dict[str, nn.Module]:
-        """The submodule of the host that each path starts with.
+        """By path, the submodule of the host that it starts with.
 
         Raises:
-            UserError: where the host has no such submodule.
+            UserError: the host has no such submodule.
         """
         places = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
@@ -71,10 +70,16 @@ class FeaturePaths:
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def pairs(self, host: nn.Module, batch: Any, outputs: Any, calls: Calls) -> PairEmbeddings:
-        """Read the features of one step, whole and in parts.
+        """The features of one step, as wholes and in parts.
+
+        Args:
+            host: the module in training.
+            batch: as its `training_step` got it.
+            outputs: what its `training_step` returned.
+            calls: from `recorded`.
 
         Raises:
-            UserError: where a path leads nowhere, a module was not called exactly once, or features cannot be pooled.
+            UserError: a path that leads nowhere, a module that was not called exactly once, or features that cannot be pooled.
         """
 
         def read(name: str) -> Any:
@@ -98,15 +103,19 @@ class FeaturePaths:
             labels=read("labels"),
             grid=(images.shape[2], images.shape[3]) if images.ndim == 4 else None,
             facts=read("facts"),
-            negatives=_mined(read("negatives")),
+            negatives=_paired(read("negatives")),
         )
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def read(self, name: str, host: nn.Module, batch: Any, outputs: Any, calls: Calls) -> Any:
-        """The value of one field in this step, None where it has no place.
+        """The value of one field in this step; None for a field without a place.
+
+        Args:
+            name: of the field.
+            host, batch, outputs, calls: as of `pairs`.
 
         Raises:
-            UserError: where a path leads nowhere, or a module was not called exactly once.
+            UserError: a path that leads nowhere, or a module that was not called exactly once.
         """
         where = getattr(self, name)
         if where is None or not isinstance(where, str):
@@ -120,8 +129,8 @@ class FeaturePaths:
             raise UserError(
                 f"{name}={where!r}: expected {path!r} to be called once in training_step, but it was called "
                 f"{len(calls[where])} times. Return the features from training_step and give 'outputs.KEY', or a callable "
-                "(batch, outputs) -> features. Only module(x) counts as a call, not module.forward(x) or other methods; where "
-                "an unplugged model was compiled before in this process, call torch.compiler.reset() first."
+                "(batch, outputs) -> features. Only module(x) counts as a call, not module.forward(x) or other methods. If a model "
+                "without the plug-in was compiled before in this process, call torch.compiler.reset() first."
             )
         value = pick(
             calls[where][0], keys, f"{name}={where!r}: the output of {path!r}", hint=_nearest_modules(host, where)
@@ -137,9 +146,9 @@ class FeaturePaths:
 
 @contextmanager
 def recorded(modules: Mapping[str, nn.Module]) -> Iterator[Calls]:
-    """Keep what each module returns, by its path, while the context lasts."""
+    """Record what each module returns, by its path, while the context lasts."""
     calls: Calls = {path: [] for path in modules}
-    # hooks of one step: evaluation, copies and checkpoints of the host meet none
+    # hooks for one step only: evaluation, copies and checkpoints of the host have none
     handles = [module.register_forward_hook(_Keep(calls[path])) for path, module in modules.items()]
     try:
         yield calls
@@ -149,7 +158,7 @@ def recorded(modules: Mapping[str, nn.Module]) -> Iterator[Calls]:
 
 
 class _Keep:
-    """A forward hook; an object, since torch.compile takes a new one for the last step's and compiles once."""
+    """A forward hook; an object rather than a function, for which torch.compile would compile anew at each step."""
 
     def __init__(self, outputs: list[Any]) -> None:
         self.outputs = outputs
@@ -158,11 +167,11 @@ class _Keep:
         self.outputs.append(output)
 
 
-def _mined(value: Any) -> PairEmbeddings | None:
+def _paired(value: Any) -> PairEmbeddings | None:
     if value is None or isinstance(value, PairEmbeddings):
         return value
     raise UserError(
-        f"negatives: expected the mined studies as PairEmbeddings(images, reports, ...), but got {_kind(value)}: give a callable "
+        f"negatives: expected paired studies as PairEmbeddings(images, reports, ...), but got {_kind(value)}: give a callable "
         "(batch, outputs) -> PairEmbeddings."
     )
 
@@ -170,8 +179,16 @@ def _mined(value: Any) -> PairEmbeddings | None:
 def find_module(host: nn.Module, path: str, name: str) -> tuple[nn.Module, list[str]]:
     """The submodule at the longest prefix of a dotted path, and the keys after it: "encoder.1" is a layer or an output.
 
+    Args:
+        host: the module to search.
+        path: of a submodule, with or without keys.
+        name: of the field, for messages.
+
     Raises:
-        UserError: where not even the path's first name is a submodule.
+        UserError: the first name of the path is no submodule.
+
+    >>> find_module(nn.ModuleDict({"encoder": nn.Identity()}), "encoder.pooled", "images")
+    (Identity(), ['pooled'])
     """
     module, keys = host, path.split(".")
     while keys and (child := _child(module, keys[0])) is not None:
@@ -194,11 +211,17 @@ def _child(module: nn.Module, name: str) -> nn.Module | None:
 def pick(value: Any, keys: Sequence[str], place: str, hint: str = "") -> Any:
     """Follow keys, indices and attributes into a value.
 
-    >>> pick({"states": (1, 2)}, ["states", "1"], "outputs")
-    2
+    Args:
+        value: a mapping, sequence or object.
+        keys: from the outermost.
+        place: of the value, for messages.
+        hint: for messages.
 
     Raises:
-        UserError: which names the place, and what there is.
+        UserError: a key that does not exist; the message lists those that do.
+
+    >>> pick({"states": (1, 2)}, ["states", "1"], "outputs")
+    2
     """
     for key in keys:
         try:
@@ -229,8 +252,8 @@ def _described(value: Any, key: str) -> str:
     elif isinstance(value, Sequence) and not hasattr(value, "_fields"):
         return f"a {type(value).__name__} of {len(value)}."
     else:
-        own: Any = getattr(value, "_fields", None) or getattr(value, "__dict__", ())
-        names, kind = [name for name in own if not name.startswith("_")], "attributes"
+        attributes: Any = getattr(value, "_fields", None) or getattr(value, "__dict__", ())
+        names, kind = [name for name in attributes if not name.startswith("_")], "attributes"
     return f"a {type(value).__name__} with the {kind} {_listed(names)}.{_nearest(key, names)}"
 
 
@@ -248,15 +271,15 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def pool(features: Any, mask: Any, kind: str) -> Tensor:
-    """One vector per study `(B, D)`: from `(B, D)` as is, `(B, T, D)` by its mean over positions, `(B, C, H, W)` over space.
+    """One vector per study, `(B, D)`.
 
     Args:
-        features: of one of these shapes, floating point.
+        features: floating point; `(B, D)` as is, `(B, T, D)` averaged over positions, `(B, C, H, W)` over space.
         mask: `(B, T)` bool or 0/1, True where a position of `(B, T, D)` counts; None: all do.
         kind: "image" or "report", for messages.
 
     Raises:
-        UserError: for other shapes and masks that do not fit.
+        UserError: other shapes, or a mask that does not fit.
     """
     remedy = f"{kind}s=lambda batch, outputs: ..."
     if not isinstance(features, Tensor) or not features.is_floating_point():
@@ -285,7 +308,12 @@ def pool(features: Any, mask: Any, kind: str) -> Tensor:
 
 
 def parts(features: Tensor, mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """What `pool` averages: `(B, T, D)` with its mask, `(B, C, H, W)` as `(B, H W, C)`; None for features that are whole."""
+    """The parts that `pool` averages, and their mask; None for features `(B, D)` without parts.
+
+    Args:
+        features: `(B, T, D)`, as is, or `(B, C, H, W)`, as `(B, H W, C)`.
+        mask: `(B, T)` bool or 0/1.
+    """
     if features.ndim == 2:
         return None, None
     if features.ndim == 4:

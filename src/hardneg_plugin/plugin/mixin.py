@@ -29,31 +29,38 @@ _NAME = "hard_negatives"
 class HardNegativeMixin(_Host):
     """Add increasingly hard negatives to an existing report generator.
 
-    Put it before the host among the bases, say in `embed` where the features are, and pass the objective:
+    Put it before the host among the bases, define `embed`, and pass the objective. The host keeps its validation, optimizers and
+    callbacks, and runs its forward once. Its `training_step` returns None, a scalar or a mapping with "loss"; `embed` gets what it
+    returns, still attached to the graph. The total loss is
+    `weights.report * loss + weights.alignment * alignment_loss + weights.separation * separation_loss`.
 
-        class HardNegativeCaptioner(HardNegativeMixin, Captioner):
-            def embed(self, batch, outputs):
-                return PairEmbeddings(images=outputs["pooled"], reports=outputs["states"], study_ids=batch["id"])
+    Logged under `train/`, as means over all ranks: report_loss, alignment_loss, separation_loss, hardness, positive_similarity,
+    negative_similarity (of hard negatives), hardened_similarity, negatives_found (their share of those wanted) and
+    false_negative_share (of all pairs).
 
-        model = HardNegativeCaptioner(**host_arguments, hard_negatives=HardNegativeObjective())
-
-    The host keeps its validation, optimizers and callbacks, and runs its forward once. Its `training_step` returns None, a
-    scalar or a mapping with "loss"; whatever else it returns reaches `embed`, still attached to the graph. The total is
-    `weights.report * loss + weights.alignment * alignment_loss + weights.separation * separation_loss`. Logged under `train/`,
-    as means over all ranks: report_loss, alignment_loss, separation_loss, and what the objective measures (hardness,
-    positive_similarity, negative_similarity of the mined, hardened_similarity, the share negatives_found of those wanted, and
-    the false_negative_share of all pairs).
-
-    In a checkpoint, `state_dict` is the host's own and loads into the bare host class; the objective's is beside it, under
-    `hard_negatives`. Where a checkpoint has none, the objective starts afresh, with a warning.
+    In a checkpoint, `state_dict` loads into the bare host class; the weights of the objective are beside it, under
+    `hard_negatives`. From a checkpoint without them the objective starts afresh, with a warning.
 
     Args:
-        hard_negatives: the objective, None for `HardNegativeObjective()`; all other arguments go to the host. Left out of saved
-            hyperparameters.
+        hard_negatives: the objective, left out of saved hyperparameters; None: `HardNegativeObjective()`. All other arguments go
+            to the host.
+
+    >>> class Host(pl.LightningModule):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.image, self.text = torch.nn.Linear(6, 4), torch.nn.Linear(5, 4)
+    ...
+    ...     def training_step(self, batch, batch_idx):
+    ...         images, reports = self.image(batch["images"]), self.text(batch["reports"])
+    ...         return {"loss": (images - reports).square().mean(), "images": images, "reports": reports}
+    >>> class HardNegativeHost(HardNegativeMixin, Host):
+    ...     def embed(self, batch, outputs):
+    ...         return PairEmbeddings(images=outputs["images"], reports=outputs["reports"], study_ids=batch["id"])
+    >>> model = HardNegativeHost(hard_negatives=HardNegativeObjective())
 
     Raises:
-        UserError: at the start of training, where the host optimises manually or takes `dataloader_iter`, no optimizer holds the
-            objective's parameters, or its schedule counts in fractions of a training without an end.
+        UserError: at the start of training, if the host optimises manually or takes `dataloader_iter`, no optimizer holds the
+            parameters of the objective, or its schedule counts in fractions of a training without an end.
     """
 
     hard_negatives: HardNegativeObjective
@@ -68,28 +75,37 @@ class HardNegativeMixin(_Host):
             cls.__init__ = constructor_shown_as(cls.__init__, super().__init__, _NAME)  # type: ignore
 
     def __init__(self, *args: Any, hard_negatives: HardNegativeObjective | None = None, **kwargs: Any) -> None:
-        # save_hyperparameters reads the arguments in every frame, the outer ones last: those of the host are to count
+        # save_hyperparameters reads the arguments of every frame, the outer ones last: those of the host must count
         arguments, kwargs = kwargs, {}
         super().__init__(*args, **arguments)
         self.hard_negatives = self._default_objective() if hard_negatives is None else hard_negatives
 
     def embed(self, batch: Any, outputs: Any) -> PairEmbeddings:
-        """Pooled image and report features of a batch, attached to the graph; `outputs` is what the host's step returned."""
+        """Pooled image and report features of a batch, attached to the graph.
+
+        Args:
+            batch: as the host's `training_step` gets it.
+            outputs: what the host's `training_step` returned.
+        """
         raise NotImplementedError(
             f"{type(self).__name__} must define embed(self, batch, outputs) -> PairEmbeddings(images=(B, D), reports=(B, D), ...)."
         )
 
     def embed_statements(self, batch: Any, outputs: Any) -> Tensor | None:
-        """Features `(2, Q, D)` of the objective's `statement_texts`, pooled as its reports are; asked for where it has some."""
+        """Features `(2, Q, D)` of the objective's `statement_texts`, pooled as reports are; called if there are such texts.
+
+        Args:
+            batch, outputs: as of `embed`.
+        """
         return None
 
-    # torch.compile(model) is to compile the host's step: what is around it counts and logs, and changes from step to step
+    # torch.compile(model) compiles the host's step: what is around it counts and logs, and changes from step to step
     @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        """The host's step with the objective's terms added to its loss."""
+        """The host's step, with the terms of the objective added to its loss."""
         outputs = self._host_step(*args, **kwargs)
         report_loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if report_loss is None:  # Lightning's way to skip a batch, or its error for a mapping without a loss
+        if report_loss is None:  # Lightning skips the batch, or raises its error for a mapping without a loss
             return outputs
         batch = args[0] if args else self._batch_of(kwargs)
         pairs = self.embed(batch, outputs)
@@ -109,8 +125,8 @@ class HardNegativeMixin(_Host):
         name = type(self).__name__
         if "dataloader_iter" in inspect.signature(self.training_step).parameters:
             raise UserError(
-                f"{name}.training_step takes dataloader_iter, and so fetches batches itself, but hard negatives have to see "
-                "the batch: let it take (self, batch) or (self, batch, batch_idx)."
+                f"{name}.training_step takes dataloader_iter, so it fetches batches itself, but hard negatives need the batch: "
+                "let it take (self, batch) or (self, batch, batch_idx)."
             )
         if not self.automatic_optimization:
             raise UserError(
@@ -121,7 +137,7 @@ class HardNegativeMixin(_Host):
             id(p) for optimizer in self.trainer.optimizers for group in optimizer.param_groups for p in group["params"]
         }
         left_out = [name for name, p in self.hard_negatives.named_parameters() if p.requires_grad and id(p) not in held]
-        # where nothing at all is trained, Lightning has warned already
+        # if nothing at all is trained, Lightning has warned already
         if left_out and not held.isdisjoint(id(p) for p in self.parameters()):
             raise UserError(
                 f"No optimizer holds the objective's parameters {', '.join(left_out)}: let {name}."
@@ -140,26 +156,26 @@ class HardNegativeMixin(_Host):
         frame: FrameType | None = None,
         logger: bool = True,
     ) -> None:
-        """As the host's, without the objective: its weights are in the state dict, and a module is no hyperparameter."""
+        """As the host's, without the objective: a module is no hyperparameter. Arguments are those of Lightning."""
         ignore = [ignore] if isinstance(ignore, str) else list(ignore or ())
         current = inspect.currentframe()
         frame = frame or (current.f_back if current else None)
         super().save_hyperparameters(*args, ignore=[*ignore, _NAME], frame=frame, logger=logger)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave the host's own weights in the state dict, and put the objective's beside it."""
+        """Leave the host's weights in the state dict, and put those of the objective beside it."""
         checkpoint[_NAME] = _take_out(checkpoint["state_dict"])
         super().on_save_checkpoint(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the objective's weights back into the state dict, after the host has seen its own."""
+        """Put the weights of the objective back into the state dict, after the host has read its own."""
         inside = _take_out(checkpoint["state_dict"])
         super().on_load_checkpoint(checkpoint)
         weights = checkpoint.get(_NAME, inside)
         if not weights and (weights := self.hard_negatives.state_dict()):
             rank_zero_warn(
-                "The checkpoint holds no hard-negative objective, as one written by the bare host: the objective starts afresh. "
-                "Use load_from_checkpoint for it; trainer.fit(ckpt_path=...) needs the objective's optimizer state, too."
+                "The checkpoint holds no hard-negative objective, as one of the bare host: the objective starts afresh. "
+                "Load it by load_from_checkpoint; trainer.fit(ckpt_path=...) needs the objective's optimizer state, too."
             )
         checkpoint["state_dict"].update({f"{_NAME}.{name}": value for name, value in weights.items()})
 
@@ -184,8 +200,8 @@ class HardNegativeMixin(_Host):
             "separation_loss": terms.separation_loss,
             **terms.logs,
         }
-        own = [value.detach().to(report_loss.device, torch.float32).reshape(()) for value in values.values()]
-        for name, mean in zip(values, mean_over_ranks(torch.stack(own)).unbind(), strict=True):
+        local = [value.detach().to(report_loss.device, torch.float32).reshape(()) for value in values.values()]
+        for name, mean in zip(values, mean_over_ranks(torch.stack(local)).unbind(), strict=True):
             self.log(f"train/{name}", mean, batch_size=len(pairs.images))
         return terms
 
@@ -197,6 +213,6 @@ class HardNegativeMixin(_Host):
 
 
 def _take_out(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """The objective's entries of a model's state dict, under its own names; they are gone from there."""
+    """Remove the entries of the objective from a model's state dict, and return them without their prefix."""
     prefix = f"{_NAME}."
     return {name.removeprefix(prefix): state_dict.pop(name) for name in list(state_dict) if name.startswith(prefix)}

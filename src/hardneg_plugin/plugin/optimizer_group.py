@@ -1,4 +1,4 @@
-"""A parameter group of its own in an optimizer that a host has made, with the host's learning-rate schedulers."""
+"""A further parameter group in an optimizer that a host has made, with the host's learning-rate schedulers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -14,17 +14,23 @@ _PER_GROUP = ("base_lrs", "_last_lr", "lr_lambdas", "min_lrs", "max_lrs", "base_
 
 
 def add_group(configured: Any, parameters: Mapping[str, nn.Parameter]) -> None:
-    """Add parameters to the first optimizer of what `configure_optimizers` returned, in place.
+    """Add a group of parameters to the first optimizer that `configure_optimizers` returned, in place.
 
-    The group takes the options of the optimizer's first group, and follows its learning rate under every scheduler; it has no
-    weight decay. Where there is no optimizer, or no parameter to train, nothing happens.
+    The group has the options of the optimizer's first group but no weight decay, and follows its learning rate under every
+    scheduler. Without an optimizer, or without a parameter to train, nothing happens.
 
     Args:
-        configured: an optimizer, or optimizers and schedulers in one of the forms that Lightning accepts.
+        configured: an optimizer, or optimizers and schedulers in a form that Lightning accepts.
         parameters: by name; frozen ones are left out.
 
     Raises:
-        UserError: for an optimizer that cannot take another group.
+        UserError: an optimizer that cannot take another group.
+
+    >>> import torch
+    >>> optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1, weight_decay=0.01)
+    >>> add_group(optimizer, {"scale": nn.Parameter(torch.zeros(1))})
+    >>> [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
+    [(0.1, 0.01), (0.1, 0.0)]
     """
     trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
     optimizer = _first_optimizer(configured)
@@ -48,7 +54,7 @@ def add_group(configured: Any, parameters: Mapping[str, nn.Parameter]) -> None:
         for name in _PER_GROUP:
             values = getattr(scheduler, name, None)
             if isinstance(values, list):
-                # a new list: two schedulers may share one
+                # a new list: schedulers may share one
                 setattr(scheduler, name, [*values, values[0]])
 
 

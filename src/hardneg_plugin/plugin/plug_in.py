@@ -1,4 +1,4 @@
-"""The plug-in around a LightningModule whose code is not touched."""
+"""The plug-in around a LightningModule whose code does not change."""
 
 import types
 from collections.abc import Callable, Iterator
@@ -40,41 +40,40 @@ def plug_in(
 ) -> Host:
     """Add increasingly hard negatives to the training of any report generator, without a change to its code.
 
-        model = Captioner(...)
-        plug_in(model, HardNegativeObjective(image_width=2048, report_width=512, width=256),
-                images="encoder.1", reports="decoder.norm",
-                report_mask=lambda batch, outputs: batch["mask"][:, 1:], study_ids="batch.id")
-        trainer.fit(model, loader)
-
     Each place is a path or a callable `(batch, outputs) -> value`. "batch.mask" and "batch.0" lead into the batch, and
     "outputs.pooled" into what the host's `training_step` returned, by key, index or attribute. Other paths start with a
     submodule and mean what it returned in this step: "encoder", "encoder.last_hidden_state", "encoder.1" (layer 1 of a
-    Sequential, or element 1 of a returned tuple). It has to be called once per step. What is read is still attached to the
-    graph, and is dropped after the step; validation, test and prediction meet no hooks.
+    Sequential, or element 1 of a returned tuple); it must be called once per step. Features are attached to the graph and dropped
+    after the step. There are no hooks in validation, test and prediction.
 
-    The host's optimizer gets the objective's parameters as a group of their own: the options and the learning rate of its first
-    group, no weight decay. Losses, weights, logs and checkpoints are those of `HardNegativeMixin`.
+    The host's optimizer gets the parameters of the objective as a further group, with the options of its first group but no weight
+    decay. Losses, weights, logs and checkpoints are those of `HardNegativeMixin`.
 
     Args:
-        host: a LightningModule, changed in place and returned; or a class, of which a subclass is returned whose instances each
-            get a copy of the objective, or another one by the keyword `hard_negatives`.
+        host: a LightningModule, changed in place and returned; or a class, of which a subclass is returned whose instances get a
+            copy of the objective each, or another one by the keyword `hard_negatives`.
         hard_negatives: the objective; None: `HardNegativeObjective()`.
         images: image features, `(B, D)`, `(B, P, D)` or `(B, C, H, W)`; the mean over patches or space is taken.
         reports: report features, `(B, D)` or `(B, T, D)`; the mean over words is taken.
         image_mask: `(B, P)`, True (or 1) for patches that count; None: all do.
         report_mask: `(B, T)`, True (or 1) for words that count; None: all do.
-        study_ids: as in `PairEmbeddings`, and so the next three.
-        patient_ids: of the studies.
-        texts: report texts, or `(B, T)` token ids.
-        labels: label sets.
-        facts: `(B, Q)`, what is known of an objective's prompts; for `GroundedKnowledgeObjective`, as the next.
-        statements: `(2, Q, D)`, pooled report features of the sentences `objective.statement_texts`.
-        negatives: mined studies that the batch carries, encoded and pooled, as `PairEmbeddings`; for the source `Paired`.
+        study_ids, patient_ids, texts, labels: identities, as of `PairEmbeddings`.
+        facts: `(B, Q)`, as of `PairEmbeddings`, for `GroundedKnowledgeObjective`.
+        statements: `(2, Q, D)` pooled report features of its `statement_texts`, for `GroundedKnowledgeObjective`.
+        negatives: features of paired studies as `PairEmbeddings`, for the source `Paired`.
 
     Raises:
-        UserError: for a path that leads nowhere (now, or at the start of training where the host makes its modules in
-            `configure_model` or `setup`), a host that is no LightningModule or has a plug-in, and for what `HardNegativeMixin`
-            cannot train.
+        UserError: a path that leads nowhere (at the start of training if the host makes its modules in `configure_model` or
+            `setup`), a host that is no LightningModule or is plugged in already, or what `HardNegativeMixin` cannot train.
+
+    >>> class Host(pl.LightningModule):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.image, self.text = torch.nn.Linear(6, 4), torch.nn.Linear(5, 4)
+    ...
+    ...     def training_step(self, batch, batch_idx):
+    ...         return (self.image(batch["images"]) - self.text(batch["reports"])).square().mean()
+    >>> model = plug_in(Host(), HardNegativeObjective(), images="image", reports="text", study_ids="batch.id")
     """
     features = FeaturePaths(
         images, reports, image_mask, report_mask, study_ids, patient_ids, texts, labels, facts, statements, negatives
@@ -87,14 +86,14 @@ def plug_in(
     _check_host(type(host))
     if "training_step" in vars(host):
         raise UserError(
-            f"This {type(host).__name__} has a training_step of its own, which hides that of its class: where it was compiled, "
+            f"This {type(host).__name__} has an attribute training_step, which hides that of its class: if it was compiled, "
             "plug in first and then call trainer.fit(torch.compile(model))."
         )
     if hasattr(host, "hard_negatives"):
         raise UserError(f"This {type(host).__name__} has an attribute hard_negatives already: rename it.")
     if not any(is_overridden(hook, host) for hook in ("configure_model", "setup")):  # else modules may come later
         features.modules(host)
-    # the class keeps an objective in its first state for further instances, such as those of load_from_checkpoint
+    # the class keeps an untrained objective for further instances, such as those of load_from_checkpoint
     host.__class__ = _Plug(type(host), deepcopy(objective), features).plugged_class
     host.hard_negatives = objective
     return host
@@ -104,7 +103,7 @@ def _check_host(host: type) -> None:
     if not issubclass(host, pl.LightningModule):
         raise UserError(
             f"plug_in takes a LightningModule of pytorch_lightning, but got {host.__module__}.{host.__qualname__}: "
-            "pass the module itself where it was compiled or wrapped, and compile it afterwards."
+            "if it was compiled or wrapped, pass the module itself and compile it afterwards."
         )
     if issubclass(host, HardNegativeMixin):
         raise UserError(f"{host.__name__} has hard negatives already: plug in once.")
@@ -112,7 +111,7 @@ def _check_host(host: type) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Plug:
-    """What a plugged class is made of."""
+    """The host's class, the objective and the places of features, of which a plugged class is made."""
 
     host: type[pl.LightningModule]
     objective: HardNegativeObjective
@@ -132,12 +131,12 @@ class _Plug:
         return _Plug, (self.host, self.objective, self.features)  # without the class, which cannot be pickled by name
 
     def blank(self) -> Any:
-        """An instance whose state is still to come."""
+        """An instance without state, for unpickling."""
         return self.plugged_class.__new__(self.plugged_class)
 
 
 class _Plugged(HardNegativeMixin):
-    """The mixin with what `plug_in` knows in place of code: where features are, and in which optimizer the objective goes."""
+    """The mixin with features read from the places that `plug_in` was given, and the objective added to the host's optimizer."""
 
     _plug: ClassVar[_Plug]
     _calls: Calls = {}  # noqa: RUF012 - replaced, never changed
@@ -153,14 +152,14 @@ class _Plugged(HardNegativeMixin):
         return statements
 
     def configure_optimizers(self) -> Any:
-        """The host's optimizers and schedulers, and the objective's parameters in a group of their own."""
+        """The host's optimizers and schedulers, with the parameters of the objective in a further group."""
         with self._without_objective():
             configured = super().configure_optimizers()
         add_group(configured, dict(self.hard_negatives.named_parameters(prefix="hard_negatives")))
         return configured
 
     def on_fit_start(self) -> None:
-        """Check the paths, too, now that all modules are made."""
+        """Check the paths, too, now that all modules exist."""
         super().on_fit_start()
         self._plug.features.modules(self)
 
@@ -187,7 +186,7 @@ class _Plugged(HardNegativeMixin):
         try:
             yield
         finally:
-            # back at its place: averaged copies of a model are matched with it by the order of their parameters
+            # back at its place: averaged copies of a model rely on the order of its parameters
             self._modules["hard_negatives"] = objective
             for name in order[order.index("hard_negatives") + 1 :]:
                 self._modules[name] = self._modules.pop(name)

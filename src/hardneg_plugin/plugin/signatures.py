@@ -1,4 +1,4 @@
-"""Methods that show the signature of another: Lightning reads what a step and a constructor take."""
+"""Methods that show the signature of another: Lightning reads the arguments of a step and of a constructor."""
 
 import inspect
 from collections.abc import Callable
@@ -7,23 +7,30 @@ from typing import Any, cast
 
 
 def step_shown_as(step: Callable[..., Any], hosts: Callable[..., Any]) -> Callable[..., Any]:
-    """A copy of a step that takes anything, with the signature of the host's.
+    """A copy of a step with the host's signature, by which Lightning passes the batch's index or an iterator over batches.
 
-    By it Lightning decides whether a step gets the batch's index or an iterator over batches.
+    Args:
+        step: takes any arguments.
+        hosts: the host's step.
     """
-    # Lightning looks behind one decorator, not behind two
+    # Lightning looks through one decorator, not through two
     hosts = getattr(hosts, "__wrapped__", hosts)
     copy = _shown_as(step, inspect.signature(hosts))
     copy.__wrapped__ = hosts  # type: ignore[attr-defined]
     return copy
 
 
-def constructor_shown_as(constructor: Callable[..., Any], hosts: Callable[..., Any], own: str) -> Callable[..., Any]:
-    """A copy of a constructor that takes anything and the keyword `own`, with the arguments of the host's and that one.
+def constructor_shown_as(
+    constructor: Callable[..., Any], hosts: Callable[..., Any], keyword: str
+) -> Callable[..., Any]:
+    """A copy of a constructor with the host's signature and one more keyword, by which `load_from_checkpoint` passes arguments.
 
-    By them Lightning decides which saved hyperparameters `load_from_checkpoint` passes on.
+    Args:
+        constructor: takes any arguments and `keyword`.
+        hosts: the host's constructor.
+        keyword: of `constructor`.
     """
-    arguments = [*inspect.signature(hosts).parameters.values(), inspect.signature(constructor).parameters[own]]
+    arguments = [*inspect.signature(hosts).parameters.values(), inspect.signature(constructor).parameters[keyword]]
     return _shown_as(constructor, inspect.Signature(sorted(arguments, key=lambda argument: argument.kind)))
 
 

@@ -140,5 +140,5 @@ def test_widths_that_do_not_fit_are_told(options):
 
 
 def test_cells_below_one_are_told():
-    with pytest.raises(UserError, match="from 1"):
+    with pytest.raises(UserError, match=">= 1, but got"):
         Cells(0, 3)

@@ -194,7 +194,8 @@ def test_hardened_similarity_lies_between_the_mined_and_the_own():
 
 def test_widths_are_checked_with_the_remedy():
     with pytest.raises(
-        ValueError, match=r"width 6.*5.*HardNegativeObjective\(image_width=6, report_width=5, width=512\)"
+        ValueError,
+        match=r"one width, but got 6 and 5.*HardNegativeObjective\(image_width=6, report_width=5, width=512\)",
     ):
         objective()(pairs(report_width=5), LATE)
     with pytest.raises(ValueError, match=r"widths \(7, 5\).*got \(6, 5\)"):

@@ -353,7 +353,7 @@ def test_modules_that_are_made_late(tmp_path, reference, host):
         ({"report_mask": lambda b, o: b["mask"][:, 1:]}, r"has 5 positions, but the features \(4, 6, 8\) have 6"),
         ({"images": "idle"}, r"expected 'idle' to be called once in training_step, but it was called 0 times.*outputs\.KEY"),
         ({"images": "twice"}, r"expected 'twice' to be called once in training_step, but it was called 2 times"),
-        ({"negatives": "encoder"}, r"negatives: expected the mined studies as PairEmbeddings.*got a tensor \(4, 5, 8\)"),
+        ({"negatives": "encoder"}, r"negatives: expected paired studies as PairEmbeddings.*got a tensor \(4, 5, 8\)"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_step_is_told(tmp_path, places, message):

@@ -1,4 +1,4 @@
-"""GK-MVLP's objective: images and reports aligned as wholes, as pairs, and by what is known of single findings."""
+"""The objective of GK-MVLP: images and reports aligned as wholes, as pairs, and by known single findings."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,35 +20,42 @@ from hardneg_plugin.objectives.projection import ProjectionHead
 from hardneg_plugin.objectives.schedule import TrainingProgress
 
 DRAWING_SCALE = 1 / 0.07
-"""Of the similarities by which mismatches are drawn, where the alignment has no scale of its own."""
+"""Logit scale where the alignment has none."""
 
 
 class GroundedKnowledgeObjective(HardNegativeObjective):
-    """`HardNegativeObjective` with matching, entities and statements (GK-MVLP, arXiv 2404.14750; reconstructed).
+    """`HardNegativeObjective` with pair matching, entities and statements (GK-MVLP, arXiv 2404.14750; reconstructed).
 
-    Four terms: the contrast of wholes (ITC), with hard negatives mined and hardened; matching of pairs by an image-report
-    encoder, against mismatches drawn by similarity (ITM); which entities are present, from what each found in the image (ECLS);
-    and true statements against minimal hard negatives in words, the same with presence flipped or the place swapped. Language
-    modelling is the host's report loss. What is known of a study is a training target and never an input.
+    Four terms: the contrast of whole images and reports with hard and hardened negatives (ITC); pair matching by an image-report
+    encoder against negatives drawn by similarity (ITM); the presence of entities, from what each finds in the image (ECLS); and
+    true statements against the same with presence flipped or the place swapped. Facts are training targets, never inputs.
 
-    Needs `PairEmbeddings.regions`, `.words` and `.facts`, and where `statement_weight` is not 0 the features of `statement_texts`.
+    Needs `PairEmbeddings.regions`, `.words` and `.facts`, and the features of `statement_texts` unless `statement_weight` is 0.
 
     Args:
-        image_width, report_width: of the region and word features, and of the pooled ones.
+        image_width: of region features and pooled image features.
+        report_width: of word features and pooled report features.
         width: D, of the embeddings and of the pair encoder.
-        knowledge: whose prompts.
-        grounding: makes a `Grounding` for a host without one, called with `image_width` and `knowledge`: it exists in
-            training only, feeds no decoder, and is left out where `entity_weight` is 0. None: the host's own, of
-            `entity_width`, tells `PairEmbeddings.entities`.
+        knowledge: gives the prompts.
+        grounding: called with `image_width` and `knowledge`, makes a `Grounding` that exists in training only and feeds no decoder;
+            None: the host has one, whose entities it gives as `PairEmbeddings.entities`.
         entity_width: of the host's entities.
-        pair_matching_weight, entity_weight, statement_weight: of these terms beside the contrast, from 0, which leaves one out.
-        heads, layers: of the pair encoder.
+        pair_matching_weight, entity_weight, statement_weight: of the terms beside the contrast, >= 0; 0 leaves a term out.
+        heads, layers: of the pair encoder; `heads` must divide `width`.
         options: of `HardNegativeObjective`.
 
-    Under DDP mismatches are drawn from all ranks' studies.
+    Under DDP negatives are drawn from the studies of all ranks.
+
+    >>> from functools import partial
+    >>> from hardneg_plugin.grounding import Grounding, Learned
+    >>> from hardneg_plugin.knowledge import ChestXray
+    >>> grounding = partial(Grounding, width=16, regions=partial(Learned, count=4))
+    >>> objective = GroundedKnowledgeObjective(
+    ...     image_width=32, report_width=16, width=8, knowledge=ChestXray(), grounding=grounding
+    ... )
 
     Raises:
-        UserError: a number is out of its range, or both or neither of `grounding` and `entity_width` are given.
+        UserError: a number out of its range, or both or neither of `grounding` and `entity_width`.
     """
 
     is_swap: Tensor
@@ -75,16 +82,16 @@ class GroundedKnowledgeObjective(HardNegativeObjective):
             ("statement_weight", statement_weight),
         ):
             if value < 0:
-                raise UserError(f"objective=gk_mvlp: expected {name} from 0, but got {value}.")
+                raise UserError(f"objective=gk_mvlp: expected {name} >= 0, but got {value}.")
         if layers < 1 or heads < 1 or width % heads:
             raise UserError(
-                "objective=gk_mvlp: expected layers from 1, and heads that divide the width, "
+                "objective=gk_mvlp: expected layers >= 1, and heads that divide the width, "
                 f"but got layers={layers}, heads={heads} and width={width}."
             )
         if entity_weight and (grounding is None) == (entity_width is None):
             raise UserError(
-                "objective=gk_mvlp: expected either grounding, a module of the objective's own, or entity_width of the "
-                "host's, whose entities it gives as PairEmbeddings.entities."
+                "objective=gk_mvlp: expected either grounding, for a module in the objective, or entity_width of the host's "
+                "entities, which it gives as PairEmbeddings(entities=...)."
             )
         super().__init__(image_width=image_width, report_width=report_width, width=width, **options)  # type: ignore[arg-type]
         self.prompts = knowledge.prompts
@@ -103,11 +110,11 @@ class GroundedKnowledgeObjective(HardNegativeObjective):
     def forward(
         self, pairs: PairEmbeddings, progress: TrainingProgress, statements: Tensor | None = None
     ) -> ObjectiveOutput:
-        """The terms for one batch at one position in training.
+        """The terms of one batch; zero, with a zero gradient, during the warm-up.
 
         Args:
-            pairs: of B studies.
-            progress: where training stands.
+            pairs: of B local studies.
+            progress: the position in training.
             statements: `(2, Q, D_r)` pooled report features of `statement_texts`: that each prompt is absent, and that it is
                 present.
         """

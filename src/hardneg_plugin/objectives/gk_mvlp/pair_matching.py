@@ -1,4 +1,4 @@
-"""Whether a report is of an image: an encoder of both together, and the pairs that it learns from."""
+"""Pair matching: an encoder that scores whether a report belongs to an image, and its loss."""
 
 import torch
 import torch.nn.functional as F
@@ -11,12 +11,12 @@ from hardneg_plugin.objectives.local_features import LocalFeatures
 
 
 class PairEncoder(nn.Module):
-    """Words that attend to one another and to an image's regions, and one score for the pair.
+    """Words that attend to one another and to the regions of an image, and one score for the pair.
 
     Args:
         width: D, of words and regions, a multiple of `heads`.
         heads: of each attention.
-        layers: at least 1.
+        layers: a positive integer.
     """
 
     def __init__(self, width: int, *, heads: int, layers: int) -> None:
@@ -29,7 +29,12 @@ class PairEncoder(nn.Module):
         self.score = nn.Linear(width, 1)
 
     def forward(self, words: LocalFeatures, regions: LocalFeatures) -> Tensor:
-        """Pairs `(M, W, D)` and `(M, P, D)` to logits `(M,)`, above 0 for a match."""
+        """The logits `(M,)` of M pairs, above 0 for a report that belongs to the image.
+
+        Args:
+            words: `(M, W, D)`.
+            regions: `(M, P, D)`.
+        """
         x = words.features
         padding, missing = _left_out(words.mask), _left_out(regions.mask)
         for layer in self.layers:
@@ -39,13 +44,13 @@ class PairEncoder(nn.Module):
 
 
 class PairMatchingLoss(nn.Module):
-    """Cross-entropy of match and mismatch over each study's own pair and two drawn ones (ITM).
+    """Cross-entropy of each study's pair and two negative ones (ITM).
 
-    For each image a report is drawn that does not match it, likely a similar one, and for each report an image; by the
-    similarities of the whole embeddings over all ranks. The draws of a step depend on its number alone.
+    A negative report is drawn for each image, and a negative image for each report, by the similarities of the whole embeddings of
+    all ranks (`draw_negatives`). The draws of a step depend on its number alone.
 
     Args:
-        width, heads, layers: of `PairEncoder`.
+        width, heads, layers: as of `PairEncoder`.
     """
 
     def __init__(self, width: int, *, heads: int, layers: int) -> None:
@@ -55,7 +60,13 @@ class PairMatchingLoss(nn.Module):
     def forward(
         self, batch: EmbeddedBatch, words: LocalFeatures, regions: LocalFeatures, logit_scale: Tensor
     ) -> Tensor:
-        """The loss of each own study `(B,)`; words and regions are the own ones."""
+        """The loss of each local study `(B,)`.
+
+        Args:
+            batch: of B local studies.
+            words, regions: of the local studies.
+            logit_scale: of the similarities by which negatives are drawn.
+        """
         noise = _noise(batch)
         scale = logit_scale.detach()
         losses = [F.softplus(-self.encoder(words, regions))]
@@ -74,7 +85,7 @@ class PairMatchingLoss(nn.Module):
 
 
 def _noise(batch: EmbeddedBatch) -> Tensor:
-    """`(2, N, N)` from the exponential distribution, the same on every rank, whose own random numbers differ."""
+    """`(2, N, N)` from the exponential distribution, the same on every rank."""
     count = len(batch.all_images)
     generator = torch.Generator().manual_seed(batch.progress.step)
     return torch.empty(2, count, count).exponential_(generator=generator).to(batch.images.device)
@@ -85,5 +96,5 @@ def _picked(local: LocalFeatures, index: Tensor) -> LocalFeatures:
 
 
 def _left_out(mask: Tensor) -> Tensor:
-    """What attention leaves out; nothing where there is nothing else, as a softmax needs something."""
+    """The padding that attention leaves out; none where everything is padding, as a softmax needs something."""
     return ~mask & mask.any(-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Hard negatives from a bank of all studies: neighbours known beforehand, or found among the bank's own embeddings."""
+"""Hard negatives from a bank of all studies: neighbours mined beforehand, or found by the embeddings in the bank."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -23,19 +23,22 @@ log = logging.getLogger(__name__)
 class Bank(nn.Module):
     """The neighbours of a study among all studies seen so far, with the embeddings of their last visit.
 
-    Each study has a slot, filled when the study comes by. Its neighbours are those of a table mined beforehand, or the nearest
-    by the bank's own embeddings, looked for anew at the start of every `refresh_every`-th epoch. A study whose neighbours are
-    not known or not yet seen takes the nearest of the batch in their place. Matches are masked, and studies must have ids. The
-    gradient does not reach the bank's embeddings.
+    Each study has a slot that its visits fill. Its neighbours are those of a table mined beforehand, or the nearest by the
+    embeddings in the bank, searched at the start of every `refresh_every`-th epoch. Where neighbours are not known or not yet
+    seen, the nearest of the batch take their place. Matches are left out, and studies must have ids. The gradient does not reach
+    the embeddings in the bank.
 
     Args:
-        k: hard negatives per study, at least 1.
-        pool: draw them from this many nearest neighbours (None: take the nearest).
-        ceiling: a neighbour with a cosine above this to the own report counts as a match, in (-1, 1].
-        table: mined neighbours, a file as `read_neighbours` takes it or the mapping itself; None: by the bank's embeddings.
-        refresh_every: epochs between two searches for neighbours, at least 1.
+        k: hard negatives per study, a positive integer.
+        pool: draw them from this many nearest neighbours, >= k; None: take the nearest.
+        ceiling: a neighbour with a cosine to the positive above this counts as a match, in (-1, 1].
+        table: mined neighbours, a file that `read_neighbours` reads or a mapping; None: search by the embeddings in the bank.
+        refresh_every: epochs between two searches, a positive integer.
 
     A slot takes 8 D + 40 bytes, for embeddings of width D.
+
+    >>> from hardneg_plugin import HardNegativeObjective
+    >>> objective = HardNegativeObjective(negatives=Bank(table={"CXR1": ["CXR7", "CXR3"], "CXR3": ["CXR1"]}))
     """
 
     def __init__(
@@ -49,7 +52,7 @@ class Bank(nn.Module):
         super().__init__()
         check_choice(k, pool, ceiling)
         if refresh_every < 1:
-            raise UserError(f"negatives.refresh_every: expected at least one epoch, but got {refresh_every}.")
+            raise UserError(f"negatives.refresh_every: expected a positive integer, but got {refresh_every}.")
         self.k, self.pool, self.ceiling, self.refresh_every = k, pool, ceiling, refresh_every
         self.bank = StudyBank()
         self._is_mined = table is not None
@@ -60,7 +63,6 @@ class Bank(nn.Module):
             self._studies, self._neighbours = _table_keys(
                 table if isinstance(table, Mapping) else read_neighbours(table)
             )
-        # what the nearest of the batch are drawn from is the batch
         self._in_batch = InBatch(k, pool, ceiling)
 
     def forward(self, batch: EmbeddedBatch) -> HardNegatives:
@@ -83,9 +85,9 @@ class Bank(nn.Module):
         index, valid = mine(reports, keys, k=self.pool or self.k, ceiling=self.ceiling)
         studies, order = study_keys.sort()
         neighbours = study_keys[index].where(valid, UNKNOWN)[order]
-        # the same on every rank, though devices may round a tie differently
+        # rank 0's on every rank: devices may round a tie differently
         self._studies, self._neighbours = studies, from_first_rank(neighbours)
-        log.info("Neighbours of %d studies found among their own embeddings.", len(studies))
+        log.info("Found the neighbours of %d studies by the embeddings in the bank.", len(studies))
 
     @torch.no_grad()
     def _known(self, batch: EmbeddedBatch) -> HardNegatives:
@@ -97,25 +99,25 @@ class Bank(nn.Module):
         keys, images, reports = self.bank.read(slots)
         similarity = torch.einsum("bd,bpd->bp", batch.reports, reports)
         unwanted = (slots < 0) | are_matches(batch.keys.columns, keys) | (similarity > self.ceiling + 1e-6)
-        # the order of the table, not of the day
+        # by the order of the table, not by today's similarity
         order = -torch.arange(slots.shape[1], dtype=torch.float32, device=device).expand(slots.shape)
         index, valid = most_similar(order, unwanted, k=self.k, pool=self.pool, generator=batch.generator())
         rows = torch.arange(len(index), device=device)[:, None]
         return HardNegatives(reports=reports[rows, index], images=images[rows, index], valid=valid)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What a checkpoint holds beside the bank's slots: where the search for neighbours stands."""
+        """The state in a checkpoint beside the slots: the neighbours, and the epoch of their search."""
         return {"epoch": self._epoch, "studies": self._studies, "neighbours": self._neighbours}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Back from a checkpoint; neighbours from a table stay the table's."""
+        """Restore the state of a checkpoint; neighbours from a table stay as they are."""
         self._epoch = state["epoch"]
         if not self._is_mined:
             self._studies, self._neighbours = state["studies"], state["neighbours"]
 
 
 def _table_keys(table: Mapping[str, Sequence[str]]) -> tuple[Tensor, Tensor]:
-    """Keys of studies, ascending `(M,)`, and of their neighbours `(M, P)`, `UNKNOWN` after a study's last."""
+    """Keys of studies, ascending, `(M,)`, and of their neighbours `(M, P)`, padded with `UNKNOWN`."""
     studies = torch.tensor([match_key(study) for study in table])
     width = max(map(len, table.values()))
     neighbours = torch.full((len(table), width), UNKNOWN)

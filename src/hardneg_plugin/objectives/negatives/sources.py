@@ -1,4 +1,4 @@
-"""Where hard negatives come from: a strategy that, given a batch, finds each study's closest peers."""
+"""Sources of hard negatives: strategies that find those of each study of a batch."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,35 +12,38 @@ from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
 from hardneg_plugin.objectives.memory import ReportQueue
 
 QUEUE_LIMIT = 65_536
-"""Studies in a queue at most; more would be older than a training step can use."""
+"""Most studies in a queue; older ones would be of no use to a training step."""
 
 
 class NegativeSource(Protocol):
     """What `HardNegativeObjective(negatives=...)` accepts; an `nn.Module` where it has a state to keep."""
 
     def __call__(self, batch: EmbeddedBatch) -> HardNegatives:
-        """Hard negatives of the own studies of a batch."""
+        """Hard negatives of the local studies of a batch."""
         ...
 
 
 def check_choice(k: int, pool: int | None, ceiling: float) -> None:
-    """Raise a UserError where options that all sources share are out of range."""
+    """Raise a UserError where options that sources share are out of range; `InBatch` has the ranges."""
     if k < 1:
-        raise UserError(f"negatives.k: expected at least one hard negative per study, but got {k}.")
+        raise UserError(f"negatives.k: expected a positive integer, but got {k}.")
     if pool is not None and pool < k:
-        raise UserError(f"negatives.pool: expected at least k = {k}, but got {pool}.")
+        raise UserError(f"negatives.pool: expected an integer >= k = {k}, but got {pool}.")
     if not -1 < ceiling <= 1:
-        raise UserError(f"negatives.ceiling: expected a cosine above -1 and up to 1, but got {ceiling}.")
+        raise UserError(f"negatives.ceiling: expected a cosine in (-1, 1], but got {ceiling}.")
 
 
 @dataclass(frozen=True)
 class InBatch:
-    """The nearest reports of the batch of all ranks, by report similarity; no second forward, and the gradient reaches them.
+    """The nearest reports in the batch of all ranks; no second forward, and the gradient reaches them.
 
     Args:
-        k: hard negatives per study, at least 1.
-        pool: draw them from this many nearest ones (None: take the nearest).
-        ceiling: a report with a cosine above this to the own one counts as a match, in (-1, 1].
+        k: hard negatives per study, a positive integer.
+        pool: draw them from this many nearest ones, >= k; None: take the nearest.
+        ceiling: a report with a cosine to the positive above this counts as a match, in (-1, 1].
+
+    >>> from hardneg_plugin import HardNegativeObjective
+    >>> objective = HardNegativeObjective(negatives=InBatch(k=2, pool=8))
     """
 
     k: int = 1
@@ -51,7 +54,7 @@ class InBatch:
         check_choice(self.k, self.pool, self.ceiling)
 
     def __call__(self, batch: EmbeddedBatch) -> HardNegatives:
-        """The k nearest reports of the batch that are no matches, with their images."""
+        """The k nearest reports of the batch that are no matches, and their images."""
         index, valid = nearest_reports(
             batch.reports,
             batch.all_reports,
@@ -65,26 +68,28 @@ class InBatch:
 
 
 class Queue(nn.Module):
-    """The nearest reports of the batch and of the latest `size` studies before it, whose embeddings are as old as they are.
+    """The nearest reports of the batch and of the latest `size` studies before it, with the embeddings that these had then.
 
-    The way to more negatives than a batch holds. While the queue fills, it is searched as far as it goes. A study's own
-    earlier embedding is a match, so studies must have ids. The gradient reaches the batch's embeddings, not the queue's.
+    A study's earlier embedding is a match, so studies must have ids. The gradient reaches the batch, but not the queue.
 
     Args:
-        size: studies kept, 1 to 65,536; each takes 8 D + 32 bytes, for embeddings of width D.
+        size: studies kept, in [1, 65536]; each takes 8 D + 32 bytes, for embeddings of width D.
         k, pool, ceiling: as of `InBatch`.
+
+    >>> from hardneg_plugin import HardNegativeObjective
+    >>> objective = HardNegativeObjective(negatives=Queue(size=4096))
     """
 
     def __init__(self, size: int = 1024, k: int = 1, pool: int | None = None, ceiling: float = 1.0) -> None:
         super().__init__()
         if not 1 <= size <= QUEUE_LIMIT:
-            raise UserError(f"negatives.size: expected 1 to {QUEUE_LIMIT} studies in the queue, but got {size}.")
+            raise UserError(f"negatives.size: expected an integer in [1, {QUEUE_LIMIT}], but got {size}.")
         check_choice(k, pool, ceiling)
         self.k, self.pool, self.ceiling = k, pool, ceiling
         self.queue = ReportQueue(size)
 
     def forward(self, batch: EmbeddedBatch) -> HardNegatives:
-        """The k nearest reports of batch and queue that are no matches, with their images; then the batch joins the queue."""
+        """The k nearest reports of batch and queue that are no matches, and their images; then the batch joins the queue."""
         batch.keys.require_study_ids("negatives=queue")
         is_match = batch.is_match
         with torch.no_grad():
@@ -108,12 +113,12 @@ class Queue(nn.Module):
 
 @dataclass(frozen=True)
 class Paired:
-    """The mined studies that the batch carries: the host encodes them too, at about twice the cost, as in the released code.
+    """Paired studies, mined beforehand: the host encodes them too, at about twice the cost, as in the released code.
 
     `embed` gives them as `PairEmbeddings.negatives`, k rows per study. Those that match their study are left out.
 
     Args:
-        k: hard negatives per study, at least 1.
+        k: hard negatives per study, a positive integer.
     """
 
     k: int = 1
@@ -122,14 +127,13 @@ class Paired:
         check_choice(self.k, None, 1.0)
 
     def __call__(self, batch: EmbeddedBatch) -> HardNegatives:
-        """The batch's own hard negatives."""
+        """The paired studies of the batch."""
         if batch.paired is None:
             raise UserError(
-                "negatives=paired needs a batch that carries mined studies: give them as PairEmbeddings(negatives=...)."
+                "negatives=paired needs a batch with paired studies: give them as PairEmbeddings(negatives=...)."
             )
         if batch.paired.reports.shape[1] != self.k:
             raise UserError(
-                f"negatives.k: expected {self.k} mined studies per study, but the batch carries "
-                f"{batch.paired.reports.shape[1]}."
+                f"negatives.k: expected a batch with {self.k} paired studies per study, but got {batch.paired.reports.shape[1]}."
             )
         return batch.paired

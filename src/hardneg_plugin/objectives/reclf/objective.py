@@ -1,4 +1,4 @@
-"""RECLF's objective: reports and images aligned by what their words find in the image's regions, and how that is related."""
+"""The objective of RECLF: reports and images aligned by words that attend to regions, and by relations between these words."""
 
 import torch
 from torch import Tensor
@@ -13,34 +13,43 @@ from hardneg_plugin.objectives.reclf.relations import WordRegionScorer
 
 
 class RelationEnhancedObjective(HardNegativeObjective):
-    """`HardNegativeObjective` and contrasts of pairs by local matchings (RECLF, IEEE TMI 2025, arXiv 2401.10501; reconstructed).
+    """`HardNegativeObjective` with contrasts of words and regions (RECLF, IEEE TMI 2025, arXiv 2401.10501; reconstructed).
 
-    Each word looks for its region; how they differ is a matching. Matchings that belong together inform each other (semantic
-    relations), and those of important words count for more (importance relations). Each read-out gives every report a score with
-    every image, which are contrasted both ways; matches are left out. Hard negatives whose words and regions are there, of the
-    batch or carried by it (`Paired`), are further columns; those of a queue or a bank, and hardened ones, exist as whole embeddings
-    only, and count in the global contrast.
+    Each word attends to the regions; a vector says how it differs from what it attends to. The vectors of words that belong
+    together inform each other (semantic relations), and those of important words count more (importance relations). Each read-out
+    scores every report with every image, and the scores are contrasted both ways. Hard negatives of the batch, or paired with it,
+    are an extra column; those of a queue or a bank, and hardened ones, have no words and regions and count in the global contrast
+    alone.
 
     Needs `PairEmbeddings.regions` and `.words`.
 
     Args:
-        image_width, report_width: of the region and word features, and of the pooled ones.
+        image_width: of region features and pooled image features.
+        report_width: of word features and pooled report features.
         width: D, of the embeddings.
-        word_region_width: S, of the matchings; a quarter of `width` is usual, and a step's time grows with it.
-        attention_scale: τ1: how sharply a word looks.
-        score_scale: τ3: factor of the scores in the contrast.
-        rounds: of semantic reasoning; 0: without semantic relations.
-        weigh_words: with importance relations. Without both, the mean of the matchings is scored.
-        local_weight: of the local contrasts beside the global one, each.
-        negative_weight: of a hard negative's further column, from 0.
-        chunk: reports at a time; memory grows with it (`WordRegionScorer.all_pairs`). Several chunks are computed twice.
-            Pairs with what the batch carries, 2 K of each study, are kept beside it.
+        word_region_width: S, of the word-region vectors, usually a quarter of `width`; the time of a step grows with it.
+        attention_scale: τ1, > 0, of the words' attention.
+        score_scale: τ3, > 0, the logit scale of the scores.
+        rounds: of semantic reasoning, >= 0; 0: no semantic relations.
+        weigh_words: with importance relations. Without both relations the mean of the vectors is scored.
+        local_weight: of each local contrast beside the global one, >= 0.
+        negative_weight: of the extra column, >= 0.
+        chunk: reports at a time, a positive integer; memory grows with it (`WordRegionScorer.all_pairs`). Several chunks are
+            computed twice. Pairs with paired studies, 2 K of each study, are computed at once.
         options: of `HardNegativeObjective`.
 
-    Under DDP regions and words of all ranks are gathered; the rest is as there.
+    Under DDP words and regions of all ranks are gathered.
+
+    >>> from hardneg_plugin.objectives.schedule import TrainingProgress
+    >>> objective = RelationEnhancedObjective(image_width=6, report_width=4, width=8, word_region_width=4)
+    >>> pairs = PairEmbeddings(
+    ...     images=torch.randn(3, 6), reports=torch.randn(3, 4), regions=torch.randn(3, 9, 6), words=torch.randn(3, 5, 4)
+    ... )
+    >>> sorted(objective(pairs, TrainingProgress(fraction=0.5)).logs)[:3]
+    ['false_negative_share', 'global_loss', 'hardened_similarity']
 
     Raises:
-        UserError: a number is out of its range.
+        UserError: a number out of its range.
     """
 
     def __init__(
@@ -67,10 +76,10 @@ class RelationEnhancedObjective(HardNegativeObjective):
             ("negative_weight", negative_weight, 0),
         ):
             if value < least:
-                raise UserError(f"objective=reclf: expected {name} from {least}, but got {value}.")
+                raise UserError(f"objective=reclf: expected {name} >= {least}, but got {value}.")
         if attention_scale <= 0 or score_scale <= 0:
             raise UserError(
-                "objective=reclf: expected attention_scale and score_scale above 0, "
+                "objective=reclf: expected attention_scale and score_scale > 0, "
                 f"but got {attention_scale} and {score_scale}."
             )
         super().__init__(image_width=image_width, report_width=report_width, width=width, **options)  # type: ignore[arg-type]
@@ -83,13 +92,13 @@ class RelationEnhancedObjective(HardNegativeObjective):
         self.chunk = chunk
 
     def pair_scores(self, images: Tensor, regions: LocalFeatures, reports: Tensor, words: LocalFeatures) -> Tensor:
-        """How well each of M reports fits each of N images: the logits of all contrasts, summed as the loss weighs them.
+        """How well each of M reports fits each of N images: the logits of all contrasts, weighted as in the loss.
 
         Args:
-            images: `(N, D)` of unit length, as of `project`.
-            regions: theirs, as of `parts`.
-            reports: `(M, D)` of unit length.
-            words: theirs.
+            images: `(N, D)`, from `project`.
+            regions: of the images, from `parts`.
+            reports: `(M, D)`, from `project`.
+            words: of the reports, from `parts`.
 
         Returns:
             `(M, N)` float32.
@@ -113,7 +122,6 @@ class RelationEnhancedObjective(HardNegativeObjective):
 
     def _contrasts(self, pairs: PairEmbeddings, batch: EmbeddedBatch, negatives: HardNegatives) -> list[Tensor]:
         words, regions = self.parts(pairs)
-        own = batch.shards.local
         if len(batch.shards.sizes) == 1:
             scores = self.scores.all_pairs(words, regions, self.chunk)
             to_report, to_image = scores.transpose(1, 2), scores
@@ -133,7 +141,7 @@ class RelationEnhancedObjective(HardNegativeObjective):
             both = [
                 info_nce_of_logits(
                     self.score_scale * scores[read],
-                    first=own.start,
+                    first=batch.shards.local.start,
                     is_match=batch.is_match,
                     hard=self.score_scale * of_hard[read],
                     hard_weight=weight,
@@ -144,12 +152,12 @@ class RelationEnhancedObjective(HardNegativeObjective):
         return losses
 
     def _scores_of_paired(
-        self, carried: PairEmbeddings, words: LocalFeatures, regions: LocalFeatures
+        self, paired: PairEmbeddings, words: LocalFeatures, regions: LocalFeatures
     ) -> tuple[Tensor, Tensor]:
-        """Of each own image with the K reports that its study carries, and of each own report with their images: `(R, B, K)`."""
+        """Each local image with the K reports paired with it, and each local report with their images: `(R, B, K)` each."""
         studies = len(words.features)
-        their_words, their_regions = (
-            LocalFeatures(*(part.unflatten(0, (studies, -1)) for part in parts)) for parts in self.parts(carried)
+        paired_words, paired_regions = (
+            LocalFeatures(*(part.unflatten(0, (studies, -1)) for part in parts)) for parts in self.parts(paired)
         )
-        own_words, own_regions = (LocalFeatures(*(part[:, None] for part in parts)) for parts in (words, regions))
-        return self.scores(their_words, own_regions), self.scores(own_words, their_regions)
+        words, regions = (LocalFeatures(*(part[:, None] for part in parts)) for parts in (words, regions))
+        return self.scores(paired_words, regions), self.scores(words, paired_regions)

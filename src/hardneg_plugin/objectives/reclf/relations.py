@@ -10,23 +10,23 @@ from hardneg_plugin.objectives.local_features import LocalFeatures
 
 
 class Round(nn.Module):
-    """One round of reasoning with weights of its own."""
+    """One round of `reason` with its weights."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.query, self.key, self.value = (nn.Linear(width, width, bias=False) for _ in range(3))
 
     def forward(self, nodes: Tensor, mask: Tensor, learners: int | None = None) -> Tensor:
-        """See `reason`."""
+        """The updated nodes; arguments as of `reason`."""
         return reason(nodes, mask, self.query.weight, self.key.weight, self.value.weight, learners=learners)
 
 
 class SemanticRelations(nn.Module):
-    """Matchings that belong together, a disease word's and its location word's, inform each other (SRM).
+    """Word-region vectors that belong together, as of a disease and its location, inform each other (SRM).
 
     Args:
-        width: S, of the matchings.
-        rounds: of reasoning, each with weights of its own.
+        width: S, of the vectors.
+        rounds: of reasoning, each with its weights.
     """
 
     def __init__(self, width: int, rounds: int) -> None:
@@ -34,7 +34,12 @@ class SemanticRelations(nn.Module):
         self.rounds = nn.ModuleList(Round(width) for _ in range(rounds))
 
     def forward(self, nodes: Tensor, mask: Tensor) -> Tensor:
-        """From the nodes `(..., 1 + W, S)`, the whole pair's first, to what that one has learned `(..., S)`."""
+        """The node of the whole pair after all rounds, `(..., S)`.
+
+        Args:
+            nodes: `(..., 1 + W, S)`: of the whole pair, then of its words.
+            mask: `(..., 1 + W)` bool, True where there is a node.
+        """
         *earlier, last = self.rounds
         for one in earlier:
             nodes = one(nodes, mask)
@@ -43,10 +48,10 @@ class SemanticRelations(nn.Module):
 
 
 class ImportanceRelations(nn.Module):
-    """Tells the matchings of clinically important words from those of conjunctions (IRM).
+    """Weighs words by their word-region vectors: clinically important ones more than conjunctions (IRM).
 
     Args:
-        width: S, of the matchings.
+        width: S, of the vectors.
     """
 
     def __init__(self, width: int) -> None:
@@ -54,20 +59,25 @@ class ImportanceRelations(nn.Module):
         self.score = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 1))
 
     def forward(self, local: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """From the words' matchings `(..., W, S)` to their weighted sum `(..., S)` and the weights β `(..., W)`."""
+        """The weighted sum of the vectors `(..., S)`, and the weights β `(..., W)`.
+
+        Args:
+            local: `(..., W, S)` word-region vectors.
+            mask: `(..., W)` bool, True where there is a word.
+        """
         weights = importance(self.score(local).squeeze(-1), mask)
         return _weighted(local, weights), weights
 
 
 class WordRegionScorer(nn.Module):
-    """How well a report fits an image, by what its words find in the image's regions.
+    """Scores how well a report fits an image, by its words and the image's regions.
 
     Args:
         width: D, of words and regions.
-        word_region_width: S, of the matchings.
-        attention_scale: τ1 of the words' attention.
-        rounds: of semantic reasoning; 0 leaves it out.
-        weigh: weigh words by importance. Without either the mean of the matchings is read.
+        word_region_width: S, of the word-region vectors.
+        attention_scale: τ1, of the words' attention.
+        rounds: of semantic reasoning; 0: none.
+        weigh: weigh words by importance. With neither relation the mean of the vectors is scored.
     """
 
     def __init__(self, width: int, word_region_width: int, *, attention_scale: float, rounds: int, weigh: bool) -> None:
@@ -80,7 +90,12 @@ class WordRegionScorer(nn.Module):
         self.readers = nn.ModuleList(nn.Linear(word_region_width, 1) for _ in range(max(1, (rounds > 0) + weigh)))
 
     def forward(self, words: LocalFeatures, regions: LocalFeatures) -> Tensor:
-        """One score per read-out `(R, ...)`, for pairs as leading dimensions broadcast: semantic, then importance."""
+        """The scores of pairs, one for each of R read-outs (semantic, then importance): `(R, ...)`.
+
+        Args:
+            words: `(..., W, D)`.
+            regions: `(..., P, D)`; the leading dimensions of both broadcast.
+        """
         local = self._word_region_vectors(words, regions)
         mask = words.mask.expand(local.shape[:-1])
         read = []
@@ -96,13 +111,13 @@ class WordRegionScorer(nn.Module):
         return torch.stack([reader(value).squeeze(-1) for reader, value in zip(self.readers, read, strict=True)])
 
     def attention(self, words: LocalFeatures, regions: LocalFeatures) -> Tensor:
-        """Where each word looks, `(..., W, P)`."""
+        """The attention of each word to the regions, `(..., W, P)`; arguments as of `forward`."""
         return word_region_attention(
             words.features, regions.features, scale=self.attention_scale, region_mask=regions.mask
         )
 
     def word_importance(self, words: LocalFeatures, regions: LocalFeatures) -> Tensor | None:
-        """β of each word `(..., W)`; None where words are not weighed."""
+        """The weights β of the words, `(..., W)`; None where words are not weighed. Arguments as of `forward`."""
         if self.importance is None:
             return None
         local = self._word_region_vectors(words, regions)
@@ -110,14 +125,19 @@ class WordRegionScorer(nn.Module):
         return weights
 
     def _word_region_vectors(self, words: LocalFeatures, regions: LocalFeatures) -> Tensor:
-        """How each word differs from what it looks at, `(..., W, S)`."""
+        """`(..., W, S)`."""
         return word_region_vectors(words.features, self.attention(words, regions) @ regions.features, self.local.weight)
 
     def all_pairs(self, words: LocalFeatures, regions: LocalFeatures, chunk: int) -> Tensor:
-        """Every report with every image, `(R, reports, images)`, `chunk` reports at a time.
+        """The scores of every report with every image, `(R, M, N)`.
 
-        What one of several chunks computes is computed again in the backward pass rather than kept: memory is that of one chunk,
-        `chunk * images * (1 + W) * (3 D + 4 S rounds)` numbers or up to half more, and of the scores.
+        Several chunks are computed again in the backward pass: memory is that of the scores and of one chunk, which is
+        `chunk * N * (1 + W) * (3 D + 4 S rounds)` numbers, or up to half as many again.
+
+        Args:
+            words: of M reports, `(M, W, D)`.
+            regions: of N images, `(N, P, D)`.
+            chunk: reports at a time, a positive integer.
         """
         again = torch.is_grad_enabled() and len(words.features) > chunk
         images = LocalFeatures(*(part[None] for part in regions))
@@ -133,5 +153,5 @@ class WordRegionScorer(nn.Module):
 
 
 def _weighted(local: Tensor, weights: Tensor) -> Tensor:
-    """From `(..., W, S)` and `(..., W)` to `(..., S)`, without the products in memory."""
+    """The sum of `(..., W, S)` weighted by `(..., W)`, `(..., S)`, without the products in memory."""
     return (weights[..., None, :] @ local).squeeze(-2)

@@ -216,9 +216,9 @@ def test_a_host_that_was_to_give_entities_is_told():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"pair_matching_weight": -1.0}, "pair_matching_weight from 0"),
+        ({"pair_matching_weight": -1.0}, "pair_matching_weight >= 0"),
         ({"heads": 3}, "heads that divide"),
-        ({"layers": 0}, "layers from 1"),
+        ({"layers": 0}, "layers >= 1"),
         ({"entity_width": 9}, "either grounding"),
         ({"grounding": None}, "either grounding"),
     ],

@@ -202,9 +202,9 @@ def test_without_a_negative_the_loss_is_zero_and_everything_has_a_gradient(numbe
 
 def test_paired_masks_what_matches_and_checks_its_number():
     batch = batch_of([0, 1, 2])
-    carried = batch_of([5, 1, 14], seed=1)  # the study itself, then one of its patient
+    paired = batch_of([5, 1, 14], seed=1)  # the study itself, then one of its patient
     fields = {"study_ids": ["study 0", "study 1", "study 2"], "patient_ids": [0, 1, 2]}
-    carried_fields = {"study_ids": ["study 5", "study 1", "study 14"], "patient_ids": [5, 1, 2]}
+    paired_fields = {"study_ids": ["study 5", "study 1", "study 14"], "patient_ids": [5, 1, 2]}
     seen = []
 
     class Spy(Paired):
@@ -213,12 +213,12 @@ def test_paired_masks_what_matches_and_checks_its_number():
             return seen[-1]
 
     objective = HardNegativeObjective(negatives=Spy(), schedule=Constant())
-    objective(pairs_of(batch, fields, pairs_of(carried, carried_fields)), TrainingProgress())
+    objective(pairs_of(batch, fields, pairs_of(paired, paired_fields)), TrainingProgress())
     assert seen[0].valid.tolist() == [[True], [False], [False]]
-    torch.testing.assert_close(seen[0].reports[:, 0], carried.reports)
-    with pytest.raises(UserError, match=r"expected 2 mined studies per study, but the batch carries 1"):
+    torch.testing.assert_close(seen[0].reports[:, 0], paired.reports)
+    with pytest.raises(UserError, match=r"expected a batch with 2 paired studies per study, but got 1"):
         HardNegativeObjective(negatives=Paired(k=2))(
-            pairs_of(batch, fields, pairs_of(carried, carried_fields)), TrainingProgress()
+            pairs_of(batch, fields, pairs_of(paired, paired_fields)), TrainingProgress()
         )
     with pytest.raises(UserError, match=r"PairEmbeddings\(negatives=\.\.\.\)"):
         HardNegativeObjective(negatives=Paired())(pairs_of(batch, fields), TrainingProgress())

@@ -105,10 +105,10 @@ def test_loss_is_the_global_one_and_contrasts_of_scores_of_each_pair_by_itself(o
 
 
 @pytest.mark.parametrize("options", ABLATIONS, ids=str)
-def test_carried_studies_are_columns_of_scores_of_their_own_pairs(options):
+def test_paired_studies_are_columns_of_scores_of_their_own_pairs(options):
     options = {**options, "centred": False, "negatives": Paired(k=2)}
     mined = pairs(10, regions=3, words=4, seed=1, study_ids=[0, *range(11, 20)])
-    loss, batch = objective(**options), pairs(negatives=mined)  # the first carried study is the first study itself
+    loss, batch = objective(**options), pairs(negatives=mined)  # the first paired study is the first study itself
     found = loss(batch, LATE)
     plain = objective(**options)
     plain.load_state_dict(loss.state_dict())
@@ -116,11 +116,11 @@ def test_carried_studies_are_columns_of_scores_of_their_own_pairs(options):
     expected = plain(batch, LATE).alignment_loss
     (words, regions), (their_words, their_regions) = loss.parts(batch), loss.parts(mined)
     for i in range(5):
-        carried = [2 * i + k for k in range(2) if (i, k) != (0, 0)]
+        paired = [2 * i + k for k in range(2) if (i, k) != (0, 0)]
         of_image = [one_score(loss, words, r, regions, i) for r in range(5)]
-        of_image += [one_score(loss, their_words, j, regions, i) for j in carried]
+        of_image += [one_score(loss, their_words, j, regions, i) for j in paired]
         of_report = [one_score(loss, words, i, regions, j) for j in range(5)]
-        of_report += [one_score(loss, words, i, their_regions, j) for j in carried]
+        of_report += [one_score(loss, words, i, their_regions, j) for j in paired]
         for side in (of_image, of_report):
             columns = 10.0 * torch.stack(side)
             expected = expected + (columns.logsumexp(0) - columns[i]).sum() / 5 / 2
@@ -259,11 +259,11 @@ def test_a_host_that_gives_no_parts_is_told(missing):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"chunk": 0}, "chunk from 1"),
-        ({"rounds": -1}, "rounds from 0"),
-        ({"word_region_width": 0}, "word_region_width from 1"),
-        ({"negative_weight": -1.0}, "negative_weight from 0"),
-        ({"score_scale": 0.0}, "score_scale above 0"),
+        ({"chunk": 0}, "chunk >= 1"),
+        ({"rounds": -1}, "rounds >= 0"),
+        ({"word_region_width": 0}, "word_region_width >= 1"),
+        ({"negative_weight": -1.0}, "negative_weight >= 0"),
+        ({"score_scale": 0.0}, "score_scale > 0"),
     ],
 )
 def test_numbers_out_of_their_range(option, message):

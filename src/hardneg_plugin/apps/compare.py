@@ -20,7 +20,7 @@ from hardneg_plugin.apps.shared.console import HEADINGS, console
 from hardneg_plugin.apps.shared.hydra_command import explain, run_command
 from hardneg_plugin.apps.shared.positional import WITH_VALUE
 from hardneg_plugin.apps.shared.train_settings import check_settings
-from hardneg_plugin.comparison.comparison import SPLITS, Comparison, seconds_of, variant_result
+from hardneg_plugin.comparison.comparison import SCORED_SPLITS, Comparison, seconds_of, variant_result
 from hardneg_plugin.comparison.composing import compose_config, outside_of_hydra, run_settings
 from hardneg_plugin.comparison.planned_runs import PlannedRun, at_work_on, check_same_settings, run_folder
 from hardneg_plugin.comparison.plots import Curves, write_plots
@@ -185,8 +185,8 @@ def _compare_runs(
     caption = instantiate(complete[settings.baseline][0].settings["metrics"]["caption"])
     folders = {name: [run.folder for run in own] for name, own in complete.items()}
     with Console(stderr=True).status("Scoring and comparing"):
-        scored = {split: score_split(folders, split, caption) for split in SPLITS}
-        for split in SPLITS:
+        scored = {split: score_split(folders, split, caption) for split in SCORED_SPLITS}
+        for split in SCORED_SPLITS:
             if partly := tasks_of_all(folders, split)[1]:
                 notes.append(f"{', '.join(partly)} on {split}: left out because not all runs did it.")
         measures = available_measures(list(scored.values()), settings.measures)
@@ -200,12 +200,13 @@ def _compare_runs(
                 name: variant_result(
                     folders[name],
                     [override for override in own[0].overrides if not override.startswith("seed=")],
-                    {split: scored[split].cards[name] for split in SPLITS},
+                    {split: scored[split].cards[name] for split in SCORED_SPLITS},
                 )
                 for name, own in complete.items()
             },
             splits={
-                split: compare_split(scored[split], settings.baseline, measures, settings.resamples) for split in SPLITS
+                split: compare_split(scored[split], settings.baseline, measures, settings.resamples)
+                for split in SCORED_SPLITS
             },
             notes=notes,
         )

@@ -1,4 +1,4 @@
-"""What a comparison found: the scores of every run, and how each variant differs from the baseline on the same studies."""
+"""The result of a comparison: the scores of every run, and how each variant differs from the baseline on the same studies."""
 
 import dataclasses
 import math
@@ -15,8 +15,8 @@ from hardneg_plugin.metrics.score_card import ScoreCard
 from hardneg_plugin.runs.folder import RunFolder
 
 ALPHA = 0.05
-"""A corrected p-value below is called a difference; intervals hold 1 - ALPHA."""
-SPLITS = ("val", "test")
+"""Corrected p-values below are significant; intervals have the level 1 - ALPHA."""
+SCORED_SPLITS = ("val", "test")
 USUAL = ("findings_F1", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "R@1", "unique_share")
 """The scores that tables show beside the measures that count and those of downstream tasks."""
 
@@ -45,7 +45,7 @@ class BaselineDifference:
     high: float
     p_value: float
     corrected: float | None
-    """By Holm, over all comparisons of the measures that count; None of other scores."""
+    """By Holm, over all comparisons of the measures that count; None for other scores."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class SplitResult:
 
     studies: int
     sha256: str
-    """Of the studies' ids in their order, a line each."""
+    """Of the sorted ids of the studies, one a line."""
     intervals: dict[str, dict[str, tuple[float, float]]]
     """By variant and measure that counts, of the mean over seeds: studies resampled, trainings as they are."""
     differences: dict[str, dict[str, BaselineDifference]]
@@ -63,7 +63,7 @@ class SplitResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that tables and plots show."""
+    """What the tables show: written to comparison.json."""
 
     baseline: str
     seeds: list[int]
@@ -73,25 +73,31 @@ class Comparison:
     variants: dict[str, VariantResult]
     splits: dict[str, SplitResult]
     notes: list[str]
-    """What a reader must know: variants and measures that are left out."""
+    """For the reader: variants and measures that are left out."""
 
     def scores(self, variant: str, split: str, name: str) -> list[float]:
-        """A score under each seed; empty where a run does not have it."""
+        """A score under each seed; empty if a run does not have it.
+
+        Args:
+            variant: its name.
+            split: "val" or "test".
+            name: of the score.
+        """
         found = self.variants[variant].scores[split].get(name, [])
         return [value for value in found if value is not None] if None not in found else []
 
     @property
     def chosen(self) -> str:
-        """The best variant on val, by the first of the measures; of equal ones the first."""
+        """The variant with the highest mean on val of the first measure; the first of equal ones."""
         return max(self.variants, key=lambda variant: float(np.mean(self.scores(variant, "val", self.measures[0]))))
 
     def to_json(self) -> dict[str, object]:
-        """As plain values."""
+        """The comparison as plain values."""
         return dataclasses.asdict(self)
 
     @classmethod
     def read(cls, path: Path) -> "Comparison":
-        """What `to_json` gave, from a file.
+        """Read the result of `to_json` from a file.
 
         Raises:
             UserError: the file holds something else.
@@ -122,7 +128,15 @@ class Comparison:
 
 
 def is_shown(name: str, measures: Sequence[str]) -> bool:
-    """Whether tables show a score: one of the measures that count, a usual one, or one of a downstream task."""
+    """Whether the tables show a score: a measure that counts, a usual score, or one of a downstream task.
+
+    Args:
+        name: of the score.
+        measures: those that count.
+
+    >>> is_shown("pointing_game", ["specificity"]), is_shown("BLEU-1", ["specificity"])
+    (True, False)
+    """
     return name in measures or name in USUAL or HIGHER_IS_BETTER.fullmatch(name) is not None
 
 
@@ -161,7 +175,7 @@ def _by_name(values: Sequence[Mapping[str, float]]) -> dict[str, list[float | No
 
 
 def seconds_of(run: RunFolder) -> float | None:
-    """How long a run trained; None where it did not finish, or was resumed: then only the last part is known.
+    """How long a run trained; None if it did not finish, or was resumed, since only the last part is known then.
 
     Raises:
         UserError: its metrics.json cannot be read.

@@ -28,10 +28,10 @@ def outside_of_hydra() -> Iterator[None]:
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
-    """The config of hardneg-train under these overrides, Hydra's own part included.
+    """Compose the config of hardneg-train, Hydra's part included.
 
     Raises:
-        HydraException, OmegaConfBaseException: they do not go with the configs.
+        HydraException, OmegaConfBaseException: an override does not fit the configs.
     """
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config: DictConfig = hydra.compose("train", list(overrides), return_hydra_config=True)

@@ -1,4 +1,4 @@
-"""The runs of a comparison: where they stand, how far they are, and whether what is there is what is wanted."""
+"""The runs of a comparison: their folders, how far they are, and whether earlier ones had the same settings."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -22,31 +22,40 @@ class PlannedRun:
     variant: str
     seed: int
     overrides: list[str]
-    """What a user would type for hardneg-train, the seed included."""
+    """Those of hardneg-train, the seed included."""
     settings: dict[str, Any]
-    """What these are composed to, without interpolations."""
+    """The config that they compose, resolved."""
     folder: RunFolder
 
     @property
     def name(self) -> str:
-        """For people."""
+        """For messages."""
         return f"{self.variant}, seed {self.seed}"
 
     @property
     def log(self) -> Path:
-        """What the training printed."""
+        """The file with the output of the training."""
         return self.folder.path / "train.log"
 
     @property
     def state(self) -> Literal["finished", "interrupted", "missing"]:
-        """How far it is."""
+        """How far the training is."""
         if self.folder.metrics.is_file():  # written last
             return "finished"
         return "interrupted" if self.folder.config.is_file() else "missing"
 
 
 def run_folder(comparison: Path, variant: str, seed: int) -> RunFolder:
-    """Where a run of a comparison stands."""
+    """The folder of one run.
+
+    Args:
+        comparison: the folder of the comparison.
+        variant: its name.
+        seed: that of the run.
+
+    >>> run_folder(Path("c"), "arc", 2).path.as_posix()
+    'c/runs/arc/seed_2'
+    """
     return RunFolder(comparison / "runs" / variant / f"seed_{seed}")
 
 
@@ -65,18 +74,18 @@ def at_work_on(comparison: Path) -> AbstractContextManager[int]:
 
 
 def check_same_settings(runs: Sequence[PlannedRun]) -> None:
-    """See that what is there of these runs was trained under their settings.
+    """Check that runs that have begun were trained under these settings.
 
     Raises:
-        UserError: with the first difference.
+        UserError: they were not; names the first difference.
     """
     for run in runs:
         if run.state == "missing":
             continue
-        there = flattened(OmegaConf.to_container(run.folder.read_config(trust=True), resolve=False))
+        existing = flattened(OmegaConf.to_container(run.folder.read_config(trust=True), resolve=False))
         wanted = flattened(run.settings)
-        for key in sorted(there.keys() | wanted.keys()):
-            before, now = there.get(key, "not set"), wanted.get(key, "not set")
+        for key in sorted(existing.keys() | wanted.keys()):
+            before, now = existing.get(key, "not set"), wanted.get(key, "not set")
             if before != now and str(run.folder.path) not in str(now):  # the folder may have been moved
                 raise UserError(
                     f"{run.folder.path} was trained under other settings: {key} is {before} there and {now} here. {ELSEWHERE}"
@@ -84,7 +93,15 @@ def check_same_settings(runs: Sequence[PlannedRun]) -> None:
 
 
 def flattened(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Settings by their keys with dots, but for what only says how a run is begun."""
+    """Settings by their dotted keys, without `resume` and `trust`.
+
+    Args:
+        value: nested settings.
+        prefix: of their keys.
+
+    >>> flattened({"data": {"root": "x"}, "seed": 1})
+    {'data.root': 'x', 'seed': 1}
+    """
     if isinstance(value, dict) and value:
         return {
             key: inner

@@ -1,4 +1,4 @@
-"""The plots of a comparison: scores with their intervals, and validation curves with their spread over seeds."""
+"""Plots of a comparison: scores with their intervals, and validation curves with their spread over seeds."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,11 +12,11 @@ from hardneg_plugin.comparison.comparison import Comparison
 from hardneg_plugin.files import whole_file
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Told apart by colour-blind readers too (Okabe and Ito); lines differ in their dashes as well."""
+"""Distinct for colour-blind readers too (Okabe and Ito); lines also differ in their dashes."""
 DASHES = ("-", "--", "-.", ":")
 FORMATS = ("svg", "png")
 ALWAYS = ("BLEU-4", "report_loss")
-"""Curves that are shown beside those of the measures."""
+"""Shown beside the curves of the measures."""
 
 Curves = Mapping[str, Sequence[tuple[int, float]]]
 """The validation curves of a run: by name points (step, value)."""
@@ -26,9 +26,9 @@ def write_plots(comparison: Comparison, curves: Mapping[str, Sequence[Curves]], 
     """Write all plots, each as SVG and PNG; the same values give the same SVG.
 
     Args:
-        comparison: what to show.
-        curves: by variant those of each run.
-        folder: where to; made if need be.
+        comparison: gives the scores, their intervals, and the names of measures and variants.
+        curves: by variant, those of each run.
+        folder: where to write; made if missing.
 
     Returns:
         The files.
@@ -53,7 +53,12 @@ def write_plots(comparison: Comparison, curves: Mapping[str, Sequence[Curves]], 
 
 
 def scores_figure(comparison: Comparison, split: str) -> Figure:
-    """For each measure a row per variant: the mean over seeds with its interval, the seeds as dots."""
+    """For each measure a row per variant: the mean over seeds with its interval, and the seeds as dots.
+
+    Args:
+        comparison: gives the scores and their intervals.
+        split: "val" or "test".
+    """
     measures, variants = comparison.measures, list(comparison.variants)
     figure = Figure(figsize=(4.5 * len(measures), 1.2 + 0.45 * len(variants)), layout="constrained")
     for axes, measure in zip(np.atleast_1d(figure.subplots(1, len(measures), sharey=True)), measures, strict=True):
@@ -75,11 +80,11 @@ def scores_figure(comparison: Comparison, split: str) -> Figure:
 
 
 def curves_figure(comparison: Comparison, curves: Mapping[str, Sequence[Curves]]) -> Figure | None:
-    """Validation scores over training: means over seeds, and from the lowest to the highest; None without any.
+    """Validation scores over training steps: the mean over seeds, and the range; None without any curve.
 
     Args:
         comparison: names the measures and the variants.
-        curves: by variant those of each run.
+        curves: by variant, those of each run.
     """
     wanted = dict.fromkeys(f"val/{name}" for name in (*comparison.measures, *ALWAYS))
     names = [name for name in wanted if any(run.get(name) for runs in curves.values() for run in runs)]
@@ -97,7 +102,7 @@ def curves_figure(comparison: Comparison, curves: Mapping[str, Sequence[Curves]]
 
 
 def _draw(axes: Axes, variant: str, curves: Sequence[Sequence[tuple[int, float]]], place: int) -> None:
-    """One variant at the steps that all of its seeds have: a run may have stopped early."""
+    """One variant at the steps that all its seeds have; a run may have stopped early."""
     by_step = [dict(curve) for curve in curves]
     steps = sorted(set.intersection(*map(set, by_step)))
     if not steps:

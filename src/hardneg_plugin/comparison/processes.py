@@ -1,4 +1,4 @@
-"""Train the runs of a comparison in processes of their own, and tell how it goes."""
+"""Processes that train the runs of a comparison and do their downstream tasks."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hardneg_plugin.comparison.comparison import SPLITS
+from hardneg_plugin.comparison.comparison import SCORED_SPLITS
 from hardneg_plugin.comparison.planned_runs import PlannedRun
 from hardneg_plugin.comparison.task_files import task_files
 from hardneg_plugin.runs.overrides import quoted
@@ -20,33 +20,38 @@ from hardneg_plugin.runs.overrides import quoted
 TRAIN = (sys.executable, "-m", "hardneg_plugin.apps.train")
 TASKS = (sys.executable, "-m", "hardneg_plugin.apps.tasks")
 POLL = 0.2
-"""Seconds between two looks at the processes."""
+"""Seconds between two checks of the processes."""
 PATIENCE = (
     ((signal.SIGINT, 30.0), (signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0))
     if os.name == "posix"
     else ((signal.SIGTERM, 10.0),)
 )
-"""How a process is asked to end, and the seconds that it then has."""
+"""The signals that end a process, each with the seconds that it then has."""
 
 
 @dataclass
 class RunProcess:
-    """A process that does one or several runs, or the downstream tasks of one."""
+    """A process that trains one or several runs, or does the downstream tasks of one."""
 
     runs: list[PlannedRun]
     arguments: list[str]
-    """Of the command."""
+    """Those of the command."""
     log: Path
     command: tuple[str, ...] | None = None
-    """None: hardneg-train."""
+    """None means hardneg-train."""
     is_done: Callable[[PlannedRun], bool] = lambda run: run.state == "finished"
-    """Whether it has done what it was to do for a run."""
+    """Whether its work on a run is done."""
     popen: "subprocess.Popen[bytes] | None" = None
     started: float = 0.0
     seconds: float = 0.0
 
     def start(self, environment: dict[str, str], lock: int) -> None:
-        """Start it in a session of its own, so that an interrupt comes to it from us and not from the terminal as well."""
+        """Start the process in a new session, so that the terminal does not interrupt it as well.
+
+        Args:
+            environment: its environment variables.
+            lock: a file descriptor that it inherits.
+        """
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.started = time.monotonic()
         with self.log.open("ab") as log:
@@ -57,56 +62,58 @@ class RunProcess:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 env=environment,
-                pass_fds=(lock,) if os.name == "posix" else (),  # a training that outlives us holds the folder
+                pass_fds=(lock,)
+                if os.name == "posix"
+                else (),  # a training that outlives this process keeps the folder locked
             )
 
     @property
     def is_running(self) -> bool:
-        """Whether the process is there."""
+        """Whether the process has started and not ended."""
         return self.popen is not None and self.popen.poll() is None
 
     @property
     def error(self) -> str:
-        """The last thing it said, or how it ended."""
+        """The last line of its log, or how it ended."""
         assert self.popen is not None
         text = self.log.read_text(encoding="utf-8", errors="replace")
         lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
         if self.popen.returncode < 0:
             return f"ended by {signal.Signals(-self.popen.returncode).name}"
-        last = re.sub(r"^\S+: error: ", "", lines[-1]) if lines else ""  # as a command of ours says it
+        last = re.sub(r"^\S+: error: ", "", lines[-1]) if lines else ""  # the form of this project's commands
         return last or f"ended with code {self.popen.returncode}"
 
 
 def local_processes(runs: Sequence[PlannedRun]) -> list[RunProcess]:
-    """A process for each run that is not finished, one that goes on for one that was interrupted."""
+    """A process for each run that is not finished; an interrupted run is resumed."""
     return [
-        RunProcess([run], [f"hydra.run.dir={quoted(run.folder.path)}", *_begin_or_go_on(run)], run.log)
+        RunProcess([run], [f"hydra.run.dir={quoted(run.folder.path)}", *_start_or_resume(run)], run.log)
         for run in runs
         if run.state != "finished"
     ]
 
 
 def launched_processes(runs: Sequence[PlannedRun], launcher: str, options: Sequence[str]) -> list[RunProcess]:
-    """A process for each variant that hands its missing runs to a launcher of Hydra's; and for each run to go on with.
+    """A process for each variant, which hands its missing runs to a Hydra launcher, and one for each interrupted run.
 
     Args:
-        runs: those of the comparison.
-        launcher: its name, such as "submitit_slurm".
+        runs: all runs of the comparison.
+        launcher: name of the launcher, such as "submitit_slurm".
         options: overrides of `hydra.launcher`.
     """
     processes = []
     for variant in dict.fromkeys(run.variant for run in runs):
-        own = [run for run in runs if run.variant == variant]
-        missing = [run for run in own if run.state == "missing"]
+        of_variant = [run for run in runs if run.variant == variant]
+        missing = [run for run in of_variant if run.state == "missing"]
         groups = [missing] if missing else []
-        groups += [[run] for run in own if run.state == "interrupted"]
+        groups += [[run] for run in of_variant if run.state == "interrupted"]
         for group in groups:
             first = group[0]
             seeds = ",".join(str(run.seed) for run in group)
             if first.state == "missing":
                 arguments = [*(o for o in first.overrides if not o.startswith("seed=")), f"seed={seeds}"]
             else:
-                arguments = _begin_or_go_on(first)
+                arguments = _start_or_resume(first)
             sweep = first.folder.path.parent
             arguments = [
                 "--multirun",
@@ -121,20 +128,25 @@ def launched_processes(runs: Sequence[PlannedRun], launcher: str, options: Seque
 
 
 def task_processes(runs: Sequence[PlannedRun], tasks: Sequence[str]) -> list[RunProcess]:
-    """A process for each finished run that lacks one of some downstream tasks on a split."""
+    """A process for each finished run that lacks a downstream task on a split.
+
+    Args:
+        runs: all runs of the comparison.
+        tasks: names of the tasks.
+    """
 
     def missing(run: PlannedRun) -> list[str]:
-        done = set.intersection(*(set(task_files(run.folder, split)) for split in SPLITS))
+        done = set.intersection(*(set(task_files(run.folder, split)) for split in SCORED_SPLITS))
         return [task for task in tasks if task not in done]
 
     return [
         RunProcess(
             [run],
-            # trusted, because its settings have been compared with those that this command asks for
+            # trusted: its settings have been compared with those of this command
             [
                 f"run={quoted(run.folder.path)}",
                 f"tasks=[{','.join(missing(run))}]",
-                f"split=[{','.join(SPLITS)}]",
+                f"split=[{','.join(SCORED_SPLITS)}]",
                 "trust=true",
             ],
             run.folder.path / "tasks.log",
@@ -150,22 +162,22 @@ def run_all(
     processes: Sequence[RunProcess],
     jobs: int,
     lock: int,
-    tell: Callable[[Sequence[RunProcess], Sequence[RunProcess]], None],
+    report_progress: Callable[[Sequence[RunProcess], Sequence[RunProcess]], None],
 ) -> dict[str, RunProcess]:
-    """Do all processes, so many at a time; one that fails does not stop the others, and an interrupt stops all.
+    """Run all processes, several at a time. One that fails does not stop the others; an interrupt stops all.
 
     Args:
-        processes: in their order.
-        jobs: at most so many processes at a time.
-        lock: a descriptor that the processes inherit.
-        tell: called with the processes that run and those that ended, whenever some have, and now and then.
+        processes: in the order in which they start.
+        jobs: the most processes at a time, >= 1.
+        lock: a file descriptor that the processes inherit.
+        report_progress: called at every check with the processes that run and those that have ended.
 
     Returns:
-        For each run that did not finish, by its name, its process.
+        The process of each run that did not finish, by the run's name.
 
     Raises:
-        KeyboardInterrupt: after an interrupt has ended all of them.
-        SystemExit: after a SIGTERM has.
+        KeyboardInterrupt: an interrupt has ended all processes.
+        SystemExit: a SIGTERM has.
     """
     environment = dict(os.environ)
     if jobs > 1:  # they share the cores
@@ -180,21 +192,21 @@ def run_all(
                 while waiting and len(running) < jobs:
                     waiting[0].start(environment, lock)
                     running.append(waiting.pop(0))
-                tell(running, ended)
+                report_progress(running, ended)
                 time.sleep(POLL)
                 for process in [process for process in running if not process.is_running]:
                     running.remove(process)
                     ended.append(process)
                     process.seconds = time.monotonic() - process.started
                     failed |= {run.name: process for run in process.runs if not process.is_done(run)}
-            tell(running, ended)
+            report_progress(running, ended)
         finally:
             _stop(running)
     return failed
 
 
 def _stop(processes: Sequence[RunProcess]) -> None:
-    """Ask all of them to end, and see that they do."""
+    """End all processes."""
     for number, seconds in PATIENCE:
         deadline = time.monotonic() + seconds
         for process in processes:
@@ -204,16 +216,16 @@ def _stop(processes: Sequence[RunProcess]) -> None:
             time.sleep(POLL)
 
 
-def _begin_or_go_on(run: PlannedRun) -> list[str]:
+def _start_or_resume(run: PlannedRun) -> list[str]:
     if run.state == "missing":
         return run.overrides
-    # trusted, because its settings have been compared with those that this command asks for
+    # trusted: its settings have been compared with those of this command
     return [f"resume={quoted(run.folder.path)}", "trust=true"]
 
 
 @contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """A SIGTERM as an exit, on the way to which the processes are ended."""
+    """Turn a SIGTERM into a SystemExit, so that the processes are ended on the way out."""
 
     def end(number: int, frame: Any) -> None:
         sys.exit(128 + number)

@@ -1,4 +1,4 @@
-"""How far a comparison is, in one line that is kept up to date, and a line for each run that has ended."""
+"""The progress of a comparison: a status line, and a line for each run that has ended."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -14,13 +14,13 @@ REFRESH = 5.0
 
 
 class ComparisonProgress:
-    """Tells of processes as they start and end; to be used as a context manager, and called as `run_all` calls.
+    """The `report_progress` of `run_all`, as a context manager.
 
     Args:
         runs: all runs of the comparison.
         jobs: how many processes run at a time.
-        known: seconds of runs that were finished before.
-        last_score: of a run that is under way or finished, as a text; empty where there is none.
+        known: seconds of training of earlier runs, for the estimate.
+        last_score: the latest score of a run as a text; empty if it has none.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class ComparisonProgress:
         self.console = Console(stderr=True, highlight=False)
         self.line = self.console.status("")
         self.started = time.monotonic()
-        self._told = 0
+        self._reported = 0
         self._score, self._score_read = "", 0.0
 
     def __enter__(self) -> "ComparisonProgress":
@@ -41,29 +41,35 @@ class ComparisonProgress:
         self.line.stop()
 
     def __call__(self, running: Sequence[RunProcess], ended: Sequence[RunProcess]) -> None:
-        """Print what has ended since the last call, and renew the line."""
-        for process in ended[self._told :]:
+        """Print the runs that have ended since the last call, and update the status line.
+
+        Args:
+            running: processes that run.
+            ended: processes that have ended, in that order.
+        """
+        for process in ended[self._reported :]:
             for run in process.runs:
                 how = f"finished{self.last_score(run)}" if process.is_done(run) else f"did not finish: {process.error}"
                 self.console.print(
-                    f"[{self.finished}/{len(self.runs)}] {run.name}: {how} ({shown(process.seconds)})", markup=False
+                    f"[{self.finished}/{len(self.runs)}] {run.name}: {how} ({format_seconds(process.seconds)})",
+                    markup=False,
                 )
-        self._told = len(ended)
+        self._reported = len(ended)
         if running and time.monotonic() - self._score_read > REFRESH:
             self._score, self._score_read = self.last_score(running[0].runs[0]), time.monotonic()
         names = "; ".join(run.name for process in running for run in process.runs)
         self.line.update(
-            f"{self.finished} of {len(self.runs)} runs finished, {shown(time.monotonic() - self.started)}"
+            f"{self.finished} of {len(self.runs)} runs finished, {format_seconds(time.monotonic() - self.started)}"
             f"{self._left(running, ended)}: {names}{self._score}".replace("[", "\\[")
         )
 
     @property
     def finished(self) -> int:
-        """How many runs are finished."""
+        """The number of finished runs."""
         return sum(run.state == "finished" for run in self.runs)
 
     def _left(self, running: Sequence[RunProcess], ended: Sequence[RunProcess]) -> str:
-        """What is left at the pace of the runs that are finished."""
+        """The time left at the pace of the finished runs, as a text."""
         seconds = [
             process.seconds / len(process.runs)
             for process in ended
@@ -74,13 +80,13 @@ class ComparisonProgress:
         ended_runs = {run.name for process in ended for run in process.runs}
         to_do = sum(run.state != "finished" and run.name not in ended_runs for run in self.runs)
         spent = sum(time.monotonic() - process.started for process in running)
-        return f", about {shown(max(0.0, to_do * float(np.mean(seconds)) - spent) / self.jobs)} left"
+        return f", about {format_seconds(max(0.0, to_do * float(np.mean(seconds)) - spent) / self.jobs)} left"
 
 
-def shown(seconds: float) -> str:
-    """A time for people.
+def format_seconds(seconds: float) -> str:
+    """A duration as a short text.
 
-    >>> shown(42), shown(754), shown(8040)
+    >>> format_seconds(42), format_seconds(754), format_seconds(8040)
     ('42 s', '12 min 34 s', '2 h 14 min')
     """
     whole = round(seconds)

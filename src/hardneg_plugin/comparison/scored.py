@@ -1,4 +1,4 @@
-"""The runs of a comparison scored on the same studies, and each variant against the baseline."""
+"""The runs of a comparison scored on the same studies, and each variant compared with the baseline."""
 
 import hashlib
 import json
@@ -21,14 +21,16 @@ from hardneg_plugin.runs.folder import RunFolder
 
 @dataclass(frozen=True)
 class ScoredSplit:
-    """The runs of all variants on the same studies."""
+    """The scores of all runs on one split."""
 
     ids: list[str]
+    """Of the studies, sorted."""
     cards: dict[str, list[ScoreCard]]
+    """By variant, one for each seed."""
 
 
 def score_split(runs: Mapping[str, Sequence[RunFolder]], split: str, caption: CaptionScores | None) -> ScoredSplit:
-    """Score the predictions of finished runs.
+    """Score the predictions of finished runs, and add the scores of downstream tasks that all of them did.
 
     Args:
         runs: by variant, one for each seed.
@@ -49,7 +51,7 @@ def score_split(runs: Mapping[str, Sequence[RunFolder]], split: str, caption: Ca
             path = folder.predictions(split)
             records = sorted(read_predictions(path), key=lambda record: record["id"])
             for record in records:
-                record.pop("cut_reference", None)  # scores against these are in no table
+                record.pop("cut_reference", None)  # no table shows scores against these
             references = {record["id"]: record["reference"] for record in records}
             if first is None:
                 first, peers = (path, references), Peers.of_records(records)
@@ -63,10 +65,10 @@ def score_split(runs: Mapping[str, Sequence[RunFolder]], split: str, caption: Ca
 
 
 def _score_tasks(runs: Mapping[str, Sequence[RunFolder]], split: str, tasks: Sequence[str]) -> ScoredSplit:
-    """Of runs that write no reports."""
+    """As `score_split`, for runs that write no reports."""
     if not tasks:
         raise UserError(
-            f"These runs write no reports, and there is no task that all of them did on {split}: set "
+            f"These runs write no reports, and there is no task that all of them did on {split}. Set "
             "compare.tasks=[retrieval,zero_shot]."
         )
     ids: list[str] = []
@@ -82,25 +84,25 @@ def _score_tasks(runs: Mapping[str, Sequence[RunFolder]], split: str, tasks: Seq
 
 
 def compare_split(scored: ScoredSplit, baseline: str, measures: Sequence[str], resamples: int) -> SplitResult:
-    """Every variant against the baseline.
+    """Compare every variant with the baseline.
 
     Args:
-        scored: the runs.
-        baseline: one of their variants.
-        measures: scores over which p-values are corrected.
-        resamples: draws behind intervals and p-values.
+        scored: the scores of all runs.
+        baseline: one of the variants.
+        measures: scores whose p-values are corrected together.
+        resamples: draws for intervals and p-values, >= 1.
     """
     statistics = {variant: [card.statistics for card in cards] for variant, cards in scored.cards.items()}
     found = {
-        variant: compare(own, statistics[baseline], resamples=resamples, level=1 - ALPHA)
-        for variant, own in statistics.items()
+        variant: compare(of_runs, statistics[baseline], resamples=resamples, level=1 - ALPHA)
+        for variant, of_runs in statistics.items()
         if variant != baseline
     }
     family = [(variant, measure) for variant in found for measure in measures]
     corrected = dict(zip(family, holm([found[v][m].p_value for v, m in family]), strict=True))
     of_means = {
-        variant: intervals(list(means_of_runs(own).values()), resamples=resamples, level=1 - ALPHA)
-        for variant, own in statistics.items()
+        variant: intervals(list(means_of_runs(of_runs).values()), resamples=resamples, level=1 - ALPHA)
+        for variant, of_runs in statistics.items()
     }
     return SplitResult(
         studies=len(scored.ids),
@@ -121,22 +123,26 @@ def compare_split(scored: ScoredSplit, baseline: str, measures: Sequence[str], r
 
 
 def available_measures(scored: Sequence[ScoredSplit], measures: Sequence[str]) -> list[str]:
-    """Those measures that all runs have on all splits: findings may be unknown.
+    """The measures that all runs have on all splits; scores of findings may be missing where findings are unknown.
+
+    Args:
+        scored: the splits.
+        measures: names of scores.
 
     Raises:
-        UserError: there are none, or there is no such score.
+        UserError: none is left, or another score is missing.
     """
-    cards = [card for split in scored for own in split.cards.values() for card in own]
+    cards = [card for split in scored for of_variant in split.cards.values() for card in of_variant]
     known = [{name for statistic in card.statistics for name in statistic.values()} for card in cards]
     shared = set.intersection(*known)
-    there = [measure for measure in measures if measure in shared]
+    available = [measure for measure in measures if measure in shared]
     wrong = [measure for measure in measures if measure not in shared and not measure.startswith("findings_")]
-    if wrong or not there:
+    if wrong or not available:
         raise UserError(
             f"compare.measures: expected scores that all runs have, but got {', '.join(wrong or measures)}. There are: "
-            f"{', '.join(sorted(shared - {'length'}))}. The same command with others trains nothing again."
+            f"{', '.join(sorted(shared - {'length'}))}. The same command with other measures trains nothing again."
         )
-    return there
+    return available
 
 
 def _check_same_studies(first: tuple[Path, dict[str, str]], other: tuple[Path, dict[str, str]]) -> None:

@@ -1,4 +1,4 @@
-"""What a comparison is asked for."""
+"""The settings of a comparison, and the overrides that they mean for hardneg-train."""
 
 import difflib
 import re
@@ -14,8 +14,8 @@ from hardneg_plugin.comparison.task_files import HIGHER_IS_BETTER, TASK_NAMES
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.metrics.record_scores import every_score
 
-OURS = ("seed", "resume", "trust")
-"""What hardneg-compare itself says to hardneg-train."""
+RESERVED = ("seed", "resume", "trust")
+"""Keys of hardneg-train that hardneg-compare sets itself."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class ComparisonSettings:
     """The values of `compare` in conf/compare.yaml.
 
     Raises:
-        UserError: one of them is not what is expected.
+        UserError: a value is out of its range.
     """
 
     variants: list[str]
@@ -53,9 +53,10 @@ class ComparisonSettings:
         for key, least in (("jobs", 1), ("resamples", 1), ("page", 0)):
             number: Any = getattr(self, key)
             if not _is(int, number) or number < least:
-                raise UserError(f"compare.{key}: expected a whole number from {least}, but got {number!r}.")
+                kind_of_number = "a positive integer" if least else "an integer >= 0"
+                raise UserError(f"compare.{key}: expected {kind_of_number}, but got {number!r}.")
         if min(self.seeds) < 0:
-            raise UserError(f"compare.seeds: expected seeds from 0, but got {min(self.seeds)}.")
+            raise UserError(f"compare.seeds: expected seeds >= 0, but got {min(self.seeds)}.")
         if self.baseline not in self.variants:
             raise UserError(
                 f"compare.baseline: expected one of compare.variants={_shown(self.variants)}, but got {self.baseline}. "
@@ -63,7 +64,7 @@ class ComparisonSettings:
             )
         for name in self.measures:
             if name in ("length", "report_loss"):
-                raise UserError(f"compare.measures: expected scores of which more is better, but got {name}.")
+                raise UserError(f"compare.measures: expected scores of which higher is better, but got {name}.")
             if name not in every_score() and not HIGHER_IS_BETTER.fullmatch(name):
                 raise UserError(
                     f"compare.measures: expected scores that have an interval, but got {name}. There are: "
@@ -92,14 +93,14 @@ _EXAMPLES = {"variants": "host,arc", "seeds": "1,2,3", "measures": "specificity"
 
 
 def overrides_of_variants(settings: ComparisonSettings, shared: list[str]) -> dict[str, list[str]]:
-    """The overrides of hardneg-train that make each variant, but for the seed: those of all runs first, then its own.
+    """The overrides of hardneg-train for each variant, without the seed: first those of all runs, then its own.
 
     Args:
-        settings: names the variants and defines them.
+        settings: name and define the variants.
         shared: overrides for all runs, from the command line.
 
     Raises:
-        UserError: a variant is not defined; or an override is none, is not for a user to set here, or contradicts a variant.
+        UserError: a variant is not defined; or an override cannot be parsed, is reserved, or contradicts a variant.
     """
     keys = {_key(text): text for text in shared}
     found = {}
@@ -122,7 +123,7 @@ def overrides_of_variants(settings: ComparisonSettings, shared: list[str]) -> di
 
 
 def _key(text: str) -> str:
-    """What an override sets."""
+    """The key that an override sets."""
     if text.startswith("-"):
         raise UserError(f"{text}: hardneg-compare does not take this option.")
     try:
@@ -132,8 +133,8 @@ def _key(text: str) -> str:
     key = str(override.key_or_group)
     if override.is_sweep_override():
         raise UserError(f"{text}: expected one value. Several are variants: see compare.definitions.")
-    if key in OURS or re.split(r"[./]", key)[0] == "hydra":
-        instead = {"seed": "Set compare.seeds.", "trust": "", "resume": "The same command again goes on by itself."}
+    if key in RESERVED or re.split(r"[./]", key)[0] == "hydra":
+        instead = {"seed": "Set compare.seeds.", "trust": "", "resume": "The same command again resumes by itself."}
         raise UserError(f"{text}: hardneg-compare sets {key} itself. {instead.get(key, 'Set compare.folder.')}")
     return key
 

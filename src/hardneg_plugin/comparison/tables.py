@@ -1,4 +1,4 @@
-"""The tables of a comparison in Markdown and LaTeX, from nothing but what comparison.json holds."""
+"""The tables of a comparison in Markdown and LaTeX, made from the values of comparison.json."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ METHOD = (
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as texts; the first column names the rows."""
+    """Cells as texts; the first column holds the names of the rows."""
 
     title: str
     header: list[str]
@@ -26,7 +26,7 @@ class Table:
 
 
 def tables(comparison: Comparison) -> list[Table]:
-    """All of them: scores and differences of test, then of val, then costs."""
+    """All tables: scores and differences on test, then on val, then costs."""
     found = []
     for split in SPLIT_ORDER:
         found.append(scores_table(comparison, split))
@@ -37,7 +37,7 @@ def tables(comparison: Comparison) -> list[Table]:
 
 
 def scores_table(comparison: Comparison, split: str) -> Table:
-    """Means over seeds with their standard deviations, a variant per row."""
+    """Means over seeds with their standard deviations, one variant per row."""
     names = [
         name
         for name in (*comparison.measures, *_beside(comparison, split))
@@ -54,7 +54,7 @@ def scores_table(comparison: Comparison, split: str) -> Table:
 
 
 def _beside(comparison: Comparison, split: str) -> list[str]:
-    """The scores that are shown beside the measures: the usual ones, and those of downstream tasks."""
+    """The scores beside the measures that count: the usual ones, and those of downstream tasks."""
     of_tasks = {
         name
         for result in comparison.variants.values()
@@ -65,7 +65,7 @@ def _beside(comparison: Comparison, split: str) -> list[str]:
 
 
 def differences_table(comparison: Comparison, split: str) -> Table:
-    """The measures that count: spread over seeds, and the difference from the baseline."""
+    """The measures that count: their spread over seeds, and the difference from the baseline."""
     rows = []
     for variant, by_score in comparison.splits[split].differences.items():
         for measure in comparison.measures:
@@ -89,7 +89,7 @@ def differences_table(comparison: Comparison, split: str) -> Table:
 
 
 def other_differences_table(comparison: Comparison, split: str) -> Table:
-    """The usual scores that do not count for the verdict: differences from the baseline with their intervals."""
+    """The other scores: differences from the baseline with their intervals, without a verdict."""
     differences = comparison.splits[split].differences
     names = [name for name in _beside(comparison, split) if any(name in by_score for by_score in differences.values())]
     rows = [
@@ -121,7 +121,7 @@ def cost_table(comparison: Comparison) -> Table:
 
 
 def markdown(comparison: Comparison) -> str:
-    """All there is to say, as a Markdown document."""
+    """The comparison as a Markdown document."""
     parts = [f"# {' · '.join(comparison.variants)}", choice(comparison)]
     parts += ["\n".join(f"- {line}" for line in verdicts(comparison, "test"))] if len(comparison.variants) > 1 else []
     parts += ["\n".join(f"- {_in_cell(line)}" for line in cautions(comparison))]
@@ -134,7 +134,7 @@ def markdown(comparison: Comparison) -> str:
 
 
 def latex(comparison: Comparison) -> str:
-    """The tables for a paper that loads booktabs, each a float of its own."""
+    """The tables as LaTeX floats, for a document that loads booktabs."""
     parts = [f"% {_method(comparison)}"]
     parts += [f"% {line}" for line in (choice(comparison), *cautions(comparison))]
     for table in tables(comparison):

@@ -1,4 +1,4 @@
-"""What hardneg-tasks left in the folders of runs: downstream tasks as further scores of a comparison."""
+"""The files that hardneg-tasks writes to run folders, read as further scores of a comparison."""
 
 import json
 import re
@@ -15,16 +15,26 @@ TASK_NAMES = ("retrieval", "zero_shot", "linear_probe", "localisation", "segment
 HIGHER_IS_BETTER = re.compile(
     r"(pair_)?zero_shot_AUROC|pair_(peers_)?(r2i_)?R@\d+|probe_[\d.]+%_AUROC|pointing_game|IoU|Dice|vqa(_[a-z]+)?"
 )
-"""The names of their scores, those of retrieval by embeddings aside, which a report generator has without tasks."""
+"""The names of their scores, without those of retrieval by embeddings, which a report generator has without tasks."""
 
 
 def task_files(folder: RunFolder, split: str) -> dict[str, Path]:
-    """By task the file with what each study of a split adds to its scores."""
+    """By task the file with what each study of a split adds to its scores.
+
+    Args:
+        folder: that of the run.
+        split: "val" or "test".
+    """
     return {path.stem.removesuffix(f"_{split}"): path for path in sorted(folder.tasks.glob(f"*_{split}.jsonl"))}
 
 
 def tasks_of_all(runs: Mapping[str, Sequence[RunFolder]], split: str) -> tuple[list[str], list[str]]:
-    """The tasks that every run did on a split, and those that only some did."""
+    """The tasks that every run did on a split, and those that only some did.
+
+    Args:
+        runs: by variant, one for each seed.
+        split: "val" or "test".
+    """
     done = [set(task_files(folder, split)) for folders in runs.values() for folder in folders]
     shared = set.intersection(*done) if done else set()
     return sorted(shared), sorted(set().union(*done) - shared)
@@ -47,10 +57,15 @@ def read_task(path: Path) -> list[TaskRow]:
 
 
 def add_tasks(card: ScoreCard, files: Sequence[Path], ids: Sequence[str]) -> None:
-    """Add the scores of tasks to those of a run, but for names that it has.
+    """Add the scores of tasks to those of a run; a score that the run already has stays.
+
+    Args:
+        card: the scores of the run.
+        files: those of the tasks.
+        ids: the N studies that count; a file may hold more.
 
     Raises:
-        UserError: a file cannot be read, or lacks studies.
+        UserError: a file cannot be read, or lacks a study.
     """
     for path in files:
         by_id = {row["id"]: row for row in read_task(path)}
@@ -58,7 +73,7 @@ def add_tasks(card: ScoreCard, files: Sequence[Path], ids: Sequence[str]) -> Non
             raise UserError(
                 f"{path} is of other studies than the predictions of the runs: do the task again on the same split and data."
             )
-        rows = [by_id[study] for study in ids]  # predictions may be of fewer, where a run limits its batches
+        rows = [by_id[study] for study in ids]  # a run that limits its batches predicts fewer studies
         known = {name for statistic in card.statistics for name in statistic.values()}
         added = task_card(rows)
         card.statistics += [statistic for statistic in added.statistics if known.isdisjoint(statistic.values())]

@@ -1,4 +1,4 @@
-"""What a comparison says, in sentences: which variants differ from the baseline, and how far that can be trusted."""
+"""A comparison in sentences: which variants differ from the baseline, and what limits the figures."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ FEW_SEEDS = 5
 
 
 def verdict(compared: BaselineDifference) -> str:
-    """One difference in words: better or worse only where the corrected p-value and the interval agree on it.
+    """One difference in words: better or worse only where the corrected p-value and the interval agree.
 
     >>> verdict(BaselineDifference(difference=0.004, low=-0.01, high=0.018, p_value=0.31, corrected=0.61))
     'no difference found: +0.004 (-0.010 to +0.018), p = 0.610 after correction'
@@ -28,12 +28,21 @@ def verdict(compared: BaselineDifference) -> str:
 
 
 def format_p_value(p_value: float) -> str:
-    """A p-value as a text."""
+    """A p-value as a text.
+
+    >>> format_p_value(0.0004), format_p_value(0.05)
+    ('p < 0.001', 'p = 0.050')
+    """
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
 
 
 def verdicts(comparison: Comparison, split: str) -> list[str]:
-    """A sentence for each variant and measure that counts."""
+    """A sentence for each variant and each measure that counts.
+
+    Args:
+        comparison: the comparison.
+        split: "val" or "test".
+    """
     differences = comparison.splits[split].differences
     return [
         f"{variant} against {comparison.baseline}, {measure} on {split}: {verdict(by_score[measure])}."
@@ -43,7 +52,7 @@ def verdicts(comparison: Comparison, split: str) -> list[str]:
 
 
 def choice(comparison: Comparison) -> str:
-    """Which variant is best on val, and what it scores on test."""
+    """Which variant is best on val, and its score on test."""
     chosen, measure = comparison.chosen, comparison.measures[0]
     on_val, on_test = (float(np.mean(comparison.scores(chosen, split, measure))) for split in ("val", "test"))
     sentence = f"Best on val by {measure} (mean over seeds): {chosen}, {on_val:.3f}; on test it has {on_test:.3f}"
@@ -55,19 +64,18 @@ def choice(comparison: Comparison) -> str:
 
 
 def cautions(comparison: Comparison) -> Iterator[str]:
-    """What a reader should know before believing the figures."""
+    """What limits the figures: the comparison's notes, few seeds, few studies."""
     yield from comparison.notes
     seeds = len(comparison.seeds)
     if seeds == 1:
         yield (
-            "One seed only: intervals and p-values tell what other studies would change, not what another training would. Train "
-            "under more seeds before claiming a difference."
+            "Only one seed: intervals and p-values cover the choice of studies, not the spread between trainings. Train under more "
+            "seeds before claiming a difference."
         )
     elif seeds < FEW_SEEDS:
-        yield f"{seeds} seeds only: how far scores vary between trainings is known roughly."
+        yield f"Only {seeds} seeds: the spread between trainings is a rough estimate."
     for name, split in comparison.splits.items():
         if split.studies < FEW_STUDIES:
             yield (
-                f"{split.studies} studies only on {name}: intervals are wide, and to find no difference there is no evidence that "
-                "there is none."
+                f"Only {split.studies} studies on {name}: intervals are wide, and a difference that is not found may still exist."
             )

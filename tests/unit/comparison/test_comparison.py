@@ -297,9 +297,9 @@ def test_the_best_variant_is_chosen_on_val_whatever_test_says(comparison):
 def test_what_limits_the_figures_is_said(comparison):
     several = list(cautions(comparison))
     assert several[0] == "arc is left out."
-    assert several[1].startswith("2 seeds only")
-    assert [line.split(" studies only on ")[0] for line in several[2:]] == ["24", "24"]
-    assert next(iter(cautions(dataclasses.replace(comparison, seeds=[1], notes=[])))).startswith("One seed only")
+    assert several[1].startswith("Only 2 seeds")
+    assert [line.split(" studies on ")[0] for line in several[2:]] == ["Only 24", "Only 24"]
+    assert next(iter(cautions(dataclasses.replace(comparison, seeds=[1], notes=[])))).startswith("Only one seed")
     many = {name: dataclasses.replace(split, studies=100) for name, split in comparison.splits.items()}
     assert not list(cautions(dataclasses.replace(comparison, seeds=[1, 2, 3, 4, 5], splits=many, notes=[])))
     assert len(verdicts(comparison, "test")) == 4

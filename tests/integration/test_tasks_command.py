@@ -27,7 +27,7 @@ SMALL = [
 TEXT = ["model.text.width=16", "model.text.heads=2", "model.text.layers=1", "model.text.feedforward_width=32"]
 PRETRAIN = ["model=pretrain", *SMALL, *TEXT]
 PHANTOM = [f"data.datamodule.source.{name}" for name in ("train=24", "val=12", "test=12", "size=32")]
-QUICK = ["segmentation.studies=8", "segmentation.fitting.epochs=1", "vqa.epochs=1"]
+QUICK = ["segmentation.studies=8", "segmentation.training.epochs=1", "vqa.epochs=1"]
 TASKS = ("retrieval", "zero_shot", "linear_probe", "localisation", "segmentation", "vqa")
 
 
@@ -266,7 +266,7 @@ def test_zero_shot_and_retrieval_on_real_reports(cli, run, read_json):
         (["tasks=vqa", "seed=-1"], ["seed", "-1"]),
         (["tasks=vqa", "vqa.epochs=0"], ["vqa.epochs", "0"]),
         (["tasks=segmentation", "segmentation.studies=none"], ["segmentation.studies", "none"]),
-        (["tasks=segmentation", "segmentation.fitting.lr=0"], ["lr", "0"]),
+        (["tasks=segmentation", "segmentation.training.lr=0"], ["lr", "0"]),
         (["tasks=linear_probe", "shares=0.5"], ["shares", "0.5"]),
         (["tasks=linear_probe", "shares=[2.0]"], ["shares", "2.0"]),
         (["tasks=vqa", "device=nowhere"], ["device=nowhere"]),

@@ -18,10 +18,12 @@ from hardneg_plugin.data.phantom.studies import PhantomSplit
 from hardneg_plugin.data.studies import SplitName
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.evaluation.downstream import tasks
-from hardneg_plugin.evaluation.downstream.finding_maps import entities_of
+from hardneg_plugin.evaluation.downstream.encoded_split import EncodedSplit
+from hardneg_plugin.evaluation.downstream.finding_maps import entity_names
 from hardneg_plugin.evaluation.downstream.frozen_features import Model, encode, text_features
 from hardneg_plugin.evaluation.downstream.pair_scorer import PairScorer
-from hardneg_plugin.evaluation.downstream.tasks import EncodedSplit, TaskResult
+from hardneg_plugin.evaluation.downstream.phantom_targets import questions_of
+from hardneg_plugin.evaluation.downstream.task_results import TaskResult
 from hardneg_plugin.files import write_json, write_jsonl
 from hardneg_plugin.knowledge import Knowledge
 from hardneg_plugin.metrics.task_scores import task_card
@@ -68,7 +70,7 @@ class Inputs:
         return knowledge
 
     @cached_property
-    def matcher(self) -> PairScorer | None:
+    def pair_scorer(self) -> PairScorer | None:
         """What scores pairs, where the model matches words with regions."""
         return PairScorer.of(self.model)
 
@@ -88,7 +90,7 @@ class Inputs:
                 device=self.device,
                 maps_of=self.knowledge if maps else None,
                 patches=not OF_PATCHES.isdisjoint(self.wanted),
-                matcher=self.matcher if matches else None,
+                pair_scorer=self.pair_scorer if matches else None,
             )
             self._splits[name] = EncodedSplit(self.data.source.split(name), encoded)
         return self._splits[name]
@@ -98,10 +100,12 @@ def retrieval(inputs: Inputs) -> list[TaskResult]:
     """Recall both ways."""
 
     def of_split(split: EncodedSplit) -> TaskResult:
-        if inputs.matcher is None:
+        if inputs.pair_scorer is None:
             return tasks.retrieval(split)
         with evaluating(inputs.model):
-            scores = inputs.matcher.scores(*split.encoded.matched, track=lambda steps: progress(steps, "scoring pairs"))
+            scores = inputs.pair_scorer.scores(
+                *split.features.pair_sides, track=lambda steps: progress(steps, "scoring pairs")
+            )
         return tasks.retrieval(split, scores)
 
     return [of_split(split) for split in inputs.judged]
@@ -109,13 +113,13 @@ def retrieval(inputs: Inputs) -> list[TaskResult]:
 
 def zero_shot(inputs: Inputs) -> list[TaskResult]:
     """Findings by the similarity of images to sentences."""
-    model, matcher, wordings = inputs.model, inputs.matcher, inputs.knowledge.wordings()
+    model, pair_scorer, wordings = inputs.model, inputs.pair_scorer, inputs.knowledge.wordings()
     assert isinstance(model, AlignedModel)
-    sentences = [wordings[name] for name in entities_of(inputs.knowledge)]
+    sentences = [wordings[name] for name in entity_names(inputs.knowledge)]
     with evaluating(model), torch.no_grad():
         present, absent = (torch.stack([model.embed_texts(pair[side]) for pair in sentences]).cpu() for side in (0, 1))
         scores = [
-            None if matcher is None else matcher.scores_of_sentences(split.encoded.matched[0], sentences)
+            None if pair_scorer is None else pair_scorer.scores_of_sentences(split.features.pair_sides[0], sentences)
             for split in inputs.judged
         ]
     return [
@@ -139,7 +143,7 @@ def segmentation(inputs: Inputs) -> list[TaskResult]:
     """Masks by a light decoder."""
     train, val = (inputs.split(name) for name in ("train", "val"))
     settings = inputs.config.segmentation
-    how = instantiate(settings.fitting)
+    how = instantiate(settings.training)
     return tasks.segmentation(
         train, val, inputs.judged, how, studies=settings.studies, width=settings.width, device=inputs.device
     )
@@ -150,7 +154,7 @@ def vqa(inputs: Inputs) -> list[TaskResult]:
     train, val, judged = inputs.split("train"), inputs.split("val"), inputs.judged
     seed = inputs.config.seed
     splits = (train, val, *judged)
-    texts = sorted({q.text for split in splits for of_study in tasks.questions_of(split, seed) for q in of_study})
+    texts = sorted({q.text for split in splits for of_study in questions_of(split, seed) for q in of_study})
     embedded = dict(zip(texts, text_features(inputs.model, texts), strict=True))
     return tasks.vqa(train, val, judged, embedded, instantiate(inputs.config.vqa), seed=seed, device=inputs.device)
 
@@ -171,8 +175,8 @@ OF_KNOWLEDGE = {"zero_shot", "linear_probe", "localisation"}
 OF_PHANTOM = {"localisation", "segmentation", "vqa"}
 OF_PAIRS = {"retrieval", "zero_shot"}
 OF_PATCHES = {"segmentation", "vqa"}
-# whose settings of a `Fitting` are positive integers
-HEADS = ("segmentation.fitting", "vqa")
+# whose settings of a `HeadTraining` are positive integers
+HEADS = ("segmentation.training", "vqa")
 WHOLE = ("epochs", "batch_size")
 
 

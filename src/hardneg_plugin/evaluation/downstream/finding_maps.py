@@ -1,4 +1,4 @@
-"""Where a model looks for each finding: what its kind of alignment offers for a map."""
+"""Maps of where a model looks for each finding, as its objective gives them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,69 +18,73 @@ from hardneg_plugin.objectives import RelationEnhancedObjective
 from hardneg_plugin.objectives.local_features import LocalFeatures
 
 
-def finding_maps(model: StudyModel[Any], batch: Batch, seen: VisualFeatures, knowledge: Knowledge) -> Tensor:
-    """How much of each of F entities is at each patch: `(B, F, P)`, the higher the more; 0 where a view is missing.
+def finding_maps(model: StudyModel[Any], batch: Batch, visual: VisualFeatures, knowledge: Knowledge) -> Tensor:
+    """How much each patch shows of each entity.
 
-    A model that grounds entities: the attention of the entity's prompt. One that compares words with regions: the attention of the
-    words of the sentences that state it, by their importance. Any other that aligns: the cosine of each patch with these sentences.
+    For a model that grounds entities this is the attention of the entity's prompt; for one that compares words with regions, the
+    attention of the words of the sentences that state it, weighted by their importance; for any other that aligns, the cosine of
+    each patch with these sentences.
 
     Args:
-        model: it.
+        model: in evaluation mode.
         batch: of B studies.
-        seen: what `model.see` makes of them.
-        knowledge: whose entities.
+        visual: their features, of `model.encode_images`.
+        knowledge: of F entities.
+
+    Returns:
+        `(B, F, P)`, the higher the more; 0 where a view is missing.
 
     Raises:
-        UserError: the model has no space in which texts and images meet, or looks for other entities.
+        UserError: the model has no space that texts and images share, or looks for other entities.
     """
     if isinstance(model.visual, GroundedVisual):
-        maps = model.visual.attention(seen, batch.get("boxes"))
-        return maps[:, _rows_of(entities_of(knowledge), model.visual.grounding.prompts)]
+        maps = model.visual.attention(visual, batch.get("boxes"))
+        return maps[:, _rows_of(entity_names(knowledge), model.visual.grounding.prompts)]
     if not isinstance(model, AlignedModel):
         raise UserError(
             "localisation needs a model that aligns texts with images, but this run is of the bare host: train with "
             "model=hard_negatives or model=pretrain."
         )
     wordings = knowledge.wordings()
-    sentences = [wordings[name][0] for name in entities_of(knowledge)]
+    sentences = [wordings[name][0] for name in entity_names(knowledge)]
     objective = model.hard_negatives
     if isinstance(objective, RelationEnhancedObjective):
-        regions = objective.parts.of_regions(seen.patches, seen.patch_mask)
-        return torch.stack([_looked(model, objective, regions, some) for some in sentences], 1)
+        regions = objective.parts.of_regions(visual.patches, visual.patch_mask)
+        return torch.stack([_word_attention(model, objective, regions, some) for some in sentences], 1)
     texts = model.embed_texts([text for some in sentences for text in some])
     embedded = torch.stack(
         [F.normalize(some.mean(0), dim=-1) for some in texts.split([len(some) for some in sentences])]
     )
-    patches = F.normalize(objective.image_head(seen.patches.float()), dim=-1)
-    return torch.einsum("fd,bpd->bfp", embedded, patches) * seen.patch_mask[:, None]
+    patches = F.normalize(objective.image_head(visual.patches.float()), dim=-1)
+    return torch.einsum("fd,bpd->bfp", embedded, patches) * visual.patch_mask[:, None]
 
 
-def entities_of(knowledge: Knowledge) -> list[str]:
+def entity_names(knowledge: Knowledge) -> list[str]:
     """The names of the F entities, in the order of their prompts."""
     return [prompt.entity for prompt in knowledge.prompts if prompt.position is None]
 
 
 def _rows_of(entities: Sequence[str], prompts: Sequence[Prompt]) -> list[int]:
-    """Where the prompts of these entities, without a place, stand among those of a model."""
-    places = {prompt.entity: row for row, prompt in enumerate(prompts) if prompt.position is None}
-    missing = [name for name in entities if name not in places]
+    """The rows of these entities among the prompts of a model, without a position."""
+    rows = {prompt.entity: row for row, prompt in enumerate(prompts) if prompt.position is None}
+    missing = [name for name in entities if name not in rows]
     if missing:
         raise UserError(
-            f"localisation: the data ask for {missing[0]!r}, but the model was trained to look for {', '.join(places)}: take "
+            f"localisation: the data ask for {missing[0]!r}, but the model was trained to look for {', '.join(rows)}: take "
             "data of the kind that it was trained on."
         )
-    return [places[name] for name in entities]
+    return [rows[name] for name in entities]
 
 
-def _looked(
+def _word_attention(
     model: AlignedModel, objective: RelationEnhancedObjective, regions: LocalFeatures, sentences: Sequence[str]
 ) -> Tensor:
-    """Where the words of sentences look in B images, the mean over the sentences: `(B, P)`."""
+    """Where the words of sentences look in B images, `(B, P)`: the mean over the sentences."""
     maps = []
     for sentence in sentences:
         words = objective.parts.of_words(model.encode_reports(model.tokenize([sentence])[0]))
         words = LocalFeatures(*(part.expand(len(regions.features), *part.shape[1:]) for part in words))
-        looked = objective.scores.attention(words, regions)  # (B, W, P)
+        attention = objective.scores.attention(words, regions)  # (B, W, P)
         weights = objective.scores.word_importance(words, regions)
-        maps.append(looked.mean(1) if weights is None else torch.einsum("bw,bwp->bp", weights, looked))
+        maps.append(attention.mean(1) if weights is None else torch.einsum("bw,bwp->bp", weights, attention))
     return torch.stack(maps).mean(0)

@@ -1,4 +1,4 @@
-"""A split as a frozen model sees it."""
+"""The features of a split by a frozen model."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from hardneg_plugin.backbones.decoder import evaluating
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.evaluation.downstream.finding_maps import finding_maps
-from hardneg_plugin.evaluation.downstream.pair_scorer import PairScorer, Side
+from hardneg_plugin.evaluation.downstream.pair_scorer import PairScorer, PairSide
 from hardneg_plugin.functional.pooling import masked_mean
 from hardneg_plugin.knowledge import Knowledge
 from hardneg_plugin.models.aligned import AlignedModel
@@ -24,12 +24,12 @@ Model = StudyModel[Any]
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """N studies, on the CPU."""
+class FrozenFeatures:
+    """Of N studies, on the CPU."""
 
     ids: list[str]
     references: list[str]
-    """The reports in the tokenizer's cleaned form: what recall takes for one report."""
+    """The reports as the tokenizer cleans them; recall counts equal ones as one."""
     pooled: Tensor
     """`(N, D_v)`."""
     patches: Tensor
@@ -39,12 +39,13 @@ class Encoded:
     grid: tuple[int, int]
     """Of a view's patches."""
     images: Tensor | None = None
-    """`(N, D)`, in the space of the alignment, where there is one; so are the next."""
+    """`(N, D)`, in the space of the alignment; None without one."""
     reports: Tensor | None = None
+    """`(N, D)`, in the same space."""
     maps: Tensor | None = None
-    """`(N, P, F)`: where the model looks for each finding; where asked for."""
+    """`(N, P, F)`, as of `finding_maps`; None unless asked for."""
     words: Tensor | None = None
-    """`(N, W, D)`, of a model that matches words with regions; where asked for, and so are the next."""
+    """`(N, W, D)`, as of `PairScorer`; None unless asked for, like the next three."""
     word_mask: Tensor | None = None
     """`(N, W)` bool."""
     regions: Tensor | None = None
@@ -53,11 +54,17 @@ class Encoded:
     """`(N, P)` bool."""
 
     @property
-    def matched(self) -> tuple[Side, Side]:
-        """Images with their regions, and reports with their words, to be scored as pairs."""
+    def pair_sides(self) -> tuple[PairSide, PairSide]:
+        """Images with their regions, and reports with their words, for a `PairScorer`.
+
+        Raises:
+            ValueError: these were not encoded.
+        """
         columns = (self.images, self.regions, self.region_mask, self.reports, self.words, self.word_mask)
-        images, regions, region_mask, reports, words, word_mask = (_there(column) for column in columns)
-        return Side(images, LocalFeatures.of(regions, region_mask)), Side(reports, LocalFeatures.of(words, word_mask))
+        images, regions, region_mask, reports, words, word_mask = (_required(column) for column in columns)
+        return PairSide(images, LocalFeatures.of(regions, region_mask)), PairSide(
+            reports, LocalFeatures.of(words, word_mask)
+        )
 
     @property
     def first_view(self) -> Tensor:
@@ -67,14 +74,14 @@ class Encoded:
         return first
 
     @property
-    def placed(self) -> Tensor:
-        """The patches and where each is: `(N, P, D_v + 3)`, row and column in its view from 0 to 1, and the view's number."""
+    def located_patches(self) -> Tensor:
+        """The patches with their positions, `(N, P, D_v + 3)`: row and column in the view, in [0, 1], and the view's index."""
         rows, columns = self.grid
-        number = torch.arange(self.patches.shape[1])
-        view, place = number // (rows * columns), number % (rows * columns)
-        where = (place // columns / max(1, rows - 1), place % columns / max(1, columns - 1), view)
-        places = torch.stack([some.to(self.patches.dtype) for some in where], dim=-1)
-        return torch.cat([self.patches, places.expand(len(self.patches), -1, -1)], dim=-1)
+        index = torch.arange(self.patches.shape[1])
+        view, cell = index // (rows * columns), index % (rows * columns)
+        position = (cell // columns / max(1, rows - 1), cell % columns / max(1, columns - 1), view)
+        positions = torch.stack([axis.to(self.patches.dtype) for axis in position], dim=-1)
+        return torch.cat([self.patches, positions.expand(len(self.patches), -1, -1)], dim=-1)
 
 
 def encode(
@@ -84,20 +91,20 @@ def encode(
     device: str,
     maps_of: Knowledge | None = None,
     patches: bool = True,
-    matcher: PairScorer | None = None,
-) -> Encoded:
+    pair_scorer: PairScorer | None = None,
+) -> FrozenFeatures:
     """Run a frozen model over a split, in evaluation mode.
 
     Args:
-        model: it.
+        model: is moved to `device`.
         batches: of the split, in order.
         device: where to run.
-        maps_of: also where the model looks for each of its entities.
+        maps_of: also the maps of its entities.
         patches: False keeps the pooled features only.
-        matcher: also words and regions as it matches them.
+        pair_scorer: also the words and regions that it compares; of the model.
 
     Raises:
-        UserError: the split has no study, or the model does not say where it looks.
+        UserError: the split has no study, or the model gives no maps.
     """
     model.to(device)
     ids: list[str] = []
@@ -107,35 +114,44 @@ def encode(
     with evaluating(model), torch.no_grad():
         for batch in batches:
             batch = model.transfer_batch_to_device(batch, torch.device(device), 0)
-            seen = model.encode_images(batch)
-            grid = seen.grid
-            of_batch = {"pooled": seen.pooled}
+            visual = model.encode_images(batch)
+            grid = visual.grid
+            of_batch = {"pooled": visual.pooled}
             if patches:
-                of_batch |= {"patches": seen.patches, "patch_mask": seen.patch_mask}
+                of_batch |= {"patches": visual.patches, "patch_mask": visual.patch_mask}
             if isinstance(model, AlignedModel):
-                of_batch["images"], of_batch["reports"] = model.embed_pairs(batch, seen.pooled)
-            if matcher is not None:
-                words, regions = matcher.words(batch["tokens"], batch["token_mask"]), matcher.regions(seen)
+                of_batch["images"], of_batch["reports"] = model.embed_pairs(batch, visual.pooled)
+            if pair_scorer is not None:
+                words, regions = pair_scorer.words(batch["tokens"], batch["token_mask"]), pair_scorer.regions(visual)
                 of_batch |= {"words": words.features, "word_mask": words.mask}
                 of_batch |= {"regions": regions.features, "region_mask": regions.mask}
             if maps_of is not None:
-                of_batch["maps"] = finding_maps(model, batch, seen, maps_of).mT
+                of_batch["maps"] = finding_maps(model, batch, visual, maps_of).mT
             ids += batch["ids"]
             references += batch["references"]
             for name, rows in of_batch.items():
                 columns.setdefault(name, []).append(rows.cpu() if rows.dtype == torch.bool else rows.float().cpu())
     if not ids:
-        raise UserError(
-            "Expected studies to look at, but a split has none: give the training, val and test split some."
-        )
+        raise UserError("Expected studies in each split, but one has none: give the training, val and test split some.")
     joined = {name: _joined(rows) for name, rows in columns.items()}
     if not patches:
         joined |= {"patches": torch.empty(len(ids), 0, 0), "patch_mask": torch.empty(len(ids), 0, dtype=torch.bool)}
-    return Encoded(ids=ids, references=references, grid=grid, **joined)
+    return FrozenFeatures(ids=ids, references=references, grid=grid, **joined)
 
 
 def text_features(model: Model, texts: Sequence[str]) -> Tensor:
-    """What the model makes of texts before any alignment, `(M, D_q)`: the mean over their words, on the CPU."""
+    """Features of texts before any alignment: the mean over their words.
+
+    Args:
+        model: of an image-report encoder or a report generator.
+        texts: M >= 1 of them.
+
+    Returns:
+        `(M, D_q)` float32, on the CPU.
+
+    Raises:
+        UserError: the model reads no texts.
+    """
     tokens, mask = model.tokenize(texts)
     with evaluating(model), torch.no_grad():
         if isinstance(model, AlignedModel):
@@ -147,12 +163,12 @@ def text_features(model: Model, texts: Sequence[str]) -> Tensor:
         return masked_mean(words, mask[:, 1:]).float().cpu()
 
 
-def _there(column: Tensor | None) -> Tensor:
+def _required(column: Tensor | None) -> Tensor:
     if column is None:
-        raise ValueError("Expected a split that was encoded with a matcher.")
+        raise ValueError("Expected features that were encoded with a `pair_scorer`.")
     return column
 
 
 def _joined(batches: list[Tensor]) -> Tensor:
-    """The studies of all batches; those of fewer patches are filled up with what is masked."""
+    """The studies of all batches, padded to the most patches or words."""
     return pad_sequence([study for batch in batches for study in batch], batch_first=True)

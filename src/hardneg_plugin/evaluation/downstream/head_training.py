@@ -1,4 +1,4 @@
-"""Training a small head on frozen features: the same for every encoder, and the epoch that is best on validation is kept."""
+"""Training a small head on frozen features, alike for every encoder; the epoch that is best on validation is kept."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -15,11 +15,14 @@ HeadModule = TypeVar("HeadModule", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class Fitting:
+class HeadTraining:
     """How a head is trained: AdamW at a constant rate for a fixed number of epochs.
 
     Raises:
         UserError: a number is out of its range.
+
+    >>> HeadTraining(epochs=10, lr=0.003)
+    HeadTraining(epochs=10, batch_size=32, lr=0.003, weight_decay=0.01, seed=0)
     """
 
     epochs: int = 20
@@ -32,17 +35,16 @@ class Fitting:
     def __post_init__(self) -> None:
         for name, number in (("epochs", self.epochs), ("batch_size", self.batch_size)):
             if number < 1:
-                raise UserError(f"{name}: expected at least 1, but got {number}.")
+                raise UserError(f"{name}: expected a positive integer, but got {number}.")
         if not 0 < self.lr < math.inf or not 0 <= self.weight_decay < math.inf:
             raise UserError(
-                f"lr and weight_decay: expected a rate above 0 and a decay of at least 0, but got {self.lr} and "
-                f"{self.weight_decay}."
+                f"lr and weight_decay: expected finite numbers > 0 and >= 0, but got {self.lr} and {self.weight_decay}."
             )
 
 
 @dataclass(frozen=True)
 class TrainedHead(Generic[HeadModule]):
-    """A head as it was after its best epoch, in evaluation mode."""
+    """A head after its best epoch, in evaluation mode."""
 
     head: HeadModule
     epoch: int
@@ -52,13 +54,16 @@ class TrainedHead(Generic[HeadModule]):
 
 
 class Standardise(nn.Module):
-    """Features less their mean and over their standard deviation, channel by channel, both those of the training features.
+    """Standardise features channel by channel, with the mean and the standard deviation of the training features.
 
-    So an encoder does not win by the scale of its features. A channel that is constant in training is only centred; without
-    any feature to learn from, all are left as they are.
+    So no encoder wins by the scale of its features. A channel that is constant in training is only centred. Without training
+    features, nothing is changed.
 
     Args:
-        features: `(K, D)`, those of training.
+        features: `(K, D)`, of training.
+
+    >>> Standardise(torch.tensor([[0.0, 5.0], [2.0, 5.0]]))(torch.tensor([[4.0, 6.0]]))
+    tensor([[3., 1.]])
     """
 
     mean: Tensor
@@ -70,7 +75,7 @@ class Standardise(nn.Module):
         if len(features):
             std, mean = torch.std_mean(features.float(), dim=0, correction=0)
         self.register_buffer("mean", mean)
-        self.register_buffer("std", torch.where(std > 1e-5 * mean.abs(), std, 1.0))  # less is float32's rounding
+        self.register_buffer("std", torch.where(std > 1e-5 * mean.abs(), std, 1.0))  # below is rounding of float32
 
     def forward(self, features: Tensor) -> Tensor:
         """`(..., D)` to `(..., D)` float32."""
@@ -79,48 +84,47 @@ class Standardise(nn.Module):
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Within, what draws from torch's CPU generator draws from this seed; afterwards that goes on as if nothing had been."""
+    """Seed torch's CPU generator inside the block; its state is restored afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed the accelerators too
         yield
 
 
-def fit(
-    head: HeadModule, count: int, loss: Callable[[Tensor], Tensor], score: Callable[[], float], how: Fitting
+def train_head(
+    head: HeadModule, count: int, loss: Callable[[Tensor], Tensor], score: Callable[[], float], training: HeadTraining
 ) -> TrainedHead[HeadModule]:
-    """Train a head in place, and leave it as it was after the epoch with the highest score.
+    """Train a head in place; it keeps the weights of the epoch with the highest score.
 
-    Of equal epochs the last is kept, and a score that is not a number is the lowest. Torch's global random state is neither
-    read nor moved.
+    Of equal epochs the last is kept; NaN is the lowest score. Torch's global random state is neither read nor changed.
 
     Args:
         head: on the device where it is to be trained.
-        count: of training rows, at least 1.
+        count: of training rows, >= 1.
         loss: from the rows of a batch, `(B,)` int64, to the loss of each, `(B,)`.
         score: on validation, the higher the better; called without gradients and in evaluation mode.
-        how: the settings.
+        training: how.
 
     Raises:
         UserError: there is nothing to train on.
     """
     if count < 1:
         raise UserError("Expected at least one study to train the head on, but got none: check the training split.")
-    order = torch.Generator().manual_seed(how.seed)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=how.lr, weight_decay=how.weight_decay)
+    order = torch.Generator().manual_seed(training.seed)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=training.lr, weight_decay=training.weight_decay)
     best, chosen, kept = -math.inf, 0, head.state_dict()
     scores: list[float] = []
-    for epoch in range(1, how.epochs + 1):
+    for epoch in range(1, training.epochs + 1):
         head.train()
-        for rows in torch.randperm(count, generator=order).split(how.batch_size):
+        for rows in torch.randperm(count, generator=order).split(training.batch_size):
             optimizer.zero_grad()
             loss(rows).mean().backward()
             optimizer.step()
         head.eval()
         with torch.no_grad():
             scores.append(score())
-        this = -math.inf if math.isnan(scores[-1]) else scores[-1]
-        if this >= best:
-            best, chosen = this, epoch
+        current = -math.inf if math.isnan(scores[-1]) else scores[-1]
+        if current >= best:
+            best, chosen = current, epoch
             kept = {name: value.clone() for name, value in head.state_dict().items()}
     head.load_state_dict(kept)
     return TrainedHead(head, chosen, tuple(scores))

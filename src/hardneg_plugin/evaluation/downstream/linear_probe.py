@@ -1,4 +1,4 @@
-"""How much a linear classifier finds in frozen features, from few labels and from many."""
+"""Linear probes: logistic regressions on frozen features, from few labels and from many."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)
 ITERATIONS = 1000  # scikit-learn's own 100 are too few for weak penalties
 
 
-class Labelled(NamedTuple):
-    """The studies of a split."""
+class LabelledFeatures(NamedTuple):
+    """The pooled features of N studies, and their findings."""
 
     features: Tensor
     """`(N, D)`, frozen, any floating dtype."""
@@ -29,14 +29,14 @@ class Labelled(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Probe:
-    """What the classifiers trained on one share of the labels give."""
+class ProbeResult:
+    """The regressions trained on one share of the labels."""
 
     share: float
     studies: int
-    """How many studies the share comes to."""
+    """The number of studies in the share."""
     scores: Tensor
-    """`(N, F)` float64, log odds of each test study."""
+    """`(N, F)` float64, log odds of the test studies."""
     auroc: Tensor
     """`(F,)` float64 of those scores; nan where the test studies are of one class."""
     strengths: tuple[float | None, ...]
@@ -44,60 +44,69 @@ class Probe:
 
 
 def linear_probe(
-    train: Labelled,
-    val: Labelled,
-    test: Labelled,
+    train: LabelledFeatures,
+    val: LabelledFeatures,
+    test: LabelledFeatures,
     *,
     shares: Sequence[float] = (0.01, 0.1, 1.0),
     strengths: Sequence[float] = STRENGTHS,
     seed: int = 0,
-) -> list[Probe]:
+) -> list[ProbeResult]:
     """Logistic regressions, one per finding, on shares of the training studies.
 
-    Features are standardised by the mean and standard deviation of the subset trained on. The C of each finding is the one
-    with the best AUROC on `val`, of equal ones the smallest (which it also is where `val` is of one class). A finding of
-    which the subset has one class only cannot be learned: its scores are 0, its AUROC 0.5.
+    Features are standardised by the mean and standard deviation of the training subset. Each finding takes the C with the best
+    AUROC on `val`, the smallest of equal ones (and where `val` has one class only). A finding of which the subset has one class
+    only cannot be learned: its scores are 0, its AUROC 0.5.
 
     Args:
-        train, val, test: of one D and one F; `val` chooses C and nothing else.
+        train, val, test: of one D and one F; `val` chooses C only.
         shares: of the training studies, in (0, 1]; a smaller share is part of a larger.
-        strengths: values of C to try, above 0.
-        seed: of the subsets.
+        strengths: values of C to try, > 0.
+        seed: of the subsets, >= 0.
 
     Returns:
-        One `Probe` per share, in their order.
+        One `ProbeResult` per share, in their order.
 
     Raises:
         UserError: a share or a C is out of its range.
         ValueError: the shapes do not fit together.
     """
     if not strengths or min(strengths) <= 0:
-        raise UserError(f"strengths: expected values of C above 0, but got {list(strengths)}.")
+        raise UserError(f"strengths: expected values of C > 0, but got {list(strengths)}.")
     for split in (train, val, test):
         _check(split, train)
     return [
-        _probe(Labelled(*(rows[subset] for rows in train)), val, test, share, sorted(strengths))
+        _probe(LabelledFeatures(*(rows[subset] for rows in train)), val, test, share, sorted(strengths))
         for share, subset in zip(shares, nested_subsets(len(train.features), shares, seed), strict=True)
     ]
 
 
 def nested_subsets(count: int, shares: Sequence[float], seed: int) -> list[Tensor]:
-    """Rows of each share of `count` studies, `(K,)` int64 of at least one: a smaller share is the beginning of a larger.
+    """Random rows of each share of the studies, `(K,)` int64, K >= 1; a smaller share is the beginning of a larger.
+
+    Args:
+        count: of studies, >= 1.
+        shares: in (0, 1].
+        seed: >= 0.
 
     Raises:
         UserError: a share is outside (0, 1], or there is no study.
     """
     if not shares or not all(0 < share <= 1 for share in shares):
-        raise UserError(f"shares: expected shares of the training labels above 0 and up to 1, but got {list(shares)}.")
+        raise UserError(f"shares: expected shares of the training labels in (0, 1], but got {list(shares)}.")
     if count < 1:
         raise UserError("Expected at least one training study with labels, but got none: check the training split.")
     order = torch.from_numpy(np.random.default_rng(seed).permutation(count))
     return [order[: max(1, round(share * count))] for share in shares]
 
 
-def _probe(subset: Labelled, val: Labelled, test: Labelled, share: float, strengths: Sequence[float]) -> Probe:
+def _probe(
+    subset: LabelledFeatures, val: LabelledFeatures, test: LabelledFeatures, share: float, strengths: Sequence[float]
+) -> ProbeResult:
     scaler = StandardScaler().fit(_array(subset.features))
-    known, chosen_on, judged = (scaler.transform(_array(split.features)) for split in (subset, val, test))
+    train_features, val_features, test_features = (
+        scaler.transform(_array(split.features)) for split in (subset, val, test)
+    )
     scores = torch.zeros(test.labels.shape, dtype=torch.float64)
     chosen: list[float | None] = [None] * test.labels.shape[1]
     for finding, labels in enumerate(subset.labels.cpu().T):
@@ -105,13 +114,13 @@ def _probe(subset: Labelled, val: Labelled, test: Labelled, share: float, streng
             continue
         best = -np.inf
         for strength in strengths:
-            model: Any = LogisticRegression(C=strength, max_iter=ITERATIONS).fit(known, labels.numpy())
-            on_val = torch.from_numpy(model.decision_function(chosen_on))[:, None]
+            model: Any = LogisticRegression(C=strength, max_iter=ITERATIONS).fit(train_features, labels.numpy())
+            on_val = torch.from_numpy(model.decision_function(val_features))[:, None]
             area = float(auroc(on_val, val.labels[:, finding : finding + 1].cpu()))
             if chosen[finding] is None or area > best:
                 best, chosen[finding] = area, strength
-                scores[:, finding] = torch.from_numpy(model.decision_function(judged))
-    return Probe(share, len(subset.features), scores, auroc(scores, test.labels.cpu()), tuple(chosen))
+                scores[:, finding] = torch.from_numpy(model.decision_function(test_features))
+    return ProbeResult(share, len(subset.features), scores, auroc(scores, test.labels.cpu()), tuple(chosen))
 
 
 def _array(features: Tensor) -> NDArray[np.float64]:
@@ -119,7 +128,7 @@ def _array(features: Tensor) -> NDArray[np.float64]:
     return array
 
 
-def _check(split: Labelled, train: Labelled) -> None:
+def _check(split: LabelledFeatures, train: LabelledFeatures) -> None:
     features, labels = split
     widths = (features.shape[1:], labels.shape[1:]) == (train.features.shape[1:], train.labels.shape[1:])
     if not (features.ndim == labels.ndim == 2 and len(features) == len(labels) and widths):

@@ -1,6 +1,6 @@
-"""Whether attention falls where a finding is: the pointing game and the overlap with its box.
+"""Whether a map is high where a finding is: the pointing game and the overlap with its box.
 
-Maps are upsampled bilinearly to the image, each value standing at the middle of its patch.
+Maps are upsampled bilinearly to the image; each value is that of the middle of its patch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,14 +14,14 @@ THRESHOLDS = tuple(step / 20 for step in range(1, 20))
 CHUNK_PIXELS = 2**22
 """Pixels upsampled at once, 16 MiB in float32."""
 TIE = 1e-6
-"""Values this close, as a share of the map's range, are equal: float32 rounds what is interpolated between equal ones."""
+"""Values this close, as a share of the map's range, are equal: interpolation between equal values rounds in float32."""
 
 
 def pointing_game(maps: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """How surely the maximum of each map lies inside its box (Zhang et al. 2018, with no margin around the box).
 
-    Of several maxima, any could be pointed at: the share of them inside counts. So a constant map has the chance level, and one of
-    coarse regions, whose patches tie, is judged by the share of its highest region. A map that is not a number has 0.
+    Of several maxima the share inside counts. So a constant map has the chance level, and a map of coarse regions, whose patches
+    tie, the share of its highest region. A map of NaN has 0.
 
     Args:
         maps: `(M, h, w)`, any floating dtype.
@@ -47,8 +47,8 @@ def box_iou(maps: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float
 
     Args:
         maps, boxes, size: as in `pointing_game`.
-        threshold: in [0, 1]; a pixel belongs to the area from this share of the way from the map's minimum to its maximum on. A
-            constant map thus takes the whole image, and one that is not a number nothing.
+        threshold: in [0, 1], as a share of the way from the map's minimum to its maximum; pixels from there on count. A constant
+            map thus takes the whole image, and a map of NaN nothing.
 
     Returns:
         `(M,)` float32, in [0, 1].
@@ -62,7 +62,11 @@ def box_iou(maps: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float
 def choose_threshold(
     maps: Tensor, boxes: Tensor, size: tuple[int, int], thresholds: Sequence[float] = THRESHOLDS
 ) -> float:
-    """The threshold with the greatest mean `box_iou` over M >= 1 validation maps, the first of equals.
+    """The threshold with the greatest mean `box_iou` over M validation maps, the first of equals.
+
+    Args:
+        maps, boxes, size: as in `pointing_game`; M >= 1.
+        thresholds: to choose from, in [0, 1].
 
     Raises:
         ValueError: as `box_iou`, or for no map or no threshold.
@@ -75,7 +79,10 @@ def choose_threshold(
 def chance_levels(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """The share of the image that each box takes, `(M,)` float32 in (0, 1].
 
-    So often does a point drawn anywhere hit the box, and so large is the overlap of a constant map with it at any threshold.
+    This is the chance of a random point to hit the box, and the overlap of a constant map with it at any threshold.
+
+    Args:
+        boxes, size: as in `pointing_game`.
 
     Raises:
         ValueError: as `pointing_game`.
@@ -100,13 +107,13 @@ def _overlaps(maps: Tensor, boxes: Tensor, size: tuple[int, int], thresholds: Se
 
 
 def _chunks(maps: Tensor, boxes: Tensor, size: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Upsampled maps, the least value of each patch grid moved to 0, and the pixels inside their boxes, `(C, H, W)`."""
+    """Upsampled maps, whose patches have the minimum 0, and the pixels inside their boxes, `(C, H, W)` each."""
     height, width = (torch.arange(length, device=maps.device) for length in size)
     step = max(1, CHUNK_PIXELS // (size[0] * size[1]))
-    for some, theirs in zip(maps.split(step), boxes.to(maps.device).split(step), strict=True):
+    for some, their_boxes in zip(maps.split(step), boxes.to(maps.device).split(step), strict=True):
         moved = some.float() - some.float().amin(dim=(1, 2), keepdim=True)  # first: constant maps must stay constant
         large = F.interpolate(moved[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
-        y0, x0, y1, x1 = theirs[:, :, None].unbind(dim=1)
+        y0, x0, y1, x1 = their_boxes[:, :, None].unbind(dim=1)
         rows, columns = (height >= y0) & (height < y1), (width >= x0) & (width < x1)
         yield large, rows[:, :, None] & columns[:, None, :]
 

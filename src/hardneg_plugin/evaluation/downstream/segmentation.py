@@ -6,32 +6,42 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hardneg_plugin.evaluation.downstream.head_training import Fitting, Standardise, TrainedHead, fit, seeded
+from hardneg_plugin.evaluation.downstream.head_training import (
+    HeadTraining,
+    Standardise,
+    TrainedHead,
+    seeded,
+    train_head,
+)
 
 
-class Outlined(NamedTuple):
-    """The images of a split, with what there is in them."""
+class SegmentationSplit(NamedTuple):
+    """The first views of N studies, and the masks of their findings."""
 
     patches: Tensor
     """`(N, D_v, h, w)`, frozen, any floating dtype."""
     masks: Tensor
-    """`(N, F, H, W)` bool: the pixels of each finding, none where the image does not show it."""
+    """`(N, F, H, W)` bool: the pixels of each finding; none where the image does not show it."""
 
 
 class SegmentationDecoder(nn.Module):
     """1x1 convolution to `width`, then bilinear doubling, 3x3 convolution and ReLU, then 1x1 to F and the last doubling.
 
-    The last one, to the size of the image, is of the logits: convolutions there would take four fifths of the time.
+    The last doubling, to the size of the image, is that of the logits: convolutions there would take four fifths of the time.
 
     Args:
         standardise: made of the training patches, `(K, D_v)`.
         findings: F.
         grid: `(h, w)` of the patches.
-        size: `(H, W)` of the masks, at least the grid; the last step is less than a doubling where it is no power of 2 away.
-        width: channels in between.
+        size: `(H, W)` of the masks, >= the grid; the last step is less than a doubling where the ratio is no power of 2.
+        width: channels in between, >= 1.
 
     Raises:
         ValueError: the grid is finer than the masks.
+
+    >>> decoder = SegmentationDecoder(Standardise(torch.randn(9, 16)), findings=3, grid=(2, 2), size=(8, 8))
+    >>> decoder(torch.randn(5, 16, 2, 2)).shape
+    torch.Size([5, 3, 8, 8])
     """
 
     def __init__(
@@ -61,37 +71,42 @@ def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:
     """Binary cross-entropy over all pixels plus one minus the soft Dice, averaged over the findings that the image has.
 
     Soft Dice is `(2 sum(p m) + 1) / (sum(p) + sum(m) + 1)` over the pixels of an image: after Milletari et al. 2016, with one
-    pixel added. Findings that are not there count in the cross-entropy alone: nine of ten are not, and their Dice is best where
-    nothing is ever found.
+    pixel added. Absent findings count in the cross-entropy alone: nine of ten are absent, and their Dice is best where nothing is
+    ever found.
 
     Args:
         logits: `(N, F, H, W)`.
         masks: `(N, F, H, W)` bool.
 
     Returns:
-        `(N,)`, at least 0.
+        `(N,)`, >= 0.
     """
     _check_same(logits, masks)
     truth = masks.to(logits.dtype)
     pixels = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=(1, 2, 3))
     found = logits.sigmoid()
     shared, both = (found * truth).sum(dim=(2, 3)), (found + truth).sum(dim=(2, 3))
-    is_there = masks.flatten(2).any(dim=2)
-    missed = (1 - (2 * shared + 1) / (both + 1)) * is_there
-    return pixels + missed.sum(dim=1) / is_there.sum(dim=1).clamp_min(1)
+    is_present = masks.flatten(2).any(dim=2)
+    missed = (1 - (2 * shared + 1) / (both + 1)) * is_present
+    return pixels + missed.sum(dim=1) / is_present.sum(dim=1).clamp_min(1)
 
 
 def train_segmentation(
-    train: Outlined, val: Outlined, *, how: Fitting, width: int = 32, device: torch.device | str = "cpu"
+    train: SegmentationSplit,
+    val: SegmentationSplit,
+    *,
+    training: HeadTraining,
+    width: int = 32,
+    device: torch.device | str = "cpu",
 ) -> TrainedHead[SegmentationDecoder]:
-    """A decoder trained on frozen patches; the epoch is the one with the best `mean_dice` on `val`.
+    """A decoder trained on frozen patches, after the epoch with the best `mean_dice` on `val`.
 
-    The same arguments give the same decoder on a CPU; torch's global random state is left alone.
+    The same arguments give the same decoder on a CPU; torch's global random state is not changed.
 
     Args:
         train, val: of one D_v, F, grid and size; all on one device, which may be another than `device`.
-        how: the settings.
-        width: of the decoder.
+        training: how.
+        width: channels of the decoder, >= 1.
         device: where it is trained and stays.
 
     Raises:
@@ -104,33 +119,42 @@ def train_segmentation(
                 "Expected `patches` (N, D_v, h, w) and `masks` (N, F, H, W) of the same N, but got "
                 f"{tuple(split.patches.shape)} and {tuple(split.masks.shape)}."
             )
-    (_, _, h, w), (_, findings, height, width_of_image) = train.patches.shape, train.masks.shape
+    (_, _, h, w), (_, findings, height, image_width) = train.patches.shape, train.masks.shape
     standardise = Standardise(train.patches.movedim(1, -1).flatten(0, 2))
-    with seeded(how.seed):
-        head = SegmentationDecoder(standardise, findings, (h, w), (height, width_of_image), width)
+    with seeded(training.seed):
+        head = SegmentationDecoder(standardise, findings, (h, w), (height, image_width), width)
     head.to(device)
 
     def loss(rows: Tensor) -> Tensor:
         return segmentation_loss(head(train.patches[rows].to(device)), train.masks[rows].to(device))
 
     def score() -> float:
-        pairs = zip(val.patches.split(how.batch_size), val.masks.split(how.batch_size), strict=True)
+        pairs = zip(val.patches.split(training.batch_size), val.masks.split(training.batch_size), strict=True)
         found = [dice(predict_masks(head, patches), masks) for patches, masks in pairs]
         return mean_dice(torch.cat(found)) if found else torch.nan
 
-    return fit(head, len(train.patches), loss, score, how)
+    return train_head(head, len(train.patches), loss, score, training)
 
 
 @torch.no_grad()
 def predict_masks(head: SegmentationDecoder, patches: Tensor, *, batch_size: int = 32) -> Tensor:
-    """The pixels that are more likely of a finding than not: patches `(N, D_v, h, w)`, out `(N, F, H, W)` bool, beside them."""
+    """The pixels that belong to a finding with a probability above one half.
+
+    Args:
+        head: on any device.
+        patches: `(N, D_v, h, w)`.
+        batch_size: images at a time.
+
+    Returns:
+        `(N, F, H, W)` bool, on the device of `patches`.
+    """
     device = head.classify.weight.device
     found = [(head(some.to(device)) > 0).to(patches.device) for some in patches.split(batch_size)]
     return torch.cat(found)
 
 
 def dice(predicted: Tensor, masks: Tensor) -> Tensor:
-    """Twice the shared pixels over the sum of both areas, for every finding that an image has.
+    """Twice the shared pixels over the sum of both areas, for each finding of an image.
 
     Args:
         predicted: `(N, F, H, W)` bool.
@@ -141,8 +165,8 @@ def dice(predicted: Tensor, masks: Tensor) -> Tensor:
     """
     _check_same(predicted, masks)
     shared = (predicted & masks).sum(dim=(2, 3))
-    found, there = predicted.sum(dim=(2, 3)), masks.sum(dim=(2, 3))
-    return (2 * shared / (found + there)).where(there > 0, torch.nan)
+    found, true = predicted.sum(dim=(2, 3)), masks.sum(dim=(2, 3))
+    return (2 * shared / (found + true)).where(true > 0, torch.nan)
 
 
 def mean_dice(values: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Findings by sentences alone: does an image lie nearer to the sentences that state a finding than to those that deny it?"""
+"""Zero-shot findings: is an image closer to the sentences that state a finding than to those that deny it?"""
 
 import torch
 from sklearn.metrics import roc_auc_score
@@ -7,21 +7,21 @@ from torch.nn import functional as F
 
 
 def zero_shot_scores(images: Tensor, present: Tensor, absent: Tensor) -> Tensor:
-    """By how much each image is more like the sentences that state a finding than like those that deny it.
+    """By how much each image is closer to the sentences that state a finding than to those that deny it.
 
-    The wordings of a finding, each of unit length, are averaged and brought back to unit length, as CLIP's are (Radford et
-    al. 2021, section 3.1.4); the score is the cosine to what states it less the cosine to what denies it.
+    The wordings of a finding, each of unit length, are averaged and normalised again, as CLIP's are (Radford et al. 2021, section
+    3.1.4); the score is the cosine with those that state it less the cosine with those that deny it.
 
     Args:
         images: `(N, D)`, any length, any floating dtype.
         present: `(F, S, D)`, S wordings that state each of F findings.
-        absent: `(F, S, D)`, wordings that deny it; their number may be another.
+        absent: `(F, S', D)`, wordings that deny it.
 
     Returns:
         `(N, F)` float32, in [-2, 2].
 
     Raises:
-        ValueError: if the shapes do not fit together.
+        ValueError: the shapes do not fit together.
     """
     fits = images.ndim == 2 and present.ndim == absent.ndim == 3 and present.shape[::2] == absent.shape[::2]
     if not fits or present.shape[2] != images.shape[1] or 0 in (present.shape[1], absent.shape[1]):
@@ -37,19 +37,20 @@ def zero_shot_scores(images: Tensor, present: Tensor, absent: Tensor) -> Tensor:
 
 
 def auroc(scores: Tensor, labels: Tensor) -> Tensor:
-    """The area under the ROC curve of each finding: the share of pairs of one with and one without it that are in order.
+    """The area under the ROC curve of each finding.
 
-    Pairs of equal scores count half, so that constant scores have 0.5.
+    It is the share of the pairs of a study with it and a study without it whose scores are in order. Pairs of equal scores count
+    half, so constant scores have 0.5.
 
     Args:
         scores: `(N, F)`, higher where the finding is more likely.
         labels: `(N, F)` bool.
 
     Returns:
-        `(F,)` float64 in [0, 1]; nan for a finding that all have, or none.
+        `(F,)` float64 in [0, 1]; nan for a finding that all studies have, or none.
 
     Raises:
-        ValueError: if the shapes differ, the labels are not bool, or a score is not a finite number.
+        ValueError: the shapes differ, the labels are not bool, or a score is not finite.
 
     >>> auroc(torch.tensor([[0.1], [0.7], [0.4]]), torch.tensor([[False], [True], [True]]))
     tensor([1.], dtype=torch.float64)

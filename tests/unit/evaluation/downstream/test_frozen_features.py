@@ -15,8 +15,8 @@ from hardneg_plugin.data.collate import StudyCollator
 from hardneg_plugin.data.phantom import PhantomKnowledge, PhantomStudies
 from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.evaluation.downstream import pair_scorer as matcher_module
-from hardneg_plugin.evaluation.downstream.finding_maps import entities_of, finding_maps
+from hardneg_plugin.evaluation.downstream import pair_scorer as pair_scorer_module
+from hardneg_plugin.evaluation.downstream.finding_maps import entity_names, finding_maps
 from hardneg_plugin.evaluation.downstream.frozen_features import encode, text_features
 from hardneg_plugin.evaluation.downstream.pair_scorer import PairScorer
 from hardneg_plugin.functional.pooling import masked_mean
@@ -31,7 +31,7 @@ from hardneg_plugin.objectives.embeddings import PairEmbeddings
 STUDIES = PhantomStudies(train=10, val=1, test=1, size=96).split("train")
 TOKENIZER = WordTokenizer.from_reports(STUDIES.reports, min_count=1)
 KNOWLEDGE = PhantomKnowledge()
-FINDINGS = len(entities_of(KNOWLEDGE))
+FINDINGS = len(entity_names(KNOWLEDGE))
 PATCHES = 9  # of a view
 
 OBJECTIVES = {
@@ -111,37 +111,41 @@ def test_batch_mates_change_nothing(kind):
 
 @pytest.mark.parametrize("kind", ["words", "words alike"])
 def test_pairs_are_scored_by_themselves_whatever_is_beside_them(kind, monkeypatch):
-    monkeypatch.setattr(matcher_module, "IMAGES", 4)
+    monkeypatch.setattr(pair_scorer_module, "IMAGES", 4)
     model, studies = encoder(kind), samples()
-    matcher = PairScorer.of(model)
-    split = encode(model, batches(studies, 4), device="cpu", matcher=matcher)
+    pair_scorer = PairScorer.of(model)
+    split = encode(model, batches(studies, 4), device="cpu", pair_scorer=pair_scorer)
     seen_by = []
-    scores = matcher.scores(*split.matched, track=lambda steps: seen_by.append(list(steps)) or steps)
+    scores = pair_scorer.scores(*split.pair_sides, track=lambda steps: seen_by.append(list(steps)) or steps)
     assert scores.shape == (6, 6)
     assert seen_by == [[0, 4]]
     for row, column in ((0, 0), (1, 3), (4, 2), (5, 5)):
-        image, report = (encode(model, batches([studies[i]], 1), device="cpu", matcher=matcher) for i in (row, column))
-        alone = matcher.scores(image.matched[0], report.matched[1])
+        image, report = (
+            encode(model, batches([studies[i]], 1), device="cpu", pair_scorer=pair_scorer) for i in (row, column)
+        )
+        alone = pair_scorer.scores(image.pair_sides[0], report.pair_sides[1])
         torch.testing.assert_close(alone, scores[row, column][None, None], atol=1e-4, rtol=1e-5)
     assert scores.std() > 1e-3
 
 
 def test_sentences_are_scored_as_reports_are():
     model, studies = encoder("words"), samples()[:3]
-    matcher = PairScorer.of(model)
-    images, reports = encode(model, batches(studies, 3, max_length=200), device="cpu", matcher=matcher).matched
+    pair_scorer = PairScorer.of(model)
+    images, reports = encode(
+        model, batches(studies, 3, max_length=200), device="cpu", pair_scorer=pair_scorer
+    ).pair_sides
     texts = [study["report"] for study in studies]
-    every = matcher.scores(images, reports)
-    found = matcher.scores_of_sentences(images, [(texts[:2], texts[2:]), (texts[2:], texts[1:2])])
+    every = pair_scorer.scores(images, reports)
+    found = pair_scorer.scores_of_sentences(images, [(texts[:2], texts[2:]), (texts[2:], texts[1:2])])
     expected = torch.stack([every[:, :2].mean(1) - every[:, 2], every[:, 2] - every[:, 1]], dim=1)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
 
 
-def test_only_a_model_that_matches_words_scores_pairs():
+def test_only_a_model_that_compares_words_with_regions_scores_pairs():
     assert PairScorer.of(encoder()) is None
     assert PairScorer.of(host()) is None
-    with pytest.raises(ValueError, match="encoded with a matcher"):
-        encode(encoder("words"), batches(samples()[:2], 2), device="cpu").matched  # noqa: B018
+    with pytest.raises(ValueError, match="encoded with a `pair_scorer`"):
+        encode(encoder("words"), batches(samples()[:2], 2), device="cpu").pair_sides  # noqa: B018
 
 
 def test_the_embeddings_are_those_of_recall_and_the_mode_is_kept():
@@ -167,12 +171,12 @@ def test_patches_know_their_place():
         for column in range(columns)
     ]
     for study in range(6):
-        torch.testing.assert_close(encoded.placed[study, :, -3:], torch.tensor(expected, dtype=torch.float32))
-    assert torch.equal(encoded.placed[..., :-3], encoded.patches)
+        torch.testing.assert_close(encoded.located_patches[study, :, -3:], torch.tensor(expected, dtype=torch.float32))
+    assert torch.equal(encoded.located_patches[..., :-3], encoded.patches)
 
 
 def test_a_split_without_studies_is_refused():
-    with pytest.raises(UserError, match="Expected studies to look at"):
+    with pytest.raises(UserError, match="Expected studies in each split"):
         encode(encoder(), [], device="cpu")
 
 
@@ -264,7 +268,7 @@ def test_a_grounded_model_is_asked_by_the_names_of_findings():
     seen = model.visual.extractor(batch["images"], batch["view_mask"])
     attention = model.visual.grounding.attention(Patches(seen.patches, seen.patch_mask, seen.grid, None))
     prompts = [(prompt.entity, prompt.position) for prompt in KNOWLEDGE.prompts]
-    for finding, name in enumerate(entities_of(KNOWLEDGE)):
+    for finding, name in enumerate(entity_names(KNOWLEDGE)):
         assert torch.equal(maps[:, finding], attention[:, prompts.index((name, None))])
 
     class Turned(PhantomKnowledge):

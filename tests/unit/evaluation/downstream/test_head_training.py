@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.evaluation.downstream.head_training import Fitting, Standardise, fit, seeded
+from hardneg_plugin.evaluation.downstream.head_training import HeadTraining, Standardise, seeded, train_head
 
 
 def fitted(scores, **settings):
@@ -25,8 +25,8 @@ def fitted(scores, **settings):
         weights.append(head.weight.item())
         return next(told)
 
-    how = Fitting(epochs=len(scores), batch_size=4, **settings)
-    return fit(head, len(x), loss, score, how), weights, batches
+    how = HeadTraining(epochs=len(scores), batch_size=4, **settings)
+    return train_head(head, len(x), loss, score, how), weights, batches
 
 
 @pytest.mark.parametrize(
@@ -104,6 +104,6 @@ def test_standardise_made_of_nothing_changes_nothing():
 def test_settings_out_of_range_are_refused():
     for name, number in (("epochs", 0), ("batch_size", 0), ("lr", 0.0), ("lr", math.nan), ("weight_decay", -0.1)):
         with pytest.raises(UserError, match=name):
-            Fitting(**{name: number})
+            HeadTraining(**{name: number})
     with pytest.raises(UserError, match="at least one study"):
-        fit(nn.Linear(1, 1), 0, torch.zeros_like, float, Fitting())
+        train_head(nn.Linear(1, 1), 0, torch.zeros_like, float, HeadTraining())

@@ -5,7 +5,7 @@ from scipy.optimize import minimize
 from sklearn.metrics import roc_auc_score
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.evaluation.downstream.linear_probe import Labelled, linear_probe, nested_subsets
+from hardneg_plugin.evaluation.downstream.linear_probe import LabelledFeatures, linear_probe, nested_subsets
 
 
 def logistic_oracle(features: np.ndarray, labels: np.ndarray, strength: float, test: np.ndarray) -> np.ndarray:
@@ -26,7 +26,7 @@ def split(count, seed, findings=3):
     labels = torch.rand(count, findings, generator=generator) < 0.4
     noise = torch.randn(count, 5, generator=generator)
     noise[:, :findings] += 2 * labels.float() / torch.arange(1, findings + 1)
-    return Labelled(100 + noise * torch.tensor([0.01, 1.0, 30.0, 1.0, 5.0]), labels)
+    return LabelledFeatures(100 + noise * torch.tensor([0.01, 1.0, 30.0, 1.0, 5.0]), labels)
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +62,15 @@ def test_the_strength_is_chosen_on_val_alone(splits):
 
 def test_where_val_is_of_one_class_the_penalty_is_the_strongest(splits):
     train, val, test = splits
-    (probe,) = linear_probe(train, Labelled(val.features, torch.ones_like(val.labels)), test, shares=[1.0])
+    (probe,) = linear_probe(train, LabelledFeatures(val.features, torch.ones_like(val.labels)), test, shares=[1.0])
     assert probe.strengths == (0.0001, 0.0001, 0.0001)
     assert probe.auroc[0] > 0.85
 
 
 def test_of_equally_good_strengths_the_smallest_is_chosen(splits):
-    single = [Labelled(part.features[:, :1], part.labels[:, :1]) for part in splits]  # one feature: all rank alike
+    single = [
+        LabelledFeatures(part.features[:, :1], part.labels[:, :1]) for part in splits
+    ]  # one feature: all rank alike
     (probe,) = linear_probe(*single, shares=[1.0], strengths=[1.0, 0.01, 0.1])
     assert probe.strengths == (0.01,)
 
@@ -77,7 +79,7 @@ def test_a_finding_of_one_class_is_left_to_chance(splits):
     train, val, test = splits
     labels = train.labels.clone()
     labels[:, 1], labels[:, 2] = False, True
-    (probe,) = linear_probe(Labelled(train.features, labels), val, test, shares=[1.0])
+    (probe,) = linear_probe(LabelledFeatures(train.features, labels), val, test, shares=[1.0])
     assert probe.strengths[0] is not None
     assert probe.strengths[1:] == (None, None)
     assert probe.auroc.tolist()[1:] == [0.5, 0.5]
@@ -86,7 +88,7 @@ def test_a_finding_of_one_class_is_left_to_chance(splits):
 
 def test_a_test_split_of_one_class_has_no_auroc(splits):
     train, val, test = splits
-    (probe,) = linear_probe(train, val, Labelled(test.features, torch.zeros_like(test.labels)), shares=[1.0])
+    (probe,) = linear_probe(train, val, LabelledFeatures(test.features, torch.zeros_like(test.labels)), shares=[1.0])
     assert probe.auroc.isnan().all()
 
 
@@ -98,7 +100,7 @@ def test_a_share_is_trained_on_its_studies_only(splits):
     features, labels = train.features.clone(), train.labels.clone()
     others = torch.ones(200, dtype=torch.bool).index_fill(0, subset, False)
     features[others], labels[others] = 1e6, True
-    (same,) = linear_probe(Labelled(features, labels), val, test, shares=[0.25], seed=3)
+    (same,) = linear_probe(LabelledFeatures(features, labels), val, test, shares=[0.25], seed=3)
     assert torch.equal(same.scores, probe.scores)
 
 
@@ -107,7 +109,7 @@ def test_a_single_study_and_a_constant_feature_do_no_harm(splits):
     for part in splits:
         assert part.features.shape[1] == 5
     constant = [
-        Labelled(torch.cat([part.features, torch.full((len(part.features), 1), 0.1)], 1), part.labels)
+        LabelledFeatures(torch.cat([part.features, torch.full((len(part.features), 1), 0.1)], 1), part.labels)
         for part in splits
     ]
     least, most = linear_probe(*constant, shares=[0.001, 1.0])
@@ -135,7 +137,7 @@ def test_the_global_random_state_is_left_alone(splits):
 
 @pytest.mark.parametrize("shares", [[], [0.0], [0.5, 1.5]])
 def test_shares_out_of_range_are_refused(splits, shares):
-    with pytest.raises(UserError, match="above 0 and up to 1"):
+    with pytest.raises(UserError, match=r"in \(0, 1\]"):
         linear_probe(*splits, shares=shares)
 
 
@@ -144,10 +146,10 @@ def test_what_does_not_fit_is_refused(splits):
     with pytest.raises(UserError, match="values of C"):
         linear_probe(train, val, test, strengths=[0.0])
     with pytest.raises(UserError, match="at least one training study"):
-        linear_probe(Labelled(train.features[:0], train.labels[:0]), val, test)
+        linear_probe(LabelledFeatures(train.features[:0], train.labels[:0]), val, test)
     with pytest.raises(ValueError, match="of one D and F"):
-        linear_probe(train, Labelled(val.features[:, 1:], val.labels), test)
+        linear_probe(train, LabelledFeatures(val.features[:, 1:], val.labels), test)
     with pytest.raises(ValueError, match="of one D and F"):
-        linear_probe(train, val, Labelled(test.features[1:], test.labels))
+        linear_probe(train, val, LabelledFeatures(test.features[1:], test.labels))
     with pytest.raises(ValueError, match=r"torch\.bool"):
-        linear_probe(train, val, Labelled(test.features, test.labels.long()))
+        linear_probe(train, val, LabelledFeatures(test.features, test.labels.long()))

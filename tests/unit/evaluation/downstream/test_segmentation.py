@@ -4,10 +4,10 @@ import pytest
 import torch
 from scipy.ndimage import zoom
 
-from hardneg_plugin.evaluation.downstream.head_training import Fitting, Standardise
+from hardneg_plugin.evaluation.downstream.head_training import HeadTraining, Standardise
 from hardneg_plugin.evaluation.downstream.segmentation import (
-    Outlined,
     SegmentationDecoder,
+    SegmentationSplit,
     dice,
     mean_dice,
     predict_masks,
@@ -28,7 +28,7 @@ def outlined(count, seed, size=16):
     noise = torch.randn(count, 5, 4, 4, generator=generator) * 0.1
     noise[:, :2] += there
     scale = torch.tensor([100.0, 0.01, 1.0, 1.0, 1.0])[:, None, None]  # an encoder's scales are its own affair
-    return Outlined(noise * scale + 3, there.repeat_interleave(size // 4, 2).repeat_interleave(size // 4, 3))
+    return SegmentationSplit(noise * scale + 3, there.repeat_interleave(size // 4, 2).repeat_interleave(size // 4, 3))
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +36,12 @@ def splits():
     return outlined(48, 0), outlined(16, 1)
 
 
-HOW = Fitting(epochs=25, batch_size=8, lr=0.01)
+HOW = HeadTraining(epochs=25, batch_size=8, lr=0.01)
 
 
 @pytest.fixture(scope="module")
 def trained(splits):
-    return train_segmentation(*splits, how=HOW, width=8)
+    return train_segmentation(*splits, training=HOW, width=8)
 
 
 # --- the decoder -----------------------------------------------------------------------------------------------------
@@ -124,29 +124,29 @@ def test_training_finds_what_the_patches_show(splits, trained):
 
 
 def test_training_is_the_seeds_and_leaves_the_global_random_state_alone(splits):
-    how = Fitting(epochs=2, batch_size=8)
+    how = HeadTraining(epochs=2, batch_size=8)
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    one = train_segmentation(*splits, how=how, width=8)
+    one = train_segmentation(*splits, training=how, width=8)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
     patches = splits[0].patches[:3]
-    assert torch.equal(train_segmentation(*splits, how=how, width=8).head(patches), one.head(patches))
-    other = train_segmentation(*splits, how=Fitting(epochs=2, batch_size=8, seed=1), width=8)
+    assert torch.equal(train_segmentation(*splits, training=how, width=8).head(patches), one.head(patches))
+    other = train_segmentation(*splits, training=HeadTraining(epochs=2, batch_size=8, seed=1), width=8)
     assert not torch.equal(other.head(patches), one.head(patches))
 
 
 def test_features_computed_without_gradients_or_in_half_precision_will_do(splits):
     with torch.inference_mode():
-        train, val = (Outlined(split.patches.bfloat16() * 1, split.masks) for split in splits)
-    result = train_segmentation(train, val, how=Fitting(epochs=1), width=4)
+        train, val = (SegmentationSplit(split.patches.bfloat16() * 1, split.masks) for split in splits)
+    result = train_segmentation(train, val, training=HeadTraining(epochs=1), width=4)
     assert result.head(val.patches).dtype == torch.float32
 
 
 def test_validation_without_any_finding_keeps_the_last_epoch(splits):
     train, val = splits
     result = train_segmentation(
-        train, Outlined(val.patches, torch.zeros_like(val.masks)), how=Fitting(epochs=2), width=4
+        train, SegmentationSplit(val.patches, torch.zeros_like(val.masks)), training=HeadTraining(epochs=2), width=4
     )
     assert result.epoch == 2
     assert all(map(math.isnan, result.scores))
@@ -155,7 +155,7 @@ def test_validation_without_any_finding_keeps_the_last_epoch(splits):
 def test_patches_and_masks_of_other_images_are_refused(splits):
     train, val = splits
     with pytest.raises(ValueError, match="of the same N"):
-        train_segmentation(train, Outlined(val.patches[1:], val.masks), how=HOW)
+        train_segmentation(train, SegmentationSplit(val.patches[1:], val.masks), training=HOW)
 
 
 # --- measures --------------------------------------------------------------------------------------------------------

@@ -13,19 +13,20 @@ from hardneg_plugin.data.phantom import PhantomKnowledge, PhantomStudies
 from hardneg_plugin.data.phantom.findings import ATTRIBUTES
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.evaluation.downstream import tasks
-from hardneg_plugin.evaluation.downstream.finding_maps import entities_of
-from hardneg_plugin.evaluation.downstream.frozen_features import Encoded
-from hardneg_plugin.evaluation.downstream.head_training import Fitting
-from hardneg_plugin.evaluation.downstream.linear_probe import Labelled, linear_probe
+from hardneg_plugin.evaluation.downstream.encoded_split import EncodedSplit
+from hardneg_plugin.evaluation.downstream.finding_maps import entity_names
+from hardneg_plugin.evaluation.downstream.frozen_features import FrozenFeatures
+from hardneg_plugin.evaluation.downstream.head_training import HeadTraining
+from hardneg_plugin.evaluation.downstream.linear_probe import LabelledFeatures, linear_probe
 from hardneg_plugin.evaluation.downstream.localisation import box_iou, chance_levels, choose_threshold, pointing_game
+from hardneg_plugin.evaluation.downstream.phantom_targets import questions_of
 from hardneg_plugin.evaluation.downstream.segmentation import (
-    Outlined,
+    SegmentationSplit,
     dice,
     mean_dice,
     predict_masks,
     train_segmentation,
 )
-from hardneg_plugin.evaluation.downstream.tasks import EncodedSplit, questions_of
 from hardneg_plugin.evaluation.downstream.zero_shot import auroc, zero_shot_scores
 from hardneg_plugin.metrics.retrieval import retrieval_ranks
 from hardneg_plugin.metrics.task_scores import task_card
@@ -46,7 +47,7 @@ def as_seen(studies, seed=0) -> EncodedSplit:
     images = draw(8)
     return EncodedSplit(
         studies,
-        Encoded(
+        FrozenFeatures(
             ids=list(studies.ids),
             references=list(studies.reports),
             pooled=draw(6),
@@ -88,7 +89,7 @@ def marks_of(split):
 
 
 def test_entities_are_those_that_labels_scores_and_sentences_are_of(splits):
-    assert entities_of(KNOWLEDGE) == NAMES == list(KNOWLEDGE.wordings())
+    assert entity_names(KNOWLEDGE) == NAMES == list(KNOWLEDGE.wordings())
     labels = splits["test"].labels(KNOWLEDGE)
     truth = [[name in {found.name for found in study} for name in NAMES] for study in SOURCE.split("test").findings]
     assert labels.tolist() == [[int(has) for has in of_study] for of_study in truth]
@@ -97,7 +98,7 @@ def test_entities_are_those_that_labels_scores_and_sentences_are_of(splits):
 def test_retrieval_is_recall(splits, foreign):
     for split in (splits["test"], foreign):
         result = tasks.retrieval(split)
-        values, encoded = task_card(result.rows).values, split.encoded
+        values, encoded = task_card(result.rows).values, split.features
         texts = torch.tensor([encoded.references.index(text) for text in encoded.references])
         ranks = retrieval_ranks(encoded.images, encoded.reports, texts)
         for k in (1, 5, 10):
@@ -108,13 +109,13 @@ def test_retrieval_is_recall(splits, foreign):
 
 def test_retrieval_takes_reports_that_read_the_same_for_one(splits):
     split = splits["test"]
-    same = replace(split, encoded=replace(split.encoded, references=["the same ."] * 30))
+    same = replace(split, features=replace(split.features, references=["the same ."] * 30))
     assert task_card(tasks.retrieval(same).rows).values["R@1"] == 1
 
 
 def test_recall_by_scores_of_pairs_stands_beside(splits):
     split = splits["test"]
-    cosines = normalize(split.encoded.images, dim=-1) @ normalize(split.encoded.reports, dim=-1).T
+    cosines = normalize(split.features.images, dim=-1) @ normalize(split.features.reports, dim=-1).T
     plain, same = (task_card(tasks.retrieval(split, scores).rows).values for scores in (None, 30 * cosines))
     assert same == {**plain, **{f"pair_{name}": value for name, value in plain.items()}}
     own = torch.eye(30)
@@ -135,7 +136,7 @@ def test_zero_shot_by_scores_of_pairs_stands_beside(splits):
 def test_zero_shot_is_the_mean_area_of_the_findings(splits, foreign):
     generator = torch.Generator().manual_seed(3)
     present, absent = (torch.randn(len(NAMES), 3, 8, generator=generator) for _ in range(2))
-    scores = zero_shot_scores(splits["test"].encoded.images, present, absent)
+    scores = zero_shot_scores(splits["test"].features.images, present, absent)
     expected = auroc(scores, splits["test"].labels(KNOWLEDGE) == 1).nanmean()
     for split in (splits["test"], foreign):
         result = tasks.zero_shot(split, KNOWLEDGE, present, absent)
@@ -168,7 +169,7 @@ class _Few(PhantomKnowledge):
 def test_probes_are_those_of_direct_calls(splits):
     train, val, test = splits.values()
     of_val, result = tasks.probe(train, val, [val, test], _Few(), (0.5, 1.0), 1)
-    parts = [Labelled(split.encoded.pooled, split.labels(_Few()) == 1) for split in splits.values()]
+    parts = [LabelledFeatures(split.features.pooled, split.labels(_Few()) == 1) for split in splits.values()]
     values = task_card(result.rows).values
     for name, probe in zip(
         ("probe_50%_AUROC", "probe_100%_AUROC"), linear_probe(*parts, shares=(0.5, 1.0), seed=1), strict=True
@@ -184,7 +185,7 @@ def test_localisation_is_the_mean_over_findings_of_the_first_view(splits):
 
     def first_view(split):
         rows, findings, boxes, _ = zip(*marks_of(split), strict=True)
-        maps = [split.encoded.maps[row, :16, f].reshape(GRID) for row, f in zip(rows, findings, strict=True)]
+        maps = [split.features.maps[row, :16, f].reshape(GRID) for row, f in zip(rows, findings, strict=True)]
         return torch.stack(maps), torch.tensor(boxes), findings
 
     maps, boxes, findings = first_view(splits["test"])
@@ -210,12 +211,12 @@ def test_a_model_that_looks_into_every_box_wins_the_pointing_game(splits):
     maps = torch.zeros(30, 32 * 32, len(NAMES))
     for row, finding, (y0, x0, y1, x1), _ in marks_of(split):
         maps[row, (y0 + y1) // 2 * 32 + (x0 + x1) // 2, finding] += 1
-    ideal = replace(split, encoded=replace(split.encoded, maps=maps, grid=(32, 32)))
+    ideal = replace(split, features=replace(split.features, maps=maps, grid=(32, 32)))
     assert task_card(tasks.localisation(ideal, ideal, KNOWLEDGE).rows).values["pointing_game"] == 1
 
 
 def test_segmentation_is_the_dice_of_a_decoder_trained_on_the_first_studies(splits):
-    how = Fitting(epochs=1, batch_size=8, seed=3)
+    how = HeadTraining(epochs=1, batch_size=8, seed=3)
     studies = [splits[name] for name in ("train", "val")]
     of_val, result = tasks.segmentation(
         *studies, [splits["val"], splits["test"]], how, studies=12, width=4, device="cpu"
@@ -227,10 +228,10 @@ def test_segmentation_is_the_dice_of_a_decoder_trained_on_the_first_studies(spli
         for row, finding, _, mask in marks_of(split):
             if row < count:
                 masks[row, finding] |= torch.from_numpy(mask)
-        return Outlined(split.encoded.patches[:count, :16].mT.reshape(count, 6, *GRID), masks)
+        return SegmentationSplit(split.features.patches[:count, :16].mT.reshape(count, 6, *GRID), masks)
 
     train, val, test = (outlined(split, count) for split, count in zip(splits.values(), (12, 30, 30), strict=True))
-    fitted = train_segmentation(train, val, how=how, width=4)
+    fitted = train_segmentation(train, val, training=how, width=4)
     found = predict_masks(fitted.head, test.patches)
     values = task_card(result.rows).values
     assert values["Dice"] == pytest.approx(mean_dice(dice(found, test.masks)))
@@ -288,7 +289,7 @@ def test_presence_is_balanced_for_another_share_of_normal_studies():
 
 def test_answers_are_counted_by_kind_and_studies_keep_their_own(splits):
     asked = questions(splits)
-    how = Fitting(epochs=1, seed=1)
+    how = HeadTraining(epochs=1, seed=1)
     (result,) = answered(splits, asked, how)
     values = task_card(result.rows).values
     kinds = {question.kind for of_study in asked["test"] for question in of_study}
@@ -305,7 +306,7 @@ def test_answers_are_counted_by_kind_and_studies_keep_their_own(splits):
 
 def test_who_answers_without_looking_knows_the_commonest_answer_to_each_question_and_no_other(splits):
     asked = questions(splits)
-    (result,) = answered(splits, asked, Fitting(epochs=1))
+    (result,) = answered(splits, asked, HeadTraining(epochs=1))
     train = [question for of_study in asked["train"] for question in of_study]
     right = {}
     for question in (question for of_study in asked["test"] for question in of_study):
@@ -326,7 +327,7 @@ def test_an_answer_unheard_of_is_right_for_nobody(splits):
     trained = {question.answer for of_study in questions(few)["train"] for question in of_study}
     strange = [q for of_study in asked["test"] for q in of_study if q.answer not in trained]
     assert strange
-    (result,) = answered(few, asked, Fitting(epochs=1))
+    (result,) = answered(few, asked, HeadTraining(epochs=1))
     texts = {question.text for of_study in questions(few)["train"] for question in of_study}
     for kind in {question.kind for question in strange}:
         of_kind = [q for of_study in asked["test"] for q in of_study if q.kind == kind]
@@ -335,19 +336,19 @@ def test_an_answer_unheard_of_is_right_for_nobody(splits):
 
 
 def test_what_a_task_needs_is_said(splits, foreign):
-    bare = replace(splits["test"], encoded=replace(splits["test"].encoded, images=None, reports=None))
+    bare = replace(splits["test"], features=replace(splits["test"].features, images=None, reports=None))
     with pytest.raises(UserError, match="bare host: train with model=hard_negatives or model=pretrain"):
         tasks.retrieval(bare)
     for call in (
         lambda: tasks.localisation(foreign, foreign, KNOWLEDGE),
-        lambda: tasks.segmentation(foreign, foreign, [foreign], Fitting(), studies=1, width=4, device="cpu"),
-        lambda: tasks.vqa(foreign, foreign, [foreign], {}, Fitting(), seed=0, device="cpu"),
+        lambda: tasks.segmentation(foreign, foreign, [foreign], HeadTraining(), studies=1, width=4, device="cpu"),
+        lambda: tasks.vqa(foreign, foreign, [foreign], {}, HeadTraining(), seed=0, device="cpu"),
     ):
         with pytest.raises(UserError, match="only data=phantom has"):
             call()
     empty = as_seen(PhantomStudies(train=4, size=32, normal_share=1.0).split("train"))
-    with pytest.raises(UserError, match="no finding"):
+    with pytest.raises(UserError, match="expected findings in each split, but one has none"):
         tasks.localisation(empty, empty, KNOWLEDGE)
     silent = as_seen(PhantomStudies(train=1, size=32, normal_share=1.0).split("train"))
-    with pytest.raises(UserError, match="no question"):
-        tasks.vqa(silent, silent, [silent], {}, Fitting(), seed=0, device="cpu")
+    with pytest.raises(UserError, match="expected questions about each split, but one has none"):
+        tasks.vqa(silent, silent, [silent], {}, HeadTraining(), seed=0, device="cpu")

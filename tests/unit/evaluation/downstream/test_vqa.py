@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.evaluation.downstream.head_training import Fitting, Standardise
+from hardneg_plugin.evaluation.downstream.head_training import HeadTraining, Standardise
 from hardneg_plugin.evaluation.downstream.vqa import (
     AnswerHead,
     VQABatch,
@@ -15,7 +15,7 @@ from hardneg_plugin.evaluation.downstream.vqa import (
     train_vqa,
 )
 
-HOW = Fitting(epochs=25, batch_size=16, lr=0.005)
+HOW = HeadTraining(epochs=25, batch_size=16, lr=0.005)
 
 
 def asked(count, seed, patches=5):
@@ -44,7 +44,7 @@ def splits():
 
 @pytest.fixture(scope="module")
 def trained(splits):
-    return train_vqa(*splits, 2, how=HOW, width=16)
+    return train_vqa(*splits, 2, training=HOW, width=16)
 
 
 def test_training_answers_what_only_the_patches_tell(trained, splits):
@@ -56,7 +56,7 @@ def test_training_answers_what_only_the_patches_tell(trained, splits):
 
 def test_without_patches_it_is_the_question_alone(splits):
     train, val = (split._replace(patch_mask=torch.zeros_like(split.patch_mask)) for split in splits)
-    blind = train_vqa(train, val, 2, how=HOW, width=16)
+    blind = train_vqa(train, val, 2, training=HOW, width=16)
     assert max(blind.scores) < 0.7
     logits = blind.head(val.patches[:3], val.patch_mask[:3], val.questions[:1].expand(3, -1))
     assert logits.isfinite().all()
@@ -95,8 +95,8 @@ def test_padding_changes_nothing(trained, splits, value):
     logits, same = (trained.head(some.patches[rows], some.patch_mask[rows], some.questions) for some in (val, padded))
     torch.testing.assert_close(logits, same)
     # nor does it in training
-    short = Fitting(epochs=1)
-    one, other = (train_vqa(some, some, 2, how=short, width=8).head for some in (val, padded))
+    short = HeadTraining(epochs=1)
+    one, other = (train_vqa(some, some, 2, training=short, width=8).head for some in (val, padded))
     torch.testing.assert_close(one.mlp[0].weight, other.mlp[0].weight, atol=1e-5, rtol=1e-4)
 
 
@@ -108,30 +108,30 @@ def test_the_order_of_patches_changes_nothing(trained, splits):
 
 
 def test_training_is_the_seeds_and_leaves_the_global_random_state_alone(splits):
-    how = Fitting(epochs=2)
+    how = HeadTraining(epochs=2)
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    one = train_vqa(*splits, 2, how=how, width=8).head
+    one = train_vqa(*splits, 2, training=how, width=8).head
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    assert torch.equal(train_vqa(*splits, 2, how=how, width=8).head.value.weight, one.value.weight)
+    assert torch.equal(train_vqa(*splits, 2, training=how, width=8).head.value.weight, one.value.weight)
     assert not torch.equal(
-        train_vqa(*splits, 2, how=Fitting(epochs=2, seed=1), width=8).head.value.weight, one.value.weight
+        train_vqa(*splits, 2, training=HeadTraining(epochs=2, seed=1), width=8).head.value.weight, one.value.weight
     )
 
 
 def test_features_computed_in_inference_mode_will_do(splits):
     with torch.inference_mode():
         train = splits[0]._replace(patches=splits[0].patches.bfloat16(), questions=splits[0].questions * 1)
-    assert len(train_vqa(train, splits[1], 2, how=Fitting(epochs=1), width=8).scores) == 1
+    assert len(train_vqa(train, splits[1], 2, training=HeadTraining(epochs=1), width=8).scores) == 1
 
 
 def test_an_answer_that_training_never_gave_is_wrong(splits, trained):
     train, val = splits
     unknown = val._replace(answers=torch.full_like(val.answers, -1))
-    assert train_vqa(train, unknown, 2, how=Fitting(epochs=1), width=8).scores == (0.0,)
+    assert train_vqa(train, unknown, 2, training=HeadTraining(epochs=1), width=8).scores == (0.0,)
     with pytest.raises(ValueError, match=r"in \[0, 2\)"):
-        train_vqa(unknown, val, 2, how=HOW)
+        train_vqa(unknown, val, 2, training=HOW)
 
 
 def test_closed_answers_and_their_places():
@@ -151,13 +151,13 @@ def test_the_blind_baseline_is_the_most_frequent_training_answer_of_a_group():
 def test_what_does_not_fit_is_refused(splits):
     train, val = splits
     with pytest.raises(ValueError, match="patch_mask"):
-        train_vqa(train, val._replace(patch_mask=val.patch_mask[:, 1:]), 2, how=HOW)
+        train_vqa(train, val._replace(patch_mask=val.patch_mask[:, 1:]), 2, training=HOW)
     with pytest.raises(ValueError, match=r"torch\.bool"):
-        train_vqa(train._replace(patch_mask=train.patch_mask.long()), val, 2, how=HOW)
+        train_vqa(train._replace(patch_mask=train.patch_mask.long()), val, 2, training=HOW)
     with pytest.raises(ValueError, match=r"`study` in \[0, 40\)"):
-        train_vqa(train, val._replace(study=val.study + 1), 2, how=HOW)
+        train_vqa(train, val._replace(study=val.study + 1), 2, training=HOW)
     with pytest.raises(ValueError, match=r"`answers` \(M,\)"):
-        train_vqa(train._replace(answers=train.answers[1:]), val, 2, how=HOW)
+        train_vqa(train._replace(answers=train.answers[1:]), val, 2, training=HOW)
     none = train._replace(questions=train.questions[:0], study=train.study[:0], answers=train.answers[:0])
     with pytest.raises(UserError, match="at least one study"):
-        train_vqa(none, val, 2, how=HOW)
+        train_vqa(none, val, 2, training=HOW)

@@ -17,41 +17,39 @@ from hardneg_plugin.backbones.r2gencmn import R2GenCMN
 from hardneg_plugin.backbones.transformer import TransformerDecoder
 from hardneg_plugin.errors import UserError
 
-NextWord = Callable[[list[int]], Tensor]
-"""From the words so far to the log-probabilities (V + 1,) of the next."""
+NextToken = Callable[[list[int]], Tensor]
+"""From the tokens so far to the log-probabilities (V + 1,) of the next."""
 
 
-def plain_beam_search(next_word: NextWord, beam_size: int, max_length: int) -> list[int]:
+def plain_beam_search(next_token: NextToken, beam_size: int, max_length: int) -> list[int]:
     """The rules, one study and one candidate at a time, without caches and without stopping early."""
     recorded: list[tuple[Tensor, list[int]]] = []
     beams: list[tuple[Tensor, list[int]]] = [(torch.tensor(0.0), [])]
     for position in range(max_length):
         candidates = [
-            (total + log_prob, [*words, word])
-            for total, words in beams
-            for word, log_prob in enumerate(next_word(words))
+            (total + log_prob, [*ids, token]) for total, ids in beams for token, log_prob in enumerate(next_token(ids))
         ]
         candidates.sort(key=lambda candidate: -candidate[0].item())
         beams = []
-        for total, words in candidates[:beam_size]:
-            if words[-1] == 0 or position == max_length - 1:
-                recorded.append((total, words))
-            beams.append((total - 1000 if words[-1] == 0 else total, words))
+        for total, ids in candidates[:beam_size]:
+            if ids[-1] == 0 or position == max_length - 1:
+                recorded.append((total, ids))
+            beams.append((total - 1000 if ids[-1] == 0 else total, ids))
     best = recorded[0]
     for candidate in recorded:
         if candidate[0] > best[0]:
             best = candidate
-    words = best[1]
-    return words + [0] * (max_length - len(words))
+    ids = best[1]
+    return ids + [0] * (max_length - len(ids))
 
 
 class Recurrent(IncrementalDecoder):
-    """A decoder whose only state is a recurrent memory; what comes next depends on every earlier word and the image."""
+    """A decoder whose only state is a recurrent memory; what comes next depends on every earlier token and the image."""
 
     def __init__(self, vocab_size: int, *, end: float, sharpness: float) -> None:
         super().__init__()
         self.vocab_size, self.width = vocab_size, 6
-        self.words = nn.Embedding(vocab_size + 1, 6)
+        self.embedding = nn.Embedding(vocab_size + 1, 6)
         self.memory = nn.Linear(6, 6)
         self.output = nn.Linear(6, vocab_size + 1)
         with torch.no_grad():
@@ -66,7 +64,7 @@ class Recurrent(IncrementalDecoder):
 
     def step(self, tokens: Tensor, state: DecoderState) -> Tensor:
         assert isinstance(state, Memory)
-        state.memory = torch.tanh(self.memory(state.memory) + self.words(tokens))
+        state.memory = torch.tanh(self.memory(state.memory) + self.embedding(tokens))
         return self.classify(state.memory)
 
     def states(self, patches, tokens, *, patch_mask=None):
@@ -77,10 +75,10 @@ class Recurrent(IncrementalDecoder):
 
     @property
     def word_embedding(self):
-        return self.words
+        return self.embedding
 
     def word_embeddings(self, tokens):
-        return self.words(tokens[:, 1:])
+        return self.embedding(tokens[:, 1:])
 
     def attention_maps(self, patches, tokens, *, patch_mask=None):
         raise NotImplementedError
@@ -94,26 +92,26 @@ class Memory(DecoderState):
         self.memory = self.memory.gather(1, parents[..., None].expand_as(self.memory))
 
 
-def recurrent_next_word(decoder: Recurrent, patches: Tensor) -> NextWord:
-    def next_word(words: list[int]) -> Tensor:
+def recurrent_next_token(decoder: Recurrent, patches: Tensor) -> NextToken:
+    def next_token(ids: list[int]) -> Tensor:
         memory = patches.sum(0)
-        for word in [0, *words]:
-            memory = torch.tanh(decoder.memory(memory) + decoder.words.weight[word])
+        for token in [0, *ids]:
+            memory = torch.tanh(decoder.memory(memory) + decoder.embedding.weight[token])
         return decoder.output(memory).log_softmax(-1)
 
-    return next_word
+    return next_token
 
 
-def next_word_of(decoder: EncoderDecoder, patches: Tensor) -> NextWord:
+def next_token_of(decoder: EncoderDecoder, patches: Tensor) -> NextToken:
     known: dict[tuple[int, ...], Tensor] = {}  # most beginnings are asked for by several widths of the beam
 
-    def next_word(words: list[int]) -> Tensor:
-        key = tuple(words)
+    def next_token(ids: list[int]) -> Tensor:
+        key = tuple(ids)
         if key not in known:
-            known[key] = decoder.log_probs(patches[None], torch.tensor([[0, *words, 0]]))[0, -1]
+            known[key] = decoder.log_probs(patches[None], torch.tensor([[0, *ids, 0]]))[0, -1]
         return known[key]
 
-    return next_word
+    return next_token
 
 
 ENDS = {"ends at once": 9.0, "ends some time": 0.5, "never ends": -50.0}
@@ -129,7 +127,7 @@ def test_many_random_decoders_decode_as_the_plain_search(beam_size: int, end: fl
         decoder = Recurrent(vocab_size, end=end, sharpness=2.0)
         patches = torch.randn(3, 2, 6)
         found = decoder.generate(patches, beam_size=beam_size, max_length=max_length)
-        expected = [plain_beam_search(recurrent_next_word(decoder, study), beam_size, max_length) for study in patches]
+        expected = [plain_beam_search(recurrent_next_token(decoder, study), beam_size, max_length) for study in patches]
         assert found.tolist() == expected, (seed, vocab_size, max_length)
         assert found.dtype == torch.long
         lengths.update((found > 0).sum(1).tolist())
@@ -146,7 +144,7 @@ def test_ended_beams_come_back_where_open_ones_fall_by_more_than_1000(beam_size:
         decoder = Recurrent(4, end=0.0, sharpness=900.0)
         patches = torch.randn(3, 2, 6)
         found = decoder.generate(patches, beam_size=beam_size, max_length=5)
-        expected = [plain_beam_search(recurrent_next_word(decoder, study), beam_size, 5) for study in patches]
+        expected = [plain_beam_search(recurrent_next_token(decoder, study), beam_size, 5) for study in patches]
         assert found.tolist() == expected, seed
 
 
@@ -183,7 +181,7 @@ def test_cached_decoders_decode_as_the_plain_search(kind: str) -> None:
     ):
         decoder = small(kind, seed, vocab_size, end=end)
         patches = torch.randn(2, 3, 5)
-        next_words = [next_word_of(decoder, study) for study in patches]
+        next_words = [next_token_of(decoder, study) for study in patches]
         for beam_size in (1, 2, 3, 4, 5):
             case = (beam_size, seed, vocab_size, end, max_length)
             found = decoder.generate(patches, beam_size=beam_size, max_length=max_length)
@@ -224,7 +222,7 @@ class Scripted(Recurrent):
 
 
 def test_of_equal_sums_the_first_recorded_wins_whatever_the_batch_mates() -> None:
-    tied = [[-1.0, -1.0], [-9.0, 0.0], [0.0, -9.0]]  # -1 for the end at once, and for two words
+    tied = [[-1.0, -1.0], [-9.0, 0.0], [0.0, -9.0]]  # -1 for the end at once, and for two tokens
     longer = [[-9.0, -0.5], [-9.0, -0.5], [0.0, -9.0]]
     found = Scripted(tied, longer).generate(torch.zeros(2, 1, 6), beam_size=2, max_length=3)
     assert found.tolist() == [[0, 0, 0], [1, 1, 0]]
@@ -243,13 +241,13 @@ def test_search_stops_when_nothing_better_can_come() -> None:
 
 
 def every_report(decoder: Recurrent, patches: Tensor, max_length: int) -> list[tuple[float, list[int]]]:
-    """All reports up to a length with their summed log-probabilities, one word at a time."""
-    next_word, whole, open_reports = recurrent_next_word(decoder, patches), [], [(0.0, [])]
+    """All reports up to a length with their summed log-probabilities, one token at a time."""
+    next_token, whole, open_reports = recurrent_next_token(decoder, patches), [], [(0.0, [])]
     for position in range(max_length):
         longer = [
-            (total + log_prob.item(), [*words, word])
-            for total, words in open_reports
-            for word, log_prob in enumerate(next_word(words))
+            (total + log_prob.item(), [*ids, token])
+            for total, ids in open_reports
+            for token, log_prob in enumerate(next_token(ids))
         ]
         is_last = position == max_length - 1
         whole += [report for report in longer if report[1][-1] == 0 or is_last]
@@ -257,8 +255,8 @@ def every_report(decoder: Recurrent, patches: Tensor, max_length: int) -> list[t
     return whole
 
 
-def padded(words: list[int], length: int) -> list[int]:
-    return words + [0] * (length - len(words))
+def padded(ids: list[int], length: int) -> list[int]:
+    return ids + [0] * (length - len(ids))
 
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0, -1.0])
@@ -273,7 +271,7 @@ def test_a_beam_wide_enough_returns_the_best_of_all_reports_in_order(penalty: fl
         for study in range(2):
             reports = every_report(decoder, patches[study], 4)
             reports.sort(key=lambda report: -report[0] / len(report[1]) ** penalty)
-            assert found.tokens[study].tolist() == [padded(words, 4) for _, words in reports[:4]]
+            assert found.tokens[study].tolist() == [padded(ids, 4) for _, ids in reports[:4]]
             assert found.log_probs[study].tolist() == pytest.approx([total for total, _ in reports[:4]], abs=1e-5)
             winners.add(len(reports[0][1]))
     assert len(winners) > 1
@@ -290,17 +288,17 @@ def test_where_there_are_fewer_reports_than_asked_for_the_rest_is_empty() -> Non
 @pytest.mark.parametrize("options", [{}, {"beam_size": 1}, {"sample": True, "num_return": 3}], ids=str)
 @pytest.mark.parametrize("size", [1, 2, 3])
 @torch.no_grad()
-def test_no_sequence_of_words_comes_twice(size: int, options: dict) -> None:
+def test_no_sequence_of_tokens_comes_twice(size: int, options: dict) -> None:
     repeats_without = 0
     for seed in range(8):
         decoder, patches = small("transformer", seed, 3, end=-50.0), torch.randn(3, 2, 5)
         for no_repeat in (0, size):
             decoding = Decoding(max_length=12, no_repeat_ngram_size=no_repeat, **options)
-            for words in decoder.decode(patches, decoding).tokens.flatten(0, 1).tolist():
-                words = words[: words.index(0)] if 0 in words else words
-                sequences = [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
+            for ids in decoder.decode(patches, decoding).tokens.flatten(0, 1).tolist():
+                ids = ids[: ids.index(0)] if 0 in ids else ids
+                sequences = [tuple(ids[i : i + size]) for i in range(len(ids) - size + 1)]
                 if no_repeat:
-                    assert len(set(sequences)) == len(sequences), words
+                    assert len(set(sequences)) == len(sequences), ids
                 repeats_without += not no_repeat and len(set(sequences)) < len(sequences)
     assert repeats_without > 10
 
@@ -312,21 +310,21 @@ def test_without_repeats_the_search_is_that_over_what_is_left() -> None:
         decoder, patches = Recurrent(3, end=0.0, sharpness=2.0), torch.randn(2, 2, 6)
         found = decoder.decode(patches, Decoding(beam_size=2, max_length=6, no_repeat_ngram_size=2))
         for study in range(2):
-            next_word = recurrent_next_word(decoder, patches[study])
+            next_token = recurrent_next_token(decoder, patches[study])
 
-            def left(words: list[int], next_word: NextWord = next_word) -> Tensor:
-                log_probs = next_word(words).clone()
-                seen = set(itertools.pairwise(words))
-                for word in range(1, 4):
-                    if words and (words[-1], word) in seen:
-                        log_probs[word] = -torch.inf
+            def left(ids: list[int], next_token: NextToken = next_token) -> Tensor:
+                log_probs = next_token(ids).clone()
+                seen = set(itertools.pairwise(ids))
+                for token in range(1, 4):
+                    if ids and (ids[-1], token) in seen:
+                        log_probs[token] = -torch.inf
                 return log_probs
 
             assert found.tokens[study, 0].tolist() == plain_beam_search(left, 2, 6)
 
 
 @torch.no_grad()
-def test_words_are_drawn_as_often_as_they_are_likely() -> None:
+def test_tokens_are_sampled_as_often_as_they_are_likely() -> None:
     torch.manual_seed(0)
     script = [[-2.0, -1.0, -0.7, -3.0]]
     for options, kept in (
@@ -346,7 +344,7 @@ def test_words_are_drawn_as_often_as_they_are_likely() -> None:
         shares = torch.bincount(found.tokens.flatten(), minlength=4) / 20000
         torch.testing.assert_close(shares, weights / weights.sum(), atol=0.015, rtol=0)
         assert (shares > 0).tolist() == (weights > 0).tolist()
-        # what is returned is the model's own log-probability, whatever was drawn from
+        # what is returned is the model's log-probability, whatever was sampled from
         assert found.log_probs[0, 0].item() == pytest.approx(script[0][found.tokens[0, 0, 0]])
 
 
@@ -361,9 +359,9 @@ def test_sampled_reports_are_the_models_own(kind: str) -> None:
     lengths = (found.tokens > 0).sum(-1)
     assert lengths.unique().numel() > 1
     for study, report in itertools.product(range(3), range(4)):
-        words = found.tokens[study, report]
-        log_probs = decoder.log_probs(patches[study][None], torch.cat([words.new_zeros(1), words])[None])[0]
-        total = log_probs[range(7), words][: lengths[study, report] + 1].sum()
+        ids = found.tokens[study, report]
+        log_probs = decoder.log_probs(patches[study][None], torch.cat([ids.new_zeros(1), ids])[None])[0]
+        total = log_probs[range(7), ids][: lengths[study, report] + 1].sum()
         assert found.log_probs[study, report].item() == pytest.approx(total.item(), abs=1e-4)
     certain = decoder.decode(patches, Decoding(sample=True, top_k=1, max_length=7)).tokens[:, 0]
     assert certain.equal(decoder.generate(patches, beam_size=1, max_length=7))

@@ -37,7 +37,7 @@ def decoder(request: pytest.FixtureRequest) -> EncoderDecoder:
 @torch.no_grad()
 def test_cached_steps_are_the_teacher_forced_ones(decoder: EncoderDecoder) -> None:
     patches, patch_mask = torch.randn(2, 4, 5), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
-    tokens = torch.randint(1, 7, (2, 3, 9))  # three beams of two studies, no word 0 inside
+    tokens = torch.randint(1, 7, (2, 3, 9))  # three beams of two studies, no token 0 inside
     tokens[..., 0] = 0
     state = decoder.start(patches, max_length=8, beams=3, patch_mask=patch_mask)
     stepped = torch.stack([decoder.step(tokens[..., t], state) for t in range(8)], dim=2)
@@ -81,8 +81,8 @@ def test_each_word_is_embedded_by_itself(decoder: EncoderDecoder) -> None:
     embedded = decoder.word_embeddings(TOKENS)
     assert embedded.shape == (3, TOKENS.shape[1] - 1, decoder.word_embedding.embedding_dim)
     for study, position in itertools.product(range(3), range(TOKENS.shape[1] - 1)):
-        word = TOKENS[study, position + 1]
-        assert embedded[study, position].equal(decoder.word_embedding.weight[word])
+        token = TOKENS[study, position + 1]
+        assert embedded[study, position].equal(decoder.word_embedding.weight[token])
 
 
 @torch.no_grad()
@@ -175,7 +175,7 @@ def plain_attention_maps(decoder: EncoderDecoder, patches: Tensor, patch_mask: T
 def test_attention_maps(decoder: EncoderDecoder) -> None:
     patches, patch_mask = torch.randn(3, 4, 5), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 1, 1]]).bool()
     maps = decoder.attention_maps(patches, TOKENS, patch_mask=patch_mask)
-    assert maps.shape == (3, 2, 4, 6, 4)  # studies, layers, heads, words, patches
+    assert maps.shape == (3, 2, 4, 6, 4)  # studies, layers, heads, tokens, patches
     torch.testing.assert_close(maps, plain_attention_maps(decoder, patches, patch_mask), atol=1e-6, rtol=0)
     assert decoder.train().attention_maps(patches, TOKENS, patch_mask=patch_mask).equal(maps)  # without dropout
     assert decoder.training
@@ -194,12 +194,12 @@ def test_decoding_returns_the_attention_that_each_word_was_written_with(decoder:
     decoded = decoder.train().decode(patches, Decoding(beam_size=3, num_return=2, max_length=5), attention=True)
     assert decoder.training
     assert decoded.attention is not None
-    assert decoded.attention.shape == (2, 2, 2, 4, 5, 4)  # studies, reports, layers, heads, words, patches
+    assert decoded.attention.shape == (2, 2, 2, 4, 5, 4)  # studies, reports, layers, heads, tokens, patches
     torch.testing.assert_close(decoded.attention.sum(-1), torch.ones(2, 2, 2, 4, 5), atol=1e-5, rtol=0)
     decoder.eval()
     for study in range(2):
-        words = decoded.tokens[study, 0]
-        rows = torch.cat([words.new_zeros(1), words])[None]
+        row = decoded.tokens[study, 0]
+        rows = torch.cat([row.new_zeros(1), row])[None]
         alone = decoder.attention_maps(patches[study : study + 1], rows)[0]
         torch.testing.assert_close(decoded.attention[study, 0], alone, atol=1e-5, rtol=0)
     assert decoder.decode(patches, Decoding(max_length=5)).attention is None

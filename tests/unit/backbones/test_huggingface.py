@@ -49,12 +49,12 @@ def save(folder: Path, kind: str = "gpt2", rows: int = 6, **values) -> Path:
 def test_log_probs_are_those_of_the_model_itself(kind: str, pretrained: bool, tmp_path: Path) -> None:
     options = {"name_or_path": str(save(tmp_path, kind)), "config": None} if pretrained else {}
     decoder = make(kind, **options).eval()
-    patches, tokens = torch.randn(3, 4, 5), TOKENS.masked_fill(TOKENS == 2, 4)  # word 2 is RoBERTa's padding
-    words = tokens[:, :-1]
-    is_word = (words > 0) | (torch.arange(6) == 0)
+    patches, tokens = torch.randn(3, 4, 5), TOKENS.masked_fill(TOKENS == 2, 4)  # token 2 is RoBERTa's padding
+    ids = tokens[:, :-1]
+    is_token = (ids > 0) | (torch.arange(6) == 0)
     logits = decoder.model(
-        input_ids=torch.where(words == 0, 6, words - 1),
-        attention_mask=is_word.long(),
+        input_ids=torch.where(ids == 0, 6, ids - 1),
+        attention_mask=is_token.long(),
         encoder_hidden_states=decoder.project(patches),
         encoder_attention_mask=torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 1]]),
     ).logits
@@ -70,7 +70,7 @@ def test_log_probs_are_those_of_the_model_itself(kind: str, pretrained: bool, tm
 def test_pretrained_rows_keep_their_meaning(kind: str, tied: bool, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    save(tmp_path, kind, rows=8, tie_word_embeddings=tied)  # two rows more than words
+    save(tmp_path, kind, rows=8, tie_word_embeddings=tied)  # two rows more than tokens
     trained = AutoModelForCausalLM.from_pretrained(tmp_path)
     decoder = make(kind, config=None, name_or_path=str(tmp_path))
     for table in ("get_input_embeddings", "get_output_embeddings"):
@@ -104,11 +104,11 @@ def test_generate_reads_what_teacher_forcing_reads(kind: str, monkeypatch) -> No
     ended = torch.zeros(3, 4, dtype=torch.bool)
     sums = torch.zeros(3, 4)
     for position in range(own.shape[2]):
-        words = decoded.tokens[:, :, position]
-        sums += own[:, :, position].gather(2, words[..., None])[..., 0] * ~ended
-        ended |= words == 0
+        ids = decoded.tokens[:, :, position]
+        sums += own[:, :, position].gather(2, ids[..., None])[..., 0] * ~ended
+        ended |= ids == 0
     torch.testing.assert_close(decoded.log_probs, sums, atol=1e-4, rtol=1e-5)
-    assert (decoded.tokens == 2).any()  # RoBERTa's padding is a word
+    assert (decoded.tokens == 2).any()  # RoBERTa's padding is a token
 
 
 @every_kind
@@ -117,11 +117,11 @@ def test_each_word_is_embedded_by_itself(kind: str) -> None:
     decoder = make(kind).eval()
     embedded = decoder.word_embeddings(TOKENS)
     assert embedded.shape == (3, TOKENS.shape[1] - 1, decoder.word_embedding.embedding_dim)
-    rows = {int(word): vector for word, vector in zip(TOKENS[:, 1:].flatten(), embedded.flatten(0, 1), strict=True)}
-    for word, vector in zip(TOKENS[:, 1:].flatten(), embedded.flatten(0, 1), strict=True):
-        assert vector.equal(rows[int(word)])
-    # word w is the model's own token w - 1, and word 0 the last
-    assert all(vector.equal(decoder.word_embedding.weight[word - 1]) for word, vector in rows.items())
+    rows = {int(token): vector for token, vector in zip(TOKENS[:, 1:].flatten(), embedded.flatten(0, 1), strict=True)}
+    for token, vector in zip(TOKENS[:, 1:].flatten(), embedded.flatten(0, 1), strict=True):
+        assert vector.equal(rows[int(token)])
+    # token t is row t - 1 of the model, and token 0 the last
+    assert all(vector.equal(decoder.word_embedding.weight[token - 1]) for token, vector in rows.items())
 
 
 @every_kind
@@ -148,19 +148,19 @@ def plain_beam_search(
 ) -> list[list[int]]:
     """Uncached, one study: a beam that ends among the best is recorded, and the best open ones go on."""
 
-    def next_word(words: list[int]) -> Tensor:
-        return decoder.log_probs(study[None], torch.tensor([[0, *words, 0]]))[0, -1]
+    def next_token(ids: list[int]) -> Tensor:
+        return decoder.log_probs(study[None], torch.tensor([[0, *ids, 0]]))[0, -1]
 
     recorded, beams = [], [(0.0, [])]
     for position in range(max_length):
-        candidates = [(total + float(p), [*words, i]) for total, words in beams for i, p in enumerate(next_word(words))]
+        candidates = [(total + float(p), [*ids, i]) for total, ids in beams for i, p in enumerate(next_token(ids))]
         candidates.sort(key=lambda candidate: -candidate[0])
-        for total, words in candidates[:beam_size]:
-            if words[-1] == 0 or position == max_length - 1:
-                recorded.append((total / len(words) ** penalty, words))
-        beams = [(total, words) for total, words in candidates if words[-1] != 0][:beam_size]
+        for total, ids in candidates[:beam_size]:
+            if ids[-1] == 0 or position == max_length - 1:
+                recorded.append((total / len(ids) ** penalty, ids))
+        beams = [(total, ids) for total, ids in candidates if ids[-1] != 0][:beam_size]
     recorded.sort(key=lambda record: -record[0])
-    return [words + [0] * (max_length - len(words)) for _, words in recorded[:beam_size]]
+    return [ids + [0] * (max_length - len(ids)) for _, ids in recorded[:beam_size]]
 
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
@@ -188,9 +188,9 @@ def test_sampling_draws_what_is_asked_for() -> None:
         drawn = decoder.decode(patches, Decoding(sample=True, num_return=2, max_length=9, **options))
         assert drawn.tokens.equal(greedy.tokens.expand(-1, 2, -1))
         torch.testing.assert_close(drawn.log_probs, greedy.log_probs.expand(-1, 2))
-    words = decoder.decode(patches[:1], Decoding(sample=True, num_return=500, max_length=1)).tokens.flatten()
+    ids = decoder.decode(patches[:1], Decoding(sample=True, num_return=500, max_length=1)).tokens.flatten()
     expected = decoder.log_probs(patches[:1], torch.zeros(1, 2, dtype=torch.long)).exp().flatten()
-    torch.testing.assert_close(words.bincount(minlength=7) / 500, expected, atol=0.08, rtol=0)
+    torch.testing.assert_close(ids.bincount(minlength=7) / 500, expected, atol=0.08, rtol=0)
 
 
 @pytest.mark.parametrize("options", [{}, {"beam_size": 1}, {"sample": True}])
@@ -199,8 +199,8 @@ def test_no_word_comes_twice_but_the_end(options: dict) -> None:
     for tokens in decoder.decode(
         torch.randn(4, 4, 5), Decoding(max_length=9, no_repeat_ngram_size=1, **options)
     ).tokens:
-        words = tokens[tokens > 0].tolist()
-        assert len(set(words)) == len(words) <= 6
+        ids = tokens[tokens > 0].tolist()
+        assert len(set(ids)) == len(ids) <= 6
     assert tokens.shape == (1, 9)
 
 

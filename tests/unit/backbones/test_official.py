@@ -152,9 +152,9 @@ def test_an_export_has_all_that_strict_loading_asks_for(architecture: str) -> No
     decoder = make(architecture)
     state = released_state(decoder)
     tables = {name for name in state if name.endswith(".pe")}
-    words, patches = "encoder_decoder.model.tgt_embed.1.pe", "encoder_decoder.model.src_embed.0.pe"
-    assert tables == ({words, patches} if architecture == "r2gencmn" else {words})
-    table = state[words]
+    tokens, patches = "encoder_decoder.model.tgt_embed.1.pe", "encoder_decoder.model.src_embed.0.pe"
+    assert tables == ({tokens, patches} if architecture == "r2gencmn" else {tokens})
+    table = state[tokens]
     assert table.shape == (1, 5000, 8)
     assert table.dtype == torch.float32
     # Sine and cosine in turn, slower from pair to pair: 10000 ** (2 / 8) is 10.

@@ -15,12 +15,12 @@ def encoder(**more):
 
 
 def rows(*reports, length=None):
-    """Token rows `[0, words..., 0, padding 0...]`."""
+    """Token rows `[0, tokens..., 0, padding 0...]`."""
     length = length or max(map(len, reports)) + 2
-    return torch.tensor([[0, *words, *[0] * (length - 1 - len(words))] for words in reports])
+    return torch.tensor([[0, *report, *[0] * (length - 1 - len(report))] for report in reports])
 
 
-def test_states_are_of_all_words_and_the_end():
+def test_states_are_of_all_tokens_and_the_end():
     assert encoder()(rows([1, 2, 3], [4])).shape == (2, 4, 16)
 
 

@@ -47,7 +47,7 @@ def test_it_is_torchs_pre_norm_transformer() -> None:
         copy_layer(ours, oracle, {"self_attention": "self_attn", "image_attention": "multihead_attn"}, list(norms))
 
     patches, patch_mask = torch.randn(3, 4, 5), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]]).bool()
-    words = TOKENS[:, :-1]
+    inputs = TOKENS[:, :-1]
     image = torch.relu(decoder.project[0](patches))
     for layer in encoder_layers:
         image = layer(image, src_key_padding_mask=~patch_mask)
@@ -58,8 +58,8 @@ def test_it_is_torchs_pre_norm_transformer() -> None:
             for row in range(6)
         ]
     )
-    x = decoder.embedding.weight[words] * 4 + position
-    is_padding = words == 0
+    x = decoder.embedding.weight[inputs] * 4 + position
+    is_padding = inputs == 0
     is_padding[:, 0] = False
     causal = torch.ones(6, 6).triu(1).bool()
     for layer in decoder_layers:

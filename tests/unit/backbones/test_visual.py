@@ -40,9 +40,9 @@ def pictures(studies: int = 2, views: int = 2, size: int = 64) -> Tensor:
 @pytest.mark.parametrize("case", MODELS)
 def test_any_model_gives_patches_and_has_no_dead_parameter(case: str) -> None:
     extractor = make(case)
-    patches, patch_mask, pooled, grid, entities, told = extractor(pictures())
+    patches, patch_mask, pooled, grid, entities, projected = extractor(pictures())
     assert entities is None
-    assert told is None
+    assert projected is None
     side = 4 if "stride 16" in case or "vit" in case else 2
     assert patches.shape == (2, 2 * side * side, extractor.width)
     assert patch_mask.shape == (2, 2 * side * side)

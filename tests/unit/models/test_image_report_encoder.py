@@ -1,4 +1,4 @@
-"""Pre-training without a decoder: what learns, what stands for a text, checkpoints, mined studies, and the diagnosis."""
+"""Pre-training without a decoder: gradients, embeddings of texts, checkpoints, paired studies, and the diagnosis."""
 
 import warnings
 from functools import partial
@@ -62,14 +62,14 @@ def collated(count=4, start=0):
     return StudyCollator(TOKENIZER, 100, KNOWLEDGE)([STUDIES[i] for i in range(start, start + count)])
 
 
-def seen(model, batch):
+def outputs_of(model, batch):
     return {"visual": model.encode_images(batch)}
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_parameter_gets_a_gradient(objective):
     model = encoder(objective)
-    outputs = seen(model, collated())
+    outputs = outputs_of(model, collated())
     pairs, statements = model.embed(collated(), outputs), model.embed_statements(collated(), outputs)
     terms = model.hard_negatives(pairs, LATE, **({} if statements is None else {"statements": statements}))
     (terms.alignment_loss + terms.separation_loss).backward()
@@ -120,7 +120,7 @@ def test_a_text_embeds_as_the_report_of_a_study(objective):
     torch.testing.assert_close(model.embed_texts(texts[2:3]), reports[2:3])
     torch.testing.assert_close(reports.norm(dim=-1), torch.ones(4))
     torch.testing.assert_close(images.norm(dim=-1), torch.ones(4))
-    pairs = model.embed(batch, seen(model, batch))
+    pairs = model.embed(batch, outputs_of(model, batch))
     for ours, theirs in zip(model.hard_negatives.project(pairs), (images, reports), strict=True):
         torch.testing.assert_close(ours, theirs)
     cut = StudyCollator(TOKENIZER, 6)([STUDIES[i] for i in range(4)])
@@ -129,9 +129,9 @@ def test_a_text_embeds_as_the_report_of_a_study(objective):
 
 def test_what_an_objective_asks_for_is_there():
     model = encoder("gk_mvlp").eval()
-    pairs = model.embed(collated(), seen(model, collated()))
+    pairs = model.embed(collated(), outputs_of(model, collated()))
     statements, texts = (
-        model.embed_statements(collated(), seen(model, collated())),
+        model.embed_statements(collated(), outputs_of(model, collated())),
         model.hard_negatives.statement_texts,
     )
     assert statements.shape == (2, len(KNOWLEDGE.prompts), 16)
@@ -145,17 +145,17 @@ def test_what_an_objective_asks_for_is_there():
 
 def test_mined_studies_are_embedded_as_studies_of_their_own():
     model = encoder(hard_negatives=partial(HardNegativeObjective, width=8, negatives=Paired(k=2))).eval()
-    mined = collated(8, 4)
-    batch = {**collated(), "negatives": mined}
-    pairs = model.embed(batch, seen(model, batch))
-    torch.testing.assert_close(pairs.negatives.images, model.encode_images(mined).pooled)
-    expected = model.embed_pairs(mined, model.encode_images(mined).pooled)[1]
+    paired = collated(8, 4)
+    batch = {**collated(), "negatives": paired}
+    pairs = model.embed(batch, outputs_of(model, batch))
+    torch.testing.assert_close(pairs.negatives.images, model.encode_images(paired).pooled)
+    expected = model.embed_pairs(paired, model.encode_images(paired).pooled)[1]
     torch.testing.assert_close(model.hard_negatives.project(pairs.negatives)[1], expected)
-    assert torch.equal(pairs.negatives.match_keys.columns, mined["match_keys"])
+    assert torch.equal(pairs.negatives.match_keys.columns, paired["match_keys"])
     terms = model.hard_negatives(pairs, LATE)
     terms.alignment_loss.backward()
     assert 0 < terms.logs["negatives_found"] <= 1
-    assert model.embed(collated(), seen(model, collated())).negatives is None
+    assert model.embed(collated(), outputs_of(model, collated())).negatives is None
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

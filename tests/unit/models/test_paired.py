@@ -1,4 +1,4 @@
-"""`negatives=paired` in the generator and in the configs: the batch brings the mined studies, the host encodes them."""
+"""`negatives=paired` in the generator and in the configs: the batch carries paired studies, the host encodes them."""
 
 import json
 from functools import partial
@@ -47,54 +47,54 @@ def make(of=HardNegativeReportGenerator, feature="text_only", k=2):
     )
 
 
-def collate(indices, mined=None):
+def collate(indices, paired=None):
     samples = [STUDIES[i] for i in indices]
-    if mined is not None:
-        samples = [{**s, "negatives": [STUDIES[i] for i in row]} for s, row in zip(samples, mined, strict=True)]
+    if paired is not None:
+        samples = [{**s, "negatives": [STUDIES[i] for i in row]} for s, row in zip(samples, paired, strict=True)]
     return StudyCollator(TOKENIZER, 40)(samples)
 
 
 @pytest.fixture
 def batch():
-    """Three studies with two mined ones each; the last has but one, and is filled up with itself."""
+    """Three studies with two paired ones each; the last has one, and is filled up with itself."""
     return collate([0, 1, 2], [[3, 4], [5, 6], [7, 2]])
 
 
 @pytest.mark.parametrize("feature", get_args(ReportFeature))
-def test_mined_studies_are_embedded_as_they_would_be_in_a_batch_of_their_own(batch, feature):
+def test_paired_studies_are_embedded_as_they_would_be_in_a_batch_of_their_own(batch, feature):
     model = make(feature=feature).eval()
-    mined = model.embed(batch, model._teacher_forced(batch)).negatives
+    paired = model.embed(batch, model._teacher_forced(batch)).negatives
     alone = collate([3, 4, 5, 6, 7, 2])
     expected = model.embed(alone, model._teacher_forced(alone))
-    torch.testing.assert_close(mined.images, expected.images)
-    torch.testing.assert_close(mined.reports, expected.reports)
-    assert torch.equal(mined.match_keys.columns, expected.match_keys.columns)
+    torch.testing.assert_close(paired.images, expected.images)
+    torch.testing.assert_close(paired.reports, expected.reports)
+    assert torch.equal(paired.match_keys.columns, expected.match_keys.columns)
     assert expected.negatives is None
 
 
 @pytest.mark.parametrize("feature", get_args(ReportFeature))
-def test_the_gradient_reaches_the_host_through_the_mined_studies(batch, feature):
+def test_the_gradient_reaches_the_host_through_the_paired_studies(batch, feature):
     model = make(feature=feature)
-    mined = model.embed(batch, model._teacher_forced(batch)).negatives
-    for features, part in ((mined.images, model.visual), (mined.reports, model.decoder)):
+    paired = model.embed(batch, model._teacher_forced(batch)).negatives
+    for features, part in ((paired.images, model.visual), (paired.reports, model.decoder)):
         model.zero_grad()
         (features**2).sum().backward(retain_graph=True)
         assert sum(p.grad.abs().sum() for p in part.parameters() if p.grad is not None) > 0
 
 
-def test_the_objective_is_measured_against_the_mined_studies(batch):
+def test_the_objective_is_measured_against_the_paired_studies(batch):
     model = make().eval()
     pairs = model.embed(batch, model._teacher_forced(batch))
     terms = model.hard_negatives(pairs, LATE)
     images, _ = model.hard_negatives.project(pairs)
-    _, mined = model.hard_negatives.project(pairs.negatives)
+    _, paired = model.hard_negatives.project(pairs.negatives)
     keys, mined_keys = pairs.match_keys.columns, pairs.negatives.match_keys.columns
     similarities = []
     for i in range(3):
         for row in (2 * i, 2 * i + 1):
             known = (keys[i] >= 0) & (mined_keys[row] >= 0)
             if not ((keys[i] == mined_keys[row]) & known).any():
-                similarities.append((images[i] @ mined[row]).item())
+                similarities.append((images[i] @ paired[row]).item())
     assert 0 < len(similarities) < 6  # the study that stands for its own negative does not count
     assert terms.logs["negative_similarity"].item() == pytest.approx(sum(similarities) / len(similarities), abs=1e-5)
 
@@ -102,9 +102,9 @@ def test_the_objective_is_measured_against_the_mined_studies(batch):
 def test_the_bare_host_and_evaluation_take_no_notice(batch):
     plain = collate([0, 1, 2])
     for model in (make(of=ReportGenerator).eval(), make().eval()):
-        with_mined, without = model._teacher_forced(batch), model._teacher_forced(plain)
-        assert all(torch.equal(with_mined[name], without[name]) for name in ("loss", "losses", "states"))
-        for value, expected in zip(with_mined["visual"], without["visual"], strict=True):
+        with_paired, without = model._teacher_forced(batch), model._teacher_forced(plain)
+        assert all(torch.equal(with_paired[name], without[name]) for name in ("loss", "losses", "states"))
+        for value, expected in zip(with_paired["visual"], without["visual"], strict=True):
             assert torch.equal(value, expected) if isinstance(value, torch.Tensor) else value == expected
 
 
@@ -116,7 +116,7 @@ def compose(*overrides):
 @pytest.mark.parametrize(
     "data", ["phantom", "annotations data.root=x", "iu_xray data.root=x", "mimic_cxr data.root=x"], ids=str.split
 )
-def test_every_data_set_takes_the_mined_studies(data):
+def test_every_data_set_takes_the_paired_studies(data):
     config = compose(*f"data={data}".split(), "data.paired.table=t.json", "negatives.k=2", "data.paired.pool=5")
     assert instantiate(config.data.datamodule.paired) == PairedNegatives("t.json", k=2, pool=5)
     assert instantiate(config.negatives) == Paired(k=2)

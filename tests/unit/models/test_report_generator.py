@@ -1,4 +1,4 @@
-"""The generator's own pieces: loss, parameter groups, features for the alignment, vocabulary in checkpoints."""
+"""The parts of the generator: loss, parameter groups, features for the alignment, vocabulary in checkpoints."""
 
 from functools import partial
 from typing import get_args
@@ -106,11 +106,11 @@ def test_what_is_known_of_a_study_never_reaches_what_is_written():
 
 def test_the_decoder_reads_what_was_found_after_the_patches():
     model, batch = grounded().eval(), known()
-    outputs, seen = model._teacher_forced(batch), model.visual.extractor(batch["images"], batch["view_mask"])
+    outputs, extracted = model._teacher_forced(batch), model.visual.extractor(batch["images"], batch["view_mask"])
     visual = outputs["visual"]
-    torch.testing.assert_close(visual.patches, seen.patches)
+    torch.testing.assert_close(visual.patches, extracted.patches)
     torch.testing.assert_close(
-        visual.context, torch.cat([seen.patches, model.entity_projection(visual.entities)], dim=1)
+        visual.context, torch.cat([extracted.patches, model.entity_projection(visual.entities)], dim=1)
     )
     states = model.decoder.states(visual.context, batch["tokens"])
     torch.testing.assert_close(outputs["states"], states)
@@ -127,16 +127,16 @@ def test_a_study_without_views_has_an_empty_context():
 
 
 def test_attention_to_patches_leaves_out_the_entities():
-    seen = grounded().eval().encode_images(known())
-    attention = torch.rand(4, 3, seen.context.shape[1]).softmax(-1)
-    maps = seen.on_patches(attention)
-    count, (rows, columns) = seen.patches.shape[1], seen.grid
+    visual = grounded().eval().encode_images(known())
+    attention = torch.rand(4, 3, visual.context.shape[1]).softmax(-1)
+    maps = visual.on_patches(attention)
+    count, (rows, columns) = visual.patches.shape[1], visual.grid
     assert maps.shape == (4, 3, count // (rows * columns), rows, columns)
     patches = attention[..., :count]
     torch.testing.assert_close(maps.flatten(2), patches / patches.sum(-1, keepdim=True))
     assert torch.equal(
         plugged().encode_images(known()).on_patches(patches), patches.reshape(maps.shape)
-    )  # nothing told: as it is
+    )  # no entities: as it is
 
 
 def test_boxes_say_where_to_look():
@@ -232,12 +232,12 @@ def test_the_bare_host_loads_what_the_plugged_in_model_learned():
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_gradients_are_clipped_to_the_norm_asked_for_whatever_the_precision(precision):
     model = ReportGenerator(**arguments(optimizer=partial(torch.optim.AdamW, lr=1e-3, fused=precision != "32-true")))
-    seen = []
+    norms = []
 
     class Watch(pl.Callback):
         def on_train_batch_end(self, trainer, pl_module, *_):  # the gradients of the step just made
             gradients = [p.grad.flatten() for p in pl_module.parameters() if p.grad is not None]
-            seen.append(torch.cat(gradients).norm().item())
+            norms.append(torch.cat(gradients).norm().item())
 
     studies = [STUDIES[i] for i in range(8)]
     trainer = pl.Trainer(
@@ -252,4 +252,4 @@ def test_gradients_are_clipped_to_the_norm_asked_for_whatever_the_precision(prec
         enable_model_summary=False,
     )
     trainer.fit(model, DataLoader(studies, batch_size=4, collate_fn=StudyCollator(TOKENIZER, 40)))
-    assert seen == pytest.approx([1e-2, 1e-2], rel=1e-2)
+    assert norms == pytest.approx([1e-2, 1e-2], rel=1e-2)

@@ -1,4 +1,4 @@
-"""The diagnosis: figures against plain loops, each sign where it must be told and where not, and training left alone."""
+"""The diagnosis: figures against plain loops, each sign where it must warn and where not, and training unaffected."""
 
 import csv
 import warnings
@@ -135,27 +135,27 @@ def test_a_split_is_hardened_as_training_does_but_leaves_nothing_behind():
 
 
 class Scripted(ReportDecoder):
-    """States that are so much of the image and so much of the words."""
+    """States as a weighted sum of image and tokens."""
 
-    def __init__(self, vocab_size, patch_width, of_image, of_words):
+    def __init__(self, vocab_size, patch_width, of_image, of_tokens):
         super().__init__()
-        self.vocab_size, self.width, self.of_image, self.of_words = vocab_size, patch_width, of_image, of_words
+        self.vocab_size, self.width, self.of_image, self.of_tokens = vocab_size, patch_width, of_image, of_tokens
         generator = torch.Generator().manual_seed(0)
-        self.words = torch.randn(vocab_size + 1, self.width, generator=generator)
+        self.embeddings = torch.randn(vocab_size + 1, self.width, generator=generator)
         self.outputs = torch.randn(vocab_size + 1, self.width, generator=generator)
 
     def states(self, patches, tokens, *, patch_mask=None):
         return self.of_image * patches.mean(1, keepdim=True) + self.text_states(tokens)
 
     def text_states(self, tokens):
-        return self.of_words * self.words[tokens[:, :-1]]
+        return self.of_tokens * self.embeddings[tokens[:, :-1]]
 
     @property
     def word_embedding(self):
-        return torch.nn.Embedding.from_pretrained(self.words)
+        return torch.nn.Embedding.from_pretrained(self.embeddings)
 
     def word_embeddings(self, tokens):
-        return self.words[tokens[:, 1:]]
+        return self.embeddings[tokens[:, 1:]]
 
     def classify(self, states):
         return (states @ self.outputs.T).log_softmax(-1)
@@ -167,11 +167,11 @@ class Scripted(ReportDecoder):
         raise NotImplementedError
 
 
-def exchanged(of_image, of_words, feature="decoder_states"):
+def exchanged(of_image, of_tokens, feature="decoder_states"):
     """Reports exchanged where images are embedded as what of them the report states would log_diagnosis."""
     model = HardNegativeReportGenerator(
         visual=VisualExtractor("resnet10t", options={"channels": [8, 8, 16, 16], "stem_width": 8}),
-        backbone=partial(Scripted, of_image=of_image, of_words=of_words),
+        backbone=partial(Scripted, of_image=of_image, of_tokens=of_tokens),
         tokenizer=TOKENIZER,
         optimizer=torch.optim.SGD,
         report_feature=feature,
@@ -182,12 +182,12 @@ def exchanged(of_image, of_words, feature="decoder_states"):
     states = model.decoder.states(images, batch["tokens"])
     mask = batch["token_mask"][:, 1:, None]
     pooled = (states * mask).sum(1) / mask.sum(1)
-    seen = VisualFeatures(images, torch.ones(12, 1).bool(), pooled, (1, 1))
-    outputs = {"states": states, "visual": seen}
+    visual = VisualFeatures(images, torch.ones(12, 1).bool(), pooled, (1, 1))
+    outputs = {"states": states, "visual": visual}
     return exchange_reports(model, batch, outputs)
 
 
-def test_words_that_follow_from_words_alone_ignore_the_image():
+def test_tokens_that_follow_from_tokens_alone_ignore_the_image():
     assert exchanged(0, 1).image_sensitivity == 0
     assert "0.00%" in warning_signs.ignores_image(exchanged(0, 1))
     healthy = exchanged(1, 1)
@@ -248,8 +248,8 @@ def test_signs_warn_where_something_is_wrong_and_nowhere_else(sign, ill, well):
 
 def test_warnings_are_issued_once_after_some_in_a_row_and_not_again_by_a_resumed_run():
     tracker = warning_signs.WarningTracker()
-    seen = [tracker.due({"hardening_ineffective": message}) for message in ("a", "b", None, "c", "d")]
-    assert seen == [{}] * 5
+    messages = [tracker.due({"hardening_ineffective": message}) for message in ("a", "b", None, "c", "d")]
+    assert messages == [{}] * 5
     resumed = warning_signs.WarningTracker()
     resumed.load_state_dict(tracker.state_dict())
     assert resumed.due({"hardening_ineffective": "e"}) == {"hardening_ineffective": "e"}
@@ -263,7 +263,7 @@ def test_warnings_are_issued_once_after_some_in_a_row_and_not_again_by_a_resumed
 
 STUDY = LoggedStudy("a/1", np.arange(12, dtype=np.uint8).reshape(3, 4), "no <unk> seen", "heart normal")
 SHOWN = DiagnosisOutput(
-    [STUDY], {"own": torch.tensor([0.11, 0.12, -0.9]), "random": torch.tensor([])}, {"text_gap": 0.25}
+    [STUDY], {"positive": torch.tensor([0.11, 0.12, -0.9]), "random": torch.tensor([])}, {"text_gap": 0.25}
 )
 
 
@@ -273,10 +273,10 @@ def test_tensorboard_gets_pictures_texts_histograms_and_figures(tmp_path):
     logger.finalize("success")
     events = EventAccumulator(logger.log_dir).Reload()
     tags = events.Tags()
-    assert (tags["images"], tags["histograms"]) == (["diagnosis/a/1"], ["diagnosis/similarity/own"])
+    assert (tags["images"], tags["histograms"]) == (["diagnosis/a/1"], ["diagnosis/similarity/positive"])
     (image,) = events.Images("diagnosis/a/1")
     assert (image.step, image.height, image.width) == (7, 3, 4)
-    assert events.Histograms("diagnosis/similarity/own")[0].histogram_value.num == 3
+    assert events.Histograms("diagnosis/similarity/positive")[0].histogram_value.num == 3
     (text,) = events.Tensors("diagnosis/a/1/text_summary")
     assert b"no &lt;unk&gt; seen" in text.tensor_proto.string_val[0]
     assert events.Scalars("diagnosis/text_gap")[0].value == 0.25
@@ -316,7 +316,7 @@ def test_wandb_gets_images_a_table_and_histograms(monkeypatch):
         ["study", "reference", "generated"],
         [["a/1", "no <unk> seen", "heart normal"]],
     )
-    histogram = logger.logged["diagnosis/similarity/own"]
+    histogram = logger.logged["diagnosis/similarity/positive"]
     assert (histogram.counts.sum(), len(histogram.edges)) == (3, len(BINS))
     assert (logger.logged["diagnosis/text_gap"], logger.logged["trainer/global_step"]) == (0.25, 7)
 
@@ -347,7 +347,7 @@ def test_mlflow_gets_artifacts():
     assert logger.artifacts["run", "diagnosis/studies/1.png"] == (4, 3)
     assert "**generated** heart normal" in logger.artifacts["run", "diagnosis/reports/step-00000007.md"]
     table = list(csv.DictReader(logger.artifacts["run", "diagnosis/similarity/step-00000007.csv"].splitlines()))
-    assert {row["from"]: row["own"] for row in table if row["own"] != "0"} == {"-0.900": "1", "0.100": "2"}
+    assert {row["from"]: row["positive"] for row in table if row["positive"] != "0"} == {"-0.900": "1", "0.100": "2"}
 
 
 # ---- in training

@@ -201,7 +201,7 @@ def test_a_large_table_takes_no_object_per_study(tmp_path):
 
 def test_the_size_is_at_most_that_of_the_folder(root):
     message = error(root, resize=SIZE + 1)
-    assert f"at most the {SIZE} pixels" in message
+    assert f"at most {SIZE} pixels" in message
     assert f"size={SIZE + 1}" in message
     assert "crop=25" in error(root, crop=25)
     assert "'decode'" in error(root, check="decode")

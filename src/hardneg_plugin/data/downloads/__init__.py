@@ -1,1 +1,1 @@
-"""Data sets as they are downloaded: each module reads one kind of original files as studies."""
+"""Data sets as downloaded: each module reads one kind of original files as studies."""

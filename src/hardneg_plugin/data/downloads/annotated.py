@@ -1,4 +1,4 @@
-"""Studies that are in the R2Gen layout already: `annotation.json` and a folder of images."""
+"""Studies in the R2Gen layout: `annotation.json` and a folder of images."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,13 +9,13 @@ from hardneg_plugin.data.studies import SPLITS
 
 
 class AnnotatedOriginals:
-    """The studies of a folder that `data=annotations` reads, as `Originals`, with its splits; reports come undivided.
+    """The studies of a folder that `data=annotations` reads, as `Originals`, with its splits; reports are not divided.
 
     Args:
-        root, annotation, images: as of `AnnotatedStudies`.
+        root, annotation, images: as in `AnnotatedStudies`.
 
     Raises:
-        UserError: at the first flaw of the annotation, missing images among them.
+        UserError: the first flaw of the annotation, including missing images.
     """
 
     def __init__(self, root: str | Path, annotation: str = "annotation.json", images: str = "images") -> None:

@@ -1,4 +1,4 @@
-"""Files of an archive, one after another and without unpacking: nothing in it is ever written, or followed, anywhere."""
+"""Files of an archive, read one by one without unpacking: nothing is written, and no link is followed."""
 
 import bz2
 import gzip
@@ -14,7 +14,7 @@ from hardneg_plugin.data.downloads.folders import files_below, leaves
 from hardneg_plugin.errors import UserError
 
 MAX_MEMBER = 64 * 2**20
-"""Bytes of the largest file that is read into memory; a report has thousands, an archive made to fill it has more."""
+"""Bytes of the largest file that is read into memory; a report has thousands, a malicious archive may have more."""
 
 _BLOCK = tarfile.BLOCKSIZE
 
@@ -28,17 +28,17 @@ class Member(NamedTuple):
 
 
 def read_members(source: Path, *, suffix: str = "", limit: int = MAX_MEMBER) -> Iterator[Member]:
-    """The files of a .tar (as such, or by gzip, bzip2 or xz), of a .zip, or of a folder, in the order they have there.
+    """The files of a .tar (plain, gzip, bzip2 or xz), of a .zip, or of a folder, in their order there.
 
-    What kind it is, is seen by its content. Hidden files are passed over.
+    The kind is recognised by content. Hidden files are skipped.
 
     Args:
         source: archive or folder.
-        suffix: of the names to read, in small letters, such as ".xml"; the others are checked but not read.
+        suffix: of the names to read, in lower case, such as ".xml"; others are checked but not read.
         limit: most bytes of one file.
 
     Raises:
-        UserError: nothing is there, or no archive; it is truncated or corrupt; a member is a link or a device, has a path
+        UserError: the source is missing, not an archive, truncated or corrupt; a member is a link or a device, has a path
             that is absolute or goes up, is encrypted, or is larger than `limit`. With the member.
     """
     if source.is_dir():
@@ -70,8 +70,10 @@ def _of_archive(source: Path, suffix: str, limit: int) -> Iterator[Member]:
         except UserError:
             raise
         except _UnknownArchive as error:
-            raise UserError(f"Expected a .tar, .tgz or .zip archive, but {source} is none ({error}).") from error
-        except Exception as error:  # broken bytes make the readers raise a dozen kinds: zlib.error, EOFError, ...
+            raise UserError(
+                f"Expected a .tar, .tgz or .zip archive, but {source} is none of them ({error})."
+            ) from error
+        except Exception as error:  # broken bytes make the readers raise zlib.error, EOFError and others
             reason = str(error) or type(error).__name__
             raise UserError(
                 f"Expected a whole archive, but {source} is truncated or corrupt ({reason}). Download it again."
@@ -82,11 +84,11 @@ def _of_archive(source: Path, suffix: str, limit: int) -> Iterator[Member]:
 
 
 class _UnknownArchive(Exception):
-    """The file is of no known kind."""
+    """The kind of the file is unknown."""
 
 
 class _BrokenArchive(Exception):
-    """What is wrong with an archive, at a member."""
+    """What is wrong with an archive, with the member."""
 
 
 def _is_zip(source: Path) -> bool:
@@ -126,7 +128,7 @@ def _of_tar(source: Path, suffix: str, limit: int) -> Iterator[Member]:
         while True:
             try:
                 info = archive.next()
-                archive.members.clear()  # type: ignore[attr-defined]  # or it would keep them all
+                archive.members.clear()  # type: ignore[attr-defined]  # it would keep them all
             except _OversizedHeader as error:
                 raise _too_large(source, f"after {last}", limit) from error
             except Exception as error:
@@ -147,10 +149,10 @@ def _of_tar(source: Path, suffix: str, limit: int) -> Iterator[Member]:
                     raise _BrokenArchive(f"at {info.name!r}: {len(content)} of {info.size} bytes")
                 yield Member(info.name, content)
             last = repr(info.name)
-        # The standard library takes a damaged header for the end; the true end is a block of zeros.
+        # The standard library reads a damaged header as the end; the true end is a block of zeros.
         if forward.last != bytes(_BLOCK):
-            raise _BrokenArchive(f"after {last}: no mark of the end")
-        while forward.read(2**16):  # a checksum stands at the end of what is compressed
+            raise _BrokenArchive(f"after {last}: no end mark")
+        while forward.read(2**16):  # compressed data ends with a checksum
             pass
 
 
@@ -177,16 +179,16 @@ class _OversizedHeader(Exception):
 
 
 class _ForwardStream:
-    """A stream as tarfile reads it, forward only, and never more than a limit at once.
+    """A stream for tarfile that only moves forward and reads at most a limit at once.
 
-    Without it a header of a few bytes could ask for gigabytes, and stepping back by one byte would decompress a .tgz from
+    Without it a header of a few bytes could ask for gigabytes, and a step back by one byte would decompress a .tgz from
     its beginning.
     """
 
     def __init__(self, stream: BinaryIO, limit: int) -> None:
         self._stream, self._limit, self._place = stream, limit, 0
         self.last = b""
-        """The block that was read last."""
+        """The last block read."""
 
     def tell(self) -> int:
         return self._place

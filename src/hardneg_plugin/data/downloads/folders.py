@@ -1,4 +1,4 @@
-"""Files of a folder that stay in it: what a list of paths or a link names outside is refused, not read."""
+"""Files inside a folder: paths and links that leave it are refused, not read."""
 
 import os
 from collections.abc import Iterator
@@ -8,13 +8,13 @@ from hardneg_plugin.errors import UserError
 
 
 def files_below(folder: Path) -> Iterator[tuple[str, Path]]:
-    """All files of a folder and of those in it: path within it (with "/"), and path.
+    """All files of a folder and its subfolders: path relative to it (with "/"), and path.
 
-    Sorted by name, folder by folder. Hidden names are passed over, such as the "._" files that some systems add. A link
-    to a folder within is not followed, because what is there is met at its own place.
+    Sorted by name, folder by folder. Hidden names are skipped, such as the "._" files that some systems add. Links to
+    folders inside are not followed: their files are read where they are.
 
     Raises:
-        UserError: the folder cannot be read, a link leaves it or leads nowhere, or something is no file (a pipe, a device).
+        UserError: the folder cannot be read, a link leaves it or is broken, or an entry is a pipe or a device.
     """
     yield from _walk(folder, "", os.path.realpath(folder))
 
@@ -42,6 +42,10 @@ def _walk(folder: Path, prefix: str, home: str) -> Iterator[tuple[str, Path]]:
 def path_within(folder: Path, name: str) -> Path:
     """A file of a folder by its relative path; it need not exist.
 
+    Args:
+        folder: the folder.
+        name: path relative to it.
+
     Raises:
         UserError: the path is empty or absolute, goes up (".."), or is a link out of the folder.
     """
@@ -54,7 +58,7 @@ def path_within(folder: Path, name: str) -> Path:
 
 
 def leaves(name: str) -> bool:
-    """Whether a relative path is none, or goes up, by the rules of any system; a path with a NUL goes nowhere."""
+    """Whether a path is not a relative one that stays inside its folder, by the rules of any system; so is one with a NUL."""
     path = PureWindowsPath(name)  # takes "/" and "\" for separators, and knows drives
     return not path.parts or bool(path.drive or path.root) or ".." in path.parts or "\0" in name
 
@@ -62,4 +66,6 @@ def leaves(name: str) -> bool:
 def _refuse_link_out(path: Path, home: str) -> None:
     real = os.path.realpath(path)
     if real != home and not real.startswith(home.rstrip(os.sep) + os.sep):
-        raise UserError(f"Expected files of {home}, but {path} links to {real}, outside. Put the file itself there.")
+        raise UserError(
+            f"Expected files inside {home}, but {path} links to {real}, outside. Put the file itself there."
+        )

@@ -22,9 +22,8 @@ class Indiana:
     A study is a row of the reports, in that order: its id is "CXR" and its uid, its patient the uid, its labels the MeSH
     terms (`mesh_labels`); its images are in the order of the projections. There is no split.
 
-    Studies without an image, or without a frontal one where these are asked for, are dropped, and so are images that are
-    missing or of no report. Where frontal ones are asked for, lateral ones are left out without a word, and those of
-    neither projection are dropped.
+    Dropped are studies without an image (with `views="frontal"`: without a frontal one), missing images, and images without a
+    report. With `views="frontal"` lateral images are left out silently, and images of neither projection are dropped.
 
     Args:
         reports: indiana_reports.csv: uid, MeSH (terms between ";"), findings, impression; others are not read.
@@ -33,7 +32,7 @@ class Indiana:
         views: "all" or "frontal".
 
     Raises:
-        UserError: a file is no such table (`read_table`), a uid is blank or repeated, or a path leaves the folder.
+        UserError: a file is not such a table (`read_table`), a uid is blank or repeated, or a path leaves the folder.
     """
 
     def __init__(
@@ -51,9 +50,7 @@ class Indiana:
         self._reports: dict[str, dict[str, str]] = {}
         for line, row in _read(Path(reports), _REPORT_COLUMNS):
             if row["uid"] in self._reports:
-                raise UserError(
-                    f"Expected each uid once in {reports}, but {row['uid']!r} is there again on line {line}."
-                )
+                raise UserError(f"Expected each uid once in {reports}, but line {line} repeats {row['uid']!r}.")
             self._reports[row["uid"]] = row
         self._images: dict[str, list[tuple[str, str]]] = defaultdict(list)
         for line, row in _read(Path(projections), _PROJECTION_COLUMNS):
@@ -102,4 +99,4 @@ def _read(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str,
             raise UserError(f"Expected a uid in each row of {file}, but line {line} has none.")
         yield line, cells
     if not line:
-        raise UserError(f"Expected rows in {file}, but there is only its header.")
+        raise UserError(f"Expected rows in {file}, but it has only a header.")

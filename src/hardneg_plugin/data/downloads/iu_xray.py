@@ -1,4 +1,4 @@
-"""IU X-Ray as the National Library of Medicine gives it out: an XML file per report, and PNG or DICOM files."""
+"""IU X-Ray as the National Library of Medicine distributes it: an XML file per report, and PNG or DICOM files."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -26,12 +26,12 @@ class IUXRay:
     """The reports and images of IU X-Ray, as `Originals`.
 
     A study is a report. Its id is that of R2Gen's annotation: the id of its first image without the last number, such as
-    "CXR2_IM-0652", or of the report ("CXR2") where it names no image. Its patient is the report's number, which is also
-    the Patient ID of the collection's DICOM headers: no two reports share one. Its labels are the major MeSH terms
-    (`mesh_labels`). Its images are those that the report names, in that order.
+    "CXR2_IM-0652", or the id of the report ("CXR2") if it names no image. Its patient is the report's number, which is also
+    the Patient ID in the DICOM headers of the collection: no two reports share one. Its labels are the major MeSH terms
+    (`mesh_labels`). Its images are those named by the report, in that order.
 
-    Studies without an image are dropped, and so are single images that are missing and, with an annotation, the studies
-    that are not in its lists and those of its lists that have no report.
+    Dropped are studies without an image, missing images and, with an annotation, studies outside its lists and entries of
+    its lists without a report.
 
     Args:
         reports: NLMCXR_reports.tgz, or its folder.
@@ -40,12 +40,12 @@ class IUXRay:
         annotation: R2Gen's annotation.json, for its split and choice of studies. None: all studies, without a split.
 
     Raises:
-        UserError: what is there is no such collection; see `read_members`, `files_below` and `read_lists`. A report that
-            is no such XML, or declares a document type (which could have it expand to any size).
+        UserError: the files are not this collection (see `read_members`, `files_below` and `read_lists`); a report is not
+            such XML, or declares a document type (which could make it expand to any size).
     """
 
     def __init__(self, reports: str | Path, images: str | Path, annotation: str | Path | None = None) -> None:
-        # Held at once: the collection is closed, and its texts are a few megabytes.
+        # All in memory: the texts of the collection are a few megabytes.
         source = Path(reports)
         self._reports = [
             read_report(member, source) for member in read_members(source, suffix=".xml", limit=_MAX_REPORT)
@@ -93,7 +93,7 @@ class IUXRay:
 
 
 class XMLReport(NamedTuple):
-    """What a study takes from an XML report."""
+    """What is read of an XML report."""
 
     id: str
     findings: str
@@ -104,18 +104,22 @@ class XMLReport(NamedTuple):
 
 
 def read_report(member: Member, source: Path) -> XMLReport:
-    """A report of the collection.
+    """Read a report of the collection.
+
+    Args:
+        member: the file.
+        source: the archive or folder, for errors.
 
     Raises:
-        UserError: it is no XML, declares a document type, or is no report of IU X-Ray; with its name.
+        UserError: it is not XML, declares a document type, or is not a report of IU X-Ray; with its name.
     """
     where = f"{member.name!r} of {source}"
     try:
         root = _parse(member.content)
     except _DoctypeDeclared as error:
         raise UserError(f"Expected a report without DOCTYPE, but {where} has one. Do not use it.") from error
-    except (expat.ExpatError, LookupError, ValueError) as error:  # the last two: of unknown and of unfit encodings
-        raise UserError(f"Expected a report in XML, but {where} is none ({error}). Download it again.") from error
+    except (expat.ExpatError, LookupError, ValueError) as error:  # the last two: unknown or wrong encodings
+        raise UserError(f"Expected a report in XML, but {where} is not XML ({error}). Download it again.") from error
     uid = root.find("uId")
     number = _NUMBER.fullmatch("" if uid is None else uid.get("id", ""))
     if number is None:
@@ -135,15 +139,15 @@ def read_report(member: Member, source: Path) -> XMLReport:
 def mesh_labels(terms: Iterable[str]) -> str | None:
     """The labels of a report by the terms it is indexed with, qualifiers included ("Opacity/lung/base/left").
 
-    "normal" is the set without findings, and no finding of its own. None where there is no term, or only "No Indexing":
-    such reports were never indexed, and are not alike.
+    "normal" is the set without findings. None without a term, or with only "No Indexing": such reports were never indexed,
+    and need not be alike.
     """
     names = {term.strip() for term in terms} - {"", "No Indexing"}
     return label_text(names - {"normal"}) if names else None
 
 
 def image_key(name: str) -> str | None:
-    """What the names of an image have in common; None for other names.
+    """What all names of an image share; None for other names.
 
     The same image is CXR1_1_IM-0001-3001 in its report, CXR1_1_IM-0001-3001.png, 1_IM-0001-3001.dcm, or
     1_IM-0001-3001.dcm.png.
@@ -159,10 +163,10 @@ def image_key(name: str) -> str | None:
 
 
 def find_images(folder: Path) -> tuple[dict[str, Path], dict[str, tuple[Path, ...]]]:
-    """The files of a folder of images by `image_key`, and those of R2Gen's layout by the study, in the order of their numbers.
+    """The files of a folder of images by `image_key`, and those in R2Gen's layout by study, in the order of their numbers.
 
     Raises:
-        UserError: see `files_below`; no file has such a name, or two are the same image.
+        UserError: see `files_below`; no file has such a name, or two files are the same image.
     """
     by_image: dict[str, Path] = {}
     numbered: dict[tuple[str, int], Path] = {}
@@ -178,7 +182,7 @@ def find_images(folder: Path) -> tuple[dict[str, Path], dict[str, tuple[Path, ..
             continue
         if other is not path:
             raise UserError(
-                f"Expected one file per image in {folder}, but {other} and {path} are the same. Remove one."
+                f"Expected one file per image in {folder}, but {other} and {path} are the same image. Remove one."
             )
     if not by_image and not numbered:
         raise UserError(
@@ -202,13 +206,13 @@ def _read_splits(file: Path) -> dict[str, SplitName]:
             if not isinstance(id_, str) or not _NUMBER.match(id_):
                 raise UserError(f'Expected the id of a study of IU X-Ray ("CXR...") in {file}, {split}[{index}].')
             if id_ in splits:
-                raise UserError(f"Expected each study once in {file}, but {split}[{index}] is again {id_!r}.")
+                raise UserError(f"Expected each study once in {file}, but {split}[{index}] repeats {id_!r}.")
             splits[id_] = split
     return splits
 
 
 class _DoctypeDeclared(Exception):
-    """A document type, by which a text of a few bytes can stand for gigabytes, or for another file."""
+    """A document type, with which a few bytes can expand to gigabytes, or to another file."""
 
 
 def _parse(content: bytes) -> Element:

@@ -1,4 +1,4 @@
-"""Studies of one's own as a list: a CSV, TSV, JSONL or JSON file of ids, images and reports."""
+"""Studies as a list: a CSV, TSV, JSONL or JSON file of ids, images and reports."""
 
 import logging
 import os
@@ -160,16 +160,18 @@ class ListedStudies:
         )
 
     def _only(self, rows: Sequence["_Row"], key: str) -> Any:
-        """What the rows of a study say, which is the same in all that say something."""
+        """The value of a key in the rows of a study; rows that are not blank must agree."""
         values = {getattr(row, key): row.place for row in reversed(rows) if getattr(row, key) is not None}
         if len(values) > 1:
             places = " and ".join(list(values.values())[::-1][:2])
-            raise UserError(f"{self._table}, study {rows[0].id!r}: {places} differ in {key!r}. Give each study one.")
+            raise UserError(
+                f"{self._table}, study {rows[0].id!r}: {places} differ in {key!r}. Give one value per study."
+            )
         return next(iter(values), None)
 
 
 class _Row(NamedTuple):
-    """A row, its cells read; None is for what is blank."""
+    """A row with its cells parsed; None where blank."""
 
     place: str
     id: str
@@ -187,7 +189,7 @@ class _RowFlaw(Exception):
 
 
 def _find_columns(columns: _Cells, given: Mapping[str, str]) -> dict[str, str]:
-    """The table's name for each thing known of a study: the given one, else a common one."""
+    """The column of the table for each key: the given name, else a common one."""
     names = {}
     for key, common in _COMMON_NAMES.items():
         candidates = [given[key]] if key in given else [name for name in common if name not in given.values()]
@@ -208,7 +210,7 @@ def _find_columns(columns: _Cells, given: Mapping[str, str]) -> dict[str, str]:
 def _read_row(place: str, cells: _Cells) -> _Row:
     id_ = _text(cells, "id", "a text or an integer")
     if id_ is None:
-        raise _RowFlaw("expected an id, but it is blank")
+        raise _RowFlaw("expected an id, but got a blank")
     split = _text(cells, "split", "a text")
     if split is not None and split.lower() not in _SPLITS:
         raise _RowFlaw(f"expected the split to be one of {', '.join(_SPLITS)}, but got {reprlib.repr(split)}")
@@ -264,9 +266,9 @@ def _json_list(text: str, key: str) -> Any:
 
 
 def _checked(text: str, key: str) -> str:
-    """JSON can spell what no file takes."""
+    """Refuse what JSON can spell but no file can hold."""
     if not is_unicode(text):
-        raise _RowFlaw(f'expected "{key}" to be a text, but it has half of a character')
+        raise _RowFlaw(f'expected "{key}" to be a text, but it has half of a surrogate pair')
     if "\0" in text:
         raise _RowFlaw(f'expected "{key}" to be a text, but it has a NUL')
     return text

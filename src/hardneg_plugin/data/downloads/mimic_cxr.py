@@ -1,4 +1,4 @@
-"""MIMIC-CXR and MIMIC-CXR-JPG as PhysioNet gives them: tables, free-text reports, and images below p10 to p19."""
+"""MIMIC-CXR and MIMIC-CXR-JPG as PhysioNet distributes them: tables, free-text reports, and images below p10 to p19."""
 
 import os
 from collections.abc import Iterator
@@ -21,27 +21,27 @@ class MimicCXR:
     """The studies of the metadata in the order of their numbers, as `Originals`; ids and patients are plain numbers.
 
     Tables may be compressed or not, whatever name is given. An image is below `images` at
-    p10/p10000032/s50414267/<dicom_id> with the ending .jpg, .png or .dcm, the first that is there.
+    p10/p10000032/s50414267/<dicom_id> with the ending .jpg, .png or .dcm, the first that exists.
 
-    Frontal views are those whose ViewPosition begins with AP or PA, decubitus ones among them (such as "AP LLD"). Where
-    they are asked for, others are left out without a word, and images of unknown position are dropped.
+    Frontal views have a ViewPosition that begins with AP or PA, including decubitus ones such as "AP LLD". With
+    `views="frontal"` others are left out silently, and images of unknown position are dropped.
 
-    Studies are dropped that have no image left, are in no split (where one is given), or whose report cannot be found or
-    read; folders of patients (p10 to p19) that were not downloaded are reasons of their own.
+    Dropped are studies without an image left, outside the split (if one is given), or whose report cannot be found or read.
+    Folders of patients (p10 to p19) that were not downloaded are a reason each.
 
     Args:
         root: folder that the other paths are relative to.
         reports: mimic-cxr-reports.zip, which is not unpacked; the folder of it; or a table (CSV) of study, findings,
-            impression and last_paragraph. None: the archive, the folder mimic-cxr-reports, or `files`, the first there is.
+            impression and last_paragraph. None: the archive, the folder mimic-cxr-reports, or `files`, the first that exists.
         metadata: table of dicom_id, subject_id, study_id and, for frontal views, ViewPosition.
-        split: table of study_id and split; None: there is no split.
-        labels: table of CheXpert or NegBio; None: no labels. What is uncertain has "?" at its end ("Edema?"), "No Finding"
-            is the set without any, and a blank row says nothing.
+        split: table of study_id and split; None: no split.
+        labels: table of CheXpert or NegBio; None: no labels. Uncertain labels end with "?" ("Edema?"), "No Finding" is the
+            empty set, and a blank row is unknown.
         images: folder of p10 to p19, or of `files` with these.
         views: "all" or "frontal".
 
     Raises:
-        UserError: a file is not what is expected there, or a path leaves its folder.
+        UserError: a file is not the expected one, or a path leaves its folder.
     """
 
     def __init__(
@@ -139,4 +139,4 @@ def _find_reports(home: Path, reports: str | None) -> Path:
     for name in names:
         if (home / name).exists():
             return home / name
-    raise UserError(f"Expected the reports at {home / names[0]}, but there is nothing. Set `reports`.")
+    raise UserError(f"Expected the reports at {home / names[0]}, but there is no such file or folder. Set `reports`.")

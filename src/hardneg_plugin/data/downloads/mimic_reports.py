@@ -30,17 +30,21 @@ class ReportTexts(NamedTuple):
 
 
 class MissingReport(Exception):
-    """A study has no report that can be read; the arguments are the reason in a few words, and its detail."""
+    """A study has no readable report; the arguments are the reason in a few words, and a detail."""
 
 
 class Reports(Protocol):
-    """Where reports are looked up."""
+    """Reports by study."""
 
     def read(self, subject: int, study: int) -> ReportTexts:
         """The report of one study.
 
+        Args:
+            subject: number of the patient.
+            study: number of the study.
+
         Raises:
-            MissingReport: there is none.
+            MissingReport: there is no readable one.
         """
         ...
 
@@ -50,7 +54,7 @@ def open_reports(source: Path) -> Iterator[Reports]:
     """The reports in a folder (p10 to p19, or `files` with these), an archive (.zip) or a table (.csv, .csv.gz).
 
     Raises:
-        UserError: it is none of these, or cannot be read.
+        UserError: the source is none of these, or cannot be read.
     """
     if source.is_dir():
         yield _Folder(source)
@@ -68,10 +72,14 @@ def open_reports(source: Path) -> Iterator[Reports]:
 
 
 def groups_below(folder: Path, what: str) -> tuple[Path, frozenset[str]]:
-    """The folder that holds p10 to p19 (this one, or `files` in it), and which of them are there.
+    """The folder that holds p10 to p19 (this one, or `files` in it), and which of them exist.
+
+    Args:
+        folder: the folder.
+        what: the files in it, "images" or "reports", for the error.
 
     Raises:
-        UserError: none is.
+        UserError: none exists.
     """
     for home in (folder, folder / "files"):
         try:
@@ -84,7 +92,7 @@ def groups_below(folder: Path, what: str) -> tuple[Path, frozenset[str]]:
 
 
 def group_of(subject: int) -> str:
-    """The folder of the folder of a patient."""
+    """The folder, p10 to p19, in which a patient has a folder."""
     return f"p{str(subject)[:2]}"
 
 
@@ -105,7 +113,7 @@ class _Folder:
 
 
 class _Archive:
-    """Members are only read, by names that are made here; but an archive with names that leave it is nobody's original."""
+    """Members are read by names made here; an archive with names that leave it is refused all the same."""
 
     def __init__(self, archive: zipfile.ZipFile, source: Path) -> None:
         names = archive.namelist()
@@ -138,7 +146,7 @@ class _Archive:
 
 
 class _Table:
-    """What the sectioner of the data set's authors writes: study, findings, impression, last_paragraph."""
+    """The output of the sectioning script of the data set's authors: study, findings, impression, last_paragraph."""
 
     _COLUMNS = ("findings", "impression", "last_paragraph")
 
@@ -149,7 +157,7 @@ class _Table:
         self._order = np.argsort(study, kind="stable")
         self._studies = study[self._order]
         if (twice := self._studies[1:] == self._studies[:-1]).any():
-            raise UserError(f"Expected each study once in {file}, but {self._studies[1:][twice][0]} is there again.")
+            raise UserError(f"Expected each study once in {file}, but {self._studies[1:][twice][0]} is repeated.")
 
     def read(self, subject: int, study: int) -> ReportTexts:
         place = int(np.searchsorted(self._studies, study))
@@ -159,7 +167,7 @@ class _Table:
         findings, impression, last = (
             " ".join((self._texts[column][row].as_py() or "").split()) for column in self._COLUMNS
         )
-        # As `read_sections` has it where a report has neither.
+        # As `read_sections` for a report with neither.
         return ReportTexts(findings if findings or impression else last, impression, "")
 
 

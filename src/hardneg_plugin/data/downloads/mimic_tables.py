@@ -1,4 +1,4 @@
-"""The tables of MIMIC-CXR-JPG as arrays: hundreds of thousands of rows, without an object for each."""
+"""The tables of MIMIC-CXR-JPG as arrays: hundreds of thousands of rows without an object each."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,28 +18,29 @@ _BLANK, _UNCERTAIN, _NEGATIVE, _POSITIVE = -2, -1, 0, 1
 
 
 class Metadata(NamedTuple):
-    """Images in the order of their studies; those of one study in the order of the table."""
+    """N images ordered by study; those of one study in the order of the table."""
 
     study: NDArray[np.int64]
-    """Of each image; so are the next three."""
+    """`(N,)` study of each image."""
     subject: NDArray[np.int64]
+    """`(N,)` patient of each image."""
     dicom: Any
-    """Arrow strings: the file's name without its ending."""
+    """N Arrow strings: the file's name without its ending."""
     view: Any
-    """Arrow strings, such as "AP", in capitals, null where unknown; None where they were not asked for."""
+    """N Arrow strings in capitals, such as "AP", null where unknown; None if not read."""
     starts: NDArray[np.int64]
-    """Where each study begins, and the number of images."""
+    """`(S + 1,)`: where each of the S studies begins, and N."""
 
 
 def read_metadata(file: Path, *, views: bool) -> Metadata:
-    """mimic-cxr-2.0.0-metadata.csv.
+    """Read mimic-cxr-2.0.0-metadata.csv.
 
     Args:
         file: the table.
         views: whether the column ViewPosition is read.
 
     Raises:
-        UserError: it cannot be read (`read_table`), is empty, or a dicom_id is no plain file name.
+        UserError: it cannot be read (`read_table`), is empty, or a dicom_id is not a plain file name.
     """
     texts = ("dicom_id", "ViewPosition") if views else ("dicom_id",)
     table = read_table(file, {"subject_id": pa.string(), "study_id": pa.string()} | dict.fromkeys(texts, pa.string()))
@@ -64,10 +65,17 @@ def read_metadata(file: Path, *, views: bool) -> Metadata:
 
 
 def read_splits(file: Path, studies: NDArray[np.int64]) -> NDArray[np.int8]:
-    """mimic-cxr-2.0.0-split.csv: for each of these studies the place of its split in `SPLITS`, -1 where it has none.
+    """Read mimic-cxr-2.0.0-split.csv.
+
+    Args:
+        file: the table.
+        studies: `(S,)` study numbers.
+
+    Returns:
+        `(S,)`: for each of these studies the place of its split in `SPLITS`, -1 where it has none.
 
     Raises:
-        UserError: it cannot be read (`read_table`), has another split than train, validate and test, or two of one study.
+        UserError: it cannot be read (`read_table`), has another split than train, validate and test, or two for one study.
     """
     table = read_table(file, {"study_id": pa.string(), "split": pa.string()})
     column = table["split"].combine_chunks().dictionary_encode()
@@ -104,13 +112,13 @@ class Labels:
         order = np.argsort(study, kind="stable")
         self._studies = study[order]
         if (twice := self._studies[1:] == self._studies[:-1]).any():
-            raise UserError(f"Expected each study once in {file}, but {self._studies[1:][twice][0]} is there again.")
+            raise UserError(f"Expected each study once in {file}, but {self._studies[1:][twice][0]} is repeated.")
         self._values = np.stack([_marks(table[name], name, file)[order] for name in self._names], axis=1)
 
     def of(self, study: int) -> str | None:
-        """Canonical text of the label set: names of what is positive, with "?" of what is uncertain.
+        """Canonical text of the label set: names of positive labels, and of uncertain ones with "?".
 
-        "No Finding" is the set without any. None: the study is not in the table, or its row is blank.
+        "No Finding" is the empty set. None: the study is not in the table, or its row is blank.
         """
         place = int(np.searchsorted(self._studies, study))
         if place == len(self._studies) or self._studies[place] != study or (self._values[place] == _BLANK).all():
@@ -129,10 +137,15 @@ def _marks(column: Any, name: str, file: Path) -> NDArray[np.int8]:
 
 
 def find_table(root: Path, name: str, setting: str) -> Path:
-    """A table, compressed or not, whichever is there.
+    """A table, compressed or not, whichever exists.
+
+    Args:
+        root: its folder.
+        name: with or without .gz.
+        setting: that names it, for the error.
 
     Raises:
-        UserError: neither is.
+        UserError: neither exists.
     """
     plain = name.removesuffix(".gz")
     for file in (root / name, root / plain, root / f"{plain}.gz"):
@@ -147,7 +160,7 @@ def read_table(file: Path, columns: Mapping[str, Any], *, others: Any = None) ->
     Args:
         file: the file.
         columns: those that must be there, and their Arrow types.
-        others: the type of all others; None: they are not read.
+        others: the type of all other columns; None: these are not read.
 
     Raises:
         UserError: it cannot be read, lacks a column, has a ragged row, a value of another type, or is not UTF-8.
@@ -176,10 +189,18 @@ def read_table(file: Path, columns: Mapping[str, Any], *, others: Any = None) ->
 
 
 def parse_identifiers(table: Any, column: str, file: Path) -> NDArray[np.int64]:
-    """A column of identifiers, "50414267" or with its letter, "s50414267".
+    """A column of identifiers, "50414267" or with a letter, "s50414267", as numbers.
+
+    Args:
+        table: the table.
+        column: its name.
+        file: of the table, for the error.
+
+    Returns:
+        `(N,)`.
 
     Raises:
-        UserError: one is blank or something else.
+        UserError: an identifier is blank or not such a number.
     """
     texts = pc.replace_substring_regex(pc.fill_null(table[column], ""), r"^[ps]", "")
     plain = pc.match_substring_regex(texts, r"^[0-9]{1,18}$")
@@ -191,7 +212,15 @@ def parse_identifiers(table: Any, column: str, file: Path) -> NDArray[np.int64]:
 
 
 def find_positions(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """Where in sorted keys each wanted one is, and whether it is."""
+    """Look up keys.
+
+    Args:
+        keys: `(N,)`, sorted.
+        wanted: `(M,)`.
+
+    Returns:
+        `(M,)`: the place of each wanted key, and whether it is among the keys.
+    """
     places = np.searchsorted(keys, wanted)
     found = places < len(keys)
     found[found] = keys[places[found]] == wanted[found]

@@ -1,12 +1,12 @@
-"""A radiology report as it was dictated, free text: where its findings and its impression are.
+"""Findings and impression of a radiology report in free text.
 
 A report is cut at its headers. A header is a known name before a colon, or alone on its line:
 
-- at the start of a line, in capitals or capitalised (those of findings and impression also in small letters);
+- at the start of a line, in capitals or capitalised (those of findings and impression also in lower case);
 - in mid-line, in capitals, or capitalised after the end of a sentence.
 
 Any other name before a colon ("LUNGS:", "AP chest compared to ___:") is text. So are views as a header ("CHEST, PA AND
-LATERAL:") within findings or an impression; elsewhere, what they open is the body of the report.
+LATERAL:") within findings or an impression; elsewhere they open the body of the report.
 """
 
 import re
@@ -31,12 +31,12 @@ _OTHER = (
     r"|COMPARISONS?|TECHNIQUES?|NOTIFICATIONS?|RECOMMENDATIONS?|(?:UNDERLYING )?MEDICAL CONDITION"
 )
 _TITLES = r"EXAM(?:INATION)?|STUDY|PROCEDURE|VIEWS?|DATE|CONTRAST|DOSE"
-"""Names that are words of findings as well: headers at the start of a line only."""
+"""Names that are also words of findings: headers only at the start of a line."""
 _SIGNED = r"(?:DICTATED|(?:ELECTRONICALLY )?SIGNED|APPROVED|TRANSCRIBED|REVIEWED|INTERPRETED|READ) BY\b"
 _VIEW = r"\b(?:CHEST|CXR|RADIOGRAPHS?|X-?RAYS?|PORTABLE|FRONTAL|LATERAL|PA|AP|VIEWS?)\b"
 
 _AFTER = r"(?: ?\([^()\n]{0,60}\))?[ \t]*(?::|--?(?=\s))"
-"""Of a name: something in brackets perhaps, and the colon or a dash."""
+"""After a name: an optional remark in brackets, and a colon or a dash."""
 
 
 def _begins(names: str) -> str:
@@ -48,7 +48,7 @@ def _within(names: str, *, capitalised: bool = True) -> str:
     return capitals + rf"|(?<=[.;])[ \t]*(?=[A-Z])(?i:{names}){_AFTER}" * capitalised
 
 
-_HEADERS: tuple[tuple[_Kind, str], ...] = (  # of those that match at one place, the first counts
+_HEADERS: tuple[tuple[_Kind, str], ...] = (  # of several that match at one place, the first is taken
     ("final", r"^FINAL REPORT\b[ \t]*:?"),
     ("draft", rf"^(?:{_DRAFT})\b[^a-z\n:]*(?::|$)|{_begins(_DRAFT)}"),
     ("signature", rf"^(?=[A-Z])(?i:{_SIGNED}|THE STUDY AND THE REPORT WERE\b)|(?<=\n\n)D[Rr]\. [^a-z\n]*$"),
@@ -60,23 +60,26 @@ _HEADERS: tuple[tuple[_Kind, str], ...] = (  # of those that match at one place,
 )
 _HEADER = re.compile("|".join(f"(?P<h{index}>{pattern})" for index, (_, pattern) in enumerate(_HEADERS)), re.MULTILINE)
 _RULE = re.compile(r"[_=*-]{5,}")
-"""A line drawn across the page."""
+"""A horizontal rule."""
 
 
 def read_sections(report: str) -> Sections:
     """Findings and impression of a report.
 
-    Several sections of a kind are joined in their order. Findings and impression under one header are findings. A draft
-    (wet read, addendum) is left out: up to the final report where one follows, else up to the next header. Without a
-    header of findings, they are the body of the report ("REPORT:", or views as a header). A report with none of these
-    and no impression has its last paragraph as findings, unless that belongs to a header of something else. Placeholders
-    (`___`) stay, lines are joined by a space, and signatures end a section.
+    Sections of one kind are joined in their order. Findings and impression under one header are findings. A draft (wet
+    read, addendum) is left out: up to the final report if one follows, else up to the next header. Without a header of
+    findings, the body of the report ("REPORT:", or views as a header) is the findings. If there is neither and no
+    impression, the last paragraph is the findings, unless it belongs to another header. Placeholders (`___`) stay, lines
+    are joined by a space, and signatures end a section.
 
     Args:
         report: the text; line ends of any kind.
 
     Returns:
-        Their words are the report's, in the same order.
+        The words of the report, in the same order.
+
+    >>> read_sections("FINDINGS: The lungs are clear. IMPRESSION: Normal.")
+    Sections(findings='The lungs are clear.', impression='Normal.')
     """
     lines = (line.strip() for line in report.splitlines())
     parts = list(_parts("\n\n" + "\n".join("" if _RULE.fullmatch(line) else line for line in lines)))
@@ -85,7 +88,7 @@ def read_sections(report: str) -> Sections:
 
 
 def _parts(text: str) -> Iterator[tuple[_Kind, str]]:
-    """The report cut at its headers, the headers left out."""
+    """The report cut at its headers, without these."""
     headers = [
         (_HEADERS[int(match.lastgroup[1:])][0], match.start(), match.end())
         for match in _HEADER.finditer(text)
@@ -109,7 +112,7 @@ def _words(parts: list[tuple[_Kind, str]], kind: _Kind) -> str:
 
 
 def _last_paragraph(parts: list[tuple[_Kind, str]]) -> str:
-    """The last one that no header announces; a title above the first header is none."""
+    """The last paragraph without a header; a title above the first header is not one."""
     kept = [(kind, text) for kind, text in parts if kind != "signature"]
     for place, (kind, text) in enumerate(reversed(kept)):
         paragraphs = [words for paragraph in re.split(r"\n{2,}", text) if (words := " ".join(paragraph.split()))]

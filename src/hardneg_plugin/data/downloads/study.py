@@ -1,4 +1,4 @@
-"""What every reader of original files gives: a study after another, or why one is left out."""
+"""What every reader of original files yields: studies, or why one is left out."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,21 +14,22 @@ SECTIONS: tuple[Section, ...] = get_args(Section)
 
 @dataclass(frozen=True)
 class OriginalStudy:
-    """One examination as its original files have it; texts as written, but for white space at their ends."""
+    """One examination as its original files have it; texts as written, without white space at their ends."""
 
     id: str
     """Unique within the data set."""
     images: tuple[Path, ...]
-    """One file per view, at least one: PNG, JPEG or DICOM; known to exist and to be inside the data set."""
+    """One existing file per view, inside the data set; at least one: PNG, JPEG or DICOM."""
     findings: str = ""
-    """Empty where the report has no such section; so is the next."""
+    """Empty where the report has no such section."""
     impression: str = ""
+    """Empty where the report has no such section."""
     report: str = ""
-    """The whole report, where it comes undivided."""
+    """The whole report, where it is not divided into sections."""
     patient: str | None = None
     """Patient identifier; None where unknown."""
     labels: str | None = None
-    """Canonical text of the label set (`label_text`); "" is the set without findings, None where there are no labels."""
+    """Canonical text of the label set (`label_text`): "" without findings, None without labels."""
     split: SplitName | None = None
     """The official split; None where there is none."""
 
@@ -40,38 +41,40 @@ class DroppedEntry:
     id: str
     """Of the study."""
     reason: str
-    """In a few words, the same for all that are left out for it: they are counted by it. Such as "no image"."""
+    """A few words such as "no image"; entries are counted by it."""
     detail: str = ""
-    """What there is to say of this one, such as the name of the file."""
+    """About this entry, such as the name of the file."""
 
 
 OF_ONE_VIEW = frozenset({"image not found", "unknown projection", "unknown view position", "unreadable image"})
-"""Reasons for which one view is left out, and not the study."""
+"""Reasons for leaving out one view instead of the study."""
 
 
 class Originals(Protocol):
-    """Original files, read one study at a time: hundreds of thousands must not be held at once."""
+    """Original files, read one study at a time: hundreds of thousands do not fit in memory."""
 
     def __len__(self) -> int:
-        """How many studies there are at most, for the progress bar."""
+        """The most studies there can be, for the progress bar."""
         ...
 
     def __iter__(self) -> Iterator[OriginalStudy | DroppedEntry]:
-        """All studies, in an order that is the same every time.
+        """All studies, in the same order every time.
 
         Raises:
-            UserError: what is there cannot be read as this kind of data.
+            UserError: the files cannot be read as this kind of data.
         """
         ...
 
 
 def text_of(study: OriginalStudy, section: Section) -> str:
-    """What a model is to write for a study; empty where the report does not have it.
+    """The text that a model learns to write for a study; empty where the report does not have it.
 
-    "both" are findings and impression with a space between them, or the one that there is.
+    Args:
+        study: the study.
+        section: "both" joins findings and impression with a space, or gives the only one.
 
     Raises:
-        UserError: for another section.
+        UserError: the section is unknown.
     """
     if section not in SECTIONS:
         raise UserError(f"section: expected one of {', '.join(SECTIONS)}, but got {section!r}.")
@@ -82,5 +85,5 @@ def text_of(study: OriginalStudy, section: Section) -> str:
 
 
 def label_text(names: Iterable[str]) -> str:
-    """The canonical text of a set of labels, as `OriginalStudy.labels` has it."""
+    """The canonical text of a set of labels, as in `OriginalStudy.labels`."""
     return "|".join(sorted(set(names)))

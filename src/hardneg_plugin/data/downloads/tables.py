@@ -1,4 +1,4 @@
-"""Tables as people save them: rows by column name and line, or what is wrong with the file and where."""
+"""Tables: rows by column name and line, or what is wrong with the file and where."""
 
 import csv
 import difflib
@@ -15,11 +15,15 @@ from hardneg_plugin.files import json_kind
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 """What `read_rows` reads."""
 MAX_LINE = 16 * 2**20
-"""Bytes of the longest line; a longer one is no table."""
+"""Bytes of the longest line; a file with a longer one is not a table."""
 
 
 def read_lines(file: Path, *, longest: int | None = MAX_LINE) -> Iterator[str]:
     """The lines of a text in UTF-8, with or without a byte order mark, each with its line end.
+
+    Args:
+        file: the file.
+        longest: bytes of the longest line; None: any.
 
     Raises:
         UserError: the file cannot be read, is not UTF-8, has a NUL, or a line of more than `longest` bytes; with the line.
@@ -51,19 +55,23 @@ def _decode(line: bytes, file: Path, number: int) -> str:
 def read_table(file: Path, *, delimiter: str = ",") -> Iterator[tuple[int, dict[str, str]]]:
     """The rows of a CSV, each with the line on which it begins and its cells by `column_name`.
 
-    Blank rows are passed over, and so are columns without a name, such as the numbers that some programs put first.
+    Blank rows are skipped, as are columns without a name, such as the row numbers that some programs add.
+
+    Args:
+        file: the file.
+        delimiter: between cells.
 
     Raises:
-        UserError: as `read_lines`; there is no header, a name stands in it twice, a row has more or fewer cells than the
-            header, a quoted cell is not closed, or a cell is longer than Python's limit (`csv.field_size_limit`).
+        UserError: as `read_lines`; the header is missing or repeats a name, a row has more or fewer cells than the header, a
+            quoted cell is not closed, or a cell is longer than Python's limit (`csv.field_size_limit`).
     """
     rows = _read_rows(file, delimiter)
     _, header = next(rows, (0, []))
     names = [column_name(name) for name in header]
     if not any(names):
-        raise UserError(f"Expected a table with the names of its columns in the first row, but {file} has none.")
+        raise UserError(f"Expected the names of the columns in the first row of {file}, but it has none.")
     if twice := [name for name, count in Counter(names).items() if name and count > 1]:
-        raise UserError(f"Expected a name for each column of {file}, but {twice} stand there twice. Rename one.")
+        raise UserError(f"Expected distinct names of the columns of {file}, but got {twice} twice. Rename one.")
     for line, cells in rows:
         if len(cells) != len(names):
             raise UserError(
@@ -90,7 +98,7 @@ def _read_rows(file: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def column_name(name: str) -> str:
-    """A column's name as it is compared: in small letters, "_" for blanks and hyphens."""
+    """A column's name for comparison: in lower case, "_" for blanks and hyphens."""
     return "_".join(name.strip().lower().replace("-", " ").split())
 
 
@@ -140,10 +148,15 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def check_columns(file: Path, names: Collection[str], needed: Iterable[str]) -> None:
-    """Raise where a table lacks a column.
+    """Check that a table has some columns.
+
+    Args:
+        file: the table, for the error.
+        names: of its columns.
+        needed: names that must be among them.
 
     Raises:
-        UserError: with the columns that are there, and the one that looks most like it.
+        UserError: one is missing; with the columns of the table, and the one that is most similar.
     """
     for name in needed:
         if name not in names:

@@ -91,10 +91,10 @@ def test_frontal_views(home):
     [
         ("r.csv", "uid,MeSH,finding,impression\n1,a,b,c\n", 'column "findings".*Rename "finding"'),
         ("r.csv", "id;findings\n1;2\n", 'column "uid"'),
-        ("r.csv", REPORTS + "1,normal,,,,,Again.,\n", "'1' is there again on line 6"),
+        ("r.csv", REPORTS + "1,normal,,,,,Again.,\n", "line 6 repeats '1'"),
         ("r.csv", REPORTS + " ,normal,,,,,Blank.,\n", "line 6 has none"),
         ("r.csv", REPORTS + "5,normal\n", "line 6 has 2"),
-        ("r.csv", REPORTS.splitlines()[0], "only its header"),
+        ("r.csv", REPORTS.splitlines()[0], "only a header"),
         ("r.csv", "", "has none"),
         ("r.csv", REPORTS.encode("utf-16"), "UTF-8"),
         ("p.csv", REPORTS, 'column "filename"'),

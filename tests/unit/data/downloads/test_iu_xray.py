@@ -130,7 +130,7 @@ def test_the_split_and_the_choice_of_an_annotation(home, caplog):
         ("CXR4_IM-0001", "train"),
         ("CXR9_IM-1", "no report"),
     ]
-    assert "'    ' is taken for it" in caplog.text
+    assert "'    ' is read in its place" in caplog.text
     assert "left out: ['none']" in caplog.text
 
 
@@ -152,17 +152,17 @@ FILE = '<!DOCTYPE x [<!ENTITY f SYSTEM "file:///etc/passwd">]>'
         (xml("CXR7", head=FILE, findings="&f;"), "has one. Do not use it"),
         (xml("CXR7", head='<!DOCTYPE x SYSTEM "http://example.org/x.dtd">'), "has one. Do not use it"),
         (xml("CXR7", findings="&undefined;"), "undefined entity"),
-        (xml("CXR7")[:200], "is none ("),
+        (xml("CXR7")[:200], "is not XML ("),
         ("", "no element found"),
-        ("no xml", "is none (syntax error"),
+        ("no xml", "is not XML (syntax error"),
         ("<project/>", '<uId id="CXR1">'),
         (xml("MIM7"), '<uId id="CXR1">'),
-        (xml("CXR7").replace("utf-8", "no-such"), "is none ("),
-        (xml("CXR7").replace("utf-8", "shift_jis"), "is none ("),
-        (xml("CXR7").encode("utf-16"), "is none ("),
+        (xml("CXR7").replace("utf-8", "no-such"), "is not XML ("),
+        (xml("CXR7").replace("utf-8", "shift_jis"), "is not XML ("),
+        (xml("CXR7").encode("utf-16"), "is not XML ("),
         (xml("CXR7", findings="caf\xe9").encode("latin-1"), "not well-formed"),
         (xml("CXR7", findings="\0"), "not well-formed"),
-        ("<a>" * 100_000, "is none ("),
+        ("<a>" * 100_000, "is not XML ("),
         ("<a>" * 400_000, "'z.xml' is larger"),
     ],
 )
@@ -203,7 +203,7 @@ def test_images_that_link_out_are_refused(home):
     [
         ({"train": ["CXR1_1"], "val": ["CXR2"]}, '"test"'),
         ({"train": ["CXR1_1"], "val": ["CXR2"], "test": []}, "an empty one"),
-        ({"train": ["CXR1_1"], "val": ["CXR1_1"], "test": ["CXR2"]}, "val[0] is again 'CXR1_1'"),
+        ({"train": ["CXR1_1"], "val": ["CXR1_1"], "test": ["CXR2"]}, "val[0] repeats 'CXR1_1'"),
         ({"train": ["50414267"], "val": ["CXR1"], "test": ["CXR2"]}, "train[0]"),
         ({"train": [None], "val": ["CXR1"], "test": ["CXR2"]}, "train[0]"),
     ],

@@ -275,7 +275,7 @@ BAD_TABLES = {
     "two splits of one study": (SPLIT, SPLITS.replace("train", "test", 1), "study 50000009 has two"),
     "unknown label value": (CHEXPERT, LABELS.replace("-1.0", "2.0"), "'Edema' .* got 2"),
     "label a word": (CHEXPERT, LABELS.replace("-1.0", "maybe"), "maybe"),
-    "labels twice": (CHEXPERT, LABELS + "11000011,50000005,,,,\n", "50000005 is there again"),
+    "labels twice": (CHEXPERT, LABELS + "11000011,50000005,,,,\n", "50000005 is repeated"),
     "no label": (CHEXPERT, "subject_id,study_id\n11000011,50000005\n", "a column per label"),
 }
 
@@ -296,7 +296,7 @@ def test_bad_tables_end_in_one_line(root, case):
 def test_bad_folders_archives_and_settings_end_in_one_line(root):
     assert "'lateral'" in error(root, views="lateral")
     assert "p10 to p19 of images" in error(root, images="nowhere")
-    assert "reports.txt, but there is nothing" in error(root, reports="reports.txt")
+    assert "reports.txt, but there is no such file or folder" in error(root, reports="reports.txt")
     assert "p10 to p19 of reports" in error(root, reports=".." if not list(root.parent.glob("p??")) else ".")
     put(root / "mimic-cxr-reports.zip", b"PK\x03\x04 cut")
     assert "mimic-cxr-reports.zip, but it cannot be read" in error(root)

@@ -54,9 +54,9 @@ def slowest_seconds(call: Callable[[], None], repeats: int) -> float:
 def _rank(rank: int, ranks: int, studies: list[int], folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
-    step = Step("phantom", "in_batch")
+    step = Step("phantom", "in_batch", studies=16)
     gradients = torch.zeros(sum(p.numel() for p in step.model.parameters()))
-    result = {"parameters": len(gradients)}
+    result: dict[str, float] = {"parameters": len(gradients)}
     alone, distributed.world_size = distributed.world_size, lambda: 1
     result["step"] = slowest_seconds(step, repeats=5)
     distributed.world_size = alone

@@ -207,7 +207,7 @@ def test_released_files_that_do_not_fit(cli, tiny, tmp_path):
 
     line = refused("backbone=r2gen", "data.min_count=20")
     assert "logit.weight" in line
-    assert "the vocabulary must be the one of the weights" in line
+    assert "the vocabulary must be that of the weights" in line
     assert "These are weights of R2Gen: choose it" in refused("backbone=r2gencmn", "backbone.topk=3")
     assert "missing: encoder_decoder.model.encoder.layers.1" in refused("backbone=r2gen", "backbone.layers=2")
     assert "does not fit `resnet34`" in refused("backbone=r2gen", "visual.name=resnet34")

@@ -108,7 +108,7 @@ def test_a_variant_that_fails_is_left_out_and_nothing_is_compared_without_the_ba
     assert result.err.endswith("1 of 6 runs did not finish. Run the same command again to continue.\n")
     content = read_json(folder / "comparison.json")
     assert list(content["variants"]) == ["host", "arc"]
-    assert content["notes"] == ["queue is left out, since not all of its runs are finished: seed 2: no data."]
+    assert content["notes"] == ["queue is left out because not all of its runs are finished: seed 2: no data."]
 
     (folder / "comparison.json").unlink()
     shutil.rmtree(folder / "runs/host/seed_1")

@@ -17,7 +17,7 @@ SOURCE = '''
 import time
 from pathlib import Path
 
-from hardneg_plugin.data.downloads.study import Dropped, OriginalStudy
+from hardneg_plugin.data.downloads.study import DroppedEntry, OriginalStudy
 
 
 class MadeUp:
@@ -31,7 +31,7 @@ class MadeUp:
         return self.studies
 
     def __iter__(self):
-        yield Dropped("none", "no image")
+        yield DroppedEntry("none", "no image")
         for i in range(self.studies):
             while i == self.studies - 1 and self.wait_for and not Path(self.wait_for).exists():
                 time.sleep(0.05)

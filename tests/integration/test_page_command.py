@@ -21,7 +21,7 @@ from hardneg_plugin.data.phantom.reading import read_findings
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.knowledge import PRESENT
 from hardneg_plugin.neighbours.groups import normalised
-from hardneg_plugin.pages.from_runs import page_of_runs
+from hardneg_plugin.pages.from_runs import build_page
 from hardneg_plugin.runs.folder import RunFolder
 
 MODEL = [
@@ -67,7 +67,7 @@ def runs(trained, tmp_path):
 
 @pytest.fixture(scope="module")
 def content(trained):
-    return page_of_runs({name: RunFolder(trained / name) for name in ("host", "arc")}, "test")
+    return build_page({name: RunFolder(trained / name) for name in ("host", "arc")}, "test")
 
 
 def predictions(run, split="test"):
@@ -142,7 +142,7 @@ def test_scores_curves_and_configs_are_those_of_the_run_folders(trained, content
 
 
 def test_a_limit_keeps_the_worst_and_the_best_and_what_they_refer_to(trained):
-    content = page_of_runs({"arc": RunFolder(trained / "arc")}, "test", limit=3)
+    content = build_page({"arc": RunFolder(trained / "arc")}, "test", limit=3)
     scores = {record["id"]: record["scores"] for record in predictions(trained / "arc")}
     (name,) = (found[1] for note in content.notes if (found := re.search(r"3 of 12 studies.* highest (\S+);", note)))
     shown = {study.id for study in content.studies}
@@ -156,7 +156,7 @@ def test_a_limit_keeps_the_worst_and_the_best_and_what_they_refer_to(trained):
 
 def test_a_limited_page_shows_of_each_study_what_the_whole_page_shows(trained, content):
     runs = {name: RunFolder(trained / name) for name in ("host", "arc")}
-    limited = page_of_runs(runs, "test", limit=3)
+    limited = build_page(runs, "test", limit=3)
     whole = {study.id: study for study in content.studies}
     assert len(limited.studies) == 3
     for study in limited.studies:
@@ -188,7 +188,7 @@ def test_studies_of_any_number_of_views_and_a_run_without_a_best_checkpoint(tmp_
     sizes = ["data.datamodule.source.resize=72", "data.datamodule.source.crop=64"]
     run = tmp_path / "run"
     call_train(run, *data, *sizes, "hardening=none", "trainer.max_epochs=0", "trainer.precision=bf16-mixed")
-    content = page_of_runs({"run": RunFolder(run)}, "test")
+    content = build_page({"run": RunFolder(run)}, "test")
     assert [len(study.views) for study in content.studies] == [1, 2, 3, 1, 2, 3]
     assert {view.shape for study in content.studies for view in study.views} == {(64, 64)}
     for study in content.studies:
@@ -211,7 +211,7 @@ def aligned(tmp_path_factory):
 
 
 def test_what_alignments_know_is_shown_by_run(aligned):
-    content = page_of_runs({name: RunFolder(aligned / name) for name in ("words", "entities")}, "test")
+    content = build_page({name: RunFolder(aligned / name) for name in ("words", "entities")}, "test")
     knowledge, split = PhantomKnowledge(), PhantomStudies(**PHANTOM).split("test")
     for study, report in zip(content.studies, split.reports, strict=True):
         words, entities = (study.written[name] for name in ("words", "entities"))
@@ -234,7 +234,7 @@ def test_a_run_whose_data_do_not_tell_what_reports_state(aligned, tmp_path):
     config = OmegaConf.load(run / "config.yaml")
     del config.data.knowledge
     OmegaConf.save(config, run / "config.yaml")
-    content = page_of_runs({"old": RunFolder(run)}, "test")
+    content = build_page({"old": RunFolder(run)}, "test")
     assert any("old: what reports state of its entities is not known" in note for note in content.notes)
     facts = {entity.fact for study in content.studies for entity in study.written["old"].entities}
     assert facts <= {None}
@@ -283,7 +283,7 @@ def test_runs_of_a_list_need_folders_of_different_names(cli, trained):
         (["run={}"], "at least one run"),
         (["run=[]"], "at least one run"),
         (["split=train"], "split: expected val or test"),
-        (["limit=0"], "limit: expected a number of studies from 1"),
+        (["limit=0"], "limit: expected a positive integer"),
         (["output=page.pdf"], "output: expected the name of an .html file"),
         (["device=tpu9"], "device=tpu9"),
         (["data=annotations", "data.root=gone"], "gone"),
@@ -306,14 +306,14 @@ def test_what_is_wrong_is_told_in_one_line(cli, trained, arguments, message):
 def test_a_run_that_is_not_whole(runs, removed):
     (runs / "arc" / removed).unlink()
     with pytest.raises(UserError, match=removed.split("/")[-1].split(".")[0]):
-        page_of_runs({"arc": RunFolder(runs / "arc")}, "test")
+        build_page({"arc": RunFolder(runs / "arc")}, "test")
 
 
 def test_a_report_that_comes_out_otherwise_is_shown_as_predicted_and_many_are_an_error(runs):
     run, records = runs / "arc", predictions(runs / "arc")
     records[1]["generated"] += " effusion"
     write_predictions(run, records)
-    content = page_of_runs({"arc": RunFolder(run)}, "test")
+    content = build_page({"arc": RunFolder(run)}, "test")
     written = content.studies[1].written["arc"]
     assert (written.text, written.attention) == (records[1]["generated"], None)
     assert content.studies[2].written["arc"].attention is not None
@@ -324,13 +324,13 @@ def test_a_report_that_comes_out_otherwise_is_shown_as_predicted_and_many_are_an
             weight.mul_(-1)
     torch.save(checkpoint, run / "checkpoints" / "best.ckpt")
     with pytest.raises(UserError, match="checkpoint or the images have changed"):
-        page_of_runs({"arc": RunFolder(run)}, "test")
+        build_page({"arc": RunFolder(run)}, "test")
 
 
 def test_runs_that_were_scored_on_different_studies(runs):
     write_predictions(runs / "host", predictions(runs / "host")[:-1])
     with pytest.raises(UserError, match="phantom-test-000011"):
-        page_of_runs({name: RunFolder(runs / name) for name in ("arc", "host")}, "test")
-    content = page_of_runs({"host": RunFolder(runs / "host")}, "test")  # as after trainer.limit_test_batches
+        build_page({name: RunFolder(runs / name) for name in ("arc", "host")}, "test")
+    content = build_page({"host": RunFolder(runs / "host")}, "test")  # as after trainer.limit_test_batches
     assert len(content.studies) == 11
     assert any("11 of the 12 studies" in note for note in content.notes)

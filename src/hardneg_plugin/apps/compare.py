@@ -33,8 +33,8 @@ from hardneg_plugin.comparison.task_files import tasks_of_all
 from hardneg_plugin.comparison.verdicts import cautions, choice, verdicts
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import whole_text_file, write_json, writing
-from hardneg_plugin.pages.curves import curves_of
-from hardneg_plugin.pages.from_runs import page_of_runs
+from hardneg_plugin.pages.curves import read_curves
+from hardneg_plugin.pages.from_runs import build_page
 from hardneg_plugin.pages.render import write_page
 
 AGAIN = "Run the same command again to continue."
@@ -160,7 +160,7 @@ def _do_tasks(runs: Sequence[PlannedRun], settings: ComparisonSettings, lock: in
 def last_score(measures: Sequence[str], run: PlannedRun) -> str:
     """The latest validation score of a run, as the end of a progress line."""
     try:
-        curves = {curve.name: curve.points for curve in curves_of(run.folder, run.variant)}
+        curves = {curve.name: curve.points for curve in read_curves(run.folder, run.variant)}
     except (OSError, UserError):  # while the training is writing
         return ""
     name = next((f"val/{name}" for name in (*measures, "BLEU-4") if f"val/{name}" in curves), None)
@@ -211,7 +211,7 @@ def _compare_runs(
             notes=notes,
         )
         curves = {
-            name: [{c.name: c.points for c in curves_of(run, name)} for run in own] for name, own in folders.items()
+            name: [{c.name: c.points for c in read_curves(run, name)} for run in own] for name, own in folders.items()
         }
         _write(compared, curves, settings.path)
     _print_comparison(compared)
@@ -252,7 +252,7 @@ def _write_page_of(compared: Comparison, settings: ComparisonSettings) -> None:
     }
     with Console(stderr=True).status("Looking at studies for page.html"):
         # trusted: their settings have been compared with those of this command
-        page = page_of_runs(best, "test", settings.page, trust=True)
+        page = build_page(best, "test", settings.page, trust=True)
     seeds = ", ".join(f"{name} {folder.path.name.replace('_', ' ')}" for name, folder in best.items())
     notes = [choice(compared), *verdicts(compared, "test"), *cautions(compared)]
     page = dataclasses.replace(

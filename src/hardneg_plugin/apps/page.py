@@ -9,7 +9,7 @@ from hardneg_plugin.apps.shared.console import progress
 from hardneg_plugin.apps.shared.hydra_command import run_command
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import check_place, writing
-from hardneg_plugin.pages.from_runs import page_of_runs
+from hardneg_plugin.pages.from_runs import build_page
 from hardneg_plugin.pages.render import write_page
 from hardneg_plugin.runs.folder import RunFolder
 
@@ -23,7 +23,7 @@ def page(config: DictConfig) -> None:
     """Write the page; print its path and size."""
     runs = _runs(config.run)
     output = _output(config, runs)
-    content = page_of_runs(
+    content = build_page(
         runs,
         config.split,
         config.limit,

@@ -1,4 +1,4 @@
-"""What an alignment knows of each study of a batch: how it reads the reference, and which entities it finds where."""
+"""What an objective makes of each study of a batch: how it reads the reference, and which entities it finds where."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from hardneg_plugin.backbones.grounded import GroundedVisual
 from hardneg_plugin.backbones.visual import VisualFeatures
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.data.tokenizer import UNKNOWN_WORD
-from hardneg_plugin.evaluation.inspected_study import FOUND_ABOVE, FoundEntity, Reading, quantised
+from hardneg_plugin.evaluation.inspected_study import FOUND_ABOVE, FoundEntity, Reading, quantise
 from hardneg_plugin.knowledge import PRESENT, Prompt
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator
 from hardneg_plugin.models.report_generator import ReportGenerator
@@ -23,7 +23,7 @@ def read_references(model: ReportGenerator, batch: Batch, features: VisualFeatur
     Args:
         model: in evaluation mode.
         batch: of B studies.
-        features: what the model sees of them.
+        features: of their images, of `model.encode_images`.
     """
     if not isinstance(model, HardNegativeReportGenerator):
         return None
@@ -42,9 +42,9 @@ def read_references(model: ReportGenerator, batch: Batch, features: VisualFeatur
         of_words = token_positions(model.tokenizer, row)
         readings.append(
             Reading(
-                words=_as_written(report.words, batch["references"][study].split()),
+                words=_with_rare_words(report.words, batch["references"][study].split()),
                 importance=None if weights is None else [float(weights[study, tokens].sum()) for tokens in of_words],
-                attention=quantised(report.attention),
+                attention=quantise(report.attention),
             )
         )
     return readings
@@ -53,12 +53,12 @@ def read_references(model: ReportGenerator, batch: Batch, features: VisualFeatur
 def found_entities(
     model: ReportGenerator, batch: Batch, features: VisualFeatures, stated: Mapping[str, Mapping[Prompt, int]]
 ) -> list[list[FoundEntity]] | None:
-    """Of each of B studies the entities that are found or stated, the most likely first; None where none are looked for.
+    """For each of B studies the entities that are found or stated, the most likely first; None where none are looked for.
 
     Args:
         model: in evaluation mode.
         batch: of B studies.
-        features: what the model sees of them.
+        features: of their images, of `model.encode_images`.
         stated: by study what its report says of each prompt; a study may be missing, and so may a prompt.
     """
     if not isinstance(model, HardNegativeReportGenerator) or not isinstance(model.visual, GroundedVisual):
@@ -67,32 +67,34 @@ def found_entities(
     if not isinstance(objective, GroundedKnowledgeObjective) or objective.entity is None or found is None:
         return None
     with torch.autocast(model.device.type, enabled=False):  # as in training
-        likely = objective.entity(found.float()).squeeze(-1).sigmoid()
+        probabilities = objective.entity(found.float()).squeeze(-1).sigmoid()
     maps = model.visual.attention(features, batch.get("boxes"))
     maps = maps.unflatten(-1, (-1, *features.grid)).float().cpu()
     return [
-        _of_study(model.visual.grounding.prompts, likely[study].cpu(), maps[study][:, view_mask], stated.get(name, {}))
+        _study_entities(
+            model.visual.grounding.prompts, probabilities[study].cpu(), maps[study][:, view_mask], stated.get(name, {})
+        )
         for study, (name, view_mask) in enumerate(zip(batch["ids"], batch["view_mask"].cpu(), strict=True))
     ]
 
 
-def _of_study(
-    prompts: tuple[Prompt, ...], likely: Tensor, maps: Tensor, stated: Mapping[Prompt, int]
+def _study_entities(
+    prompts: tuple[Prompt, ...], probabilities: Tensor, maps: Tensor, stated: Mapping[Prompt, int]
 ) -> list[FoundEntity]:
-    """Of one study, from Q probabilities `(Q,)` and maps `(Q, views, rows, columns)`."""
+    """Of one study: probabilities `(Q,)` and maps `(Q, views, rows, columns)` of Q prompts."""
     facts = [stated.get(prompt) for prompt in prompts]
-    order = likely.argsort(descending=True, stable=True).tolist()
-    kept = [row for row in order if likely[row] > FOUND_ABOVE or facts[row] == PRESENT]
+    order = probabilities.argsort(descending=True, stable=True).tolist()
+    kept = [row for row in order if probabilities[row] > FOUND_ABOVE or facts[row] == PRESENT]
     return [
-        FoundEntity(prompts[row].phrase, float(likely[row]), facts[row], own)
-        for row, own in zip(kept, quantised(maps[kept]), strict=True)
+        FoundEntity(prompts[row].phrase, float(probabilities[row]), facts[row], attention)
+        for row, attention in zip(kept, quantise(maps[kept]), strict=True)
     ]
 
 
-def _as_written(read: list[str], reference: list[str]) -> list[str]:
-    """The words read, as the reference has them: rare ones, which are all read alike, by their own name."""
-    written = reference[: len(read)]
-    is_same = len(written) == len(read) and all(
-        word in (own, UNKNOWN_WORD) for word, own in zip(read, written, strict=True)
+def _with_rare_words(read: list[str], reference: list[str]) -> list[str]:
+    """The words that are read, with the reference's rare words in place of the unknown token."""
+    words = reference[: len(read)]
+    is_same = len(words) == len(read) and all(
+        word in (original, UNKNOWN_WORD) for word, original in zip(read, words, strict=True)
     )
-    return written if is_same else read
+    return words if is_same else read

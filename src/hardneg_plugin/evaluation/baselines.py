@@ -1,4 +1,4 @@
-"""What a trained generator must beat: two ways to write a report without having learned anything."""
+"""Baselines that learn nothing: the most frequent report, and the report of the most similar image."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hardneg_plugin.backbones.decoder import evaluating
 from hardneg_plugin.backbones.grounded import GroundedVisual
 from hardneg_plugin.backbones.visual import VisualExtractor
 from hardneg_plugin.data.studies import Batch
@@ -29,25 +30,35 @@ class ImageEmbeddings:
 
 @torch.no_grad()
 def embed_studies(visual: VisualExtractor | GroundedVisual, batches: Iterable[Batch]) -> ImageEmbeddings:
-    """Run a visual extractor over a split in evaluation mode; its mode is restored."""
+    """Run a visual extractor over a split, in evaluation mode.
+
+    Args:
+        visual: on any device.
+        batches: of the N studies.
+    """
     device = next(visual.parameters()).device
-    was_training = visual.training
-    visual.eval()
     features: list[Tensor] = []
     ids: list[str] = []
     reports: list[str] = []
-    for batch in batches:
-        features.append(visual(batch["images"].to(device), batch["view_mask"].to(device)).pooled.cpu())
-        ids += batch["ids"]
-        reports += batch["references"]
-    visual.train(was_training)
+    with evaluating(visual):
+        for batch in batches:
+            features.append(visual(batch["images"].to(device), batch["view_mask"].to(device)).pooled.cpu())
+            ids += batch["ids"]
+            reports += batch["references"]
     return ImageEmbeddings(torch.cat(features), ids, reports)
 
 
 def nearest_image_reports(studies: ImageEmbeddings, train: ImageEmbeddings) -> list[str]:
     """For each study the training report whose image is most similar, by cosine after centring.
 
-    Features of an untrained network share a large common part; without it the similarity tells something.
+    Features of an untrained network have a large common part, which centring removes.
+
+    Args:
+        studies: `(N, D)` features.
+        train: `(M, D)` features, of the same extractor.
+
+    Returns:
+        N reports.
     """
     centre = train.features.mean(dim=0)
     similarity = F.normalize(studies.features - centre, dim=-1) @ F.normalize(train.features - centre, dim=-1).T

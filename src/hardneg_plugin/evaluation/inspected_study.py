@@ -25,10 +25,10 @@ VERDICT_BY_FACT: Mapping[int, EntityVerdict] = {
 """For an entity that is found, by what the report says of it."""
 
 
-def quantised(attention: Tensor) -> NDArray[np.uint8]:
+def quantise(attention: Tensor) -> NDArray[np.uint8]:
     """Heat maps `(N, views, rows, columns)` as bytes: 255 is the largest value of each of the N; all 0 stays 0.
 
-    >>> quantised(torch.tensor([[[[0.1, 0.2]]], [[[0.0, 0.0]]]]))[:, 0, 0].tolist()
+    >>> quantise(torch.tensor([[[[0.1, 0.2]]], [[[0.0, 0.0]]]]))[:, 0, 0].tolist()
     [[128, 255], [0, 0]]
     """
     largest = attention.amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(attention.dtype).tiny)
@@ -61,7 +61,7 @@ class Reading:
     importance: list[float] | None
     """β of each word, in [0, 1], summed over its tokens; the end token has a share, too. None where words are not weighted."""
     attention: NDArray[np.uint8]
-    """`(words, views, rows, columns)`, where each word looks, as of `quantised`."""
+    """`(words, views, rows, columns)`, where each word looks, as of `quantise`."""
 
     def __post_init__(self) -> None:
         _check_heat_maps(self.attention, self.words)
@@ -106,7 +106,7 @@ class InspectedStudy:
     text: str
     """The generated report."""
     attention: NDArray[np.uint8] | None = None
-    """`(words, views, rows, columns)`, the mean over layers and heads, as of `quantised`; each map covers the whole view. None
+    """`(words, views, rows, columns)`, the mean over layers and heads, as of `quantise`; each map covers the whole view. None
     where it is not known."""
     findings: list[tuple[str, FindingVerdict]] | None = None
     """Of the generated report against the reference; None where findings cannot be read."""

@@ -1,4 +1,4 @@
-"""What a trained generator does with each study of a split: its words, where it looked, and how close its peers are."""
+"""Inspect what a trained generator makes of studies: its words, its attention, and how close the hard negatives are."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -15,7 +15,7 @@ from hardneg_plugin.backbones.decoding import Decoding
 from hardneg_plugin.backbones.visual import VisualFeatures
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.evaluation.alignment_inspection import found_entities, read_references
-from hardneg_plugin.evaluation.inspected_study import InspectedStudy, Similarities, quantised
+from hardneg_plugin.evaluation.inspected_study import InspectedStudy, Similarities, quantise
 from hardneg_plugin.knowledge import Prompt
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator
 from hardneg_plugin.models.report_generator import ReportGenerator
@@ -105,7 +105,7 @@ def _inspect(
         report = generated_report(model.tokenizer, tokens[row].tolist(), of_study)
         inspected[study] = InspectedStudy(
             text=report.text,
-            attention=None if report.attention is None else quantised(report.attention),
+            attention=None if report.attention is None else quantise(report.attention),
             reading=None if readings is None else readings[row],
             entities=None if entities is None else entities[row],
         )
@@ -120,17 +120,17 @@ def _embed(
     return dict(zip(batch["ids"], zip(images, reports, strict=True), strict=True))
 
 
-def _attention(decoder: ReportDecoder, features: VisualFeatures, words: Tensor) -> Tensor | None:
-    """`(B, words, views, rows, columns)`, the mean over layers and heads; None where the decoder gives none."""
+def _attention(decoder: ReportDecoder, features: VisualFeatures, tokens: Tensor) -> Tensor | None:
+    """`(B, tokens, views, rows, columns)`, the mean over layers and heads; None where the decoder gives none."""
     try:
-        maps = decoder.attention_maps(features.context, F.pad(words, (1, 0)), patch_mask=features.context_mask)
-    except (AttributeError, TypeError, ValueError):  # as models of other libraries fail that keep theirs to themselves
+        maps = decoder.attention_maps(features.context, F.pad(tokens, (1, 0)), patch_mask=features.context_mask)
+    except (AttributeError, TypeError, ValueError):  # as decoders of other libraries fail that give none
         return None
     return features.on_patches(maps.mean((1, 2))).float().cpu()
 
 
 def _nearest(embeddings: Any, groups: Groups) -> NDArray[np.int64]:
-    """For each study the index of the nearest that is no match, -1 where there is none."""
+    """For each study the index of the nearest study that is no match; -1 where all match."""
     nearest: NDArray[np.int64] = ChunkedSearch()(embeddings, NeighbourRule(groups)).index[:, 0]
     return nearest
 
@@ -145,6 +145,6 @@ def _similarities(
         hardened = objective.hardening.for_evaluation()(z, u, n, hardness)
     columns = [(z * others).sum(-1).tolist() for others in (u, n, n if hardened is None else hardened)]
     found: list[Similarities | None] = [None] * len(images)
-    for row, own, hard, harder in zip(rows.tolist(), *columns, strict=True):
-        found[row] = Similarities(own, hard, None if hardened is None else harder)
+    for row, positive, hard, harder in zip(rows.tolist(), *columns, strict=True):
+        found[row] = Similarities(positive, hard, None if hardened is None else harder)
     return found

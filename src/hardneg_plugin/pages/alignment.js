@@ -1,4 +1,4 @@
-// What alignments know of a study: how they read its reference, and which entities they find where.
+// What the objectives make of a study: how they read its reference, and which entities they find where.
 
 const verdictMarks = {
   "found and stated": ["✓", "both"],
@@ -10,7 +10,7 @@ const verdictMarks = {
 
 const shareOf = (value) => (value < 0.001 ? "below 0.001" : value.toFixed(3));
 
-// Something that shows a map where it is pointed at, focused or tapped; what it is called holds its number too.
+// An element that shows a heat map when pointed at, focused or tapped; its label includes its number.
 function lookingAt(index, name, kind, ...children) {
   return element(
     "span",
@@ -19,19 +19,19 @@ function lookingAt(index, name, kind, ...children) {
   );
 }
 
-// Makes the words in `group` show their maps; `told(index)` is the number that stands before what the map is of.
-function showMaps(group, label, heated, words, told) {
+// Makes the words in `group` show their heat maps; `number(index)` is put before the caption.
+function showMaps(group, label, heated, words, number) {
   const { images, legend, attention, grid } = heated;
   const show = heatMaps(images, legend, attention, grid);
   lookingWords(group, "", (index) => {
     show(index, words[index]);
     const output = legend.querySelector("output");
-    if (index !== null && told(index)) output.textContent = `${told(index)} · ${output.textContent}`;
+    if (index !== null && number(index)) output.textContent = `${number(index)} · ${output.textContent}`;
   });
   group.setAttribute("aria-label", label);
 }
 
-// The reference as a variant reads it: under each word a bar as high as its importance, beside that of the most important one.
+// The reference as a variant reads it: the bar under a word is its importance relative to the most important word.
 function readingOf(variant, number, study, reading, heated) {
   const { words, importance } = reading;
   const most = Math.max(...(importance ?? []), Number.MIN_VALUE);
@@ -42,14 +42,14 @@ function readingOf(variant, number, study, reading, heated) {
     if (importance) shown.style.setProperty("--share", importance[index] / most);
     text.append(shown, " ");
   });
-  const own = wordsOf(study.reference);
-  if (own.length > words.length && startsWith(own, words)) {
-    text.append(element("span", { class: "unread" }, unseen("not read: "), own.slice(words.length).join(" ")));
+  const reference = wordsOf(study.reference);
+  if (reference.length > words.length && startsWith(reference, words)) {
+    text.append(element("span", { class: "unread" }, unseen("not read: "), reference.slice(words.length).join(" ")));
   }
-  showMaps(text, `Reference as ${variant} reads it: each word shows where it looks`, heated, words, (index) =>
+  showMaps(text, `Reference as ${variant} reads it: each word shows its heat map`, heated, words, (index) =>
     importance && `Importance ${shareOf(importance[index])}`,
   );
-  const about = importance ? " – the higher the bar under a word, the more important" : " – each word shows where it looks";
+  const about = importance ? " – the higher the bar under a word, the more important" : " – each word shows its heat map";
   const heading = element("p", { class: "marks" }, element("span", { class: "swatch" }), `As ${variant} reads it${about}`);
   return element("div", { class: `reading v${number % 8}` }, heading, text);
 }
@@ -78,12 +78,12 @@ function entitiesOf(variant, entities, heated) {
     );
   });
   const group = element("div", {}, element("ul", { class: "entities" }, ...items));
-  const label = `Entities by ${variant}: each shows where it is looked for`;
+  const label = `Entities of ${variant}: each shows its heat map`;
   showMaps(group, label, heated, found.map(([phrase]) => phrase), (index) => `Probability ${shareOf(found[index][1])}`);
   return element("div", { class: "looked-for" }, heading, group);
 }
 
-// The view of a study with what its alignments know added to it.
+// Adds readings and entities to the view of a study.
 function withAlignments(view) {
   return (study, variants, find) => {
     const body = view(study, variants, find);
@@ -95,15 +95,15 @@ function withAlignments(view) {
     const read = variants.filter((variant) => readings[variant]?.words.length);
     const reference = body.querySelector(".reference");
     if (read.length && read.every((variant) => startsWith(wordsOf(study.reference), readings[variant].words))) {
-      reference.querySelector(".text").remove(); // its words are those of the readings
+      reference.querySelector(".text").remove(); // the readings show the same words
     }
     for (const variant of read) {
       const reading = readings[variant];
       reference.append(readingOf(variant, variants.indexOf(variant), study, reading, heated(reading)));
     }
     for (const section of body.querySelectorAll(".written")) {
-      const own = entities[section.getAttribute("aria-label")];
-      if (own) section.append(entitiesOf(section.getAttribute("aria-label"), own, heated(own)));
+      const variant = section.getAttribute("aria-label");
+      if (entities[variant]) section.append(entitiesOf(variant, entities[variant], heated(entities[variant])));
     }
     return body;
   };

@@ -11,16 +11,16 @@ from hardneg_plugin.evaluation.inspected_study import InspectedStudy
 
 @dataclass(frozen=True)
 class StudyContent:
-    """One study.
+    """A study on a page.
 
     Args:
         id: unique on the page.
-        views: `(H, W)` uint8 gray values, of any sizes; there may be none.
-        reference: the report as a radiologist wrote it.
-        written: by variant; a variant may be missing.
+        views: `(H, W)` uint8 gray values each, of any sizes; may be empty.
+        reference: the report.
+        written: what each variant made of the study; a variant may be missing.
 
     Raises:
-        ValueError: attention is over another number of views.
+        ValueError: a heat map has another number of views.
     """
 
     id: str
@@ -33,14 +33,13 @@ class StudyContent:
             for views in written.heat_map_views():
                 if views != len(self.views):
                     raise ValueError(
-                        f"Expected attention over the {len(self.views)} views of {self.id}, but that of {variant} is over "
-                        f"{views}."
+                        f"Expected heat maps over the {len(self.views)} views of {self.id}, but one of {variant} is over {views}."
                     )
 
 
 @dataclass(frozen=True)
 class Score:
-    """A score over all studies, with the ends of its interval where there is one."""
+    """A score over all studies, and the ends of its interval, None where there is none."""
 
     value: float
     low: float | None
@@ -49,7 +48,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Curve:
-    """What a variant logged under a name, such as "train/hardness", as `(step, value)` in order of the steps."""
+    """What a variant logged under a name such as "train/hardness": `(step, value)`, by step."""
 
     variant: str
     name: str
@@ -58,20 +57,23 @@ class Curve:
 
 @dataclass(frozen=True)
 class PageContent:
-    """All of a page; whatever is empty is told to be so.
+    """The content of a page. Any part may be empty; the page then says so.
 
     Args:
         title: of the page.
-        notes: sentences shown at its top.
-        variants: names, in the order in which they are shown.
-        studies: those to look at.
-        neighbours: further studies that are hard negatives of these, with nothing written.
+        notes: sentences at its top.
+        variants: names, in the order of the page.
+        studies: that the page lists.
+        neighbours: further studies that are hard negatives of these; nothing is written about them.
         scores: by variant, then by name.
         curves: of all variants.
-        configs: YAML by variant.
+        configs: YAML, by variant.
 
     Raises:
-        ValueError: two studies have one id, or something is of a variant that is not listed.
+        ValueError: two studies have the same id, or a variant is not in `variants`.
+
+    >>> study = StudyContent("s1", [np.zeros((64, 64), np.uint8)], "No effusion.", {"arc": InspectedStudy("no effusion")})
+    >>> page = PageContent("Arc", [], ["arc"], [study], neighbours=[], scores={}, curves=[], configs={})
     """
 
     title: str
@@ -86,8 +88,8 @@ class PageContent:
     def __post_init__(self) -> None:
         ids = Counter(study.id for study in [*self.studies, *self.neighbours])
         if twice := [name for name, count in ids.items() if count > 1]:
-            raise ValueError(f"Expected each study once, but these are there twice: {', '.join(twice[:3])}.")
+            raise ValueError(f"Expected each study once, but got {', '.join(twice[:3])} twice.")
         named = {*self.scores, *self.configs, *(curve.variant for curve in self.curves)}
         named.update(variant for study in self.studies for variant in study.written)
         if unknown := sorted(named - set(self.variants)):
-            raise ValueError(f"Expected the variants {self.variants}, but there is something of {unknown}.")
+            raise ValueError(f"Expected content of the variants {self.variants}, but got some of {unknown}.")

@@ -1,9 +1,9 @@
-// Training curves: small charts in SVG, drawn from the data, that can be read by pointer, by keys and as tables.
+// Training curves: small SVG charts whose values can be read by pointer, by keys and as tables.
 
 const dashes = ["", "7 3", "2 2.5", "9 3 2 3", "5 2", "1 2", "12 4", "9 2 2 2 2 2"];
 const box = { width: 360, height: 190, left: 46, right: 10, top: 10, bottom: 24 };
 
-// In this order; what is none of these comes last.
+// The order of the charts; all others come last.
 const kinds = [/loss/, /\/hardness$/, /(negative|hardened)_similarity$/, /false_negative/, /^val\//, /(?:)/];
 
 // Curves that belong on one chart: the negative similarity before and after hardening, a loss of training and validation.
@@ -27,7 +27,7 @@ function ticks(low, high, count) {
 const short = (value) =>
   Math.abs(value) >= 1e4 || (value && Math.abs(value) < 1e-3) ? value.toExponential(1) : String(Number(value.toPrecision(4)));
 
-// The range of some values, with room around where they are all the same.
+// The range of some values; widened where they are all equal.
 function rangeOf(values) {
   const [low, high] = values.reduce(([least, most], value) => [Math.min(least, value), Math.max(most, value)], [Infinity, -Infinity]);
   return low < high ? [low, high] : [low - (Math.abs(low) || 1) / 2, high + (Math.abs(high) || 1) / 2];
@@ -58,14 +58,14 @@ function chart(title, curves, variants) {
   const known = series.flatMap((one) => one.known);
   const frame = element("figure", { class: "chart" }, element("figcaption", {}, title));
   if (!known.length) {
-    frame.append(element("p", { class: "empty" }, "No number was logged."));
+    frame.append(element("p", { class: "empty" }, "No values were logged."));
     return frame;
   }
   const [firstStep, lastStep] = rangeOf(known.map(([step]) => step));
   const [low, high] = rangeOf(known.map(([, value]) => value));
   const x = (step) => box.left + ((step - firstStep) / (lastStep - firstStep)) * (box.width - box.left - box.right);
   const y = (value) => box.height - box.bottom - ((value - low) / (high - low)) * (box.height - box.top - box.bottom);
-  const svg = element("svg", { viewBox: `0 0 ${box.width} ${box.height}`, tabindex: "0", role: "img", "aria-label": `${title}: ← and → read the values` });
+  const svg = element("svg", { viewBox: `0 0 ${box.width} ${box.height}`, tabindex: "0", role: "img", "aria-label": `${title}: use ← and → to read the values` });
   for (const value of ticks(low, high, 4)) {
     svg.append(element("line", { class: "grid", x1: box.left, x2: box.width - box.right, y1: y(value), y2: y(value) }));
     svg.append(element("text", { class: "tick", x: box.left - 6, y: y(value) + 3.5, "text-anchor": "end" }, short(value)));

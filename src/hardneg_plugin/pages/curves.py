@@ -1,4 +1,4 @@
-"""The training curves of a run, from what its CSV logger wrote."""
+"""The training curves of a run, read from its CSV logs."""
 
 import csv
 import math
@@ -11,33 +11,48 @@ from hardneg_plugin.pages.content import Curve
 from hardneg_plugin.runs.folder import RunFolder
 
 POINTS = 500
-"""Of a curve at most: more cannot be told apart on a screen."""
+"""At most so many of a curve: more cannot be told apart on a screen."""
 
 Points = dict[int, float]
 """The value at each step."""
 
 
-def curves_of(run: RunFolder, variant: str) -> list[Curve]:
-    """The curves of training and validation, by name, of at most `POINTS` points; none where the run kept no CSV logs.
+def read_curves(run: RunFolder, variant: str) -> list[Curve]:
+    """Read the curves of training and validation, of at most `POINTS` points each.
 
-    A run that was resumed has a file for each time: of a step that two of them have, the later one counts.
+    A run that was resumed has several files; where two of them have the same step, the later file counts.
+
+    Args:
+        run: the run; without CSV logs it has no curves.
+        variant: what the run is called.
+
+    Returns:
+        The curves in the order of their names.
 
     Raises:
-        UserError: a file holds something else.
+        UserError: a file is no table of numbers.
     """
     files = sorted(run.path.glob("logs/csv/*/metrics.csv"), key=lambda path: (len(str(path)), path))  # version_10 last
     curves: dict[str, Points] = {}
     for file in files:
         for name, points in _read(file).items():
             curves.setdefault(name, {}).update(points)
-    return [Curve(variant=variant, name=name, points=thinned(sorted(curves[name].items()))) for name in sorted(curves)]
+    return [Curve(variant=variant, name=name, points=thin(sorted(curves[name].items()))) for name in sorted(curves)]
 
 
-def thinned(points: list[tuple[int, float]], most: int = POINTS) -> list[tuple[int, float]]:
-    """At most so many (two or more) of the points, evenly spread, the first and the last among them."""
+def thin(points: list[tuple[int, float]], most: int = POINTS) -> list[tuple[int, float]]:
+    """Evenly spread points of a curve, the first and the last among them.
+
+    Args:
+        points: of the curve.
+        most: keep at most so many, >= 2.
+
+    >>> thin([(0, 0.1), (1, 0.2), (2, 0.3), (3, 0.4), (4, 0.5)], most=3)
+    [(0, 0.1), (2, 0.3), (4, 0.5)]
+    """
     if len(points) <= most:
         return points
-    return [points[place] for place in np.linspace(0, len(points) - 1, most).round().astype(int).tolist()]
+    return [points[index] for index in np.linspace(0, len(points) - 1, most).round().astype(int).tolist()]
 
 
 def _read(file: Path) -> dict[str, Points]:
@@ -50,7 +65,7 @@ def _read(file: Path) -> dict[str, Points]:
                 f"{file}, line {table.line_num}: expected a table of numbers with the column step, but got {error!r}. Remove the "
                 "file to do without its curves."
             ) from error
-    # Once training is over its best checkpoint is scored, at a step of its own: that is no point of a curve.
+    # After training the best checkpoint is scored and logged under a further step, which is no point of a curve.
     scored = {step for step, values in rows if any(name.startswith("test/") for name in values)}
     curves: dict[str, Points] = {}
     for step, values in rows:

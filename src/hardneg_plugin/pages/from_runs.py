@@ -1,4 +1,4 @@
-"""From the folders of finished runs to what their page shows."""
+"""From the folders of finished runs to the content of their page."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,14 +12,14 @@ from hardneg_plugin.evaluation.finished_runs import FinishedRun, read_run
 from hardneg_plugin.evaluation.inspected_study import InspectedStudy
 from hardneg_plugin.evaluation.run_inspection import InspectedRun, Track, inspect_run
 from hardneg_plugin.pages.content import PageContent, Score, StudyContent
-from hardneg_plugin.pages.curves import curves_of
+from hardneg_plugin.pages.curves import read_curves
 from hardneg_plugin.runs.folder import RunFolder
 
 SPREAD_OVER = ("findings_attributes_F1", "CIDEr", "ROUGE-L", "specificity")
-"""The scores of single studies that a choice of studies is spread over: the first that all variants have."""
+"""Scores of single studies; the shown studies are spread over the first that all variants have."""
 
 
-def page_of_runs(
+def build_page(
     runs: Mapping[str, RunFolder],
     split: SplitName,
     limit: int = 600,
@@ -29,12 +29,14 @@ def page_of_runs(
     trust: bool = False,
     track: Track = lambda batches, name: batches,
 ) -> PageContent:
-    """What a page shows of runs that were scored on the same studies; only the studies that it shows are generated again.
+    """The content of a page about runs that were scored on the same studies.
+
+    Reports are generated again, for their heat maps, of the shown studies only.
 
     Args:
-        runs: by the name that each is to have, in the order of the page.
+        runs: by the name that each gets, in the order of the page.
         split: whose predictions are shown.
-        limit: studies shown at most, at least 1: the worst, the best, and an even spread between them.
+        limit: show at most so many studies, >= 1: the worst, the best, and an even spread between them.
         data: as of `read_run`.
         device, trust, track: as of `inspect_run`.
 
@@ -46,7 +48,7 @@ def page_of_runs(
     first = finished[0]
     ids = list(first.rows)
     score, chosen = _choice(finished, ids, limit)
-    shown = [ids[place] for place in chosen]
+    shown = [ids[index] for index in chosen]
     inspected = [inspect_run(run, shown, device=device, trust=trust, track=track) for run in finished]
     negatives = {study.hard_negative for each in inspected for study in each.studies.values()}
     return PageContent(
@@ -55,14 +57,18 @@ def page_of_runs(
         variants=list(runs),
         studies=[_study(first, name, {each.run.name: each.studies[name] for each in inspected}) for name in shown],
         neighbours=[_study(first, name, {}) for name in ids if name in negatives and name not in set(shown)],
-        scores={run.name: scores_of(run.metrics, split) for run in finished},
-        curves=[curve for run in finished for curve in curves_of(run.folder, run.name)],
+        scores={run.name: split_scores(run.metrics, split) for run in finished},
+        curves=[curve for run in finished for curve in read_curves(run.folder, run.name)],
         configs={run.name: run.folder.config.read_text(encoding="utf-8") for run in finished},
     )
 
 
 def spread(scores: Sequence[float], limit: int) -> list[int]:
-    """The places of at most so many scores, in their order: the lowest, the highest, and an even spread between them.
+    """Indices of the lowest score, the highest, and an even spread between them, ascending.
+
+    Args:
+        scores: N of them.
+        limit: at most so many indices, >= 1.
 
     >>> spread([0.4, 0.1, 0.3, 0.2, 0.5], 3)
     [1, 2, 4]
@@ -72,8 +78,13 @@ def spread(scores: Sequence[float], limit: int) -> list[int]:
     return sorted(chosen)
 
 
-def scores_of(metrics: Mapping[str, Any], split: SplitName) -> dict[str, Score]:
-    """The scores of a split in metrics.json, with their intervals where it has them."""
+def split_scores(metrics: Mapping[str, Any], split: SplitName) -> dict[str, Score]:
+    """The scores of a split with their intervals.
+
+    Args:
+        metrics: the content of metrics.json.
+        split: which.
+    """
     intervals = (metrics.get("intervals") or {}).get(split) or {}
     return {
         name: Score(float(value), *intervals.get(name, (None, None)))
@@ -87,13 +98,13 @@ def _check_same_studies(runs: Sequence[FinishedRun]) -> None:
     for run in runs[1:]:
         if different := first.records.keys() ^ run.records.keys():
             raise UserError(
-                f"Expected runs scored on the same studies, but of {first.folder.path} and {run.folder.path} only one has the "
-                f"study {min(different)!r} ({len(different)} such studies)."
+                f"Expected runs scored on the same studies, but only one of {first.folder.path} and {run.folder.path} has "
+                f"the study {min(different)!r} ({len(different)} such studies)."
             )
 
 
 def _choice(runs: Sequence[FinishedRun], ids: Sequence[str], limit: int) -> tuple[str | None, list[int]]:
-    """The score that the choice of studies was spread over, if there is one, and the places of those chosen."""
+    """The score that the shown studies are spread over, if there is one, and their indices in `ids`."""
     scores = [[run.records[study].get("scores", {}) for run in runs] for study in ids]
     for name in SPREAD_OVER:
         if all(name in each for of_study in scores for each in of_study):

@@ -1,4 +1,4 @@
-// The page: which study is shown, which are listed and in what order. All of it is in the address, after the #.
+// The page: which study is shown, which are listed and in what order. The address has all of it, after the #.
 
 const { variants, studies, neighbours, curves } = JSON.parse(document.getElementById("data").textContent);
 const byId = new Map([...studies, ...neighbours].map((study, index) => [study.id, Object.assign(study, { index, listed: index < studies.length })]));
@@ -14,13 +14,13 @@ let page = 0;
 for (const study of studies) {
   const written = variants.map((variant) => study.written[variant]).filter(Boolean);
   study.haystack = [study.id, study.reference, ...written.map(({ text }) => text)].join("\n").toLowerCase();
-  study.wrong = written.reduce((sum, { findings }) => sum + (findings ?? []).filter(([, became]) => became === "wrong").length, 0);
-  // that of a variant which wrote nothing is not known, and so no difference
+  study.wrong = written.reduce((sum, { findings }) => sum + (findings ?? []).filter(([, verdict]) => verdict === "wrong").length, 0);
+  // a variant without a report or findings counts as no difference
   study.textsDiffer = new Set(written.map(({ text }) => text)).size > 1;
   study.findingsDiffer = new Set(written.flatMap(({ findings }) => (findings ? [JSON.stringify([...findings].sort())] : []))).size > 1;
 }
 
-// A score of a variant, as the address and the list of sort keys have it.
+// A score of a variant, as a key in the address and in the list of sort keys.
 const keyOf = (variant, score) => JSON.stringify([variant, score]);
 function valueOf(study, key) {
   const [variant, score] = JSON.parse(key);
@@ -57,8 +57,8 @@ function writeAddress() {
 }
 
 function readAddress() {
-  const told = new URLSearchParams(location.hash.slice(1));
-  for (const name of Object.keys(fresh)) state[name] = told.get(name) ?? fresh[name];
+  const address = new URLSearchParams(location.hash.slice(1));
+  for (const name of Object.keys(fresh)) state[name] = address.get(name) ?? fresh[name];
   if (!at(state.view) || state.view === "study") state.view = fresh.view;
 }
 
@@ -88,7 +88,7 @@ function showList() {
   at("page").textContent = `${page + 1} of ${pages}`;
   at("page-back").disabled = page === 0;
   at("page-on").disabled = page === pages - 1;
-  // scrolled within the list only: the page itself stays where it is
+  // scroll the list only, not the page
   const current = at("list").querySelector("[aria-current]");
   if (current) {
     const { top, bottom } = current.getBoundingClientRect();
@@ -101,7 +101,7 @@ let drawnStudy = null;
 function showStudy() {
   const study = byId.get(state.study);
   const place = hits.indexOf(study);
-  at("place").textContent = place < 0 ? "not among those found" : `${place + 1} of ${hits.length}`;
+  at("place").textContent = place < 0 ? "not in the list" : `${place + 1} of ${hits.length}`;
   at("back").disabled = place === 0 || !hits.length;
   at("on").disabled = place === hits.length - 1;
   if (study === drawnStudy) return;
@@ -125,7 +125,7 @@ function step(by) {
   if (next) select(next.id);
 }
 
-// Once the search, filter or order changed: stay with the study where it is still found, else show the first that is.
+// After a change of search, filter or order: stay with the study if it is still found, else show the first.
 function refind() {
   hits = found();
   at("count").textContent = hits.length === studies.length ? `${studies.length} studies` : `${hits.length} of ${studies.length} studies`;
@@ -140,7 +140,7 @@ function showControls() {
   for (const [name, id] of Object.entries(controls)) {
     if (name === "wrong") at(id).checked = Boolean(state.wrong);
     else at(id).value = state[name];
-    if (name !== "wrong" && at(id).value !== state[name]) at(id).value = state[name] = fresh[name]; // an address of another page
+    if (name !== "wrong" && at(id).value !== state[name]) at(id).value = state[name] = fresh[name]; // from the address of another page
   }
   at("order").disabled = !state.sort;
 }
@@ -160,7 +160,7 @@ function setUpControls() {
     at(id).addEventListener(name === "q" ? "input" : "change", () => {
       state[name] = name === "wrong" ? (at(id).checked ? "1" : "") : at(id).value;
       at("order").disabled = !state.sort;
-      if (name === "sort" || name === "order") state.study = ""; // on to the worst, or the best
+      if (name === "sort" || name === "order") state.study = ""; // go to the worst, or the best
       refind();
     });
   }
@@ -210,7 +210,7 @@ function show() {
   showControls();
   const asked = byId.get(state.study);
   refind();
-  if (asked?.listed) select(asked.id); // though the filter may leave it out
+  if (asked?.listed) select(asked.id); // even if the filter leaves it out
 }
 
 if (studies.length) setUpControls();

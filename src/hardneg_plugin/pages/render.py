@@ -1,4 +1,4 @@
-"""From the content of a page to one HTML file that needs nothing else: images, data, style and script are in it."""
+"""From the content of a page to one self-contained HTML file: images, data, style and scripts are in it."""
 
 import base64
 import io
@@ -23,7 +23,7 @@ from hardneg_plugin.files import whole_text_file
 from hardneg_plugin.pages.content import PageContent, Score, StudyContent
 
 LONGER_SIDE = 320
-"""The most that an image has in pixels."""
+"""Images are scaled down to so many pixels."""
 
 JPEG_QUALITY = 80
 """About 10 kB for a chest X-ray of that size."""
@@ -31,14 +31,18 @@ JPEG_QUALITY = 80
 SCRIPTS = ("study.js", "curves.js", "page.js")
 
 SCRIPTS_WITH_ALIGNMENT = ("study.js", "alignment.js", "curves.js", "page.js")
-"""Of a page that shows what alignments know."""
+"""Of a page with readings or entities."""
 
 
 def write_page(path: Path, content: PageContent) -> None:
-    """Write the page: all of it or, where that fails, nothing.
+    """Write the page, whole or not at all.
+
+    Args:
+        path: of the .html file.
+        content: of the page.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     page = render(content)
     with whole_text_file(path) as file:
@@ -48,8 +52,13 @@ def write_page(path: Path, content: PageContent) -> None:
 def render(content: PageContent) -> str:
     """The page as HTML.
 
-    What is known of each study is in one JSON block; its images and attention are in a block of its own, which is not read
-    before the study is shown. Both are data to the browser, never markup. A policy lets nothing run or load but what is here.
+    One JSON block holds the texts and numbers of all studies; the images and heat maps of each study are in a block of its own,
+    which is parsed when the study is shown. To the browser both are data, never markup. The content security policy lets nothing
+    run or load but what is in the file.
+
+    >>> empty = PageContent("Arc", [], [], studies=[], neighbours=[], scores={}, curves=[], configs={})
+    >>> "<title>Arc</title>" in render(empty)
+    True
     """
     has_alignment = any(
         written.reading or written.entities is not None
@@ -71,7 +80,7 @@ def render(content: PageContent) -> str:
         data=_json(_data(content)),
         pictures=(_json(_pictures(study)) for study in [*content.studies, *content.neighbours]),
     )
-    # A lone surrogate, which JSON lets into a text, has no place in a file.
+    # JSON allows lone surrogates in a text, UTF-8 does not.
     return page.encode("utf-8", errors="replace").decode("utf-8")
 
 
@@ -85,7 +94,7 @@ def _digest(source: str) -> str:
 
 
 def _json(value: Any) -> Markup:
-    """JSON in ASCII that can stand inside a <script> element, whatever its texts hold."""
+    """JSON in ASCII that is safe inside a <script> element."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -93,7 +102,7 @@ def _json(value: Any) -> Markup:
 
 
 def _number(value: float | None) -> float | None:
-    """JSON has no nan and no infinity; the page shows a dash."""
+    """None for what JSON cannot hold, NaN and infinity; the page shows a dash."""
     return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
 
 
@@ -146,7 +155,7 @@ def _pictures(study: StudyContent) -> dict[str, Any]:
 
 
 def _alignments(study: StudyContent) -> dict[str, Any]:
-    """What alignments know of it, by variant; without those that know nothing."""
+    """Readings and entities by variant, where there are any."""
     readings = {variant: _reading(by.reading) for variant, by in study.written.items() if by.reading is not None}
     entities = {variant: _entities(by.entities) for variant, by in study.written.items() if by.entities is not None}
     return {**({"readings": readings} if readings else {}), **({"entities": entities} if entities else {})}
@@ -183,7 +192,7 @@ def _picture(view: NDArray[np.uint8]) -> dict[str, Any]:
 
 
 def _score_rows(content: PageContent) -> Iterator[dict[str, Any]]:
-    """For each score, in the order in which names first appear, a cell per variant and their places on one axis."""
+    """For each score, in the order in which the names first appear, a cell per variant and the marks on its axis."""
     for name in dict.fromkeys(name for variant in content.variants for name in content.scores.get(variant, {})):
         scores = [content.scores.get(variant, {}).get(name) for variant in content.variants]
         yield {"name": name, "cells": [_cell(score) for score in scores], "axis": _axis(scores)}
@@ -202,9 +211,9 @@ def _figure(value: float) -> str:
 
 
 def _axis(scores: list[Score | None]) -> list[dict[str, float] | None] | None:
-    """For each variant where its score and interval lie between the lowest, 0, and the highest, 100, of them all.
+    """For each variant its score and interval on a scale from the lowest value, 0, to the highest, 100.
 
-    None where there are not two scores, or all of them are one number.
+    None for fewer than two scores, or where all are equal.
     """
     marks = [_mark(score) for score in scores]
     known = [mark for mark in marks if mark]
@@ -217,7 +226,7 @@ def _axis(scores: list[Score | None]) -> list[dict[str, float] | None] | None:
 
 
 def _mark(score: Score | None) -> dict[str, float] | None:
-    """A score and the ends of its interval, which are the score itself where they are not known."""
+    """A score and the ends of its interval, which are the score itself where there is none."""
     value = None if score is None else _number(score.value)
     if score is None or value is None:
         return None

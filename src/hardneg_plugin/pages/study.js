@@ -1,8 +1,8 @@
-// One study: its images, what was written about it, where each word looked, and its hard negatives.
+// One study: its images, the generated reports with their heat maps, and its hard negatives.
 
 const svgTags = new Set(["svg", "g", "line", "path", "rect", "circle", "text"]);
 
-// An element with attributes; strings among the children become text, never markup. Null and false leave something out.
+// An element with attributes; strings among the children become text, never markup. Null and false are left out.
 function element(tag, attributes = {}, ...children) {
   const made = svgTags.has(tag) ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -18,12 +18,12 @@ const wordsOf = (text) => text.split(/\s+/).filter(Boolean);
 const linkTo = (id) => `#${new URLSearchParams({ study: id })}`;
 const bytes = (base64) => Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 
-// The fewest words to leave out of the reference and to add to it to arrive at the other text, by the longest common
-// subsequence: [{kind: "same" | "added" | "left", word, index}], where index counts the words of the other text.
+// The shortest edit from the reference to the other text, by the longest common subsequence:
+// [{kind: "same" | "added" | "left", word, index}], where index counts the words of the other text.
 function differences(reference, other) {
   const [from, to] = [reference, other].map((words) => words.map((word) => word.toLowerCase()));
   const width = to.length + 1;
-  const common = new Uint32Array((from.length + 1) * width); // of what follows word i of the one and word j of the other
+  const common = new Uint32Array((from.length + 1) * width); // from word i of the one and word j of the other on
   for (let i = from.length - 1; i >= 0; i--) {
     for (let j = to.length - 1; j >= 0; j--) {
       common[i * width + j] =
@@ -48,14 +48,14 @@ function differences(reference, other) {
   return steps;
 }
 
-// A text with its differences marked; `word` makes the node of a word that the text has.
+// A text with its differences marked; `word` makes the node of a word.
 function marked(reference, other, word = (text) => text) {
   const text = element("p", { class: "text" });
   let run = null;
   for (const step of differences(reference, other)) {
     if (step.kind !== run?.kind) {
-      const [tag, told] = { same: ["span"], added: ["ins", "added: "], left: ["del", "left out: "] }[step.kind];
-      run = { kind: step.kind, node: element(tag, {}, ...(told ? [unseen(told)] : [])) };
+      const [tag, label] = { same: ["span"], added: ["ins", "added: "], left: ["del", "left out: "] }[step.kind];
+      run = { kind: step.kind, node: element(tag, {}, ...(label ? [unseen(label)] : [])) };
       text.append(run.node, " ");
     } else {
       run.node.append(" ");
@@ -80,7 +80,7 @@ function imagesOf(views, name) {
   return element("div", { class: "images" }, ...frames);
 }
 
-// Dark purple over orange to yellow, in even steps of lightness, and the less opaque the less a place was looked at.
+// From dark purple over orange to yellow, in even steps of lightness; the less attention, the less opaque.
 const heat = (() => {
   const stops = [[40, 11, 84], [101, 21, 110], [159, 42, 99], [212, 72, 66], [245, 125, 21], [250, 193, 39], [252, 255, 164]];
   return Array.from({ length: 256 }, (_, value) => {
@@ -91,7 +91,7 @@ const heat = (() => {
   });
 })();
 
-// One map (rows x columns of 0..255) over all of a canvas, smooth between the middles of its cells.
+// One map (rows x columns of 0..255) over a whole canvas, interpolated between the middles of its cells.
 function paint(canvas, values, rows, columns) {
   const small = element("canvas", { width: columns, height: rows });
   const gray = small.getContext("2d").createImageData(columns, rows);
@@ -106,7 +106,7 @@ function paint(canvas, values, rows, columns) {
   context.putImageData(pixels, 0, 0);
 }
 
-// What happens where the words of a text are pointed at, focused or tapped: `show(index)` and `show(null)`.
+// Calls `show(index)` when a word of a text is pointed at, focused or tapped, and `show(null)` afterwards.
 function lookingWords(text, variant, show) {
   const words = [...text.querySelectorAll(".word")];
   let chosen = null;
@@ -118,7 +118,7 @@ function lookingWords(text, variant, show) {
   };
   const wordAt = (event) => event.target.closest?.(".word");
   text.setAttribute("role", "group");
-  text.setAttribute("aria-label", `Text of ${variant}: each word shows where it looked`);
+  text.setAttribute("aria-label", `Report of ${variant}: each word shows its heat map`);
   words[0].tabIndex = 0; // one stop of the Tab key for the whole text
   text.addEventListener("pointerover", (event) => wordAt(event) && show(Number(wordAt(event).dataset.index)));
   text.addEventListener("pointerleave", () => show(chosen && Number(chosen.dataset.index)));
@@ -135,16 +135,16 @@ function lookingWords(text, variant, show) {
     const next = step && words[words.indexOf(event.target) + step];
     if (step && !event.altKey && !event.ctrlKey && !event.metaKey) {
       event.preventDefault();
-      event.stopPropagation(); // elsewhere these keys go from study to study
+      event.stopPropagation(); // outside of a text these keys go from study to study
       next?.focus();
     }
   });
 }
 
-// A word that attends nowhere this many times as much as on the average looked everywhere alike.
+// Attention whose maximum is below so many times its average counts as even.
 const AT_LEAST = 1.1;
 
-// The images of a study under the heat map of a word, where it looked more than on the average; `show(null)` clears it.
+// Lays the heat map of a word over the images of a study, where attention is above average; `show(null)` clears it.
 function heatMaps(images, legend, maps, grid) {
   const [rows, columns] = grid;
   const figures = [...images.querySelectorAll("figure")];
@@ -165,11 +165,11 @@ function heatMaps(images, legend, maps, grid) {
       if (index !== null) paint(canvas, of[view].map(above), rows, columns);
     });
     legend.querySelector("output").textContent =
-      index === null ? pointing : isEven ? `“${word}” looked everywhere alike` : `Where “${word}” looked`;
+      index === null ? pointing : isEven ? `“${word}”: even attention everywhere` : `Where the model looked for “${word}”`;
   };
 }
 
-const pointing = "Point at a word, or tap it, to see where it looked.";
+const pointing = "Point at a word or tap it to see where the model looked.";
 
 function legendOf() {
   const bar = element("canvas", { width: 256, height: 1, "aria-hidden": true });
@@ -177,17 +177,17 @@ function legendOf() {
   const pixels = context.createImageData(256, 1);
   heat.forEach((colour, value) => pixels.data.set(colour, 4 * value));
   context.putImageData(pixels, 0, 0);
-  const scale = element("span", {}, "average or less ", bar, " its most; in %: by view");
+  const scale = element("span", {}, "average or less ", bar, " maximum; %: share of the view");
   return element("div", { class: "legend" }, element("output", {}, pointing), scale);
 }
 
 const findingMarks = { correct: "✓", wrong: "✗", missed: "○" };
 
 function findingsOf(findings) {
-  if (!findings.length) return element("p", { class: "quiet" }, "No findings, neither in the reference nor in this text.");
+  if (!findings.length) return element("p", { class: "quiet" }, "No findings, neither in the reference nor in this report.");
   const chips = Object.keys(findingMarks).flatMap((kind) =>
     findings
-      .filter(([, became]) => became === kind)
+      .filter(([, verdict]) => verdict === kind)
       .map(([finding]) =>
         element("li", { class: kind }, element("span", { "aria-hidden": true }, findingMarks[kind]), " ", element("b", {}, kind), ` ${finding}`),
       ),
@@ -221,7 +221,7 @@ function scoresOf(scores) {
   return list;
 }
 
-// What a variant wrote. `show(index, word)` is told which word is looked at; null: the words have no maps.
+// The report of a variant. `show(index, word)` shows the heat map of a word; null: there are no heat maps.
 function writtenOf(variant, number, study, written, show) {
   const word = (text, index) =>
     show ? element("span", { class: "word", role: "button", tabindex: "-1", "aria-pressed": "false", "data-index": index }, text) : text;
@@ -231,14 +231,14 @@ function writtenOf(variant, number, study, written, show) {
     "section",
     { class: `written v${number % 8}`, "aria-label": variant },
     element("h4", {}, element("span", { class: `swatch v${number % 8}` }), variant),
-    written.words.length ? text : element("p", { class: "empty" }, "Nothing was written."),
+    written.words.length ? text : element("p", { class: "empty" }, "The report is empty."),
     written.findings && findingsOf(written.findings),
     Object.keys(written.scores).length ? scoresOf(written.scores) : null,
     written.similarities && similaritiesOf(written.similarities),
   );
 }
 
-// The hard negatives of a study, each once, with whose they are.
+// The hard negatives of a study, each once, with their variants.
 function hardNegativesOf(study, variants, find) {
   const by = new Map();
   for (const variant of variants) {
@@ -256,20 +256,20 @@ function hardNegativesOf(study, variants, find) {
   });
 }
 
-// All of a study; `find(id)` gives a study of the page or undefined.
+// The whole view of a study; `find(id)` gives a study of the page or undefined.
 function studyView(study, variants, find) {
   const { views, attention } = pictures(study.index);
   const images = imagesOf(views, study.id);
-  const there = variants.filter((variant) => study.written[variant]);
+  const writing = variants.filter((variant) => study.written[variant]);
   const legend = Object.keys(attention).length && views.length ? legendOf() : null;
-  const sections = there.map((variant) => {
+  const sections = writing.map((variant) => {
     const written = study.written[variant];
     const show = legend && attention[variant] ? heatMaps(images, legend, attention[variant], written.grid) : null;
     return writtenOf(variant, variants.indexOf(variant), study, written, show);
   });
   const differing = sections.length
-    ? element("p", { class: "marks" }, "Against the reference: ", element("ins", {}, "added"), " ", element("del", {}, "left out"))
-    : element("p", { class: "empty" }, "Nothing was written about this study.");
+    ? element("p", { class: "marks" }, "Compared with the reference: ", element("ins", {}, "added"), " ", element("del", {}, "left out"))
+    : element("p", { class: "empty" }, "There is no generated report of this study.");
   return element(
     "div",
     { class: "study-body" },
@@ -280,7 +280,7 @@ function studyView(study, variants, find) {
       element("section", { class: "reference", "aria-label": "Reference" }, element("h4", {}, "Reference"), element("p", { class: "text" }, study.reference)),
       differing,
       ...sections,
-      ...hardNegativesOf(study, there, find),
+      ...hardNegativesOf(study, writing, find),
     ),
   );
 }

@@ -362,9 +362,9 @@ def test_only_what_a_word_looked_at_more_than_on_the_average_is_coloured(browser
         return np.asarray(Image.open(io.BytesIO(b64decode(picture.split(",")[1]))))[:, :, 3] / 255
 
     assert opacity_of(0).max() == 0
-    assert page.one(".legend output").text == f"“{written.words[0]}” looked everywhere alike"
+    assert page.one(".legend output").text == f"“{written.words[0]}”: even attention everywhere"
     opacity = opacity_of(1)
-    assert page.one(".legend output").text == f"Where “{written.words[1]}” looked"
+    assert page.one(".legend output").text == f"Where the model looked for “{written.words[1]}”"
     width = opacity.shape[1]
     assert opacity[:, : width // 3].min() > 0.5
     assert opacity[:, -width // 3 :].max() == 0
@@ -385,7 +385,7 @@ def test_hostile_texts_do_nothing_and_are_read_as_they_are(browser, hostile, tmp
     assert page.heated
     page.go("view=curves")
     assert len(page.all(".chart")) == 2
-    assert [note.text for note in page.all(".chart .empty")] == ["No number was logged."]
+    assert [note.text for note in page.all(".chart .empty")] == ["No values were logged."]
 
 
 @pytest.fixture
@@ -410,7 +410,9 @@ def test_a_reference_shows_how_important_each_word_is_and_where_it_looks(page_of
         number = f"{read.importance[index]:.3f}"
         webdriver.ActionChains(page.browser).move_to_element(words[index]).perform()
         assert page.heated
-        assert page.one(".legend output").text == f"Importance {number} · Where “{read.words[index]}” looked"
+        assert (
+            page.one(".legend output").text == f"Importance {number} · Where the model looked for “{read.words[index]}”"
+        )
         assert words[index].accessible_name == f"{read.words[index]}, importance {number}"
         shares = [
             100 * part.sum(dtype=float) / read.attention[index].sum(dtype=float) for part in read.attention[index]
@@ -440,7 +442,7 @@ def test_a_reference_read_in_other_words_stands_beside_it(browser, aligned, tmp_
     assert plain.text == study.reference
     assert {word.text for word in reading.find_elements(By.CSS_SELECTOR, ".word")} == {"<b>"}
     page.run("arguments[0].focus()", reading.find_element(By.CSS_SELECTOR, ".word"))
-    assert page.one(".legend output").text.endswith("“<b>” looked")
+    assert page.one(".legend output").text.endswith("looked for “<b>”")
     assert "Importance" not in page.one(".legend output").text
 
 
@@ -460,7 +462,7 @@ def test_entities_show_what_became_of_them_and_where_they_are_looked_for(page_of
     ]
     webdriver.ActionChains(page.browser).move_to_element(chips[2]).perform()
     assert page.heated
-    assert page.one(".legend output").text == "Probability 0.660 · Where “nodule” looked"
+    assert page.one(".legend output").text == "Probability 0.660 · Where the model looked for “nodule”"
     shares = [100 * part.sum(dtype=float) / own[2].attention.sum(dtype=float) for part in own[2].attention]
     assert [float(share.text.strip(" ·%")) for share in page.all(".looked .share")] == pytest.approx(shares, abs=0.51)
     page.go(f"study={aligned.studies[2].id}")
@@ -536,7 +538,7 @@ def test_pages_with_little_on_them_are_told_so(browser, tmp_path):
     assert page.one("#studies .empty").text == "There are no studies on this page."
     page.open(tmp_path / "bare.html", replace(nothing, studies=[StudyContent("s", [], "a report", {})]))
     assert "This study has no image." in page.one("#study").text
-    assert "Nothing was written about this study." in page.one("#study").text
+    assert "There is no generated report of this study." in page.one("#study").text
 
 
 def test_nothing_was_requested_and_nothing_complained(browser):

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.pages.curves import curves_of, thinned
+from hardneg_plugin.pages.curves import read_curves, thin
 from hardneg_plugin.runs.folder import RunFolder
 
 
@@ -16,7 +16,7 @@ def write(run, version, *lines):
 
 
 def points(run):
-    curves = curves_of(RunFolder(run), "arc")
+    curves = read_curves(RunFolder(run), "arc")
     assert {curve.variant for curve in curves} <= {"arc"}
     return {curve.name: curve.points for curve in curves}
 
@@ -54,13 +54,13 @@ def test_a_run_without_csv_logs_has_no_curves(tmp_path):
 def test_what_is_no_table_of_numbers_is_named_with_its_line(tmp_path, line):
     write(tmp_path, 0, "step,train/hardness", "0,0.0", line)
     with pytest.raises(UserError, match=r"version_0/metrics\.csv, line 3: expected a table of numbers"):
-        curves_of(RunFolder(tmp_path), "arc")
+        read_curves(RunFolder(tmp_path), "arc")
 
 
 @pytest.mark.parametrize("number", [1, 499, 500, 501, 999, 20_000])
 def test_a_thinned_curve_keeps_its_ends_and_an_even_spacing(number):
     curve = [(step, float(step)) for step in range(number)]
-    kept = [step for step, _ in thinned(curve)]
+    kept = [step for step, _ in thin(curve)]
     assert len(kept) == min(number, 500)
     assert (kept[0], kept[-1]) == (0, number - 1)
     gaps = {b - a for a, b in pairwise(kept)}

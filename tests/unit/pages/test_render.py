@@ -251,10 +251,10 @@ def test_600_studies_of_two_views_stay_under_60_megabytes():
         (lambda: written(["a"], np.zeros((1, 1, 2, 2))), "float64"),
         (
             lambda: StudyContent("s7", [], "r", {"arc": written(["a"], np.zeros((1, 2, 2, 2), np.uint8))}),
-            "the 0 views of s7, but that of arc is over 2",
+            "the 0 views of s7, but one of arc is over 2",
         ),
-        (lambda: StudyContent("s7", [], "r", {"arc": known(2)}), "the 0 views of s7, but that of arc is over 2"),
-        (lambda: StudyContent("s7", [], "r", {"arc": known(0, 3)}), "the 0 views of s7, but that of arc is over 3"),
+        (lambda: StudyContent("s7", [], "r", {"arc": known(2)}), "the 0 views of s7, but one of arc is over 2"),
+        (lambda: StudyContent("s7", [], "r", {"arc": known(0, 3)}), "the 0 views of s7, but one of arc is over 3"),
         (lambda: empty(studies=[StudyContent("s7", [], "r", {})] * 2), "s7"),
         (lambda: empty(curves=[Curve("arc", "train/hardness", [])]), "['arc']"),
     ],

@@ -10,17 +10,14 @@ A strategy is one function and one dataclass that names it (`Arc`). To add one: 
 row in tests/unit/functional/test_hardening.py.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hardneg_plugin.distributed import Shards
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.functional.match_keys import MatchKeys
+from hardneg_plugin.functional.hardening_strategy import Guarded, Stateless
 
 TINY = 1e-6
 """Unit vectors nearer than this count as equal: rounding alone decides the direction from one to the other."""
@@ -232,84 +229,6 @@ def _room(z: Tensor, u: Tensor, n: Tensor, margin: float) -> Tensor:
     """How much of the way from n to u keeps z·x at or below z·u - margin: 0 where none does."""
     gap = _dot(z, u) - _dot(z, n)
     return torch.where(gap > margin, 1 - margin / gap.clamp_min(TINY), torch.zeros_like(gap))
-
-
-@dataclass(frozen=True)
-class StepStudies:
-    """The studies whose negatives a training step hardens, for strategies that remember them."""
-
-    keys: MatchKeys
-    """Of the B studies."""
-    valid: Tensor
-    """`(B, K)` bool; False where a study has fewer than K negatives."""
-    shards: Shards
-    """How the studies of all ranks are spread over the ranks."""
-
-
-class Hardening(Protocol):
-    """What `HardNegativeObjective(hardening=...)` accepts; an `nn.Module` where it has a state to keep."""
-
-    @property
-    def mixes_studies(self) -> bool:
-        """Whether a hardened negative depends on the other studies of its batch."""
-        ...
-
-    def __call__(
-        self,
-        images: Tensor,
-        reports: Tensor,
-        negatives: Tensor,
-        hardness: float,
-        studies: StepStudies | None = None,
-    ) -> Tensor:
-        """Hardened negatives, detached, of the negatives' shape.
-
-        Args:
-            images: `(B, D)`, unit length.
-            reports: `(B, D)`, unit length.
-            negatives: `(B, D)` or `(B, K, D)`, unit length.
-            hardness: in [0, 1].
-            studies: the B studies in training; None in evaluation.
-        """
-        ...
-
-    def for_evaluation(self) -> "Hardening":
-        """The same without a state, for studies that training may not have seen."""
-        ...
-
-
-@dataclass(frozen=True)
-class Stateless:
-    """A strategy without a state: the fields of the dataclass are the options of `function`."""
-
-    function: ClassVar[Callable[..., Tensor]]
-    mixes_studies: ClassVar[bool] = False
-
-    def __call__(
-        self,
-        images: Tensor,
-        reports: Tensor,
-        negatives: Tensor,
-        hardness: float | Tensor,
-        studies: StepStudies | None = None,
-    ) -> Tensor:
-        """See `Hardening`."""
-        return type(self).function(images, reports, negatives, hardness=hardness, **vars(self))
-
-    def for_evaluation(self) -> "Stateless":
-        """Itself."""
-        return self
-
-
-@dataclass(frozen=True)
-class Guarded(Stateless):
-    """A `Stateless` whose negatives stay aligned worse than the positive by `margin`, in [0, 2)."""
-
-    margin: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.margin < 2:
-            raise UserError(f"hardening.margin: expected a cosine difference >= 0 and below 2, but got {self.margin}.")
 
 
 @dataclass(frozen=True)

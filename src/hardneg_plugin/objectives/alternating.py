@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.functional.hardening import Ascent, StepStudies, turn_back
+from hardneg_plugin.functional.hardening import Ascent, turn_back
+from hardneg_plugin.functional.hardening_strategy import StepStudies
 from hardneg_plugin.functional.match_keys import UNKNOWN
 from hardneg_plugin.objectives.memory import StudyBank
 
@@ -62,6 +63,7 @@ class Alternating(nn.Module):
 
         Raises:
             UserError: the studies have no ids.
+            ValueError: `studies` is None.
         """
         if studies is None:
             raise ValueError("Expected `studies`: outside training `for_evaluation` stands for this strategy.")

@@ -18,7 +18,7 @@ class PairEmbeddings:
         patient_ids: of the patients, likewise.
         texts: report texts, or `(B, T)` report token ids.
         labels: label sets in a canonical form.
-        match_keys: keys in place of these four identities.
+        match_keys: keys in place of these four identities; otherwise made of them.
         regions: `(B, P, D_i)` features of the image's regions or patches, for objectives that compare parts.
         region_mask: `(B, P)` bool, True where there is a region; None: everywhere.
         words: `(B, W, D_r)` features of the report's words, for objectives that compare parts.
@@ -69,17 +69,14 @@ class PairEmbeddings:
                 "Expected `images` (B, D_i) and `reports` (B, D_r) of the same studies, "
                 f"but got {tuple(self.images.shape)} and {tuple(self.reports.shape)}. Pool over patches and words first."
             )
+        identities = {"study_ids": study_ids, "patient_ids": patient_ids, "texts": texts, "labels": labels}
         if self.match_keys is None:
-            identities = {"study_ids": study_ids, "patient_ids": patient_ids, "texts": texts, "labels": labels}
             keys = MatchKeys.of(len(self.images), self.images.device, **identities)
             object.__setattr__(self, "match_keys", keys)
-        elif len(self.match_keys) != len(self.images) or any(
-            identity is not None for identity in (study_ids, patient_ids, texts, labels)
-        ):
-            raise ValueError(
-                f"Expected `match_keys` of {len(self.images)} studies in place of `study_ids`, `patient_ids`, `texts` and "
-                f"`labels`, but got keys of {len(self.match_keys)} studies."
-            )
+        elif any(identity is not None for identity in identities.values()):
+            raise ValueError(f"Expected either `match_keys` or `{'`, `'.join(identities)}`, but got both.")
+        elif len(self.match_keys) != len(self.images):
+            raise ValueError(f"Expected `match_keys` of {len(self.images)} studies, but got {len(self.match_keys)}.")
         for name, mask in (("regions", "region_mask"), ("words", "word_mask")):
             _check_parts(name, getattr(self, name), mask, getattr(self, mask), len(self.images))
         for name in ("entities", "facts"):

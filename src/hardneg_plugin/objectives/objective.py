@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from hardneg_plugin.distributed import Shards
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.hard_negatives import are_matches
-from hardneg_plugin.functional.hardening import Arc, Hardening, StepStudies
+from hardneg_plugin.functional.hardening import Arc
+from hardneg_plugin.functional.hardening_strategy import Hardening, StepStudies
 from hardneg_plugin.functional.match_keys import MatchKeys
 from hardneg_plugin.objectives.alignment import Alignment, InfoNCE
 from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives

@@ -11,8 +11,8 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.functional.pooling import masked_mean
 from hardneg_plugin.objectives import PairEmbeddings
+from hardneg_plugin.plugin.feature_pooling import kind_of, parts, pool
 
 Where = str | Callable[[Any, Any], Any]
 Calls = dict[str, list[Any]]
@@ -171,7 +171,7 @@ def _paired(value: Any) -> PairEmbeddings | None:
     if value is None or isinstance(value, PairEmbeddings):
         return value
     raise UserError(
-        f"negatives: expected paired studies as PairEmbeddings(images, reports, ...), but got {_kind(value)}: give a callable "
+        f"negatives: expected paired studies as PairEmbeddings(images, reports, ...), but got {kind_of(value)}: give a callable "
         "(batch, outputs) -> PairEmbeddings."
     )
 
@@ -268,60 +268,3 @@ def _nearest(name: str, names: Sequence[str]) -> str:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(names) or "none"
-
-
-def pool(features: Any, mask: Any, kind: str) -> Tensor:
-    """One vector per study, `(B, D)`.
-
-    Args:
-        features: floating point; `(B, D)` as is, `(B, T, D)` averaged over positions, `(B, C, H, W)` over space.
-        mask: `(B, T)` bool or 0/1, True where a position of `(B, T, D)` counts; None: all do.
-        kind: "image" or "report", for messages.
-
-    Raises:
-        UserError: other shapes, or a mask that does not fit.
-    """
-    remedy = f"{kind}s=lambda batch, outputs: ..."
-    if not isinstance(features, Tensor) or not features.is_floating_point():
-        raise UserError(
-            f"Expected {kind} features as a tensor of floats, but got {_kind(features)}: pick out of it by a key "
-            f"or an index after the path, or give a callable, {remedy}."
-        )
-    shape = tuple(features.shape)
-    if len(shape) not in (2, 3, 4):
-        raise UserError(
-            f"Expected {kind} features (B, D), (B, T, D) or (B, C, H, W), but got {shape}: give a callable that makes "
-            f"(B, D) of them, {remedy}."
-        )
-    if mask is None:
-        return features if len(shape) == 2 else features.mean(dim=1 if len(shape) == 3 else (2, 3))
-    if len(shape) != 3:
-        raise UserError(f"{kind}_mask goes with features (B, T, D), but they are {shape}: leave it out.")
-    if not isinstance(mask, Tensor) or mask.ndim != 2 or len(mask) != shape[0]:
-        raise UserError(f"Expected {kind}_mask ({shape[0]}, {shape[1]}) for features {shape}, but got {_kind(mask)}.")
-    if mask.shape[1] != shape[1]:
-        raise UserError(
-            f"{kind}_mask has {mask.shape[1]} positions, but the features {shape} have {shape[1]}. Where a decoder has no "
-            f'state for the first token: {kind}_mask=lambda batch, outputs: batch["mask"][:, 1:].'
-        )
-    return masked_mean(features, mask)
-
-
-def parts(features: Tensor, mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """The parts that `pool` averages, and their mask; None for features `(B, D)` without parts.
-
-    Args:
-        features: `(B, T, D)`, as is, or `(B, C, H, W)`, as `(B, H W, C)`.
-        mask: `(B, T)` bool or 0/1.
-    """
-    if features.ndim == 2:
-        return None, None
-    if features.ndim == 4:
-        return features.flatten(2).transpose(1, 2), None
-    return features, None if mask is None else mask.bool()
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
-    return f"a {type(value).__name__}"

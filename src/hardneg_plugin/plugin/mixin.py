@@ -141,7 +141,7 @@ class HardNegativeMixin(_Host):
         if left_out and not held.isdisjoint(id(p) for p in self.parameters()):
             raise UserError(
                 f"No optimizer holds the objective's parameters {', '.join(left_out)}: let {name}."
-                "configure_optimizers pass self.parameters(), or self.hard_negatives.parameters() as a group of their own."
+                "configure_optimizers pass self.parameters(), or self.hard_negatives.parameters() in a further group."
             )
         if self.hard_negatives.schedule.unit == "fraction" and math.isinf(self.trainer.estimated_stepping_batches):
             raise UserError(

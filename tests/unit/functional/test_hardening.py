@@ -15,7 +15,6 @@ from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.hardening import (
     Arc,
     Ascent,
-    Hardening,
     Projection,
     Released,
     Segment,
@@ -24,6 +23,7 @@ from hardneg_plugin.functional.hardening import (
     harden_projection,
     harden_segment,
 )
+from hardneg_plugin.functional.hardening_strategy import Hardening
 from hardneg_plugin.objectives import Alternating
 
 

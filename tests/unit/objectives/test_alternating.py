@@ -9,7 +9,8 @@ import torch.nn.functional as F
 
 from hardneg_plugin.distributed import Shards
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.functional.hardening import Ascent, StepStudies, harden_ascent
+from hardneg_plugin.functional.hardening import Ascent, harden_ascent
+from hardneg_plugin.functional.hardening_strategy import StepStudies
 from hardneg_plugin.functional.match_keys import MatchKeys, match_key
 from hardneg_plugin.objectives import Alternating
 

@@ -9,6 +9,23 @@ import huggingface_hub  # noqa: F401  # its log handler keeps the error stream t
 import pytest
 
 INTEGRATION = Path(__file__).parent / "integration"
+REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+"""Real data sets beside the checkout: IU X-Ray (Open-i, CC BY-NC-ND 4.0) and case reports (mostly CC BY-NC-SA). Their licences
+keep them out of a project under Apache-2.0, so what is asserted on them is asserted on studies written for the tests too."""
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of a real data set, by name; skips with the reason where there is none."""
+
+    def folder(name):
+        if not (REAL_DATA / name).is_dir():
+            pytest.skip(
+                f"no {name} at {REAL_DATA}: its licence keeps it out of the project; written studies stand in for it"
+            )
+        return REAL_DATA / name
+
+    return folder
 
 
 def pytest_collection_modifyitems(items):

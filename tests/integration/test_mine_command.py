@@ -2,15 +2,12 @@
 
 import io
 import json
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from hardneg_plugin.data.phantom import PhantomStudies
 from hardneg_plugin.neighbours.table import read_metadata, read_neighbours
-
-IU_XRAY = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "iu_xray_reports"
 
 
 @pytest.fixture
@@ -149,10 +146,25 @@ def test_one_line_says_what_is_wrong(cli, phantom, annotated, tmp_path, argument
     assert (annotated / "annotation.json").read_bytes() == before
 
 
-@pytest.mark.skipif(not IU_XRAY.is_dir(), reason="the IU X-Ray reports are not here")
-def test_iu_xray(cli, tmp_path):
+def test_equal_reports_are_counted(cli, tmp_path):
+    """Three, two and one studies of one text each, and what is said of them."""
+    root, table = tmp_path / "data", tmp_path / "t.parquet"
+    texts = ["Small effusion.", "small EFFUSION", "Small  effusion.", "Clear lungs.", "Clear lungs.", "Large heart."]
+    studies = [{"id": str(i), "report": text, "image_path": [f"{i}.png"]} for i, text in enumerate(texts)]
+    root.mkdir()
+    content = {"train": studies, "val": studies[:1], "test": studies[:1]}
+    for name in ("val", "test"):
+        content[name] = [{**studies[0], "id": name}]
+    (root / "annotation.json").write_text(json.dumps(content))
+    result = cli("hardneg-mine", "data=annotations", f"data.root={root}", f"output={table}", "k=2")
+    assert result.code == 0, result.err
+    assert read_metadata(table)["excluded"]["text"] == {"studies": 5, "pairs": 4}
+    assert "83.3%" in result.out
+
+
+def test_iu_xray(cli, real_data, tmp_path):
     table = tmp_path / "t.parquet"
-    result = cli("hardneg-mine", "data=annotations", f"data.root={IU_XRAY}", f"output={table}")
+    result = cli("hardneg-mine", "data=annotations", f"data.root={real_data('iu_xray_reports')}", f"output={table}")
     assert result.code == 0, result.err
     assert read_metadata(table)["excluded"]["text"] == {"studies": 448, "pairs": 1867}
     assert "21.7%" in result.out

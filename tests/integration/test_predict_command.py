@@ -20,8 +20,6 @@ from hardneg_plugin.metrics.caption import CaptionScores
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator
 from hardneg_plugin.models.report_generator import ReportGenerator
 
-REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
-
 
 def call_train(*arguments):
     with pytest.MonkeyPatch.context() as patch:
@@ -468,10 +466,9 @@ def test_a_run_of_ones_own_is_resumed_without_trust(cli, run, read_json):
     assert not [line for line in OmegaConf.load(run / "overrides.yaml") if line.startswith(("trust", "resume"))]
 
 
-@pytest.mark.skipif(not (REAL / "covid_cxr_notes").is_dir(), reason="the real X-rays are not here")
-def test_reports_for_real_x_rays(cli, tmp_path):
+def test_reports_for_real_x_rays(cli, real_data, tmp_path):
     """Three studies of the test split, by a model that has just been trained a little on others."""
-    root, run = REAL / "covid_cxr_notes", tmp_path / "run"
+    root, run = real_data("covid_cxr_notes"), tmp_path / "run"
     result = cli(
         "hardneg-train", *TINY, f"data.root={root}", "data.datamodule.source.check=stat",
         "trainer.max_epochs=1", "trainer.limit_train_batches=4",

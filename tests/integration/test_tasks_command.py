@@ -14,7 +14,6 @@ from PIL import Image
 
 from hardneg_plugin.apps import train
 
-IU_XRAY = Path(__file__).resolve().parents[3] / "shared" / "data" / "iu_xray_tiny"
 SMALL = [
     "trainer=smoke",
     "visual.options.channels=[8,8,16,16]",
@@ -246,9 +245,8 @@ def test_tasks_on_data_that_are_no_phantom(cli, run, annotated, tmp_path, read_j
     assert "test3" in (run / "tasks/retrieval_test.jsonl").read_text()
 
 
-@pytest.mark.skipif(not IU_XRAY.is_dir(), reason="the real reports are not here")
-def test_zero_shot_and_retrieval_on_real_reports(cli, run, read_json):
-    result = cli("hardneg-tasks", f"run={run}", "tasks=[zero_shot,retrieval]", *on_disk(IU_XRAY))
+def test_zero_shot_and_retrieval_on_real_reports(cli, run, read_json, real_data):
+    result = cli("hardneg-tasks", f"run={run}", "tasks=[zero_shot,retrieval]", *on_disk(real_data("iu_xray_tiny")))
     assert result.code == 0, result.err
     assert read_json(run / "tasks/retrieval_test.json")["studies"] == 2
 

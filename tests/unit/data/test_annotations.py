@@ -1,7 +1,8 @@
 import copy
 import json
 import logging
-from pathlib import Path
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -12,8 +13,6 @@ from hardneg_plugin.data.annotations import AnnotatedStudies
 from hardneg_plugin.data.images import read_grayscale
 from hardneg_plugin.data.transforms import random_crop, resize_to_square
 from hardneg_plugin.errors import UserError
-
-DATA = Path(__file__).resolve().parents[3] / ".." / "shared" / "data"
 
 ENTRIES = {
     "train": [
@@ -255,10 +254,9 @@ def test_options_out_of_range(root, options):
     assert str(next(iter(options))) in error(root, **options)
 
 
-@pytest.mark.skipif(not DATA.exists(), reason="the real data sets are not beside the checkout")
 @pytest.mark.parametrize(("name", "sizes"), [("covid_cxr_notes", (166, 23, 47)), ("iu_xray_tiny", (3, 1, 2))])
-def test_real_data_sets(name, sizes):
-    source = AnnotatedStudies(DATA / name)
+def test_real_data_sets(real_data, name, sizes):
+    source = AnnotatedStudies(real_data(name))
     assert tuple(len(source.split(split)) for split in ("train", "val", "test")) == sizes
     for key in (0, (len(source.split("train")) - 1, 11)):
         images = source.split("train")[key]["images"]
@@ -266,7 +264,6 @@ def test_real_data_sets(name, sizes):
         assert images.float().std() > 10
 
 
-@pytest.mark.skipif(not DATA.exists(), reason="the real data sets are not beside the checkout")
-def test_reports_without_images_fail_in_one_line():
-    with pytest.raises(UserError, match=r"Expected a folder of images at .*iu_xray_reports.images"):
-        AnnotatedStudies(DATA / "iu_xray_reports")
+def test_reports_without_images_fail_in_one_line(root):
+    shutil.rmtree(root / "images")
+    assert re.search(r"Expected a folder of images at .*data set.images", error(root))

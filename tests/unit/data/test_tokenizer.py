@@ -15,7 +15,6 @@ from hardneg_plugin.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
 REFERENCE = ROOT / "tests" / "reference"
-IU_XRAY = ROOT / ".." / "shared" / "data" / "iu_xray_reports" / "annotation.json"
 
 RELEASED = json.loads((REFERENCE / "tokenizer_iu_xray.json").read_text())
 REPORTS = ["Heart size is normal. No effusion.", "Heart is large. No effusion.", "Heart size is normal."]
@@ -66,9 +65,8 @@ def test_released_ids_are_met_and_decode_to_the_cleaned_words():
         assert tokenizer.decode(case["ids"][1:]) == tokenizer.decode(case["ids"]), case["id"]
 
 
-@pytest.mark.skipif(not IU_XRAY.exists(), reason="the IU X-Ray reports are not beside the checkout")
-def test_vocabulary_of_the_released_training_split_and_its_reports():
-    splits = json.loads(IU_XRAY.read_text())
+def test_vocabulary_of_the_released_training_split_and_its_reports(real_data):
+    splits = json.loads((real_data("iu_xray_reports") / "annotation.json").read_text())
     tokenizer = WordTokenizer.from_reports([entry["report"] for entry in splits["train"]])
     assert list(tokenizer.vocabulary) == RELEASED["vocabulary"]
     reports = {entry["id"]: entry["report"] for split in splits.values() for entry in split}

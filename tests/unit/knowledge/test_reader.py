@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,6 @@ from hypothesis import strategies as st
 from hardneg_plugin.knowledge import ENTITIES, Presence, read_entities
 
 ROOT = Path(__file__).resolve().parents[3]
-REPORTS = ROOT.parent / "shared" / "data" / "iu_xray_reports" / "NLMCXR_reports.tgz"
 PRESENT, UNCERTAIN, ABSENT = Presence.PRESENT, Presence.UNCERTAIN, Presence.ABSENT
 
 
@@ -85,18 +85,63 @@ def test_sentences_are_read_by_themselves(names):
         assert read_entities(denied)[name] == ABSENT
 
 
-@pytest.mark.skipif(not REPORTS.is_file(), reason="the IU X-Ray reports are not beside the checkout")
-def test_agreement_with_the_indexing_of_iu_xray():
+@pytest.fixture(scope="module")
+def benchmark():
     spec = importlib.util.spec_from_file_location("entities_benchmark", ROOT / "benchmarks" / "entities.py")
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
-    found = benchmark.counts(REPORTS)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+INDEXED = [  # headings as in Open-i, findings and impression in its manner
+    (["Cardiomegaly/mild"], "The heart is mildly enlarged. No pneumothorax.", "Mild cardiomegaly."),
+    (["Pleural Effusion/left/small"], "There is a small left pleural effusion.", "Small left effusion."),
+    (["Pleural Effusion/bilateral"], "Blunting of both angles by bilateral pleural effusions.", "Effusions."),
+    (["Opacity/lung/base/right"], "Patchy opacity at the right lung base.", "Right basilar opacity."),
+    (["Pulmonary Atelectasis/base/left"], "Left basilar atelectasis. No effusion.", "Atelectasis."),
+    (["Pneumothorax/apex/right"], "A tiny right apical pneumothorax is present.", "Right apical pneumothorax."),
+    (["normal"], "The heart size is normal. The lungs are clear.", "No acute disease."),
+    (["Pneumothorax/left"], "The XXXX is seen at the left.", "XXXX."),  # taken out of the text: missed
+    (["normal"], "There is a right pleural effusion.", "Effusion."),  # not indexed: wrong
+]
+
+
+def test_agreement_is_counted_study_by_study(benchmark, tmp_path):
+    with tarfile.open(tmp_path / "reports.tgz", "w:gz") as archive:
+        for number, (headings, findings, impression) in enumerate(INDEXED):
+            texts = "".join(
+                f'<AbstractText Label="{label}">{text}</AbstractText>'
+                for label, text in (("FINDINGS", findings), ("IMPRESSION", impression))
+            )
+            mesh = "".join(f"<major>{heading}</major>" for heading in headings)
+            (tmp_path / f"{number}.xml").write_text(f"<c><Abstract>{texts}</Abstract><MeSH>{mesh}</MeSH></c>")
+            archive.add(tmp_path / f"{number}.xml", f"ecgen-radiology/{number}.xml")
+    found = benchmark.counts(tmp_path / "reports.tgz")
+    expected = {
+        "cardiomegaly": (1, 0, 0),
+        "pleural effusion": (2, 1, 0),
+        "opacity": (1, 0, 0),
+        "atelectasis": (1, 0, 0),
+        "pneumothorax": (1, 0, 1),
+    }
+    assert {name: tuple(one) for name, one in found.items() if any(one)} == expected
+    assert (found["pleural effusion"].precision, found["pneumothorax"].recall) == (2 / 3, 1 / 2)
+    places = benchmark.place_counts(tmp_path / "reports.tgz")
+    assert tuple(places["left"]) == (3, 0, 0)
+    assert tuple(places["right"]) == (3, 0, 0)
+    assert tuple(places["basal"]) == (2, 0, 0)
+
+
+@pytest.mark.slow
+def test_agreement_with_the_indexing_of_iu_xray(benchmark, real_data):
+    reports = real_data("iu_xray_reports") / "NLMCXR_reports.tgz"
+    found = benchmark.counts(reports)
     assert len(found) == 40
     assert sum(one.precision for one in found.values()) / 40 > 0.88
     assert sum(one.recall for one in found.values()) / 40 > 0.87
     for name in ("cardiomegaly", "atelectasis", "pleural effusion", "pneumothorax", "opacity"):
         assert min(found[name].precision, found[name].recall) > 0.8, (name, found[name])
-    places = benchmark.place_counts(REPORTS)
+    places = benchmark.place_counts(reports)
     for side in ("left", "right"):
         assert min(places[side].precision, places[side].recall) > 0.97, (side, places[side])
     assert min(place.precision for place in places.values()) > 0.8

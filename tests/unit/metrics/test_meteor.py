@@ -51,6 +51,7 @@ def scorers():
     meteor.close()
 
 
+@pytest.mark.slow
 def test_equals_pycocoevalcap_under_a_hostile_locale(scorers, reports):
     ours, theirs = scorers
     generated, references, _ = reports
@@ -63,6 +64,7 @@ def test_equals_pycocoevalcap_under_a_hostile_locale(scorers, reports):
     assert scored.each[3] == 1  # the perfect one
 
 
+@pytest.mark.slow
 def test_the_score_follows_from_sums_over_pairs(scorers, reports):
     ours, _ = scorers
     generated, references, _ = reports
@@ -77,6 +79,7 @@ def test_the_score_follows_from_sums_over_pairs(scorers, reports):
     assert (equal_texts["METEOR"], none["METEOR"]) == (1, 0)
 
 
+@pytest.mark.slow
 def test_odd_texts_get_through_and_keep_their_place(scorers):
     ours, theirs = scorers
     given, plain = zip(*ODD, strict=True)

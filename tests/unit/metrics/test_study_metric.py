@@ -84,6 +84,7 @@ def told(metric):
     return metric.records() if hasattr(metric, "records") else metric._details
 
 
+@pytest.mark.slow
 def test_two_ranks_with_a_repeated_study_score_as_one_process_bit_for_bit(fake_meteor, studies, tmp_path: Path):
     shares = [updates(studies, indices) for indices in (RANK_0, RANK_1)]
     tasks = {name: (metric(), [share[name] for share in shares]) for name, metric in METRICS.items()}

@@ -9,6 +9,8 @@ import torch
 sys.path.append(str(Path(__file__).parent))  # where spawned processes look, too
 from ranks_of_the_objective import CASES, Model, in_two_ranks, run, steps, studies
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):

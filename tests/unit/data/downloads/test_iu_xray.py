@@ -19,9 +19,6 @@ from hardneg_plugin.data.downloads.study import DroppedEntry, OriginalStudy
 from hardneg_plugin.data.images import read_grayscale
 from hardneg_plugin.errors import UserError
 
-DATA = Path(__file__).resolve().parents[4] / ".." / "shared" / "data"
-real = pytest.mark.skipif(not DATA.exists(), reason="the real data sets are not beside the checkout")
-
 
 def xml(uid, *images, findings="Clear.", impression="Normal.", major=("normal",), head=""):
     images = "".join(f'<parentImage id="{image}"/>' for image in images)
@@ -266,9 +263,9 @@ def _edited(edits):
     yield TEXT[at:]
 
 
-@real
-def test_the_reports_are_exactly_those_of_the_annotation(tmp_path):
-    folder = DATA / "iu_xray_reports"
+@pytest.mark.slow
+def test_the_reports_are_exactly_those_of_the_annotation(real_data, tmp_path):
+    folder = real_data("iu_xray_reports")
     content = json.loads((folder / "annotation.json").read_text())
     for entry in (entry for entries in content.values() for entry in entries):
         put(tmp_path, *entry["image_path"])  # no images are beside the reports: here only their names count
@@ -286,13 +283,12 @@ def test_the_reports_are_exactly_those_of_the_annotation(tmp_path):
     assert Counter(getattr(item, "reason", "kept") for item in items) == {"kept": 2955, "not in the annotation": 1000}
 
 
-@real
-def test_the_real_images_are_found_and_can_be_read(tmp_path):
-    images = DATA / "iu_xray_tiny" / "images"
+def test_the_real_images_are_found_and_can_be_read(real_data, tmp_path):
+    images = real_data("iu_xray_tiny") / "images"
     content = json.loads((images.parent / "annotation.json").read_text())
     findings = {entry["id"]: entry["report"] for entries in content.values() for entry in entries}
     files = {f"{id_.split('_')[0].removeprefix('CXR')}.xml" for id_ in findings}
-    for name, text in read_members(DATA / "iu_xray_reports" / "NLMCXR_reports.tgz", suffix=".xml"):
+    for name, text in read_members(real_data("iu_xray_reports") / "NLMCXR_reports.tgz", suffix=".xml"):
         if name.rpartition("/")[2] in files:
             (tmp_path / name.rpartition("/")[2]).write_bytes(text)
     studies = list(IUXRay(tmp_path, images))

@@ -47,6 +47,7 @@ def test_labels_are_what_the_report_says():
     assert sum(not findings for findings in split.findings) == pytest.approx(120, abs=30)
 
 
+@pytest.mark.slow
 def test_two_instances_and_another_process_give_the_same_bytes():
     program = (
         "import importlib.util, sys; spec = importlib.util.spec_from_file_location('t', sys.argv[1]);"

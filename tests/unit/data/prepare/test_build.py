@@ -297,6 +297,7 @@ def test_an_empty_folder_is_a_place_to_be_and_parents_are_made(ten, tmp_path):
     assert files(tmp_path / "empty") == files(tmp_path / "a" / "b")
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_changes_nothing(ten, output, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
@@ -335,6 +336,7 @@ def killed_at(event, function):
     return False
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_the_next_goes_on(ten, output, tmp_path):
     few = ten.entries[:5]
     prepared(few, tmp_path / "unbroken")
@@ -351,6 +353,7 @@ def test_killed_at_any_moment_the_next_goes_on(ten, output, tmp_path):
     assert event > 20
 
 
+@pytest.mark.slow
 def test_killed_while_replacing_there_is_always_the_old_or_the_new(ten, output, tmp_path):
     few = ten.entries[:3]
     prepared(few, tmp_path / "new", size=8)

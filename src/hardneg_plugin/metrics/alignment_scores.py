@@ -1,4 +1,4 @@
-"""What is measured of a split of studies by a model that writes nothing: how images and reports find each other."""
+"""The metric of models that write no reports: how well images and reports retrieve each other."""
 
 from typing import Any
 
@@ -14,12 +14,26 @@ from hardneg_plugin.metrics.study_metric import StudyMetric
 
 
 class AlignmentScores(StudyMetric[ScoreCard]):
-    """Recall in both directions, over the whole split and among each study's closest peers."""
+    """Recall in both directions, over the whole split and among each study's peers.
+
+    >>> batch = {"ids": ["a", "b"], "references": ["clear .", "effusion ."], "patients": ["p", "q"], "labels": [None, None]}
+    >>> scores = AlignmentScores()
+    >>> embeddings = Tensor([[1.0, 0.0], [0.0, 1.0]])
+    >>> scores.update(batch, images=embeddings, reports=embeddings)
+    >>> float(scores.compute()["R@1"])
+    1.0
+    """
 
     higher_is_better = True
 
     def update(self, batch: Batch, images: Tensor, reports: Tensor) -> None:
-        """Add B studies, their images and reports embedded as `(B, D)`."""
+        """Add B studies.
+
+        Args:
+            batch: with their ids, references, patients and label sets.
+            images: `(B, D)` embeddings.
+            reports: `(B, D)` embeddings of the references.
+        """
         self.remember(batch["ids"], batch["references"], batch["patients"], batch["labels"], images, reports)
 
     def score(self, ids: list[str], *columns: Any) -> tuple[dict[str, float], ScoreCard]:
@@ -31,10 +45,10 @@ class AlignmentScores(StudyMetric[ScoreCard]):
         return card.values, card
 
     def card(self) -> ScoreCard:
-        """All scores, also those of single studies; to be called on all ranks."""
+        """All scores, also those of single studies; a collective call."""
         self.compute()
         return self._details or ScoreCard()
 
     def records(self) -> list[PredictionRecord]:
-        """None: nothing is written."""
+        """Empty: the model writes no reports."""
         return []

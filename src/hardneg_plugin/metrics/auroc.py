@@ -1,4 +1,4 @@
-"""The area under the ROC curve under any weights of the studies, so that these can be drawn anew."""
+"""The area under the ROC curve as a statistic, under any weights of the studies."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,18 +8,21 @@ from numpy.typing import NDArray
 
 from hardneg_plugin.metrics.statistics import Floats, Statistic
 
-_BLOCK = 2**22  # pairs of a study that has a finding and one that has not held at once, 32 MiB
+_BLOCK = 2**22  # pairs of a study with a finding and one without it, held at once, 32 MiB
 
 
 def mean_auroc(name: str, scores: Mapping[str, Sequence[float]], labels: Mapping[str, Sequence[float]]) -> "MeanAUROC":
     """The mean over F findings of the area under the ROC curve.
 
-    A finding counts where studies with it and without it were drawn; where none counts, the area is 0.5. Equal scores count half.
+    A finding counts if studies with it and without it were drawn; if none counts, the area is 0.5. Equal scores count half.
 
     Args:
         name: of the score.
-        scores: by finding, of N studies; NaN where the study does not count.
-        labels: by finding, 1 or 0.
+        scores: by finding, those of N studies; NaN where the study does not count.
+        labels: by finding, 1 or 0 for each study.
+
+    >>> mean_auroc("AUROC", {"nodule": [0.1, 0.4, 0.35, 0.8]}, {"nodule": [0, 0, 1, 1]}).values()
+    {'AUROC': 0.75}
     """
     ranks = np.stack([_ranks(np.asarray(scores[finding], float)) for finding in scores], axis=1)
     return MeanAUROC(name, ranks, np.stack([np.asarray(labels[finding]) > 0 for finding in scores], axis=1))
@@ -29,16 +32,15 @@ def mean_auroc(name: str, scores: Mapping[str, Sequence[float]], labels: Mapping
 class MeanAUROC(Statistic):
     """The mean area of F findings over N studies.
 
-    A finding's area under weights w is the share of pairs in which i ranks higher, of a study i that has it and a study j that has
-    not, each pair w_i w_j times: one product with a matrix of these pairs.
+    The area of a finding is the share of pairs (i, j), of a study i with it and a study j without it, in which i ranks higher.
+    Under weights w a pair counts w_i w_j times: one product with the matrix of pairs.
     """
 
     name: str
     ranks: Floats
-    """`(N, F)`, from 0 to 1, by finding; NaN where the study does not count. Ranks, so that what two models have of a study can be
-    exchanged."""
+    """`(N, F)` in [0, 1]; NaN where the study does not count. Ranks rather than scores, so that models can exchange studies."""
     has: NDArray[np.bool_]
-    """`(N, F)` bool."""
+    """`(N, F)` bool: whether the study has the finding."""
 
     @property
     def studies(self) -> int:
@@ -59,7 +61,7 @@ class MeanAUROC(Statistic):
 
 
 def _ranks(scores: Floats) -> Floats:
-    """The share of those that count that is below each `(N,)`: equal scores have equal ranks."""
+    """For each score, the share of lower ones among those that count, `(N,)`; equal scores have equal ranks."""
     counts = ~np.isnan(scores)
     ranks = np.full(len(scores), np.nan)
     ranks[counts] = np.searchsorted(np.sort(scores[counts]), scores[counts]) / max(1, counts.sum())
@@ -67,7 +69,7 @@ def _ranks(scores: Floats) -> Floats:
 
 
 def _area(weights: Floats, ranks: Floats, has: NDArray[np.bool_]) -> Floats:
-    """Of one finding, under weights `(N, W)`; NaN where there is no pair."""
+    """The area of one finding under weights `(N, W)`, `(W,)`; NaN where there is no pair."""
     counts = ~np.isnan(ranks)
     having, without = np.flatnonzero(counts & has), np.flatnonzero(counts & ~has)
     of_without = weights[without]

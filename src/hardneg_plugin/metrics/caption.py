@@ -16,25 +16,29 @@ from hardneg_plugin.metrics.statistics import Floats, SumStatistic, means
 ORDERS = 4
 """BLEU-1 to BLEU-4."""
 CAPTION_SCORES = (*(f"BLEU-{n}" for n in range(1, ORDERS + 1)), "METEOR", "ROUGE-L", "CIDEr")
-"""What `CaptionScores` gives, known without the package that computes it."""
+"""The names of the scores of `CaptionScores`, known without the package that computes them."""
 
 
 @dataclass(frozen=True)
 class CaptionScores:
     """BLEU-1 to BLEU-4, METEOR, ROUGE-L and CIDEr of a corpus.
 
-    Words are what whitespace separates: texts are scored as given, already cleaned, as is the practice for R2Gen's
-    splits; line breaks and runs of whitespace count as one space. An empty generated text scores 0 against any words.
-    CIDEr weighs words by how rare they are among these references, so it depends on the whole corpus (and is 0 for a
-    single study).
+    Texts are scored as given, already cleaned, as is usual for R2Gen's splits; words are separated by whitespace. An empty
+    generated report scores 0. CIDEr weighs words by their rarity among the references, so it depends on the whole corpus, and is 0
+    for a single study.
 
     Args:
         meteor: whether to compute METEOR, which needs Java and about ten seconds at its first use.
 
     Raises:
-        UserError: if pycocoevalcap is not installed; at construction, so that no epoch is spent before.
+        UserError: pycocoevalcap is not installed; raised at construction, before any training.
 
     Source: Papineni et al. 2002; Lin 2004; Vedantam et al. 2015; Denkowski and Lavie 2014.
+
+    >>> generated, references = ["no pleural effusion .", "clear lungs ."], ["no pleural effusion .", "lungs are clear ."]
+    >>> scores = CaptionScores(meteor=False)(generated, references)
+    >>> round(scores.values["BLEU-1"], 3), scores.columns["ROUGE-L"][0]
+    (0.867, 1.0)
     """
 
     meteor: bool = True
@@ -43,17 +47,23 @@ class CaptionScores:
         check_installed()
 
     def __call__(self, generated: Sequence[str], references: Sequence[str]) -> ScoreCard:
-        """Score N >= 1 texts against a reference each.
+        """Score N >= 1 generated reports.
+
+        Args:
+            generated: N texts.
+            references: N texts.
 
         Returns:
-            Of the corpus "BLEU-1" to "BLEU-4", "METEOR", "ROUGE-L" in [0, 1] and "CIDEr" in [0, 10]; of each text "BLEU-4",
-            "METEOR", "ROUGE-L" and "CIDEr". Where METEOR cannot be computed it is left out, and a warning says why.
+            Of the corpus "BLEU-1" to "BLEU-4", "METEOR", "ROUGE-L" in [0, 1] and "CIDEr" in [0, 10]; of each report "BLEU-4",
+            "METEOR", "ROUGE-L" and "CIDEr". If METEOR cannot be computed, it is left out with a warning.
 
         Raises:
-            ValueError: if the numbers of texts differ, or there are none.
+            ValueError: the numbers of texts differ, or there are none.
         """
         if len(generated) != len(references) or not generated:
-            raise ValueError(f"Expected as many texts as references, but got {len(generated)} and {len(references)}.")
+            raise ValueError(
+                f"Expected as many generated reports as references, but got {len(generated)} and {len(references)}."
+            )
         from pycocoevalcap.bleu.bleu_scorer import BleuScorer
         from pycocoevalcap.cider.cider import Cider
         from pycocoevalcap.rouge.rouge import Rouge
@@ -71,10 +81,10 @@ class CaptionScores:
                 values["METEOR"], columns["METEOR"] = meteor.corpus, meteor.each
                 statistics.append(meteor.statistic)
             except MeteorError as error:
-                _warn_once(f"METEOR is left out of the scores: {error}. To do without it, set `meteor=False`.")
+                _warn_once(f"METEOR is left out of the scores: {error}. To switch it off, set `meteor=False`.")
         by_index = {i: [text] for i, text in enumerate(references)}, {i: [text] for i, text in enumerate(generated)}
         rouge, rouge_each = Rouge().compute_score(*by_index)
-        # CIDEr asks for the commonest n-gram of the references, and fails where there is none at all.
+        # CIDEr fails where the references hold no word at all
         cider, cider_each = Cider().compute_score(*by_index) if any(references) else (0.0, [0.0] * len(references))
         values |= {"ROUGE-L": float(rouge), "CIDEr": float(cider)}
         of_mean = {"ROUGE-L": list(map(float, rouge_each)), "CIDEr": list(map(float, cider_each))}
@@ -82,7 +92,7 @@ class CaptionScores:
 
 
 def check_installed() -> None:
-    """Raise a UserError where pycocoevalcap is not installed; looks for it without importing it."""
+    """Raise a UserError if pycocoevalcap is not installed, without importing it."""
     if importlib.util.find_spec("pycocoevalcap") is None:
         raise UserError(
             "BLEU, ROUGE-L, CIDEr and METEOR need the package pycocoevalcap, which is not installed: "
@@ -91,13 +101,13 @@ def check_installed() -> None:
 
 
 def _bleu_counts(texts: Sequence[dict[str, object]]) -> Floats:
-    """Per text its words, those of its reference, and its n-grams `guess` and `correct`, `(N, 2 + 2 * ORDERS)`."""
+    """Per report the number of its words, of its reference's, and of its n-grams `guess` and `correct`: `(N, 2 + 2 * ORDERS)`."""
     rows = [[text["testlen"], *text["reflen"], *text["guess"], *text["correct"]] for text in texts]  # type: ignore[misc]
     return np.array(rows, dtype=np.float64)
 
 
 def _bleu(sums: Floats) -> dict[str, Floats]:
-    """Corpus BLEU: the brevity penalty times geometric means of precisions; with pycocoevalcap's guards against 0/0."""
+    """Corpus BLEU: the brevity penalty times the geometric mean of precisions, with pycocoevalcap's guards against 0/0."""
     tiny, small = 1e-15, 1e-9
     words, reference_words = sums[..., 0], sums[..., 1]
     guess, correct = sums[..., 2 : 2 + ORDERS], sums[..., 2 + ORDERS :]

@@ -1,4 +1,4 @@
-"""CheXbert: the 14 CheXpert labels of reports by a BERT with a head for each."""
+"""CheXbert: the 14 CheXpert labels of reports, by a BERT with a head for each label."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,19 +23,19 @@ MAX_TOKENS = 512
 
 @dataclass(frozen=True)
 class CheXbert:
-    """F1 of the labels that CheXbert gives generated and reference reports, twelve variants (see `label_f1`), "chexbert_F1_...".
+    """The `ClinicalMetric` "chexbert_F1_...": F1 of the labels that CheXbert gives, in twelve variants (see `label_f1`).
 
-    The released labeller, run by transformers alone: the package f1chexbert asks for functions that transformers 5 has not. With
-    "micro14", "macro14", "micro5" and "macro5" of "uncertain-positive" these are the figures of that package.
+    The released labeller runs with transformers alone, as the package f1chexbert does not work with transformers 5. "micro14",
+    "macro14", "micro5" and "macro5" of "uncertain-positive" are the scores of that package.
 
     Args:
-        weights: the released `chexbert.pth`; None: the hub's cache, or a download.
-        bert: where `config.json` and `vocab.txt` of bert-base-uncased are, a folder or a name on the hub or in its cache.
-        batch_size: reports at a time.
-        device: as torch takes it.
+        weights: the released `chexbert.pth`; None takes it from the hub's cache, or downloads it.
+        bert: `config.json` and `vocab.txt` of bert-base-uncased: a folder, or a name on the hub or in its cache.
+        batch_size: reports at a time, >= 1.
+        device: a torch device.
 
     Raises:
-        UserError: in `check` and when called, weights, config or vocabulary are not to be had, or do not fit together.
+        UserError: in `check` and when called: weights, config or vocabulary cannot be loaded, or do not fit together.
 
     Source: Smit et al. 2020.
     """
@@ -52,10 +52,10 @@ class CheXbert:
     def __call__(self, generated: Sequence[str], references: Sequence[str], ids: Sequence[str]) -> ScoreCard:
         """See `ClinicalMetric`."""
         tokenizer, labeller = self._load()
-        texts = sorted({*generated, *references}, key=len)  # batches of like lengths
+        texts = sorted({*generated, *references}, key=len)  # batches of similar lengths
         labels = dict(self._labels(texts, tokenizer, labeller))
-        ours, theirs = (np.array([labels[text] for text in side]) for side in (generated, references))
-        return label_f1(ours, theirs, "chexbert")
+        rows, reference_rows = (np.array([labels[text] for text in side]) for side in (generated, references))
+        return label_f1(rows, reference_rows, "chexbert")
 
     @torch.inference_mode()
     def _labels(self, texts: Sequence[str], tokenizer: Any, labeller: "_Labeller") -> Iterator[tuple[str, Floats]]:
@@ -71,43 +71,45 @@ class CheXbert:
         from transformers import BertConfig, BertTokenizer  # seconds to import
 
         state = self._state()
-        if Path(self.bert).is_dir():  # of a folder without them, transformers makes defaults
+        if Path(self.bert).is_dir():  # for a folder without these files, transformers makes defaults
             check_files(Path(self.bert), ["config.json", "vocab.txt"], "clinical.chexbert.bert")
         try:
             config = _cached_or_downloaded(BertConfig.from_pretrained, self.bert)
             tokenizer = _cached_or_downloaded(BertTokenizer.from_pretrained, self.bert)
         except (OSError, ValueError) as error:
             raise UserError(
-                f"clinical.chexbert.bert: expected config.json and vocab.txt of bert-base-uncased, but {self.bert!r} could not be "
+                f"clinical.chexbert.bert: expected config.json and vocab.txt of bert-base-uncased, but {self.bert!r} cannot be "
                 f"loaded ({reason(error)}). Without a network, give a folder with the two files."
             ) from error
         labeller = _Labeller(config)
         try:
-            missing, _ = labeller.load_state_dict(state, strict=False)  # some have a pooler, and positions as a buffer
+            missing, _ = labeller.load_state_dict(
+                state, strict=False
+            )  # some files have a pooler, and positions as a buffer
         except RuntimeError as error:
             missing = [reason(error)]
         if missing:
             raise UserError(
-                f"clinical.chexbert.weights: expected those of CheXbert on {self.bert!r}, but {self.weights or HUB[1]} does not "
-                f"fit ({missing[0]})."
+                f"clinical.chexbert.weights: expected the weights of CheXbert on {self.bert!r}, but {self.weights or HUB[1]} "
+                f"does not fit ({missing[0]})."
             )
         return tokenizer, labeller.to(self.device).eval()
 
     def _state(self) -> dict[str, Tensor]:
-        """The weights by name, nothing but tensors unpickled."""
+        """The weights by name; only tensors are unpickled."""
         file = Path(self.weights) if self.weights is not None else _downloaded_weights()
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)["model_state_dict"]
             return {name.removeprefix("module."): tensor for name, tensor in state.items()}
-        except Exception as error:  # unpickling raises whatever the bytes lead to
+        except Exception as error:  # unpickling can raise anything
             raise UserError(
-                f"clinical.chexbert.weights: expected the released chexbert.pth, but {file} could not be read as it "
+                f"clinical.chexbert.weights: expected the released chexbert.pth, but {file} cannot be read as such "
                 f"({type(error).__name__}: {reason(error)})."
             ) from error
 
 
 class _Labeller(nn.Module):
-    """The class of each condition from the first token's state; names are those of the released weights."""
+    """The class of each condition from the state of the first token; modules have the names of the released weights."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -128,15 +130,15 @@ def _downloaded_weights() -> Path:
 
     try:
         return Path(_cached_or_downloaded(hf_hub_download, *HUB))
-    except Exception as error:  # the hub's and its HTTP client's own kinds
+    except Exception as error:  # the hub and its HTTP client raise their own classes
         raise UserError(
-            f"The weights of CheXbert could not be loaded ({reason(error)}). Without a network, give the file chexbert.pth by "
-            "clinical.chexbert.weights."
+            f"The weights of CheXbert cannot be loaded ({reason(error)}). Without a network, set clinical.chexbert.weights to the "
+            "file chexbert.pth."
         ) from error
 
 
 def _cached_or_downloaded(load: Any, *names: str) -> Any:
-    """From the cache without asking the hub, which takes minutes to give up where there is no network."""
+    """From the cache first: without a network, asking the hub takes minutes."""
     try:
         return load(*names, local_files_only=True)
     except OSError:

@@ -1,4 +1,4 @@
-"""F1 of the 14 CheXpert labels of reports, whoever labelled them, in every variant that is published."""
+"""F1 of the 14 CheXpert labels of reports, from any labeller, in all published variants."""
 
 from dataclasses import dataclass
 
@@ -33,27 +33,35 @@ _UNCERTAIN = {"uncertain-positive": (1.0, -1.0), "uncertain-negative": (1.0,)}
 
 
 def label_f1(generated: Floats, references: Floats, prefix: str) -> ScoreCard:
-    """F1 over N studies under names such as "chexbert_F1_micro14_uncertain-positive", twelve in all.
+    """Twelve F1 scores over N studies, with names such as "chexbert_F1_micro14_uncertain-positive".
 
     - "micro" pools studies and labels, "macro" is the mean of the labels' F1, "example" the mean of the studies'.
     - "14" are all labels, "5" those of `COMMON`.
-    - "uncertain-positive" counts an uncertain label as a positive one, "uncertain-negative" as none.
+    - "uncertain-positive" counts an uncertain label as positive, "uncertain-negative" as negative.
 
-    Blank is as negative. 0/0 is 0: a label that neither side has lowers "macro", a study without labels "example". A study's own
-    scores are those of "example".
+    Blank counts as negative. 0/0 is 0: a label that neither side has lowers "macro", a study without labels lowers "example".
+    Single studies have the scores of "example".
 
     Args:
         generated: `(N, 14)` in the order of `CONDITIONS`: 1 positive, 0 negative, -1 uncertain, NaN blank.
-        references: the same of the references.
-        prefix: who labelled, for the names.
+        references: `(N, 14)`, likewise.
+        prefix: name of the labeller, for the names of the scores.
 
     Raises:
-        ValueError: the shapes are not those.
+        ValueError: the arrays have other shapes.
 
-    Source: Irvin et al. 2019 (the labels); F1 as `sklearn.metrics.f1_score` has it, with `zero_division=0`.
+    Source: Irvin et al. 2019 (the labels); F1 as in `sklearn.metrics.f1_score` with `zero_division=0`.
+
+    >>> labels = np.zeros((2, 14))
+    >>> labels[0, CONDITIONS.index("Edema")] = -1.0
+    >>> scores = label_f1(labels, labels, "labels").values
+    >>> scores["labels_F1_micro14_uncertain-positive"], scores["labels_F1_micro14_uncertain-negative"]
+    (1.0, 0.0)
     """
     if generated.shape != references.shape or generated.shape[1:] != (len(CONDITIONS),):
-        raise ValueError(f"Expected labels (N, 14) of both sides, but got {generated.shape} and {references.shape}.")
+        raise ValueError(
+            f"Expected labels (N, 14) of generated reports and references, but got {generated.shape} and {references.shape}."
+        )
     counts = np.stack([_counts(generated, references, positive) for positive in _UNCERTAIN.values()], axis=1)
     pooled = SumStatistic(counts.reshape(len(counts), -1), _Pooled(prefix))
     columns = {
@@ -67,12 +75,12 @@ def label_f1(generated: Floats, references: Floats, prefix: str) -> ScoreCard:
 
 def _counts(generated: Floats, references: Floats, positive: tuple[float, ...]) -> Floats:
     """True positives, false positives and false negatives, `(N, 3, 14)`."""
-    stated, true = np.isin(generated, positive), np.isin(references, positive)
-    return np.stack([stated & true, stated & ~true, ~stated & true], axis=1).astype(np.float64)
+    has, should_have = np.isin(generated, positive), np.isin(references, positive)
+    return np.stack([has & should_have, has & ~should_have, ~has & should_have], axis=1).astype(np.float64)
 
 
 def _f1(counts: Floats) -> Floats:
-    """From tp, fp and fn in the last axis; they are whole numbers, or weighted ones of the bootstrap."""
+    """From tp, fp and fn in the last axis: integers, or weighted sums of these."""
     tp, fp, fn = np.moveaxis(counts, -1, 0)
     return np.asarray(2 * tp / np.maximum(2 * tp + fp + fn, 1))
 

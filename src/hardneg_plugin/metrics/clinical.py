@@ -18,24 +18,29 @@ T = TypeVar("T")
 
 RADGRAPH_MODELS = ("radgraph", "radgraph-xl", "modern-radgraph-xl", "echograph")
 LEVELS = ("simple", "partial", "complete")
-"""What must agree in RadGraph: entities; and whether they have relations; and the relations."""
+"""What RadGraph compares: entities, also whether they have relations, also the relations themselves."""
 
 PROBE = "There is a small left pleural effusion."
 
 
 class ClinicalMetric(Protocol):
-    """Scores reports by what they say of the patient; slow, so that it is computed once, at the end, by one process."""
+    """Scores reports by what they say about the patient. Slow: computed once, at the end, by one process."""
 
     def check(self) -> None:
-        """Raise now what would keep `__call__` from scoring: packages, weights, and whether they run here.
+        """Check that the packages and weights are available and run, before long work.
 
         Raises:
-            UserError: what is missing, and what to do.
+            UserError: they do not; says what is missing and what to do.
         """
         ...
 
     def __call__(self, generated: Sequence[str], references: Sequence[str], ids: Sequence[str]) -> ScoreCard:
-        """The scores of N >= 1 studies.
+        """Score N >= 1 studies.
+
+        Args:
+            generated: N texts.
+            references: N texts.
+            ids: N study ids.
 
         Raises:
             UserError: as `check`.
@@ -45,18 +50,18 @@ class ClinicalMetric(Protocol):
 
 @dataclass(frozen=True)
 class RadGraph:
-    """F1 of the entities and relations that RadGraph reads in the reports, by the package radgraph; an extra.
+    """F1 of the entities and relations that RadGraph finds, by the optional package radgraph.
 
-    Scores are "radgraph-xl_F1_simple", "..._partial" and "..._complete" (see `LEVELS`), means over studies, with the model in the
-    name. A pair with a text without words scores 0.
+    The scores "radgraph-xl_F1_simple", "..._partial" and "..._complete" (see `LEVELS`) are means over studies; their names start
+    with that of the model. A pair with a text without words scores 0.
 
     Args:
         model: one of `RADGRAPH_MODELS`.
-        weights: the folder that holds the unpacked folder of the model; None: the package's own cache, or a download.
-        device: as torch takes it.
+        weights: the folder that holds the unpacked folder of the model; None uses the package's cache, or a download.
+        device: a torch device.
 
     Raises:
-        UserError: no such model; or, in `check` and when called, the package or the weights are not to be had or do not run.
+        UserError: there is no such model; or, in `check` and when called, the package or the weights are missing or do not run.
 
     Source: Jain et al. 2021; Delbrouck et al. 2022 (the three levels).
     """
@@ -85,12 +90,12 @@ class RadGraph:
                 reward_level="all", model_type=self.model, cuda=_cuda_index(self.device), model_cache_dir=self.weights
             ),
             "radgraph",
-            "give the folder that holds them by clinical.radgraph.weights, and have the BERT that its config.json names in the "
+            "set clinical.radgraph.weights to the folder that holds them; the BERT that its config.json names must be in the "
             "hub's cache",
         )
 
-        def score(texts: list[str], others: list[str]) -> Floats:
-            _, by_level, *_ = scorer(hyps=texts, refs=others)
+        def score(texts: list[str], their_references: list[str]) -> Floats:
+            _, by_level, *_ = scorer(hyps=texts, refs=their_references)
             return np.stack([np.array(level, dtype=np.float64) for level in by_level], axis=1)
 
         rows = _of_pairs_with_words(generated, references, score, len(LEVELS), "radgraph")
@@ -101,21 +106,21 @@ class RadGraph:
 
 @dataclass(frozen=True)
 class RaTEScore:
-    """RaTEScore by its package: similarity of medical entities with synonyms and negation; an extra.
+    """RaTEScore by its optional package: similarity of medical entities with synonyms and negation.
 
-    The score is "RaTEScore_long" or "RaTEScore_short", the mean over studies. It is 0.5 where one text of a pair has words but no
-    entity, as the package has it, and 0 where one has no words.
+    The score "RaTEScore_long" or "RaTEScore_short" is the mean over studies. As in the package, a pair with a text that has words
+    but no entity scores 0.5; a pair with a text without words scores 0.
 
     Args:
-        ner: the entity recogniser, a folder or a name on the hub or in its cache.
+        ner: the entity recogniser: a folder, or a name on the hub or in its cache.
         synonyms: the encoder of entities, likewise.
-        affinity: "long" or "short", which weights of entity types.
-        batch_size: sentences at a time.
+        affinity: the weights of entity types, "long" or "short".
+        batch_size: sentences at a time, >= 1.
         device: "cpu" or "cuda".
 
     Raises:
-        UserError: a value is not one of these; or, in `check` and when called, the package or the weights are not to be had or do
-            not run.
+        UserError: `affinity` or `device` has another value; or, in `check` and when called, the package or the weights are missing
+            or do not run.
 
     Source: Zhao et al. 2024.
     """
@@ -150,38 +155,47 @@ class RaTEScore:
                 affinity_matrix=self.affinity,
             ),
             "RaTEScore",
-            f"give folders by clinical.ratescore.ner (now {self.ner!r}) and clinical.ratescore.synonyms (now {self.synonyms!r})",
+            f"set clinical.ratescore.ner (now {self.ner!r}) and clinical.ratescore.synonyms (now {self.synonyms!r}) to folders",
         )
 
-        def score(texts: list[str], others: list[str]) -> Floats:
-            return np.array(scorer.compute_score(texts, others), dtype=np.float64)[:, None]
+        def score(texts: list[str], their_references: list[str]) -> Floats:
+            return np.array(scorer.compute_score(texts, their_references), dtype=np.float64)[:, None]
 
         rows = _of_pairs_with_words(generated, references, score, 1, "RaTEScore")
         return ScoreCard.of_means({f"RaTEScore_{self.affinity}": rows[:, 0].tolist()})
 
 
 def importable(package: str, choice: str) -> Any:
-    """The module of a package that is an extra.
+    """Import an optional package.
+
+    Args:
+        package: its name.
+        choice: the override that needs it, for the message.
 
     Raises:
-        UserError: it is not installed, or raises whatever it may when imported.
+        UserError: it is not installed, or cannot be imported.
     """
     if importlib.util.find_spec(package) is None:
         raise UserError(f"{choice} needs the package {package}, which is not installed: pip install {package}.")
     try:
         return importlib.import_module(package)
-    except Exception as error:  # a missing dependency, or compiled parts for another numpy, which is a ValueError
+    except Exception as error:  # also a ValueError, of parts compiled for another numpy
         raise UserError(
             f"{choice} needs the package {package}, which cannot be imported {_beside()} ({reason(error)}): install what it "
-            "needs, or score in an environment of its own."
+            "needs, or score in a separate environment."
         ) from error
 
 
 def loaded(make: Callable[[], T], package: str, remedy: str) -> T:
-    """What `make` builds out of a package and its weights.
+    """Build a scorer of a package from its weights.
+
+    Args:
+        make: builds it.
+        package: the name of the package.
+        remedy: what to do without a network, for the message.
 
     Raises:
-        UserError: it raises whatever it may; an interface that is gone is told apart from weights that are not there.
+        UserError: `make` raises; the message says whether the package does not run or the weights are missing.
     """
     try:
         return make()
@@ -189,30 +203,36 @@ def loaded(make: Callable[[], T], package: str, remedy: str) -> T:
         raise _does_not_run(package, error) from error
     except Exception as error:
         raise UserError(
-            f"The weights of {package} could not be loaded ({reason(error)}). Without a network, {remedy}."
+            f"The weights of {package} cannot be loaded ({reason(error)}). Without a network, {remedy}."
         ) from error
 
 
 def check_files(folder: Path, names: Sequence[str], key: str) -> None:
-    """Raise a UserError where a folder of weights lacks a file."""
+    """Raise a UserError if a folder of weights lacks a file.
+
+    Args:
+        folder: the folder.
+        names: of the files.
+        key: the config key of the folder, for the message.
+    """
     for name in names:
         if not (folder / name).is_file():
             raise UserError(f"{key}: expected the file {folder / name}, but there is none.")
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what an error says, without the full stop."""
+    """The first line of an error's message, without the full stop."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(" .:")
 
 
 _GONE = (AttributeError, ImportError, TypeError)
-"""What calls of removed functions raise."""
+"""Raised by calls of removed functions."""
 
 
 def _does_not_run(package: str, error: Exception) -> UserError:
     return UserError(
         f"The package {package} {_version(package)} does not run {_beside()} ({type(error).__name__}: {reason(error)}): look for "
-        "a newer one, or score in an environment of its own."
+        "a newer version, or score in a separate environment."
     )
 
 
@@ -234,9 +254,9 @@ def _of_pairs_with_words(
     width: int,
     package: str,
 ) -> Floats:
-    """Rows `(N, width)` of scores; 0 for a pair of which one text has no word, which packages fail on or pass over.
+    """Rows `(N, width)` of scores; a pair with a text without words scores 0, as the packages fail on it or skip it.
 
-    RaTEScore leaves out texts without a sentence of three characters, and pairs what follows with another study's reference.
+    RaTEScore skips texts without a sentence of three characters, and then pairs the next text with the wrong reference.
     """
     has_words = [bool(_WORD.search(a) and _WORD.search(b)) for a, b in zip(generated, references, strict=True)]
     rows = np.zeros((len(has_words), width))
@@ -261,6 +281,6 @@ _WORD = re.compile(r"\w{3}")
 
 
 def _cuda_index(device: str) -> int:
-    """As the package radgraph counts: -1 is the CPU."""
+    """The device index of the package radgraph: -1 is the CPU."""
     kind, _, index = device.partition(":")
     return -1 if kind == "cpu" else int(index or 0)

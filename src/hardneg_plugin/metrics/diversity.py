@@ -1,21 +1,21 @@
-"""How much generated reports differ: word overlap can look fine while one report is written for every study."""
+"""How much generated reports differ: word overlap can look fine while every study gets the same report."""
 
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain, pairwise
 
 FEW_STUDIES = 20
-"""Below this many studies, equal reports are no sign of anything."""
+"""With fewer studies, equal reports mean nothing."""
 COLLAPSED_SHARE = 0.02
-"""Of all reports; the fewest distinct ones that pass without a warning."""
+"""The smallest share of distinct reports that passes without a warning."""
 
 
 def diversity(generated: Sequence[str]) -> dict[str, float]:
-    """How varied N >= 1 texts are, by words that whitespace separates.
+    """How much N >= 1 generated reports vary; words are separated by whitespace.
 
     Returns:
-        "unique_share", distinct texts over texts; "distinct-1" and "distinct-2", distinct words and word pairs over all
-        of them in all texts, 0 where there are none; each in [0, 1]. "length", the mean number of words.
+        "unique_share", the share of distinct reports; "distinct-1" and "distinct-2", the shares of distinct words and word pairs
+        among all, 0 if there are none; each in [0, 1]. "length", the mean number of words.
 
     Source: distinct-n after Li et al., "A Diversity-Promoting Objective Function for Neural Conversation Models", 2016.
 
@@ -34,9 +34,9 @@ def diversity(generated: Sequence[str]) -> dict[str, float]:
 
 
 def collapse_warning(generated: Sequence[str]) -> str | None:
-    """In words, that a model writes hardly more than one report; None where it does not.
+    """A warning that a model writes the same few reports for all studies; None if it does not.
 
-    Told where N >= 20 texts hold fewer than max(2, 2 % of N) distinct ones.
+    The limit is fewer than max(2, 2 % of N) distinct reports for N >= 20 studies.
     """
     counts = Counter(" ".join(text.split()) for text in generated)
     if len(generated) < FEW_STUDIES or len(counts) >= max(2.0, COLLAPSED_SHARE * len(generated)):
@@ -46,6 +46,6 @@ def collapse_warning(generated: Sequence[str]) -> str | None:
     reports = "one report" if len(counts) == 1 else f"{len(counts)} different reports"
     return (
         f"The model wrote {reports} for {len(generated)} studies; {times} got {excerpt!r}. Scores of word overlap can "
-        "look fine all the same. Early in training this passes; if it stays, see whether the images reach the decoder, "
-        "and lower the learning rate."
+        "look fine nevertheless. Early in training this is normal; later, check that the images reach the decoder, and lower "
+        "the learning rate."
     )

@@ -1,4 +1,4 @@
-"""Precision and recall of the findings that generated reports state."""
+"""Precision, recall and F1 of the findings that generated reports state."""
 
 from collections.abc import Hashable, Sequence
 
@@ -11,22 +11,26 @@ Findings = frozenset[tuple[str, Hashable]]
 """A report's findings, each `(name, attributes)`."""
 
 PREFIXES = ("findings", "findings_attributes")
-"""Compared by name, and by name with all attributes."""
+"""Of scores by name, and by name with all attributes."""
 
 
 def findings_counts(generated: Findings, reference: Findings) -> tuple[int, int, int, int, int, int]:
-    """What one report states rightly, wrongly, and leaves out: `(tp, fp, fn)` by name, then by name and attributes.
+    """True positives, false positives and false negatives of one report: by name, then by name and attributes.
 
-    By name, a finding counts once however often it is stated with other attributes.
+    By name, a finding counts once even if it is stated several times with different attributes.
+
+    Args:
+        generated: the findings of the generated report.
+        reference: those of the reference.
 
     >>> findings_counts(frozenset({("nodule", "left")}), frozenset({("nodule", "right"), ("oedema", "")}))
     (1, 0, 1, 0, 1, 2)
     """
-    stated, true = (frozenset(name for name, _ in findings) for findings in (generated, reference))
+    names, reference_names = (frozenset(name for name, _ in findings) for findings in (generated, reference))
     return (
-        len(stated & true),
-        len(stated - true),
-        len(true - stated),
+        len(names & reference_names),
+        len(names - reference_names),
+        len(reference_names - names),
         len(generated & reference),
         len(generated - reference),
         len(reference - generated),
@@ -34,9 +38,13 @@ def findings_counts(generated: Findings, reference: Findings) -> tuple[int, int,
 
 
 def findings_scores(generated: Sequence[Findings], references: Sequence[Findings]) -> ScoreCard:
-    """Micro precision, recall and F1 over N studies: `findings_*` by name, `findings_attributes_*` with side, size, ... too.
+    """Micro precision, recall and F1 over N studies: `findings_*` by name, `findings_attributes_*` with side, size and so on.
 
-    Where nothing is stated, precision is 0; where there is nothing to state, recall is 0. A study's own score is its F1.
+    Precision is 0 if nothing is stated, recall is 0 if there is nothing to state. Single studies have their F1.
+
+    Args:
+        generated: the findings of N generated reports.
+        references: those of N references.
     """
     pairs = list(zip(generated, references, strict=True))
     statistic = SumStatistic(
@@ -50,7 +58,11 @@ def findings_scores(generated: Sequence[Findings], references: Sequence[Findings
 
 
 def findings_f1(generated: Findings, reference: Findings) -> tuple[float, float]:
-    """F1 of one study by name, and with attributes; 1 where there is nothing to state and nothing stated.
+    """F1 of one study by name, and with attributes; 1 if there is nothing to state and nothing stated.
+
+    Args:
+        generated: the findings of the generated report.
+        reference: those of the reference.
 
     >>> findings_f1(frozenset(), frozenset())
     (1.0, 1.0)

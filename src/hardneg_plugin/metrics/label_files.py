@@ -1,4 +1,4 @@
-"""Labels of reports from files that any labeller wrote, instead of running one here."""
+"""Labels of reports from the files of any labeller."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,20 +18,20 @@ VALUES = {1.0, 0.0, -1.0}
 
 @dataclass(frozen=True)
 class LabelFiles:
-    """F1 of CheXpert labels read from two CSVs, twelve variants (see `label_f1`), "labels_F1_...".
+    """The `ClinicalMetric` "labels_F1_...": F1 of CheXpert labels from two CSV files, in twelve variants (see `label_f1`).
 
-    Each has a column of study ids and the 14 labels by name, with 1, 0, -1 (uncertain) or nothing, as the CheXpert and CheXbert
-    labellers and MIMIC-CXR's own table have them. Other columns, and other studies, are passed over.
+    Each file has a column of study ids and one for each of the 14 labels, with 1, 0, -1 (uncertain) or nothing, as the CheXpert and
+    CheXbert labellers and MIMIC-CXR's own table have them. Other columns and other studies are ignored.
 
     Args:
         generated: the file with the labels of the generated reports.
         references: the file with those of the references.
         id_column: the column of study ids, such as "study_id".
-        name: what stands before the scores' names, for instance who labelled.
+        name: prefix of the scores' names, such as the name of the labeller.
 
     Raises:
-        UserError: in `check` and when called, a file cannot be read, lacks a column, has a study twice or another value; when
-            called, it lacks a study; with file, line, column and study.
+        UserError: in `check` and when called: a file cannot be read, lacks a column, has a study twice or another value. When
+            called: it lacks a study. The message names file, line, column and study.
     """
 
     generated: str
@@ -45,13 +45,19 @@ class LabelFiles:
             read_labels(Path(file), self.id_column)
 
     def __call__(self, generated: Sequence[str], references: Sequence[str], ids: Sequence[str]) -> ScoreCard:
-        """See `ClinicalMetric`; the texts are not looked at."""
-        ours, theirs = (_of_studies(Path(file), self.id_column, ids) for file in (self.generated, self.references))
-        return label_f1(ours, theirs, self.name)
+        """See `ClinicalMetric`; the texts are not used."""
+        rows, reference_rows = (
+            _of_studies(Path(file), self.id_column, ids) for file in (self.generated, self.references)
+        )
+        return label_f1(rows, reference_rows, self.name)
 
 
 def read_labels(file: Path, id_column: str) -> dict[str, Floats]:
     """Labels `(14,)` by study id, in the order of `CONDITIONS`: 1, 0, -1, and NaN for blank.
+
+    Args:
+        file: the CSV file.
+        id_column: its column of study ids.
 
     Raises:
         UserError: see `LabelFiles`.
@@ -64,14 +70,12 @@ def read_labels(file: Path, id_column: str) -> dict[str, Floats]:
             check_columns(file, cells, [key, *COLUMNS])
         study = cells[key].strip()
         if study in lines:
-            raise UserError(
-                f"{file}, line {line}: study {study!r} is there for the second time, after line {lines[study]}."
-            )
+            raise UserError(f"{file}, line {line}: study {study!r} is repeated, after line {lines[study]}.")
         where = f"{file}, line {line}, study {study!r}"
         labels[study] = np.array([_value(cells[column], f"{where}, column {column!r}") for column in COLUMNS])
         lines[study] = line
     if not labels:
-        raise UserError(f"Expected at least one study in {file}, but there is none below its header.")
+        raise UserError(f"Expected at least one study in {file}, but there is no row below its header.")
     return labels
 
 

@@ -1,8 +1,8 @@
-"""METEOR 1.5: one Java process, started when first needed, guarded, and kept until Python ends.
+"""METEOR 1.5 by one Java process, which starts at the first use, is guarded by a timeout, and stays until Python ends.
 
-The jar that comes with pycocoevalcap speaks lines over its standard streams: `SCORE ||| reference ||| hypothesis` is
-answered by the statistics of the pair, and `EVAL ||| statistics ||| statistics ...` by one score per pair and then the
-score of all of them together. A start takes many seconds (it reads a table of paraphrases), a pair about a millisecond.
+The jar of pycocoevalcap communicates by lines over its standard streams. It answers `SCORE ||| reference ||| hypothesis` with the
+statistics of the pair, and `EVAL ||| statistics ||| statistics ...` with one score per pair and then the score of the corpus. A
+start takes many seconds (it reads a table of paraphrases), a pair about a millisecond.
 """
 
 import atexit
@@ -26,7 +26,7 @@ _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
 _MATCHER_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
 
 TIMEOUT = 180.0
-"""Seconds without an answer after which the process is given up; a start is part of the first answer."""
+"""Seconds without an answer after which the process is killed; the first answer includes the start."""
 
 
 class MeteorError(RuntimeError):
@@ -35,7 +35,7 @@ class MeteorError(RuntimeError):
 
 @dataclass(frozen=True)
 class MeteorScores:
-    """METEOR of a corpus and of each of its texts, in [0, 1], and what the jar counted in each pair `(N, 23)`."""
+    """METEOR of a corpus and of each of its N reports, in [0, 1], and the jar's counts for each pair `(N, 23)`."""
 
     corpus: float
     each: list[float]
@@ -43,7 +43,7 @@ class MeteorScores:
 
     @property
     def statistic(self) -> SumStatistic:
-        """The score of the corpus as it follows from the sums of these counts, to which equal texts add no chunk."""
+        """The score of the corpus from sums of the counts, to which a report equal to its reference adds no chunk."""
         words, chunks, matches = self.counts[:, 0:2], self.counts[:, 20], self.counts[:, 21:23]
         rows = self.counts.copy()
         rows[(matches == words).all(1) & (chunks == 1), 20] = 0
@@ -55,7 +55,7 @@ def corpus_score(sums: Floats) -> dict[str, Floats]:
 
     Weighted precision P and recall R over content and function words, Fmean = PR / (αR + (1-α)P), penalty γ (chunks/matches)^β.
 
-    Source: Denkowski and Lavie, "Meteor Universal", 2014, with the parameters that the jar has for ranking in English.
+    Source: Denkowski and Lavie, "Meteor Universal", 2014, with the jar's parameters for ranking in English.
     """
     words, function_words = sums[..., 0:2], sums[..., 2:4]
     # exact, stem, synonym, paraphrase; content, function words; generated, reference
@@ -71,9 +71,9 @@ def corpus_score(sums: Floats) -> dict[str, Floats]:
 
 
 def meteor_scores(generated: Sequence[str], references: Sequence[str], *, timeout: float = TIMEOUT) -> MeteorScores:
-    """METEOR of N pairs, as `pycocoevalcap.meteor.meteor.Meteor` gives it.
+    """METEOR of N pairs, as `pycocoevalcap.meteor.meteor.Meteor` computes it.
 
-    The score of the corpus is computed by the jar from the counts of all pairs; it is no mean of the texts' scores.
+    The jar computes the score of the corpus from the counts of all pairs; it is not the mean of the reports' scores.
 
     Args:
         generated: N >= 1 texts, possibly empty; line breaks, runs of whitespace and the protocol's "|||" become a space.
@@ -81,19 +81,21 @@ def meteor_scores(generated: Sequence[str], references: Sequence[str], *, timeou
         timeout: seconds to wait for each answer before the process is killed.
 
     Raises:
-        MeteorError: without Java or the jar, and where the process dies, stays silent or answers something else.
-        ValueError: if the numbers of texts differ, or there are none.
+        MeteorError: there is no Java or no jar, or the process dies, does not answer, or answers something else.
+        ValueError: the numbers of texts differ, or there are none.
 
     Source: Denkowski and Lavie, "Meteor Universal", 2014; options `-l en -norm`.
     """
     if len(generated) != len(references) or not generated:
-        raise ValueError(f"Expected as many texts as references, but got {len(generated)} and {len(references)}.")
+        raise ValueError(
+            f"Expected as many generated reports as references, but got {len(generated)} and {len(references)}."
+        )
     global _process
     with _lock:
         process, _process = _process, None
         scores = None
         if process is not None:
-            # One that served before may have been killed since: that is no reason to fail.
+            # an earlier process may have been killed since: start another
             with contextlib.suppress(MeteorError):
                 scores = process.score(generated, references, timeout)
         if process is None or scores is None:
@@ -104,7 +106,7 @@ def meteor_scores(generated: Sequence[str], references: Sequence[str], *, timeou
 
 
 def close() -> None:
-    """End the process if there is one; the next call of `meteor_scores` starts another."""
+    """End the process if it runs; the next call of `meteor_scores` starts another."""
     global _process
     with _lock:
         if _process is not None:
@@ -118,9 +120,9 @@ class _MeteorProcess:
         if java is None:
             raise MeteorError("there is no `java` on the PATH: install a Java runtime (8 or newer)")
         jar = _find_jar()
-        # A file takes any amount of complaints without anybody reading them, where a pipe would fill up and block.
-        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115
-        # The scores' decimal points, and those that the jar reads back, follow the locale: fix it.
+        # a file, because a pipe that nobody reads would fill up and block
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
+        # the locale decides the decimal point that the jar writes and reads: fix it
         options = ["-Xmx2G", "-Dfile.encoding=UTF-8", "-Duser.language=en", "-Duser.country=US"]
         try:
             self._popen = subprocess.Popen(
@@ -129,19 +131,19 @@ class _MeteorProcess:
                 env={**os.environ, "LC_ALL": "C.UTF-8"},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=self._complaints,
-                start_new_session=True,  # not stopped by the terminal's Ctrl-C before Python is; killed as a group
+                stderr=self._errors,
+                start_new_session=True,  # so that Ctrl-C does not stop it before Python, and it is killed as a group
             )
         except OSError as error:
-            self._complaints.close()
+            self._errors.close()
             raise MeteorError(f"`{java}` cannot be started ({error}): install a Java runtime (8 or newer)") from error
 
     def score(self, generated: Sequence[str], references: Sequence[str], timeout: float) -> MeteorScores:
-        """As `meteor_scores`; a process that failed or was interrupted is ended, as an answer may still be under way."""
+        """As `meteor_scores`. On any error the process is ended, as an answer may still be pending."""
         try:
             statistics, counts = [], []
-            for hypothesis, reference in zip(generated, references, strict=True):
-                (answer,) = self._ask(["SCORE", _one_line(reference), _one_line(hypothesis)], 1, timeout)
+            for text, reference in zip(generated, references, strict=True):
+                (answer,) = self._ask(["SCORE", _one_line(reference), _one_line(text)], 1, timeout)
                 counts.append(_numbers(answer.split()))
                 statistics.append(answer)
             *texts, corpus = _numbers(self._ask(["EVAL", *statistics], len(statistics) + 1, timeout))
@@ -151,7 +153,7 @@ class _MeteorProcess:
             raise
 
     def _ask(self, fields: Sequence[str], answers: int, timeout: float) -> list[str]:
-        """Send a line and read that many; a watchdog ends a wait, in writing as in reading, by killing the process."""
+        """Send a line and read as many lines as `answers`; a watchdog kills the process when the wait is too long."""
         assert self._popen.stdin is not None
         assert self._popen.stdout is not None
         timed_out = threading.Event()
@@ -167,21 +169,21 @@ class _MeteorProcess:
             self._popen.stdin.write((" ||| ".join(fields) + "\n").encode())
             self._popen.stdin.flush()
             lines = [self._popen.stdout.readline() for _ in range(answers)]
-        except OSError:  # a broken pipe: told like an answer that never came
+        except OSError:  # a broken pipe, handled as a missing answer
             lines = [b""]
         finally:
             watchdog.cancel()
         if timed_out.is_set():
             raise MeteorError(f"its process gave no answer within {timeout:g} s and was killed")
         if not lines[-1].endswith(b"\n"):
-            raise MeteorError(f"its process ended unexpectedly{self._complaint()}")
+            raise MeteorError(f"its process ended unexpectedly{self._error_line()}")
         return [line.decode(errors="replace").strip() for line in lines]
 
     def close(self) -> None:
         """Kill the process and free its streams."""
         self._kill()
         self._popen.wait()
-        for stream in (self._popen.stdin, self._popen.stdout, self._complaints):
+        for stream in (self._popen.stdin, self._popen.stdout, self._errors):
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
@@ -193,12 +195,12 @@ class _MeteorProcess:
             else:
                 self._popen.kill()
 
-    def _complaint(self) -> str:
-        """The first line of the standard error that names an error, in parentheses; a Java trace ends in the callers."""
+    def _error_line(self) -> str:
+        """The first line of the standard error that names an error, in parentheses; a Java trace ends with the callers."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._popen.wait(timeout=1.0)
-        self._complaints.seek(0)
-        lines = self._complaints.read().decode(errors="replace").splitlines()
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").splitlines()
         reason = next((line.strip() for line in lines if "rror" in line or "xception" in line), "")
         return f" ({reason})" if reason else ""
 
@@ -229,7 +231,7 @@ _lock = threading.Lock()
 
 
 def _forget() -> None:
-    """A forked child must not speak to its parent's process, nor wait for a lock that a parent's thread held."""
+    """A forked child must not use its parent's process, nor wait for a lock that a thread of the parent held."""
     global _process, _lock
     _process = None
     _lock = threading.Lock()

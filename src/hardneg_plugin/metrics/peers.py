@@ -1,4 +1,4 @@
-"""Specificity: does a generated report pick its own study among the closest others?"""
+"""Specificity: whether a generated report fits its own study better than the most similar other studies."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,17 +14,21 @@ from hardneg_plugin.neighbours.groups import groups_of
 from hardneg_plugin.neighbours.search import ChunkedSearch, NeighbourRule
 
 PEERS = 15
-"""Closest other studies that a study is told from: chance is 1/16."""
+"""How many other studies a study is compared with: chance is 1/16."""
 TIE = 1e-6
 """Similarities this close are equal."""
 
 
 @dataclass(frozen=True)
 class Peers:
-    """The closest other studies of each of N, and how similar texts are to the references of all.
+    """The peers of each of N studies: the 15 other studies with the most similar references.
 
-    Closest are the references of the highest TF-IDF cosine (words and pairs of words). Left out are matches: studies of the same
-    patient, the same text, or the same label set, which nobody could tell apart.
+    Similarity is the TF-IDF cosine over words and pairs of words. Matches are left out: studies of the same patient, text or label
+    set, which cannot be told apart.
+
+    >>> peers = Peers.of(["no effusion", "left effusion", "right effusion"])
+    >>> peers.specificity(["left effusion", "left effusion", ""]).round(2).tolist()  # wrong, right, and no word at all
+    [0.0, 1.0, 0.33]
     """
 
     index: NDArray[np.int64]
@@ -67,7 +71,7 @@ class Peers:
         )
 
     def specificity(self, generated: Sequence[str]) -> Floats:
-        """Whether each of N generated texts is closer to its own reference than to those of all its peers: `(N,)`, see `picks`."""
+        """Whether each of N generated reports is closer to its own reference than to those of its peers: `(N,)`, see `picks`."""
         if self._vectorizer is None:
             return np.full(len(self.index), np.nan)
         texts = self._vectorizer.transform(generated)
@@ -79,7 +83,12 @@ class Peers:
         return self.picks(own, np.stack(others, axis=1))
 
     def findings_specificity(self, generated: Sequence[Findings], references: Sequence[Findings]) -> Floats:
-        """The same by what the texts state: by F1 of findings with all attributes."""
+        """As `specificity`, with the F1 of findings with all attributes as similarity: `(N,)`.
+
+        Args:
+            generated: findings of N generated reports.
+            references: findings of their references.
+        """
         own = [findings_f1(*pair)[1] for pair in zip(generated, references, strict=True)]
         others = [
             [findings_f1(text, references[peer])[1] for peer in peers]
@@ -88,10 +97,14 @@ class Peers:
         return self.picks(np.array(own), np.array(others).reshape(len(own), PEERS))
 
     def picks(self, own: Floats, others: Floats) -> Floats:
-        """Whether each study's own similarity `(N,)` is the highest among its peers' `(N, 15)`.
+        """Whether each study's own similarity is higher than those of its peers, `(N,)`.
 
-        1 if so, 1/n if it shares the highest with n - 1 peers, so that a text that tells nothing scores at chance; else 0. NaN
+        1 if it is, 1/n if it shares the highest with n - 1 peers, so that an uninformative text scores at chance; else 0. NaN
         where a study has no peers.
+
+        Args:
+            own: `(N,)`, with the study itself.
+            others: `(N, 15)`, with its peers, in the order of `index`.
         """
         others = np.where(self.index >= 0, others, -np.inf)
         highest = np.maximum(own, others.max(axis=1))
@@ -100,7 +113,7 @@ class Peers:
 
 
 def stated_findings(records: Sequence[PredictionRecord]) -> tuple[list[Findings], list[Findings]] | None:
-    """What the generated texts and the references state; None unless it is known of all."""
+    """The findings of the generated reports and of the references; None unless all records have them."""
     if not all("findings" in record for record in records):
         return None
     sides = ("generated", "reference")

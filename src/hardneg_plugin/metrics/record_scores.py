@@ -79,7 +79,7 @@ def every_score() -> frozenset[str]:
         reference="any words",
         generated="any words",
         findings={"reference": [["any", []]], "generated": [["any", []]]},
-        measured={"loss": 1.0, "words": 2.0, "image_specificity": 1.0, **ranks},
+        measured={"loss": 1.0, "tokens": 2.0, "image_specificity": 1.0, **ranks},
     )
     card = score_records([complete])
     return frozenset(CAPTION_SCORES).union(*(statistic.values() for statistic in card.statistics))
@@ -93,9 +93,9 @@ def measured_scores(measured: Sequence[Mapping[str, float]]) -> ScoreCard:
     known = [set(of_study) for of_study in measured]
     names = set.intersection(*known) | AMONG_PEERS & set[str]().union(*known)
     card = ScoreCard()
-    if {"loss", "words"} <= names:
-        rows = np.array([[of_study["loss"], of_study["words"]] for of_study in measured])
-        loss = SumStatistic(rows, _per_word)
+    if {"loss", "tokens"} <= names:
+        rows = np.array([[of_study["loss"], of_study["tokens"]] for of_study in measured])
+        loss = SumStatistic(rows, _per_token)
         card.add(ScoreCard(loss.values(), {"report_loss": (rows[:, 0] / rows[:, 1]).tolist()}, [loss]))
     for rank, (name, cutoffs) in RECALL.items():
         if rank in names:
@@ -112,5 +112,5 @@ def _column(measured: Sequence[Mapping[str, float]], name: str) -> Floats:
     return np.array([of_study.get(name, np.nan) for of_study in measured], dtype=np.float64)
 
 
-def _per_word(sums: Floats) -> dict[str, Floats]:
+def _per_token(sums: Floats) -> dict[str, Floats]:
     return {"report_loss": sums[..., 0] / np.maximum(sums[..., 1], 1)}

@@ -1,4 +1,4 @@
-"""What is kept of each study of a split: one line of a predictions file, from which all scores can be computed again."""
+"""The records of a predictions file, one per study, from which all scores can be computed again."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from hardneg_plugin.metrics.findings import Findings
 
 
 class _Texts(TypedDict):
-    """What every record has."""
+    """The entries that every record has."""
 
     id: str
     reference: str
@@ -21,22 +21,22 @@ class _Texts(TypedDict):
 
 
 class PredictionRecord(_Texts, total=False):
-    """One study. Files that other systems wrote need nothing but `id`, `reference` and `generated`."""
+    """One study. Records of other systems need only `id`, `reference` and `generated`."""
 
     cut_reference: str
-    """The reference cut to the maximum length, which published systems score against."""
+    """The reference cut to the maximum length, as published systems use it."""
     patient: str
     labels: str
-    """The canonical label set; "" is the set without findings."""
+    """The canonical label set; "" means no findings."""
     findings: "StatedFindings"
     measured: dict[str, float]
-    """What only the model could tell: sums of its report loss, ranks among embeddings."""
+    """What only the model can measure: sums of its report loss, ranks among embeddings."""
     scores: dict[str, float]
     """Scores of this study alone."""
 
 
 class StatedFindings(TypedDict):
-    """Findings as they were read out of the two texts, each `[name, attributes]`."""
+    """The findings of the two texts, each `[name, attributes]`."""
 
     reference: list[Any]
     generated: list[Any]
@@ -89,7 +89,7 @@ def findings_to_json(findings: Findings) -> list[Any]:
 
 
 def findings_from_json(stated: Sequence[Any]) -> Findings:
-    """Findings as they were before JSON turned tuples into lists.
+    """Findings from their JSON lists, with tuples again.
 
     >>> findings_from_json([["nodule", [["mm", 6]]]])
     frozenset({('nodule', (('mm', 6),))})
@@ -101,19 +101,19 @@ def read_predictions(path: Path) -> list[PredictionRecord]:
     """The records of a predictions file, in its order.
 
     Raises:
-        UserError: it cannot be read, a line is no record, or a study comes twice.
+        UserError: it cannot be read, is empty, a line is not a record, or a study is repeated.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")  # texts may hold other line breaks
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+        raise UserError(f"Expected a predictions file, but {path} cannot be read ({error}).") from error
     records: dict[str, PredictionRecord] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         record = _record(line, f"{path}, line {number}")
         if record["id"] in records:
-            raise UserError(f"{path}, line {number}: study {record['id']!r} is there for the second time.")
+            raise UserError(f"{path}, line {number}: study {record['id']!r} is repeated.")
         records[record["id"]] = record
     if not records:
         raise UserError(f"Expected at least one study in {path}, but it is empty.")

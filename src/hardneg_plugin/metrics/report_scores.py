@@ -1,4 +1,4 @@
-"""Everything that is measured about the generated reports of one split, each study counted once over all ranks."""
+"""The metric of report generators: all scores of a split, each study counted once over all ranks."""
 
 import warnings
 from collections.abc import Sequence
@@ -20,22 +20,28 @@ from hardneg_plugin.metrics.study_metric import StudyMetric
 
 
 class EvaluationEmbeddings(NamedTuple):
-    """Of B studies, in the space in which training aligns them; `(B, D)` each."""
+    """Embeddings of B studies in the space in which training aligns images and reports; `(B, D)` each."""
 
     images: Tensor
     references: Tensor
-    """Of the studies' own reports."""
     generated: Tensor
-    """Of the generated ones, likewise without their image."""
+    """Of the generated reports; like `references`, embedded without their image."""
 
 
 class ReportScores(StudyMetric[tuple[list[PredictionRecord], ScoreCard]]):
-    """Scores of one split: what `score_records` computes of its records, which `records` gives.
+    """The scores of `score_records` for the records of a split, which `records` returns.
 
     Args:
         caption: BLEU, ROUGE-L, CIDEr and METEOR against the full references; None leaves them out.
-        read_findings: reads findings out of a text; None where the data set has no such reader.
-        cut: also score against the references as cut to the maximum length, as published systems do: names "cut/BLEU-4".
+        read_findings: reads findings out of a text; None if the data set has no such reader.
+        cut: also score against references cut to the maximum length, as published systems do, under names such as "cut/BLEU-4".
+
+    >>> batch = {"ids": ["a", "b"], "references": ["no effusion .", "left effusion ."], "patients": ["p", "q"]}
+    >>> batch |= {"cut_references": batch["references"], "labels": [None, None]}
+    >>> scores = ReportScores(caption=None)
+    >>> scores.update(batch, ["no effusion .", "effusion ."], torch.tensor([[2.0, 4.0], [6.0, 4.0]]))
+    >>> float(scores.compute()["report_loss"])
+    1.0
     """
 
     higher_is_better = True
@@ -56,10 +62,10 @@ class ReportScores(StudyMetric[tuple[list[PredictionRecord], ScoreCard]]):
         """Add B studies.
 
         Args:
-            batch: theirs.
-            generated: B texts.
-            losses: `(B, 2)`, the negative log-probability of each report, and the number of its words.
-            embeddings: where the model has a space in which images and reports meet.
+            batch: with their ids, references, patients and label sets.
+            generated: B generated reports.
+            losses: `(B, 2)`, the negative log-probability of each reference, and the number of its tokens.
+            embeddings: of a model that aligns images and reports; None for any other.
         """
         texts = (batch["references"], batch["cut_references"], batch["patients"], batch["labels"])
         self.remember(batch["ids"], generated, *texts, losses.double(), *(embeddings or ()))
@@ -71,11 +77,11 @@ class ReportScores(StudyMetric[tuple[list[PredictionRecord], ScoreCard]]):
             make_record(*texts, patient=patient, labels=label, read_findings=self.read_findings)
             for *texts, patient, label in zip(ids, references, generated, patients, labels, strict=True)
         ]
-        for record, cut_reference, (loss, words) in zip(records, cut, losses.tolist(), strict=True):
+        for record, cut_reference, (loss, tokens) in zip(records, cut, losses.tolist(), strict=True):
             if self.cut:
                 record["cut_reference"] = cut_reference
-            if words > 0:
-                record["measured"] = {"loss": loss, "words": words}
+            if tokens > 0:
+                record["measured"] = {"loss": loss, "tokens": tokens}
         peers = Peers.of(references, patients, labels)
         if embeddings:
             _measure(records, EvaluationEmbeddings(*(column.to(self.device) for column in embeddings)), peers)
@@ -85,24 +91,24 @@ class ReportScores(StudyMetric[tuple[list[PredictionRecord], ScoreCard]]):
         return card.values, (records, card)
 
     def records(self) -> list[PredictionRecord]:
-        """What is known of each study, sorted by identifier; to be called on all ranks."""
+        """The record of each study, sorted by id; a collective call."""
         self.compute()
         return self._details[0] if self._details else []
 
     def card(self) -> ScoreCard:
-        """All scores, also those of single studies; to be called on all ranks."""
+        """All scores, also those of single studies; a collective call."""
         self.compute()
         return self._details[1] if self._details else ScoreCard()
 
     def warn_of_collapse(self) -> None:
-        """Warn where the model writes hardly more than one report; to be called on all ranks."""
+        """Warn if the model writes the same few reports for all studies; a collective call."""
         message = collapse_warning([record["generated"] for record in self.records()])
         if message is not None:
             warnings.warn(message, stacklevel=2)
 
 
 def _measure(records: Sequence[PredictionRecord], embeddings: EvaluationEmbeddings, peers: Peers) -> None:
-    """Write into each record how high images rank their own reports, and reports their images."""
+    """Add the ranks among embeddings, and the specificity by images, to the records."""
     images, references, generated = (F.normalize(rows.float(), dim=-1) for rows in embeddings)
     pools = torch.from_numpy(peers.index).to(images.device)
     own = (generated * images).sum(-1)

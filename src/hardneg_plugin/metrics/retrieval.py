@@ -1,4 +1,4 @@
-"""How well images find their own reports, and reports their images."""
+"""Retrieval: how high images rank their own reports, and reports their images."""
 
 from collections.abc import Sequence
 
@@ -11,27 +11,30 @@ from hardneg_plugin.metrics.peers import Peers
 from hardneg_plugin.neighbours.groups import groups_of
 
 TIE = 1e-6
-"""Similarities this close are equal: float32 rounds the cosine of equal embeddings about this differently."""
+"""Similarities this close are equal: the cosines of equal embeddings differ by rounding in float32."""
 CHUNK_ELEMENTS = 2**22
-"""Similarities held at once, 16 MiB in float32: 41 images of 100,000 reports at a time."""
+"""Similarities held at once, 16 MiB in float32: 41 images at a time against 100,000 reports."""
 
 
 def retrieval_ranks(images: Tensor, reports: Tensor, text_keys: Tensor) -> Tensor:
-    """The rank of each image's own report, or of one with the very same text, among all reports by cosine similarity.
+    """The rank of each image's own report, or of one with the same text, among all reports by cosine similarity.
 
-    Rank 1 + the number of reports of another text that are at least as similar as the best of the same text. Ties thus
-    count against the model, and so does whatever is not a number: where all embeddings are equal, all reports rank last.
+    1 + the number of reports with another text that are at least as similar as the best one with the same text. Ties and NaN count
+    against the model: where all embeddings are equal, every report ranks last.
 
     Args:
         images: `(N, D)`, any length, any floating dtype.
         reports: `(N, D)`, row i the report of image i.
-        text_keys: `(N,)` int64, equal for equal texts; -1 where unknown, which equals nothing but its own row.
+        text_keys: `(N,)` int64, equal for equal texts; -1 where unknown, which equals only itself.
 
     Returns:
         `(N,)` int64, in [1, N].
 
     Raises:
-        ValueError: if the shapes do not fit together.
+        ValueError: the shapes do not fit.
+
+    >>> retrieval_ranks(torch.eye(3), torch.eye(3)[[0, 2, 1]], torch.arange(3))
+    tensor([1, 3, 3])
     """
     if images.shape != reports.shape or images.ndim != 2 or text_keys.shape != images.shape[:1]:
         raise ValueError(
@@ -50,7 +53,15 @@ def retrieval_ranks(images: Tensor, reports: Tensor, text_keys: Tensor) -> Tenso
 
 
 def score_ranks(scores: Tensor, text_keys: Tensor) -> Tensor:
-    """The same by scores of pairs `(N, N)`, a row of each anchor: ranks `(N,)`."""
+    """The ranks of `retrieval_ranks` by scores of pairs.
+
+    Args:
+        scores: `(N, N)`, of each anchor (a row) with each candidate (a column).
+        text_keys: `(N,)` int64, as there.
+
+    Returns:
+        `(N,)` int64, in [1, N].
+    """
     return _ranks(scores, torch.arange(len(scores), device=scores.device), text_keys)
 
 
@@ -59,8 +70,8 @@ def ranks_among(anchors: Tensor, candidates: Tensor, pools: Tensor) -> Tensor:
 
     Args:
         anchors: `(N, D)`, any length, any floating dtype.
-        candidates: `(N, D)`, row i the own one of anchor i.
-        pools: `(N, K)` int64, the other candidates that anchor i may take for its own; -1 for none.
+        candidates: `(N, D)`, row i that of anchor i.
+        pools: `(N, K)` int64, rows of the other candidates of anchor i; -1 for none.
 
     Returns:
         `(N,)` int64, in [1, K + 1].
@@ -72,7 +83,15 @@ def ranks_among(anchors: Tensor, candidates: Tensor, pools: Tensor) -> Tensor:
 
 
 def score_ranks_among(scores: Tensor, pools: Tensor) -> Tensor:
-    """The same by scores of pairs `(N, N)`, a row of each anchor: ranks `(N,)`."""
+    """The ranks of `ranks_among` by scores of pairs.
+
+    Args:
+        scores: `(N, N)`, of each anchor (a row) with each candidate (a column).
+        pools: `(N, K)` int64, as there.
+
+    Returns:
+        `(N,)` int64, in [1, K + 1].
+    """
     return _ranks_among(scores.diagonal()[:, None], scores.gather(1, pools.clamp_min(0)), pools)
 
 
@@ -133,5 +152,5 @@ def _ranks(scores: Tensor, rows: Tensor, text_keys: Tensor) -> Tensor:
 
 
 def _ranks_among(own: Tensor, others: Tensor, pools: Tensor) -> Tensor:
-    is_behind = others < own - TIE  # false also for what is not a number
+    is_behind = others < own - TIE  # false for NaN as well
     return 1 + (~is_behind & (pools >= 0)).sum(dim=1)

@@ -1,7 +1,7 @@
-"""How far scores would move with other studies, and whether two models differ by more than that.
+"""Intervals of scores, and differences between two models with their intervals and p-values, by resampling studies.
 
-All of it draws studies anew: a percentile bootstrap for intervals (Efron 1979), a paired bootstrap for differences (Koehn 2004),
-and approximate randomisation for their p-values (Noreen 1989; Riezler and Maxwell 2005).
+A percentile bootstrap for intervals (Efron 1979), a paired bootstrap for differences (Koehn 2004), and approximate randomisation
+for their p-values (Noreen 1989; Riezler and Maxwell 2005).
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,23 +14,23 @@ from hardneg_plugin.metrics.statistics import Floats, MeanOfRuns, Statistic, mea
 
 RESAMPLES = 2000
 _BLOCK = 2**22  # weights held at once, 32 MiB
-_ROUNDING = 1e-12  # sums in another order differ by this much
+_ROUNDING = 1e-12  # by which sums in another order may differ
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One score of two models over the same studies: means over training seeds, and how sure their difference is."""
+    """One score of two models over the same studies: means over training seeds, and their difference."""
 
     ours: float
     theirs: float
     difference: float
     """`ours - theirs`."""
     low: float
-    """Where the interval of the difference begins."""
+    """Lower end of the interval of the difference."""
     high: float
-    """Where it ends."""
+    """Upper end."""
     p_value: float
-    """How often a difference as large, in either direction, comes about by chance; at least 1 / (resamples + 1)."""
+    """How often chance makes a difference as large, in either direction; >= 1 / (resamples + 1)."""
 
 
 def intervals(
@@ -39,13 +39,17 @@ def intervals(
     """The percentile bootstrap interval of every score, over studies drawn with replacement.
 
     Args:
-        statistics: of the same N studies.
-        resamples: draws, at least 1.
+        statistics: all over the same N studies.
+        resamples: number of draws, >= 1.
         level: the share of draws within the interval, in (0, 1).
-        seed: of the draws; the same for all scores.
+        seed: of the draws, which are the same for all scores.
 
     Raises:
-        ValueError: a number is out of its range, or the statistics differ in their studies.
+        ValueError: a number is out of its range, or the statistics differ in their number of studies.
+
+    >>> from hardneg_plugin.metrics.statistics import means
+    >>> intervals([means({"specificity": [0.0, 1.0, 1.0, 1.0]})], resamples=500)
+    {'specificity': (0.25, 1.0)}
     """
     studies = _check(statistics, resamples, level)
     drawn: dict[str, list[Floats]] = {}
@@ -64,42 +68,50 @@ def compare(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Difference]:
-    """For every score that both models have, its mean over training seeds under either, and the difference.
+    """For every score that both models have, the means over training seeds and their difference.
 
-    The interval is that of a paired bootstrap over studies and, where there are several, over training seeds, the same draws for
-    both models. The p-value is by approximate randomisation: if the models do not differ, what one has of a study under all seeds
-    could as well be the other's. It takes the trainings as they are.
+    The interval is that of a paired bootstrap over studies and training seeds, with the same draws for both models. The p-value is
+    by approximate randomisation: if the models do not differ, their outputs for a study, under all seeds, can be exchanged. It
+    takes the trainings as given.
 
     Args:
-        ours: for each of R training seeds the statistics of one model, over the same N studies in the same order.
-        theirs: those of the other, of the same R seeds.
-        resamples, level, seed: as in `intervals`.
+        ours: for each of R training seeds, the statistics of one model over the same N studies in the same order.
+        theirs: those of the other model, for the same R seeds.
+        resamples: number of draws, >= 1.
+        level: that of the intervals, in (0, 1).
+        seed: of the draws.
 
     Raises:
-        ValueError: a number is out of its range, or the two differ in their seeds or studies.
+        ValueError: a number is out of its range, or the models differ in their numbers of seeds or studies.
+
+    >>> from hardneg_plugin.metrics.statistics import means
+    >>> ours, theirs = means({"specificity": [1.0] * 20}), means({"specificity": [0.0] * 20})
+    >>> found = compare([[ours]], [[theirs]], resamples=500)["specificity"]
+    >>> found.difference, found.low, found.p_value < 0.01
+    (1.0, 1.0, True)
     """
     if len(ours) != len(theirs) or not ours:
-        raise ValueError(f"Expected at least one seed, and as many of both, but got {len(ours)} and {len(theirs)}.")
+        raise ValueError(f"Expected the same number of seeds for both models, but got {len(ours)} and {len(theirs)}.")
     studies = _check([statistic for statistics in (*ours, *theirs) for statistic in statistics], resamples, level)
     found: dict[str, Difference] = {}
-    own, other = means_of_runs(ours), means_of_runs(theirs)
-    for names in (names for names in own if names in other):
-        pair = _Pair(own[names], other[names])
-        mine, others = pair.ours.values(), pair.theirs.values()
+    our_means, their_means = means_of_runs(ours), means_of_runs(theirs)
+    for names in (names for names in our_means if names in their_means):
+        pair = _Pair(our_means[names], their_means[names])
+        our_scores, their_scores = pair.ours.values(), pair.theirs.values()
         draws = [pair.resampled(weights, rng) for weights, rng in _with_generator(studies, resamples, seed)]
         swaps = [pair.swapped(swap) for swap in _swaps(studies, resamples, seed)]
-        for name in mine:
-            difference = mine[name] - others[name]
+        for name in our_scores:
+            difference = our_scores[name] - their_scores[name]
             low, high = _within(np.concatenate([draw[name] for draw in draws]), level)
             by_chance = np.abs(np.concatenate([swap[name] for swap in swaps]))
             as_large = int((by_chance >= abs(difference) - _ROUNDING).sum())
             p_value = (1 + as_large) / (1 + resamples)
-            found[name] = Difference(mine[name], others[name], difference, low, high, p_value)
+            found[name] = Difference(our_scores[name], their_scores[name], difference, low, high, p_value)
     return found
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for their number, in the given order (Holm 1979): the family-wise error rate stays below a threshold.
+    """P-values adjusted for their number (Holm 1979), in the given order: they control the family-wise error rate.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
@@ -114,18 +126,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class _Pair:
-    """One kind of statistic of two models, of R seeds each."""
+    """The same statistic of two models, each over R seeds."""
 
     ours: MeanOfRuns
     theirs: MeanOfRuns
 
     @cached_property
     def both(self) -> MeanOfRuns:
-        """Of what either has of N studies, as of 2 N."""
+        """Over 2 N studies: those of our model, then those of theirs."""
         return self.ours.joined(self.theirs)
 
     def resampled(self, weights: Floats, rng: np.random.Generator) -> dict[str, Floats]:
-        """Differences `(W,)` for W draws of studies `(W, N)`, each with a draw of seeds."""
+        """Differences `(W,)` for W draws of studies `(W, N)`, each with its own draw of seeds."""
         runs = len(self.ours.of)
         seeds = rng.integers(runs, size=(len(weights), runs))
         own, other = ([statistic.under(weights) for statistic in mean.of] for mean in (self.ours, self.theirs))
@@ -136,15 +148,15 @@ class _Pair:
         return {name: np.take_along_axis(values, seeds, axis=1).mean(axis=1) for name, values in of_seeds.items()}
 
     def swapped(self, swap: Floats) -> dict[str, Floats]:
-        """Differences `(W,)` where `swap (W, N)`, of zeros and ones, says which studies change sides."""
+        """Differences `(W,)` where `swap (W, N)`, zeros and ones, says which studies are exchanged."""
         own, other = (self.both.under(np.concatenate(sides, axis=1)) for sides in ((1 - swap, swap), (swap, 1 - swap)))
         return {name: own[name] - other[name] for name in own}
 
 
 def _check(statistics: Sequence[Statistic], resamples: int, level: float) -> int:
-    """The number of studies."""
+    """Check the arguments; returns the number of studies."""
     if resamples < 1 or not 0 < level < 1:
-        raise ValueError(f"Expected at least one draw and a level in (0, 1), but got {resamples} and {level}.")
+        raise ValueError(f"Expected `resamples` >= 1 and `level` in (0, 1), but got {resamples} and {level}.")
     numbers = {statistic.studies for statistic in statistics}
     if len(numbers) > 1:
         raise ValueError(f"Expected statistics of the same studies, but got some of {sorted(numbers)} studies.")
@@ -157,7 +169,7 @@ def _blocks(studies: int, resamples: int) -> Iterator[int]:
 
 
 def _with_generator(studies: int, resamples: int, seed: int) -> Iterator[tuple[Floats, np.random.Generator]]:
-    """How often each study is drawn, `(W, N)`, and what draws seeds to go with it."""
+    """How often each study is drawn, `(W, N)`, and the generator that draws seeds to go with it."""
     rng, of_seeds = np.random.default_rng((seed, 0)), np.random.default_rng((seed, 1))
     for size in _blocks(studies, resamples):
         yield rng.multinomial(studies, np.full(studies, 1 / max(1, studies)), size=size).astype(np.float64), of_seeds

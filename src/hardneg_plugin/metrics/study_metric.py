@@ -1,4 +1,4 @@
-"""What the metrics share: studies are gathered over ranks, counted once, and scored once."""
+"""The base of the metrics: studies are gathered over ranks, counted once, and scored once."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -26,10 +26,10 @@ def first_of_each(ids: Sequence[str]) -> list[int]:
 
 
 def on_first_rank(compute: Callable[[], T]) -> T:
-    """What `compute` returns on rank 0, on every rank of the default process group; a collective call.
+    """The result of `compute` on rank 0, on every rank of the default process group; a collective call.
 
     Raises:
-        Exception: on rank 0 what `compute` raised; elsewhere a RuntimeError that quotes it, so that no rank waits forever.
+        Exception: on rank 0 what `compute` raised; on other ranks a RuntimeError that quotes it, so that none waits forever.
     """
     outcome: list[Any] = [None, None]
     failure: Exception | None = None
@@ -51,15 +51,24 @@ def on_first_rank(compute: Callable[[], T]) -> T:
 class StudyMetric(Metric, Generic[Details]):
     """A metric over all studies of a split, each counted once whichever ranks saw it.
 
-    Samplers repeat studies to give every rank as many, and a mean of the ranks' scores is not the split's score. So
-    what `update` was given is kept, gathered over ranks in `compute`, reduced to one entry per study (the first seen;
-    studies in the order of their identifiers), and scored by rank 0, whose scores every rank returns: the same numbers,
-    bit for bit, as in one process. `reset`, `clone`, pickling and `forward` work as for any metric; nothing is saved in
-    checkpoints.
+    Samplers repeat studies to give every rank equally many, and the mean of the ranks' scores is not the score of the split.
+    Therefore the inputs of `update` are kept, gathered over ranks in `compute`, and reduced to one entry per study: the first seen,
+    in the order of the sorted ids. Rank 0 scores them, and every rank returns its scores: bit for bit those of one process.
+    `reset`, `clone`, pickling and `forward` work as for any metric; nothing is saved in checkpoints.
+
+    >>> class ReportLength(StudyMetric[None]):
+    ...     def update(self, ids, reports):
+    ...         self.remember(ids, reports)
+    ...     def score(self, ids, reports):
+    ...         return {"length": sum(len(report.split()) for report in reports) / len(ids)}, None
+    >>> length = ReportLength()
+    >>> length.update(["a", "b", "a"], ["no effusion", "clear", "no effusion"])
+    >>> float(length.compute()["length"])
+    1.5
     """
 
-    # What was seen is texts as well as tensors, which torchmetrics' own states cannot hold (an empty rank breaks the
-    # gathering of encoded ones); hence one attribute of our own, and the four methods below that look after it.
+    # The inputs are texts as well as tensors, which torchmetrics' states cannot hold (an empty rank breaks the gathering of
+    # encoded ones): hence a plain attribute, and the four methods below that handle it.
     full_state_update: ClassVar[bool] = True  # type: ignore[misc]
 
     def __init__(self) -> None:
@@ -69,17 +78,25 @@ class StudyMetric(Metric, Generic[Details]):
 
     @abstractmethod
     def score(self, ids: list[str], *columns: Any) -> tuple[dict[str, float], Details]:
-        """The scores of a split (N >= 1 studies, as given to `remember`), and what is told about single studies."""
-
-    def remember(self, ids: Sequence[str], *columns: Sequence[Any] | Tensor) -> None:
-        """Keep what belongs to B studies.
+        """Score a split.
 
         Args:
-            ids: B study identifiers.
-            columns: B values each, or a tensor `(B, ...)` each, which is copied to the CPU.
+            ids: those of N >= 1 studies, sorted.
+            columns: as given to `remember`, N rows each.
+
+        Returns:
+            Scores by name, and the details that the metric keeps.
+        """
+
+    def remember(self, ids: Sequence[str], *columns: Sequence[Any] | Tensor) -> None:
+        """Keep the values of B studies.
+
+        Args:
+            ids: B study ids.
+            columns: each B values, or a tensor `(B, ...)`, which is copied to the CPU.
 
         Raises:
-            ValueError: if a column's length is not B.
+            ValueError: a column does not have B entries.
         """
         lengths = [len(column) for column in columns]
         if any(length != len(ids) for length in lengths):
@@ -89,7 +106,7 @@ class StudyMetric(Metric, Generic[Details]):
             self._batches.append((list(ids), *copies))
 
     def compute(self) -> dict[str, Tensor]:
-        """The scores of the split, 0-dim each (float64 where the device has it); empty where no study was seen."""
+        """The scores of the split, 0-dim tensors (float64 if the device has it); empty if no study was seen."""
         scores, self._details = on_first_rank(self._score) if self._is_synced else self._score()
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
         return {name: torch.tensor(value, dtype=dtype, device=self.device) for name, value in scores.items()}
@@ -109,18 +126,18 @@ class StudyMetric(Metric, Generic[Details]):
         self._details = None
 
     def _copy_state_dict(self) -> dict[str, Any]:
-        """What torchmetrics puts back after a synchronised `compute` and after `forward`; batches are never changed."""
+        """The state that torchmetrics restores after a synchronised `compute` and after `forward`; batches never change."""
         return {"_batches": list(self._batches)}
 
     def _sync_dist(self, dist_sync_fn: Any = None, process_group: Any = None) -> None:
-        """Gather the batches of all ranks; how many a rank has seen may differ, and may be none."""
+        """Gather the batches of all ranks; their numbers may differ, and may be 0."""
         gathered: list[list[tuple[Any, ...]]] = [[] for _ in range(dist.get_world_size(process_group))]
         dist.all_gather_object(gathered, self._batches, group=process_group)
         self._batches = [batch for batches in gathered for batch in batches]
 
 
 def _join(column: Sequence[Any], kept: list[int]) -> Any:
-    """One column over all batches, reduced to the entries to keep."""
+    """One column over all batches, reduced to the kept entries."""
     if isinstance(column[0], Tensor):
         return torch.cat(tuple(column))[kept]
     flat = [entry for batch in column for entry in batch]

@@ -1,4 +1,4 @@
-"""Scores of a downstream task from what each study adds to them: what evaluation writes, and what runs are compared by."""
+"""Scores of a downstream task from what each study adds to them: hardneg-tasks writes these rows, hardneg-compare reads them."""
 
 import math
 from collections.abc import Sequence
@@ -13,17 +13,22 @@ from hardneg_plugin.metrics.statistics import Floats, SumStatistic
 
 
 class TaskRow(TypedDict):
-    """One study. Groups are findings, or kinds of something; a score is the mean over its groups."""
+    """One study. A score is the mean over its groups, which are findings or kinds of questions."""
 
     id: str
     means: dict[str, dict[str, list[float]]]
-    """By score and group, the sum and the count of what the study adds."""
+    """By score and group, the sum and the count that the study adds."""
     rankings: dict[str, dict[str, list[float]]]
     """By score (an AUROC) and group, the study's score and its label, 1 or 0."""
 
 
 def task_card(rows: Sequence[TaskRow]) -> ScoreCard:
-    """The scores of N studies; an AUROC only where some finding has studies with it and without it."""
+    """The scores of N studies; an AUROC only if some finding has studies with it and without it.
+
+    >>> row = {"id": "a", "means": {"IoU": {"nodule": [0.5, 1.0], "effusion": [0.2, 1.0]}}, "rankings": {}}
+    >>> task_card([row]).values
+    {'IoU': 0.35}
+    """
     card = ScoreCard()
     for name in sorted({name for row in rows for name in row["means"]}):
         groups = sorted({group for row in rows for group in row["means"].get(name, ())})

@@ -148,7 +148,7 @@ def test_without_java_the_other_scores_stand_and_one_warning_says_why(monkeypatc
             scored = CaptionScores()(generated, references)
     assert [str(warning.message) for warning in told] == [
         "METEOR is left out of the scores: there is no `java` on the PATH: install a Java runtime (8 or newer). "
-        "To do without it, set `meteor=False`."
+        "To switch it off, set `meteor=False`."
     ]
     assert scored.values == CaptionScores(meteor=False)(generated, references).values
     assert "METEOR" not in scored.values
@@ -169,5 +169,5 @@ def test_a_missing_pycocoevalcap_is_told_at_construction(monkeypatch):
 
 @pytest.mark.parametrize(("generated", "references"), [([], []), (["a"], ["a", "b"])])
 def test_refuses_unequal_numbers_of_texts(generated, references):
-    with pytest.raises(ValueError, match="as many texts as references"):
+    with pytest.raises(ValueError, match="as many generated reports as references"):
         caption_scores(generated, references)

@@ -80,11 +80,11 @@ def of_another_size(folder):
 
 WEIGHTS = r"clinical\.chexbert\.weights: expected "
 WRONG = {
-    "no file": (lambda folder: (folder / "chexbert.pth").unlink(), WEIGHTS + r".*chexbert\.pth could not be read"),
+    "no file": (lambda folder: (folder / "chexbert.pth").unlink(), WEIGHTS + r".*chexbert\.pth cannot be read as such"),
     "a torn file": (torn, WEIGHTS + "the released chexbert.pth"),
     "another file": (lambda folder: torch.save([1], folder / "chexbert.pth"), WEIGHTS + "the released chexbert.pth"),
-    "another model": (of_another_model, WEIGHTS + r"those of CheXbert on .*does not fit \(bert\.embeddings"),
-    "another size": (of_another_size, WEIGHTS + "those of CheXbert on .*does not fit"),
+    "another model": (of_another_model, WEIGHTS + r"the weights of CheXbert on .*does not fit \(bert\.embeddings"),
+    "another size": (of_another_size, WEIGHTS + "the weights of CheXbert on .*does not fit"),
     "no config": (
         lambda folder: (folder / "config.json").unlink(),
         r"clinical\.chexbert\.bert: expected the file .*config\.json",
@@ -127,7 +127,8 @@ def test_no_network_and_no_weights(monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
     with pytest.raises(
-        UserError, match=r"\(An error happened\).*chexbert\.pth by clinical\.chexbert\.weights"
+        UserError,
+        match=r"\(An error happened\)\. Without a network, set clinical\.chexbert\.weights to the file chexbert\.pth",
     ) as raised:
         CheXbert().check()
     assert "\n" not in str(raised.value)

@@ -108,11 +108,11 @@ FAILURES = {
     ),
     "no network": (
         {"made": 'raise OSError("We couldn\'t connect to the hub.\\nCheck your connection.")'},
-        r"weights of \w+ could not be loaded \(We couldn't connect to the hub\)\. Without a network, give .*clinical\.",
+        r"weights of \w+ cannot be loaded \(We couldn't connect to the hub\)\. Without a network, set .*clinical\.",
     ),
     "no network, told by a kind of its own": (
         {"made": "raise Exception('Cannot download the file')"},
-        r"could not be loaded \(Cannot download the file\)\. Without a network",
+        r"cannot be loaded \(Cannot download the file\)\. Without a network",
     ),
     "a function is gone when made": (
         {"made": "'tokenizer'.encode_plus()"},

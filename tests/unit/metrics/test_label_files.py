@@ -56,7 +56,7 @@ WRONG = {
     "a word": (lambda file: edited(file, "s0,", "s0,yes"), r"line 2, study 's0'.*expected 1, 0, -1 or nothing.*'yes"),
     "a duplicate": (
         lambda file: edited(file, "s3,", "s1,"),
-        r"line 5: study 's1' is there for the second.*after line 3",
+        r"line 5: study 's1' is repeated, after line 3",
     ),
     "a misspelt condition": (lambda file: edited(file, "Edema", "Oedema"), r'column "edema".*Rename "oedema"'),
     "a column less": (lambda file: edited(file, ",No Finding", ""), r"a\.csv"),

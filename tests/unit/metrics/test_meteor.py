@@ -215,7 +215,7 @@ def test_without_the_jar(fake_meteor, monkeypatch):
 
 @pytest.mark.parametrize(("generated", "references"), [([], []), (["a"], [])])
 def test_refuses_unequal_numbers_of_texts(generated, references):
-    with pytest.raises(ValueError, match="as many texts as references"):
+    with pytest.raises(ValueError, match="as many generated reports as references"):
         meteor_scores(generated, references)
 
 

@@ -102,7 +102,7 @@ def test_who_has_no_peers_is_not_counted_among_peers(seen):
         batch["ids"][0]
     ]
     (alone,) = (record for record in records if record["id"] == batch["ids"][0])
-    assert set(alone["measured"]) == {"loss", "words", "rank", "r2i_rank"}
+    assert set(alone["measured"]) == {"loss", "tokens", "rank", "r2i_rank"}
     ranks = [record["measured"]["peers_rank"] for record in records if record is not alone]
     assert len(ranks) == len(generated) - 1
     assert float(values["peers_R@1"]) == pytest.approx(sum(rank <= 1 for rank in ranks) / len(ranks))

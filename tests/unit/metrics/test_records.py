@@ -19,7 +19,7 @@ def test_records_come_back_from_a_file(tmp_path):
         make_record("a", TEXT, "the heart is normal .", patient="p", labels="x", read_findings=read_findings),
         make_record("b", "line\u2028break \u00e9", "", labels=""),
     ]
-    records[0]["measured"] = {"loss": 0.1 + 0.2, "words": 7}
+    records[0]["measured"] = {"loss": 0.1 + 0.2, "tokens": 7}
     write_jsonl(tmp_path / "test.jsonl", records)
     again = read_predictions(tmp_path / "test.jsonl")
     assert [record["id"] for record in again] == ["a", "b"]
@@ -51,7 +51,7 @@ GOOD = {"id": "a", "reference": "r", "generated": "g"}
         ('{"id": "b", "reference": "r", "generated": "g", "measured": {"loss": NaN}}', 'under "measured"'),
         ({**GOOD, "id": "b", "findings": {"reference": []}}, 'under "findings"'),
         ({**GOOD, "id": "b", "findings": {"reference": ["x"], "generated": []}}, 'under "findings"'),
-        (GOOD, "study 'a' is there for the second time"),
+        (GOOD, "study 'a' is repeated"),
     ],
     ids=range(10),
 )

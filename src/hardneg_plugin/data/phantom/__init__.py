@@ -1,4 +1,4 @@
-"""Procedural chest studies: a data set that needs no files, whose findings and their places are known."""
+"""Procedural chest studies: a data set without files, with known findings and places."""
 
 from hardneg_plugin.data.phantom.knowledge import PhantomKnowledge
 from hardneg_plugin.data.phantom.studies import PhantomStudies

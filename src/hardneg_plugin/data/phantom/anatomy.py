@@ -1,4 +1,4 @@
-"""The chest of a phantom: body build, and the density of its organs in a frontal and a lateral projection.
+"""The chest of a phantom: body build, and density of the organs in a frontal and a lateral projection.
 
 Coordinates are shares of the image's side. `v` runs down. In the frontal view `u` runs to the image's right, which is the
 patient's left (the radiological convention), from the middle of the spine; in the lateral view it runs from the breastbone
@@ -31,7 +31,7 @@ HEART_GRADES = {"mild": 0.56, "moderate": 0.63, "severe": 0.70}
 VERTEBRA = 0.055
 """The height of one vertebra as a share of the image's side."""
 SHAPE_FINDINGS = frozenset({"cardiomegaly", "hyperinflation", "elevated hemidiaphragm", "tortuous aorta", "scoliosis"})
-"""The findings that are a different shape of the body; the others are drawn onto it."""
+"""The findings that change the shape of the body; the others are drawn onto it."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Body:
     flesh: float
     """Density of the soft tissue."""
     air: float
-    """By how much aerated lung is less dense."""
+    """How much less dense aerated lung is."""
     bone: float
     """Density of ribs and spine."""
     lift_left: float = 0.0
@@ -97,7 +97,7 @@ def draw_body(rng: Generator) -> Body:
 
 
 def shape_body(body: Body, findings: Iterable[Finding]) -> Body:
-    """The body as the findings that change its shape make it."""
+    """The body under the findings that change its shape; the others have no effect."""
     for found in findings:
         match found.name:
             case "cardiomegaly":
@@ -130,7 +130,7 @@ class Grid:
     """The width of one pixel, and so of the sharpest edge."""
 
     def inside(self, distance: Array, softness: float = 0.006) -> Array:
-        """1 where a signed distance is positive, 0 where negative, with an edge of this softness."""
+        """1 where a signed distance is positive, 0 where negative, with an edge of width `softness` (share of the side)."""
         return np.clip(distance / max(softness, self.pixel) + 0.5, 0, 1).astype(np.float32, copy=False)
 
     def ellipse(self, u: float, v: float, a: float, b: float, tilt: float = 0.0, softness: float = 0.006) -> Array:
@@ -156,7 +156,7 @@ class Grid:
 
 
 def draw_grid(size: int, rng: Generator) -> Grid:
-    """The pixels of a square view of a patient who stands a little off and askew."""
+    """The pixels of a square view of a patient who stands slightly off centre and tilted."""
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
     x, y = axis[None, :] - rng.uniform(-0.02, 0.02), axis[:, None] - rng.uniform(-0.02, 0.02)
     angle, zoom = math.radians(rng.uniform(-2.5, 2.5)), rng.uniform(0.97, 1.04)
@@ -181,7 +181,7 @@ class Frontal:
         self.heart = self._heart()
         self.organs = np.maximum(self.heart, self._aorta())
         self.aerated = self.lungs * (1 - 0.85 * self.organs)
-        """Where there is lung with nothing but chest wall before and behind it: what fluid can fill."""
+        """Lung with only chest wall in front and behind: the space that fluid can fill."""
 
     def edge(self, v: Array | float) -> Array:
         """Distance of the ribs' inner surface from the midline at a height."""
@@ -260,7 +260,7 @@ class Lateral:
         self.heart = self._heart()
         self.organs = np.maximum(0.8 * self.heart, self._vessels())
         self.aerated = 0.5 * (self.left + self.right) * (1 - self.organs)
-        """Where there is lung with nothing but chest wall beside it; a half where it is one side's lung only."""
+        """Lung with only chest wall beside it; 0.5 where only one side's lung is."""
 
     def edge(self, v: Array | float) -> Array:
         """Distance of the ribs' inner surface from the middle at a height."""
@@ -308,5 +308,5 @@ def _outline(neck: float, chest: float, v: Array) -> Array:
 
 
 def _ridges(phase: Array) -> Array:
-    """Ten ribs as one ridge repeated at every whole number, so that all of them cost the same as one."""
+    """Ten ribs as one ridge repeated at every integer, at the cost of one."""
     return np.clip(1.6 - 6.5 * np.abs(phase - np.rint(phase)), 0, 1) * (phase > -0.4) * (phase < 9.4)

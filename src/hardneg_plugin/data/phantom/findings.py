@@ -1,4 +1,4 @@
-"""What can be seen in a phantom study: findings with their attributes, which of them can meet, and how they are drawn."""
+"""The findings of phantom studies: their attributes, which can occur together, and how they are drawn at random."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -26,21 +26,21 @@ ATTRIBUTES: Mapping[str, Mapping[str, tuple[Value, ...]]] = {
     "pacemaker": {"side": SIDES},
     "central line": {"side": SIDES},
 }
-"""Every finding, and the values that each of its attributes can take; the keys are in alphabetical order."""
+"""Every finding and the values of its attributes; attributes are in alphabetical order."""
 
 COUNT_SHARES = (0.45, 0.3, 0.17, 0.08)
-"""Share of the abnormal studies that have one, two, three and four findings."""
+"""Shares of the abnormal studies with one, two, three and four findings."""
 
 
 class Finding(NamedTuple):
-    """One finding: to whoever compares it, the plain tuple `(name, attributes)`."""
+    """One finding; it equals the plain tuple `(name, attributes)`."""
 
     name: str
     attributes: tuple[tuple[str, Value], ...] = ()
-    """Pairs `(key, value)` in alphabetical order of the keys; a finding read out of a text may lack some."""
+    """Pairs `(key, value)` in alphabetical order of the keys; a finding read from a text may lack some."""
 
     def value(self, key: str) -> Value:
-        """The value of an attribute; KeyError where the finding does not have it."""
+        """The value of an attribute; KeyError if the finding does not have it."""
         return dict(self.attributes)[key]
 
 
@@ -59,10 +59,10 @@ def canonical(findings: Iterable[Finding]) -> str:
 
 
 def territory(of: Finding) -> frozenset[str]:
-    """The parts of the chest that a finding takes; two findings that share a part do not meet in one study.
+    """The parts of the chest that a finding occupies; findings that share a part do not occur in one study.
 
-    Keeps out what cannot be (an effusion on the side of a raised diaphragm) and what could not be seen (a nodule behind
-    an effusion), so that every finding of a report is there to be found in the image.
+    This rules out what is impossible (an effusion on the side of a raised diaphragm) and what would be invisible (a nodule
+    behind an effusion), so that the image shows every finding of the report.
     """
     name, values = of.name, dict(of.attributes)
     side = str(values.get("side"))
@@ -89,22 +89,22 @@ def territory(of: Finding) -> frozenset[str]:
             zones = ("mid",) if values["band"] == "mid" else ("lower",)
         case "rib fracture":
             zones = ("ribs",)
-        case _:  # the spine, the aorta and devices leave the rest of the chest as it is
+        case _:  # the spine, the aorta and devices hide nothing
             return frozenset()
     taken = {f"{side} {zone}" for zone in zones}
-    # A large heart hides what lies beside it; fluid along the ribs it does not.
+    # A large heart hides what lies beside it, except fluid along the ribs.
     hidden = {"heart"} if "left lower" in taken and name != "pleural effusion" else set()
     return frozenset(taken | hidden)
 
 
 def draw_findings(rng: Generator, normal_share: float) -> frozenset[Finding]:
-    """The findings of a random study: none with probability `normal_share`, else one to four that can meet."""
+    """The findings of a random study: none with probability `normal_share`, else one to four that can occur together."""
     if rng.random() < normal_share:
         return frozenset()
     count = 1 + int(rng.choice(len(COUNT_SHARES), p=COUNT_SHARES))
     chosen: list[Finding] = []
     taken: set[str] = set()
-    # Names in random order, each tried once: 14 names always hold four that can meet.
+    # Names in random order, each tried once: 14 names always contain four that can occur together.
     for name in rng.permutation(list(ATTRIBUTES)):
         candidate = Finding(
             str(name),

@@ -1,4 +1,4 @@
-"""From findings to a report: one sentence per finding, among sentences about what is normal."""
+"""From findings to a report: one sentence per finding, among sentences about normal anatomy."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -8,14 +8,14 @@ from numpy.random import Generator
 from hardneg_plugin.data.phantom.findings import Finding, Value
 
 SHORTEST, LONGEST = 10, 60
-"""Words of a report, full stops counted as words."""
+"""Words of a report, counting full stops."""
 
 WORDS: Mapping[str, Mapping[Value, str]] = {
     "calcified": {False: "noncalcified", True: "calcified"},
     "number": {4: "fourth", 5: "fifth", 6: "sixth", 7: "seventh", 8: "eighth"},
     "band": {"mid": "mid zone", "base": "base"},
 }
-"""How a value is written where it is not written as itself."""
+"""How a value is written if not as itself."""
 
 PHRASES: Mapping[str, Sequence[str]] = {
     "cardiomegaly": (
@@ -105,7 +105,7 @@ PHRASES: Mapping[str, Sequence[str]] = {
         "the tip of a {side} central venous catheter is seen",
     ),
 }
-"""Every way to say each finding; every attribute is said in each."""
+"""All phrases for each finding; each gives every attribute."""
 
 PLACES: Mapping[str, float] = {
     "central line": 1,
@@ -123,10 +123,10 @@ PLACES: Mapping[str, float] = {
     "scoliosis": 8,
     "rib fracture": 8,
 }
-"""Where in a report each finding is usually said: devices, heart, mediastinum, lungs, pleura, diaphragm, bones."""
+"""The usual place of each finding in a report: devices, heart, mediastinum, lungs, pleura, diaphragm, bones."""
 
 ORDER_SPREAD = 1.0
-"""Standard deviation of a sentence around its usual place: neighbours often change places, far ones seldom."""
+"""Standard deviation of a sentence around its usual place: neighbours often swap, distant sentences seldom."""
 
 LUNG_FINDINGS = frozenset({"consolidation", "nodule", "atelectasis", "oedema", "hyperinflation"})
 PLEURAL_FINDINGS = frozenset({"pleural effusion", "pneumothorax"})
@@ -207,8 +207,7 @@ NORMAL: Sequence[tuple[float, frozenset[str], Sequence[str]]] = (
         "the upper abdomen is unremarkable",
     )),
 )  # fmt: skip
-"""What is said of the normal: its usual place, what must then be absent, and the wordings. A report has at most one sentence
-of each row."""
+"""Normal sentences: usual place, findings that must be absent, and phrases. A report has at most one sentence of each row."""
 
 
 def _sentence(phrases: Sequence[str], rng: Generator, **words: str) -> str:
@@ -217,18 +216,18 @@ def _sentence(phrases: Sequence[str], rng: Generator, **words: str) -> str:
 
 
 def say(found: Finding, rng: Generator) -> str:
-    """One sentence that says the finding with all of its attributes."""
+    """One sentence that states the finding with all of its attributes."""
     words = {key: WORDS.get(key, {}).get(value, str(value)) for key, value in found.attributes}
     return _sentence(PHRASES[found.name], rng, **words)
 
 
 def count_words(text: str) -> int:
-    """Words between spaces, each full stop a word."""
+    """Number of words separated by spaces; each full stop counts as a word."""
     return len(text.replace(".", " . ").split())
 
 
 def write_report(findings: Collection[Finding], rng: Generator) -> str:
-    """A report of 10 to 60 words that states exactly these findings, in an order and a wording drawn from `rng`."""
+    """A report of 10 to 60 words that states exactly these findings, with order and wording drawn from `rng`."""
     sentences = [say(found, rng) for found in sorted(findings)]
     places = [PLACES[found.name] for found in sorted(findings)]
     length = sum(map(count_words, sentences))

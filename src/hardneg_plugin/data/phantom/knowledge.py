@@ -1,4 +1,4 @@
-"""What may be found in a phantom study, and where, as prompts; and which of them a report states."""
+"""Findings of phantom studies and their places as prompts, and which of them a report states."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -10,11 +10,17 @@ from hardneg_plugin.data.phantom.reading import read_findings
 from hardneg_plugin.knowledge import ABSENT, PRESENT, UNKNOWN, Prompt
 
 PLACED_BY = ("side", "lobe", "direction", "zone", "band")
-"""Attributes that say where, in the order in which a report says them."""
+"""Attributes of place, in the order of reports."""
 
 
 class PhantomKnowledge:
-    """Every finding of the phantom, anywhere and at each place it can have."""
+    """Every finding of the phantom, anywhere and at each of its possible places.
+
+    >>> knowledge = PhantomKnowledge()
+    >>> facts = knowledge.facts("There is a small left pleural effusion.")
+    >>> [prompt for prompt, fact in zip(knowledge.prompts, facts) if fact == PRESENT]
+    [Prompt(entity='pleural effusion', position=None), Prompt(entity='pleural effusion', position='left')]
+    """
 
     @cached_property
     def prompts(self) -> tuple[Prompt, ...]:
@@ -22,11 +28,11 @@ class PhantomKnowledge:
         return tuple(Prompt(name, place) for name in ATTRIBUTES for place in (None, *_places(name)))
 
     def wordings(self) -> Mapping[str, tuple[Sequence[str], Sequence[str]]]:
-        """By finding, sentences that state it and as many that deny it."""
+        """By finding: sentences that state it, and as many that deny it."""
         return zero_shot_prompts()
 
     def facts(self, report: str) -> list[int]:
-        """For each prompt whether the report states it; a place that the report leaves out is unknown."""
+        """For each prompt whether the report states it; unknown where the report does not say the place."""
         stated: dict[str, set[str | None]] = {}
         for found in read_findings(report):
             stated.setdefault(found[0], set()).add(_place(Finding(*found)))  # type: ignore[arg-type]

@@ -11,10 +11,10 @@ from hardneg_plugin.data.phantom.anatomy import SIGN, Array, Frontal, Lateral
 from hardneg_plugin.data.phantom.findings import Finding
 
 MILLIMETRE = 1 / 165
-"""A nodule's millimetre as a share of the image's side, more than twice life size: the smallest stays visible at 128 pixels."""
+"""A millimetre of a nodule as a share of the image's side; more than twice life size, to keep it visible at 128 pixels."""
 
 HEIGHTS = {"upper": 0.26, "mid": 0.52, "lower": 0.8}
-"""Where a lung zone lies between apex (0) and dome (1)."""
+"""The height of a lung zone between apex (0) and dome (1)."""
 
 FLUID = {"small": 0.01, "moderate": -0.13, "large": -0.29}
 """The level of an effusion, below the dome of the diaphragm."""
@@ -208,7 +208,7 @@ FRONTAL: Mapping[str, Callable[[Frontal, Finding, Generator], Array]] = {
     "pacemaker": _pacemaker,
     "central line": _central_line,
 }
-"""Every finding that is drawn onto the body, in the frontal view."""
+"""The findings drawn onto the body in the frontal view."""
 
 LATERAL: Mapping[str, Callable[[Lateral, Finding, Generator], Array]] = {
     "pleural effusion": _effusion_lateral,
@@ -219,4 +219,4 @@ LATERAL: Mapping[str, Callable[[Lateral, Finding, Generator], Array]] = {
     "pacemaker": _pacemaker_lateral,
     "central line": _central_line_lateral,
 }
-"""The same in the lateral view, where the rest (pneumothorax, rib fracture, scoliosis) does not show."""
+"""The same in the lateral view, which does not show the others (pneumothorax, rib fracture, scoliosis)."""

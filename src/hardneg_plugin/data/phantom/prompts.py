@@ -10,7 +10,7 @@ from hardneg_plugin.data.phantom.findings import ATTRIBUTES
 from hardneg_plugin.data.phantom.grammar import PHRASES, WORDS
 
 WORDINGS = 12
-"""Sentences of either sort for each finding: every value of an attribute stands in as many of them, give or take one."""
+"""Sentences of either kind per finding; all values of an attribute occur equally often in them, give or take one."""
 
 DENIALS = (
     "no {name}",
@@ -20,7 +20,7 @@ DENIALS = (
     "{name} is not seen",
     "no evidence of {name}",
 )
-"""How reports deny a finding; here each is denied so, those too of which reports never say that they are absent."""
+"""How reports deny a finding; prompts deny every finding so, also those whose absence reports never mention."""
 
 T = TypeVar("T")
 
@@ -28,8 +28,8 @@ T = TypeVar("T")
 def zero_shot_prompts() -> Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]:
     """By finding, in the order of `ATTRIBUTES`: `WORDINGS` sentences that state it and as many that deny it.
 
-    What states a finding gives all of its attributes, as reports do; values and phrases are spread evenly over the wordings, so
-    that their average leans to no side, size or place. The same at every call.
+    Sentences that state a finding give all of its attributes, as reports do. Values and phrases are spread evenly over them,
+    so that their average leans to no side, size or place. The same at every call.
 
     >>> zero_shot_prompts()["pneumothorax"][1][:2]
     ('No pneumothorax.', 'There is no pneumothorax.')
@@ -54,7 +54,7 @@ def _statements(name: str, rng: Generator) -> list[str]:
 
 
 def _spread(among: Sequence[T], rng: Generator) -> list[T]:
-    """Each of them as often, give or take one, `WORDINGS` in all, in random order."""
+    """`WORDINGS` items in random order, each equally often, give or take one."""
     return [among[index] for index in rng.permutation(np.arange(WORDINGS) % len(among))]
 
 

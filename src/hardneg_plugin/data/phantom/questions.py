@@ -1,4 +1,4 @@
-"""Questions about a phantom study, with the answers that its findings give."""
+"""Questions about a phantom study, with answers from its findings."""
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
@@ -20,7 +20,7 @@ WITH_ARTICLE: Mapping[str, str] = {
     "pacemaker": "a pacemaker",
     "central line": "a central line",
 }
-"""The findings that are spoken of with an article."""
+"""The findings whose names take an article."""
 
 ABOUT: Mapping[tuple[str, str], tuple[str, str]] = {
     ("cardiomegaly", "grade"): ("size", "which grade is the cardiomegaly?"),
@@ -52,17 +52,17 @@ class Question(NamedTuple):
 def ask(findings: Collection[Finding], rng: Generator, normal_share: float = 0.4) -> list[Question]:
     """All questions about the attributes of a study's findings, and some about what it has and has not.
 
-    Presence is asked of every finding that either this study or another one drawn from `rng` has, but not both. Each finding is
-    thus asked of where it is as often as where it is not, whatever its frequency: its name does not tell the answer.
+    Presence is asked of every finding that either this study or another one drawn from `rng` has, but not both. So each
+    finding is asked about as often when present as when absent, and its name does not give the answer away.
 
     Args:
-        findings: all that the study has; an attribute that one of them lacks is not asked for.
-        rng: where the other study comes from.
-        normal_share: the share of normal studies that `findings` was drawn with, as in `PhantomStudies`; with another, presence is
-            not balanced.
+        findings: all findings of the study; attributes that one lacks are not asked about.
+        rng: draws the other study.
+        normal_share: share of normal studies, in [0, 1], that `findings` was drawn with, as in `PhantomStudies`; with another
+            share, presence is not balanced.
 
     Returns:
-        Presence first, then the findings in alphabetical order; none at all where neither study has a finding.
+        Presence first, then the findings in alphabetical order; empty if neither study has a finding.
     """
     here, there = ({found.name for found in study} for study in (findings, draw_findings(rng, normal_share)))
     presence = [

@@ -1,7 +1,7 @@
-"""The grammar backwards: from any text to the findings that it states.
+"""The grammar in reverse: from any text to the findings that it states.
 
 Reads sentence by sentence, raw or in a tokenizer's cleaned form (lower case, no punctuation but " . "), and never fails:
-what a garbled sentence does not say is left out of the finding's attributes.
+attributes that a garbled sentence lacks are left out.
 """
 
 import re
@@ -29,15 +29,15 @@ MENTIONS: Mapping[str, re.Pattern[str]] = {
         "central line": r"central (?:venous )?(?:lines?|catheters?)",
     }.items()
 }
-"""The words that name a finding; nothing is read where they do not stand."""
+"""The words that name a finding; a sentence without them does not mention it."""
 
 DENIES_REST = re.compile(r"\b(?:no|without|free of|negative for)\b")
-"""Denies every finding named after it in its sentence, unless a "but" comes between."""
+"""Denies every finding named after it in its sentence, up to a "but"."""
 DENIES_PART = re.compile(r"\b(?:not|absent)\b")
 """Denies every finding named in its part of the sentence, before or after it."""
 BUT = re.compile(r"\bbut\b")
 JOINTS = re.compile(r"\b(?:and|with|without)\b")
-"""Words that open a new part of a sentence, if both parts name a finding: each has its own attributes."""
+"""Words that open a new part of a sentence if both parts name a finding: each part has separate attributes."""
 
 
 def _words(key: str, value: Value) -> str:
@@ -56,7 +56,7 @@ VALUES: Mapping[str, Mapping[str, tuple[tuple[re.Pattern[str], Value], ...]]] = 
 
 
 def _parts(clause: str) -> Iterator[tuple[int, str]]:
-    """The clause cut before each joint that has a finding on both sides, each part with where it starts."""
+    """The clause cut before each joint with a finding on both sides; each part with its start."""
     start = 0
     for joint in JOINTS.finditer(clause):
         before, after = clause[start : joint.start()], clause[joint.start() :]
@@ -67,7 +67,7 @@ def _parts(clause: str) -> Iterator[tuple[int, str]]:
 
 
 def _attributes(name: str, part: str) -> tuple[tuple[str, Value], ...]:
-    """What a part of a sentence says about a finding named in it; of several values the first one said."""
+    """The attributes that a part of a sentence gives a finding named in it; of several values, the first."""
     read = []
     for key, values in VALUES[name].items():
         said = [(match.start(), value) for words, value in values if (match := words.search(part))]
@@ -92,8 +92,8 @@ def _stated(sentence: str) -> Iterator[Finding]:
 def read_findings(text: str) -> frozenset[tuple[str, Hashable]]:
     """The findings that a text states, each `(name, ((key, value), ...))` with the attributes that it gives.
 
-    Any text is read, raw or cleaned; findings that are denied are not stated. A finding named again with fewer
-    attributes is the same finding.
+    Any text is read, raw or cleaned. A denied finding is not stated. A finding mentioned again with fewer attributes is the
+    same finding.
 
     >>> text = "There is a small left pleural effusion. No pneumothorax."
     >>> read_findings(text) == {("pleural effusion", (("side", "left"), ("size", "small")))}

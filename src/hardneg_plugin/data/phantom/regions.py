@@ -1,4 +1,4 @@
-"""Where the parts of a phantom's anatomy are in its images, whatever is found there: what a detector of regions would give."""
+"""Where the anatomical regions of a phantom are in its images, as a detector of regions would report."""
 
 from collections.abc import Collection, Iterator
 
@@ -17,7 +17,7 @@ REGIONS = (
     "heart",
     "mediastinum",
 )
-"""The regions of a view; on the lateral view the sides cover one another, and only the heart is a region."""
+"""The regions of a view; in the lateral view both sides overlap, and only the heart is a region."""
 
 
 def region_boxes(stream: Stream, findings: Collection[Finding], size: int) -> NDArray[np.float32]:
@@ -26,7 +26,7 @@ def region_boxes(stream: Stream, findings: Collection[Finding], size: int) -> ND
     Args:
         stream: of the study.
         findings: of the study: a large heart has a large box.
-        size: pixels; boxes end at pixels' edges.
+        size: height and width of the images in pixels; boxes end at pixel edges.
 
     Returns:
         NaN where a view does not show a region.

@@ -1,4 +1,4 @@
-"""From a study's number and findings to its two images, and to where in them each finding shows."""
+"""From a study's number and findings to its two images, and to the places where each finding shows."""
 # mypy: disable-error-code="no-any-return"
 # numpy's stubs give Any for a Python number times a float32 array.
 
@@ -27,7 +27,7 @@ VIEWS: tuple[View, ...] = ("frontal", "lateral")
 """The order of a study's images."""
 
 VISIBLE = 0.025
-"""A pixel belongs to a mark where the finding changes it by more than this share of the range of greys."""
+"""A pixel belongs to a mark if the finding changes it by more than this share of the grey range."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Mark:
     finding: Finding
     view: View
     box: tuple[int, int, int, int]
-    """`(y0, x0, y1, x1)` in pixels, the ends exclusive: the smallest box around the mask."""
+    """`(y0, x0, y1, x1)` in pixels, ends exclusive: the smallest box around the mask."""
     mask: NDArray[np.bool_]
     """`(H, W)`: the pixels that the finding changes visibly."""
 
@@ -47,7 +47,12 @@ Stream = tuple[int, int]
 
 
 def draws(stream: Stream, *purpose: int) -> Generator:
-    """A generator per purpose: what one finding draws moves neither the body nor the noise nor another finding."""
+    """A generator per purpose, so that what one finding draws changes neither the body, the noise nor another finding.
+
+    Args:
+        stream: of the study.
+        purpose: numbers of the use.
+    """
     return np.random.default_rng((*stream, *purpose))
 
 
@@ -83,8 +88,13 @@ def _texture(size: int, rng: Generator) -> Array:
 def render(stream: Stream, findings: Collection[Finding], size: int) -> NDArray[np.uint8]:
     """The images of a study, `(2, H, W)` uint8: frontal, lateral; the patient's right is on the frontal image's left.
 
-    The body, its position, the exposure and the noise depend on `stream` alone: the same stream without a finding is the
-    same patient without it.
+    Body, position, exposure and noise depend on `stream` alone: without a finding, the same stream is the same patient
+    without it.
+
+    Args:
+        stream: of the study.
+        findings: to draw.
+        size: H = W in pixels.
     """
     images = np.empty((len(VIEWS), size, size), np.uint8)
     for which, view in enumerate(VIEWS):
@@ -95,10 +105,15 @@ def render(stream: Stream, findings: Collection[Finding], size: int) -> NDArray[
 
 
 def find_marks(stream: Stream, findings: Collection[Finding], size: int) -> list[Mark]:
-    """Where each finding shows: what removing it from the noiseless image changes, view by view.
+    """Where each finding shows: the pixels that change when it is removed from the noiseless image, view by view.
 
-    A view in which it does not show has no mark. For a finding that reshapes the body, the marks drawn onto the body
-    are left out of the comparison, since they move along.
+    A view that does not show a finding has no mark of it. For a finding that reshapes the body, findings drawn onto the
+    body are left out of the comparison, since they move with it.
+
+    Args:
+        stream: of the study.
+        findings: of the study.
+        size: H = W in pixels.
     """
     found_marks = []
     for found in sorted(findings):

@@ -1,4 +1,4 @@
-"""The built-in data set: procedural chest studies whose findings, and where they show, are known."""
+"""The built-in data set: procedural chest studies with known findings and places."""
 
 import mmap
 from collections.abc import Sequence
@@ -19,42 +19,42 @@ from hardneg_plugin.data.studies import SPLITS, Sample, SplitName
 from hardneg_plugin.errors import UserError
 
 SMALLEST = 32
-"""The least size in pixels at which a chest is still one."""
+"""Smallest size of the images in pixels."""
 
 SHIFT, EXPOSURE = 0.04, 0.1
-"""How far an augmentation moves the images (share of their side) and changes their brightness, at most."""
+"""Largest shift of an augmentation (share of the image's side) and largest change of brightness."""
 
 
 class PhantomSplit(Dataset[Sample]):
-    """One split of `PhantomStudies`; a `Studies` with the findings of each study and where they show.
+    """One split of `PhantomStudies`: a `Studies` that also knows each study's findings and where they show.
 
     Args:
         name: the split.
-        count: number of studies.
+        count: number of studies, >= 0.
         size: height and width of the images in pixels.
         seed: of the whole data set.
-        normal_share: probability that a study has no finding.
+        normal_share: probability, in [0, 1], that a study has no finding.
         cache: keep a study's images once drawn, for this process and every worker forked from it.
-        boxes: whether samples say where the regions of the anatomy are.
+        boxes: whether samples have `boxes` of the anatomy's regions.
     """
 
     def __init__(
         self, name: SplitName, count: int, size: int, seed: int, normal_share: float, cache: bool, boxes: bool = False
     ) -> None:
         self.size, self.seed, self.normal_share = size, seed, normal_share
-        # Every split numbers its studies from another start: no study is in two, and none depends on a split's length.
+        # Each split numbers its studies from another start, so that splits never share one, whatever their lengths.
         self.first = SPLITS.index(name) << 32
         self.ids: Sequence[str] = [f"phantom-{name}-{index:06d}" for index in range(count)]
         draws = [default_rng((*self._stream(index), 0)) for index in range(count)]
         self.findings: Sequence[frozenset[Finding]] = [draw_findings(rng, normal_share) for rng in draws]
-        """What there is to see in each study."""
+        """The findings of each study."""
         self.reports: Sequence[str] = [write_report(*pair) for pair in zip(self.findings, draws, strict=True)]
         self._cache = _SharedImages(count, size) if cache else None
         self._boxes = boxes
 
     @property
     def patients(self) -> Sequence[str | None]:
-        """Every study is of a patient of its own."""
+        """Every study has another patient."""
         return self.ids
 
     @property
@@ -66,7 +66,7 @@ class PhantomSplit(Dataset[Sample]):
         return len(self.ids)
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
-        """The study at an index; with `(index, seed)`, moved and exposed a little differently, as that seed draws."""
+        """The study at an index; with `(index, seed)`, shifted and exposed a little differently, as drawn by the seed."""
         index, seed = key if isinstance(key, tuple) else (key, None)
         index = range(len(self))[index]
         images = self._cache.get(index) if self._cache else None
@@ -93,8 +93,8 @@ class PhantomSplit(Dataset[Sample]):
     def marks(self, index: int) -> list[Mark]:
         """Where each finding of a study shows, by view: its box `(y0, x0, y1, x1)` and its mask `(H, W)`.
 
-        A finding that a view does not show has no mark there; every finding has one in the frontal view. The marks are
-        those of the study without augmentation.
+        Every finding has a mark in the frontal view, and one in the lateral view if it shows there. Marks are without
+        augmentation.
         """
         index = range(len(self))[index]
         return find_marks(self._stream(index), self.findings[index], self.size)
@@ -109,15 +109,19 @@ class PhantomStudies:
     The same arguments give the same studies in every process; a longer split begins with the studies of a shorter one.
 
     Args:
-        train, val, test: number of studies of each split.
-        size: height and width of the images in pixels, at least 32.
-        seed: another seed is another population; not negative.
+        train, val, test: number of studies of each split, >= 0.
+        size: height and width of the images in pixels, >= 32.
+        seed: another seed gives another population; >= 0.
         normal_share: share of the studies without any finding, in [0, 1].
         cache: keep images once drawn: 2 * size² bytes a study, shared by the workers of a data loader.
-        boxes: samples also say where the regions of the anatomy are (`REGIONS`).
+        boxes: samples also have `boxes` of the anatomy's regions (`REGIONS`).
 
     Raises:
         UserError: an argument is out of its range.
+
+    >>> studies = PhantomStudies(train=3, size=32).split("train")
+    >>> studies[0]["images"].shape, studies.ids[0]
+    (torch.Size([2, 1, 32, 32]), 'phantom-train-000000')
     """
 
     read_findings = staticmethod(read_findings)
@@ -141,15 +145,15 @@ class PhantomStudies:
             ("seed", seed, 0),
         ):
             if number < least:
-                raise UserError(f"PhantomStudies: expected `{name}` to be at least {least}, but got {number}.")
+                raise UserError(f"PhantomStudies: expected `{name}` >= {least}, but got {number}.")
         if not 0 <= normal_share <= 1:
-            raise UserError(f"PhantomStudies: expected `normal_share` to be from 0 to 1, but got {normal_share}.")
+            raise UserError(f"PhantomStudies: expected `normal_share` in [0, 1], but got {normal_share}.")
         self._counts: dict[SplitName, int] = {"train": train, "val": val, "test": test}
         self._arguments = (size, seed, normal_share, cache, boxes)
         self._splits: dict[SplitName, PhantomSplit] = {}
 
     def split(self, name: SplitName) -> PhantomSplit:
-        """A split: the same object at every call, so that its images are drawn once."""
+        """One split; the same object at every call, so that its images are drawn once."""
         if name not in self._counts:
             raise UserError(f"PhantomStudies: expected a split of {', '.join(self._counts)}, but got {name!r}.")
         if name not in self._splits:
@@ -158,7 +162,7 @@ class PhantomStudies:
 
 
 class _SharedImages:
-    """The images of a split, in memory that forked workers fill together; two that draw one study write the same."""
+    """The images of a split in memory shared by forked workers; two that draw the same study write the same values."""
 
     def __init__(self, count: int, size: int) -> None:
         self.images = _shared_bytes(count, len(VIEWS), 1, size, size)
@@ -169,19 +173,20 @@ class _SharedImages:
 
     def put(self, index: int, images: Tensor) -> None:
         self.images[index] = images
-        self.done[index] = 1  # last: who sees it finds the images
+        self.done[index] = 1  # last, after the images
 
 
 def _shared_bytes(*shape: int) -> Tensor:
-    # An anonymous mapping is shared over a fork like /dev/shm, but not held to its size, and takes pages as written.
+    # An anonymous mapping is shared over a fork like /dev/shm, but without its size limit, and takes pages when written.
     count = int(np.prod(shape))
     return torch.frombuffer(mmap.mmap(-1, max(1, count)), dtype=torch.uint8)[:count].view(shape)
 
 
 def _augmented(images: Tensor, rng: Generator) -> tuple[Tensor, NDArray[np.int64]]:
-    """The images of a study moved and exposed a little differently, and by how many pixels, `(V, 2)` as (down, right).
+    """Shift and expose the images of a study a little, never flip them: sides matter.
 
-    Never flipped, since sides matter.
+    Returns:
+        `(V, 1, H, W)` uint8, and the shifts in pixels, `(V, 2)` as (down, right).
     """
     reach = int(SHIFT * images.shape[-1])
     gain = 1 + rng.uniform(-EXPOSURE, EXPOSURE)

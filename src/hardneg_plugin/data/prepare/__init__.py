@@ -1,1 +1,1 @@
-"""From original files to a prepared folder: images resized once, a table of studies, and what was left out."""
+"""From original files to a prepared folder: images resized once, a table of studies, and a list of what was left out."""

@@ -1,4 +1,4 @@
-"""From original files to a prepared folder: chunk by chunk, resumable, and in its place only when whole."""
+"""From original files to a prepared folder: chunk by chunk, resumable, and put in place when complete."""
 
 import itertools
 import json
@@ -14,7 +14,7 @@ from tqdm import tqdm
 from hardneg_plugin.data.downloads.study import SECTIONS, DroppedEntry, Originals, OriginalStudy, Section, text_of
 from hardneg_plugin.data.prepare.chunks import Chunk, ChunkRecord, store_chunk
 from hardneg_plugin.data.prepare.counts import PreparationCounts
-from hardneg_plugin.data.prepare.growing_files import DroppedLines, Rows
+from hardneg_plugin.data.prepare.growing_files import DroppedLines, TableRows
 from hardneg_plugin.data.prepare.parallel import map_in_order
 from hardneg_plugin.data.prepare.seeded_split import check_shares, seeded_split
 from hardneg_plugin.data.prepare.work_folder import GO_ON, WorkFolder, at_work_on, check_replaceable, is_finished
@@ -26,19 +26,19 @@ from hardneg_plugin.files import is_unicode, whole_file, writing
 from hardneg_plugin.functional.match_keys import match_key
 
 CHUNK = 256
-"""Studies per shard: some tens of megabytes, and what is lost at most when a command is ended."""
+"""Studies per shard: some tens of megabytes, and the most that a killed command loses."""
 SHARES: Mapping[SplitName, float] = {"train": 0.7, "val": 0.1, "test": 0.2}
 
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """What a prepared folder follows from, beside its source.
+    """What decides a prepared folder, apart from its source.
 
     Args:
-        section: what a model is to write.
-        size: pixels of the shorter side of an image.
-        seed: of the split, where the source has none.
-        shares: of the patients in each split, there.
+        section: the text that a model learns to write.
+        size: pixels of the shorter side of an image, >= 1.
+        seed: of the split, if the source has none; >= 0.
+        shares: of the patients in each split, if the source has none; they add up to 1.
 
     Raises:
         UserError: a value is out of its range.
@@ -54,7 +54,7 @@ class PrepareSettings:
             raise UserError(f"section: expected one of {', '.join(SECTIONS)}, but got {self.section!r}.")
         for key, value, lowest in (("size", self.size, 1), ("seed", self.seed, 0)):
             if type(value) is not int or value < lowest:
-                raise UserError(f"{key}: expected a whole number of at least {lowest}, but got {value!r}.")
+                raise UserError(f"{key}: expected an integer >= {lowest}, but got {value!r}.")
         check_shares(self.shares)
 
 
@@ -70,23 +70,23 @@ def build(
 ) -> tuple[dict[str, Any], bool]:
     """Prepare a folder.
 
-    What a command that was ended has done is kept in `<output>.part`, and the next goes on from there. The outcome is the
-    same to the byte however often that happens, and whatever the number of workers.
+    An interrupted command leaves its work in `<output>.part`, and the next one continues from there. The result is the same
+    to the byte, whatever the interruptions and the number of workers.
 
     Args:
         source: the studies.
-        output: the folder to be.
-        settings: what is made of them.
-        described: what is written down as the source.
-        workers: processes that read images; 0: this one.
-        overwrite: replace a prepared folder, once the new one is whole.
-        chunk: studies per shard.
+        output: the folder to make.
+        settings: how the studies are prepared.
+        described: the source as written to prepared.json.
+        workers: processes that read images, >= 0; 0: this one.
+        overwrite: replace a prepared folder once the new one is complete.
+        chunk: studies per shard, >= 1.
 
     Returns:
-        The summary, and whether the folder is new: False where it was there under the same settings, and is as it was.
+        The summary, and whether the folder is new: False if one with the same settings existed, which is left as it is.
 
     Raises:
-        UserError: for whatever a user can cause, a full disk and another command at work on the folder among it.
+        UserError: whatever a user can cause, including a full disk and another command at work on the folder.
     """
     for key, value, kind in (("workers", workers, int), ("overwrite", overwrite, bool)):
         if type(value) is not kind or value < 0:
@@ -113,20 +113,20 @@ def build(
     return summary, True
 
 
-_EXPECTED = {int: "a whole number of at least 0", bool: "true or false"}
+_EXPECTED = {int: "an integer >= 0", bool: "true or false"}
 
 
 def _fill(source: Originals, work: WorkFolder, settings: PrepareSettings, workers: int, chunk: int) -> dict[str, Any]:
-    """Everything in the unfinished folder but its description; gives the summary."""
+    """Fill the unfinished folder, except its description; returns the summary."""
     counts = PreparationCounts()
     shards = 0
     with ExitStack() as stack:
-        # disable=None: only where somebody looks
+        # disable=None: only on a terminal
         bar = stack.enter_context(tqdm(total=len(source), unit="study", disable=None, desc="preparing"))
-        # What is dropped in reading comes before the images that are: so the order does not depend on who was faster.
+        # Studies dropped in reading come before unreadable images, so that the order does not depend on timing.
         dropped = stack.enter_context(DroppedLines(work.unfinished / DROPPED))
         unreadable = stack.enter_context(DroppedLines(work.path / DROPPED))
-        rows = stack.enter_context(Rows(work.unfinished / TABLE))
+        rows = stack.enter_context(TableRows(work.unfinished / TABLE))
         parts = _parts(_UsableStudies(source, settings, dropped, counts), work, settings.size, chunk)
         done = map_in_order(store_chunk, parts, workers, argument=lambda part: part.images)
         for part, record in stack.enter_context(closing(done)):
@@ -147,16 +147,16 @@ def _fill(source: Originals, work: WorkFolder, settings: PrepareSettings, worker
 
 
 class _Part(NamedTuple):
-    """A chunk with the texts of its studies, which no worker needs."""
+    """A chunk with the texts of its studies; workers get the chunk only."""
 
     studies: list[OriginalStudy]
     images: Chunk
     read: int
-    """How many entries of the source had been read by then."""
+    """Entries of the source read so far."""
 
 
 def _parts(usable: "_UsableStudies", work: WorkFolder, size: int, chunk: int) -> Iterator[_Part]:
-    """Studies in order, so many at a time; the last may be fewer."""
+    """Studies in order, `chunk` at a time; the last part may be smaller."""
     studies = iter(usable)
     for number in itertools.count():
         some = list(itertools.islice(studies, chunk))
@@ -167,7 +167,7 @@ def _parts(usable: "_UsableStudies", work: WorkFolder, size: int, chunk: int) ->
 
 
 class _UsableStudies:
-    """The studies of a source that can be used; the others are noted."""
+    """The usable studies of a source; the others are counted and listed."""
 
     def __init__(
         self, source: Originals, settings: PrepareSettings, dropped: DroppedLines, counts: PreparationCounts
@@ -189,7 +189,7 @@ class _UsableStudies:
     def _flaw(self, study: OriginalStudy) -> DroppedEntry | None:
         texts = (study.id, study.findings, study.impression, study.report, study.patient or "", study.labels or "")
         if not all(map(is_unicode, texts)):
-            return DroppedEntry(study.id, "text that is no Unicode")
+            return DroppedEntry(study.id, "text is not Unicode")
         if not study.id.strip():
             return DroppedEntry(study.id, "no id")
         if not text_of(study, self._settings.section).strip():

@@ -1,4 +1,4 @@
-"""The images of a few hundred studies at a time: resized into a shard, beside which a record says that it is done."""
+"""The images of a few hundred studies at a time: resized into a shard, with a record that says it is done."""
 
 import hashlib
 import json
@@ -21,12 +21,12 @@ from hardneg_plugin.files import whole_file, writing
 
 @dataclass(frozen=True)
 class Chunk:
-    """The images of some studies, and where they are to be put."""
+    """The images of some studies, and where to store them."""
 
     number: int
-    """Of the shard."""
+    """The number of the shard."""
     studies: tuple[tuple[str, tuple[Path, ...]], ...]
-    """For each its id and the files of its views."""
+    """The id and the files of the views of each study."""
     images: Path
     """The folder of shards."""
     records: Path
@@ -45,21 +45,20 @@ class Chunk:
         return self.records / f"{self.number:05d}.json"
 
     def fingerprint(self) -> str:
-        """Tells whether a shard of this number holds these studies at this size; other contents of a file are told by
-        its size and time."""
+        """Identifies these studies at this size in a shard of this number; files are compared by size and time."""
         files = [[study, [[os.fspath(path), *_state(path)] for path in paths]] for study, paths in self.studies]
         return hashlib.sha256(json.dumps([VERSION, self.size, files]).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class ChunkRecord:
-    """What became of the images of a chunk."""
+    """The outcome of a chunk."""
 
     fingerprint: str
     size: int = 0
     """Bytes of the shard."""
     studies: dict[int, tuple[list[int], StoredViews]] = field(default_factory=dict)
-    """By the place of a study in the chunk, where a view of it could be read: which of its views, and where they are."""
+    """By place in the chunk, for studies with a readable view: the indices of these views, and where they are stored."""
     dropped: list[DroppedEntry] = field(default_factory=list)
 
     def to_json(self) -> bytes:
@@ -68,7 +67,7 @@ class ChunkRecord:
 
     @classmethod
     def of_json(cls, text: bytes) -> "ChunkRecord":
-        """The record of a file; a ValueError, TypeError or KeyError where it is none."""
+        """The record of a file; a ValueError, TypeError or KeyError if it is not one."""
         content = json.loads(text)
         studies = {
             place: (views, StoredViews(offset, tuple(heights), tuple(widths), checksum))
@@ -81,7 +80,7 @@ class ChunkRecord:
 def store_chunk(chunk: Chunk) -> ChunkRecord:
     """Read, resize and store the images of a chunk, unless that was done before.
 
-    Ended at any moment, there is either all of it or a chunk that is not done.
+    A process killed at any moment leaves either a finished chunk or an unfinished one.
 
     Raises:
         UserError: the shard cannot be written.
@@ -90,7 +89,7 @@ def store_chunk(chunk: Chunk) -> ChunkRecord:
     if (done := _record_of(chunk)) is not None and done.fingerprint == fingerprint:
         return done
     with writing(chunk.record, GO_ON):
-        chunk.record.unlink(missing_ok=True)  # first: it must never stand beside another's shard
+        chunk.record.unlink(missing_ok=True)  # first: it must never stand beside another shard
     kept: dict[int, list[int]] = {}
     dropped: list[DroppedEntry] = []
     with writing(chunk.shard, GO_ON), whole_file(chunk.shard) as file:
@@ -104,12 +103,12 @@ def store_chunk(chunk: Chunk) -> ChunkRecord:
 
 
 def _read_studies(chunk: Chunk, kept: dict[int, list[int]], dropped: list[DroppedEntry]) -> Iterator[list[Tensor]]:
-    """The views of each study that has one; notes which those are, and what is left out."""
+    """The views of each study that has a readable one; fills `kept` and `dropped`."""
     for place, (study, paths) in enumerate(chunk.studies):
         views = {}
         for index, path in enumerate(paths):
             try:
-                # as training would read and resize it, so that its crops are the same
+                # as in training from files, so that the crops are equal
                 image = read_grayscale(path, shorter_side=chunk.size)
                 views[index] = F.resize(image, [chunk.size], antialias=True)
             except UserError as error:
@@ -122,7 +121,7 @@ def _read_studies(chunk: Chunk, kept: dict[int, list[int]], dropped: list[Droppe
 
 
 def _record_of(chunk: Chunk) -> ChunkRecord | None:
-    """The record of a shard that is there in whole."""
+    """The record of a complete shard."""
     try:
         record = ChunkRecord.of_json(chunk.record.read_bytes())
         return record if record.size == chunk.shard.stat().st_size else None

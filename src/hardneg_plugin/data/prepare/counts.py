@@ -1,4 +1,4 @@
-"""What was read, kept and dropped on the way to a prepared folder, as numbers."""
+"""How much was read, kept and dropped on the way to a prepared folder."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -28,7 +28,14 @@ class PreparationCounts:
         self._dropped[entry.reason] += 1
 
     def add(self, study: OriginalStudy, split: SplitName, *, views: int, size: int) -> None:
-        """Count a study that is kept."""
+        """Count a study that is kept.
+
+        Args:
+            study: the study.
+            split: where it is put.
+            views: number of its views that are stored.
+            size: bytes of these.
+        """
         self._studies[split] += 1
         self._views[split] += views
         self._size += size
@@ -36,18 +43,20 @@ class PreparationCounts:
         self._patients.add(study.patient, split)
 
     def check(self, shares: Mapping[SplitName, float]) -> None:
-        """Raise a UserError if a split has no studies; the shares are those of a seeded split."""
+        """Raise a UserError if a split has no studies; `shares` are those of a seeded split, for the message."""
         kept = self._studies.total()
         if not kept:
             why = (
                 "; ".join(f"{count} {reason}" for reason, count in self._dropped.most_common(3))
                 or "the source is empty"
             )
-            raise UserError(f"None of the {self.read} studies can be used ({why}). Look at source and section.")
+            raise UserError(
+                f"Expected usable studies, but got none out of {self.read} ({why}). Check source and section."
+            )
         for name in SPLITS:
             if self._studies[name]:
                 continue
-            remedy = "Look at the split of the source"
+            remedy = "Check the split of the source"
             if self._seeded:
                 remedy = f"Set splits.{name} above {shares[name]}, or another seed"
             raise UserError(

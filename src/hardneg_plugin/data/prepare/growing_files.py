@@ -1,4 +1,4 @@
-"""Files that grow while a folder is prepared, and are part of it once it is whole."""
+"""Files of a prepared folder that grow while it is prepared."""
 
 import json
 import os
@@ -19,7 +19,7 @@ Self = TypeVar("Self", bound="_File")
 
 
 class _File:
-    """A file of the unfinished folder that is written as the chunks get done; begun anew by every command."""
+    """A file of the unfinished folder, written chunk by chunk; every command starts it anew."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -30,11 +30,11 @@ class _File:
         return self
 
     def __exit__(self, *error: object) -> None:
-        with suppress(OSError):  # left unfinished after an error, which is told already
+        with suppress(OSError):  # unfinished after an error, which is reported already
             self._file.close()
 
     def finish(self) -> None:
-        """Have all of it on the disk."""
+        """Write everything to the disk."""
         with writing(self._path, GO_ON):
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -42,21 +42,21 @@ class _File:
 
 
 class DroppedLines(_File):
-    """What is left out, a line each."""
+    """A line for each study or view left out."""
 
     def add(self, entry: DroppedEntry) -> None:
-        """Write one."""
+        """Write a line."""
         line = json.dumps({"id": entry.id, "reason": entry.reason, "detail": entry.detail}, ensure_ascii=False)
         with writing(self._path, GO_ON):
             self._file.write(line.encode(errors="backslashreplace") + b"\n")
 
     def append(self, path: Path) -> None:
-        """Write the lines of another such file after these."""
+        """Append the lines of another such file."""
         with writing(self._path, GO_ON), open(path, "rb") as file:
             shutil.copyfileobj(file, self._file)
 
 
-class Rows(_File):
+class TableRows(_File):
     """The table of studies, a row group per chunk."""
 
     def __enter__(self: Self) -> Self:
@@ -71,12 +71,12 @@ class Rows(_File):
         super().__exit__(*error)
 
     def add(self, rows: "pa.Table") -> None:
-        """Write some."""
+        """Write a row group."""
         with writing(self._path, GO_ON):
             self._writer.write_table(rows)
 
     def finish(self) -> None:
-        """Write what comes after the rows, and have all of it on the disk."""
+        """Write the end of the table, and everything to the disk."""
         with writing(self._path, GO_ON):
             self._writer.close()
         super().finish()

@@ -1,4 +1,4 @@
-"""A function over many items in several processes: results in order, and only a few items held at a time."""
+"""A function over many items in several processes: results in order, with few items in memory."""
 
 import multiprocessing
 import os
@@ -26,22 +26,22 @@ def map_in_order(
     *,
     argument: Callable[[Item], Argument],
 ) -> Generator[tuple[Item, Result], None, None]:
-    """Each item and its result, in the order of the items; close it to end the processes.
+    """Yield each item and its result, in the order of the items; close the generator to end the processes.
 
     Args:
-        function: what a process can import.
-        items: read as they are needed; at most two per worker are waiting for their results.
-        workers: processes; 0 is this one alone.
-        argument: what of an item the function is given.
+        function: one that a process can import.
+        items: read when needed; at most two per worker wait for their results.
+        workers: number of processes; 0: only this one.
+        argument: makes the argument of the function from an item.
 
     Raises:
-        UserError: a process was ended from outside.
+        UserError: a process was killed from outside.
     """
     if not workers:
         for item in items:
             yield item, function(argument(item))
         return
-    # Forked from a fresh process: one forked from this may wait for ever for threads that were not forked with it.
+    # Forked from a fresh process: a fork of this one may wait for ever for threads that do not exist in it.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", function.__module__])  # so that it is imported only once
     pool = ProcessPoolExecutor(workers, context, initializer=_start)
@@ -55,8 +55,8 @@ def map_in_order(
             yield _first(waiting)
     except BrokenProcessPool as error:
         raise UserError(
-            "A worker process was ended from outside, most likely because the memory was full. Set fewer workers and give "
-            "the same command again: it goes on where it was."
+            "A worker process was killed from outside, most likely for lack of memory. Set fewer workers and run the same "
+            "command again: it continues where it stopped."
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -68,14 +68,14 @@ def _first(waiting: "deque[tuple[Item, Future[Result]]]") -> tuple[Item, Result]
 
 
 def _start() -> None:
-    """At the start of a process: one core is its share, and it ends with an interrupt or with its parent."""
+    """Start of a process: it uses one core, and ends at an interrupt or with its parent."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
-    def follow() -> None:
+    def end_with_parent() -> None:
         parent.join()
         os._exit(1)
 
-    threading.Thread(target=follow, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()

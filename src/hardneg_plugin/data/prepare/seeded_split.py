@@ -1,4 +1,4 @@
-"""Splits by patient: drawn by a seed where a data set has none, and a count of patients who are in two."""
+"""Splits by patient, drawn by a seed where a data set has none; and a count of patients in two splits."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from hardneg_plugin.functional.match_keys import match_key
 
 
 def check_shares(shares: Mapping[Any, Any]) -> None:
-    """Raise a UserError unless there is a share of each split and they add up to 1."""
+    """Raise a UserError unless there is a share in [0, 1] of each split and they add up to 1."""
     values = list(shares.values())
     if (
         set(shares) != set(SPLITS)
@@ -21,9 +21,18 @@ def check_shares(shares: Mapping[Any, Any]) -> None:
 
 
 def seeded_split(study: str, patient: str | None, shares: Mapping[SplitName, float], seed: int) -> SplitName:
-    """The split of a study that has none of its own: by its patient, or by itself where the patient is not known.
+    """The split of a study whose source has none: by its patient, or by its id if the patient is unknown.
 
-    It depends on nothing else: neither on the other studies nor on their order.
+    Neither the other studies nor their order change it.
+
+    Args:
+        study: its id.
+        patient: its patient; None: unknown.
+        shares: of the patients in each split, as `check_shares` allows.
+        seed: another seed gives another split.
+
+    >>> seeded_split("s1", "p7", {"train": 0.7, "val": 0.1, "test": 0.2}, seed=0)
+    'train'
     """
     whose = f"study {study}" if patient is None else f"patient {patient}"
     place = match_key(f"{seed} {whose}") / 2**63
@@ -31,15 +40,15 @@ def seeded_split(study: str, patient: str | None, shares: Mapping[SplitName, flo
         place -= shares[name]
         if place < 0:
             return name
-    return next(name for name in reversed(SPLITS) if shares[name])  # the shares added up to a bit less than 1
+    return next(name for name in reversed(SPLITS) if shares[name])  # rounding: the shares add up to a bit less than 1
 
 
 class PatientSplits:
-    """Counts the studies whose patient also has studies in another split, which a model should not be tested on."""
+    """Counts studies in another split than the first of their patient: they leak between training and test."""
 
     def __init__(self) -> None:
         self.strays = 0
-        """Studies in another split than the first of their patient."""
+        """The count."""
         self._split_of: dict[int, SplitName] = {}
 
     def add(self, patient: str | None, split: SplitName) -> None:

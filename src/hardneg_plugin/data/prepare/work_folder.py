@@ -1,4 +1,4 @@
-"""Where a folder is prepared: beside its place, into which it is renamed once it is whole."""
+"""Where a folder is prepared: beside its final place, into which it is renamed when complete."""
 
 import os
 import shutil
@@ -13,11 +13,11 @@ from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import writing
 from hardneg_plugin.folder_lock import hold_folder
 
-GO_ON = "See to it and give the same command again: it goes on where it was."
+GO_ON = "Fix that and run the same command again: it continues where it stopped."
 
 
 class WorkFolder:
-    """`<output>.part`: the unfinished folder, what is known of its chunks, and a lock; made by `at_work_on`."""
+    """`<output>.part`: the unfinished folder, the records of its chunks, and a lock; made by `at_work_on`."""
 
     def __init__(self, output: Path) -> None:
         self.output = output
@@ -29,19 +29,19 @@ class WorkFolder:
         self._replaced = self.path / "replaced"
 
     def begin(self) -> None:
-        """Make the folders that are not there yet."""
+        """Make the folders that do not exist yet."""
         for folder in (self.images, self.records):
             with writing(folder, GO_ON):
                 folder.mkdir(parents=True, exist_ok=True)
 
     def recover(self) -> None:
-        """Put back what an earlier command was about to replace when it was ended."""
+        """Put back what an interrupted command was about to replace."""
         if self._replaced.exists() and not self.output.exists():
             with writing(self.output, GO_ON):
                 os.rename(self._replaced, self.output)
 
     def leave_only(self, shards: int) -> None:
-        """Remove what earlier commands have left: halves of files, and shards after the first so many."""
+        """Remove leftovers of earlier commands: unfinished files, and shards after the first `shards`."""
         expected = {DROPPED, TABLE, IMAGES, *map(shard_name, range(shards))}
         with writing(self.unfinished, GO_ON):
             for path in (*self.unfinished.iterdir(), *self.images.iterdir()):
@@ -49,7 +49,7 @@ class WorkFolder:
                     path.unlink()
 
     def put_in_place(self) -> None:
-        """Rename the unfinished folder, which is whole now, to what it is to be; what was there goes only now."""
+        """Rename the finished folder to its final name; only now is an old one replaced."""
         with writing(self.output, GO_ON):
             if self.output.exists():
                 shutil.rmtree(self._replaced, ignore_errors=True)
@@ -57,7 +57,7 @@ class WorkFolder:
             os.rename(self.unfinished, self.output)
 
     def remove(self) -> None:
-        """Remove all of it, the lock at last: what has one is known as ours."""
+        """Remove everything, the lock last: a folder with a lock is known as one of ours."""
         for folder in (self.unfinished, self.records, self._replaced):
             shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):
@@ -67,16 +67,16 @@ class WorkFolder:
 
     @property
     def has_begun(self) -> bool:
-        """Whether there is anything that the next command could go on with."""
+        """Whether there is work that the next command could continue."""
         return self.unfinished.is_dir() and self.records.is_dir() and any(self.records.iterdir())
 
 
 @contextmanager
 def at_work_on(output: Path) -> Iterator[WorkFolder]:
-    """The work folder of an output, which no other command works on meanwhile; it is removed when there is nothing to go on with.
+    """The work folder of an output, held for this command (`hold_folder`); removed if no work is left to continue.
 
     Raises:
-        UserError: another command is at work on it, or it cannot be made.
+        UserError: another command holds it, or it cannot be made.
     """
     work = WorkFolder(Path(os.path.realpath(output)))
     with hold_folder(
@@ -91,10 +91,14 @@ def at_work_on(output: Path) -> Iterator[WorkFolder]:
 
 
 def is_finished(output: Path, settings: dict[str, Any]) -> bool:
-    """Whether a folder has been prepared there under these settings; False where there is nothing yet.
+    """Whether a folder was prepared there under these settings; False if nothing exists yet.
+
+    Args:
+        output: the folder.
+        settings: as in its prepared.json.
 
     Raises:
-        UserError: something else is there, or a folder prepared under other settings.
+        UserError: something else exists there, or a folder prepared under other settings.
     """
     check_replaceable(output)
     if not (output / DESCRIPTION).exists():
@@ -109,7 +113,7 @@ def is_finished(output: Path, settings: dict[str, Any]) -> bool:
 
 
 def check_replaceable(output: Path) -> None:
-    """Raise a UserError if anything but a prepared folder is there."""
+    """Raise a UserError if anything but a prepared or empty folder exists there."""
     is_ours = (output / DESCRIPTION).is_file() and (output / TABLE).is_file()
     if os.path.lexists(output) and not is_ours and not (output.is_dir() and not any(output.iterdir())):
-        raise UserError(f"{output} is there and is no prepared folder; it is left as it is. Set another output.")
+        raise UserError(f"{output} exists and is not a prepared folder; it is left as it is. Set another output.")

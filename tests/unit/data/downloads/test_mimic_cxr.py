@@ -311,7 +311,7 @@ def test_bad_folders_archives_and_settings_end_in_one_line(root):
         zipped(root, {outside: "out", report_path(50000002): report_of(50000002)})
         assert "paths inside the archive" in error(root)
     put(root / "sections.csv", SECTIONS + "\n" + SECTIONS.split("\n", 1)[1])
-    assert "there again" in error(root, reports="sections.csv")
+    assert "50000002 is repeated" in error(root, reports="sections.csv")
     put(root / "sections.csv", SECTIONS.replace("findings", "text"))
     assert "findings is not among" in error(root, reports="sections.csv")
 

@@ -165,14 +165,14 @@ def test_marks_of_a_study():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"size": 31}, "`size` to be at least 32, but got 31"),
-        ({"train": -1}, "`train` to be at least 0, but got -1"),
+        ({"size": 31}, "`size` >= 32, but got 31"),
+        ({"train": -1}, "`train` >= 0, but got -1"),
         ({"test": -2}, "`test`"),
         ({"val": -2}, "`val`"),
         ({"seed": -1}, "`seed`"),
-        ({"normal_share": 1.01}, "from 0 to 1, but got 1.01"),
-        ({"normal_share": -0.1}, "from 0 to 1"),
-        ({"normal_share": float("nan")}, "from 0 to 1"),
+        ({"normal_share": 1.01}, "in \\[0, 1\\], but got 1.01"),
+        ({"normal_share": -0.1}, r"in \[0, 1\]"),
+        ({"normal_share": float("nan")}, r"in \[0, 1\]"),
     ],
 )
 def test_bad_arguments(arguments, message):

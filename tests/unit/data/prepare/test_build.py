@@ -160,13 +160,13 @@ def test_what_is_left_out_is_counted_by_reason(ten, output, tmp_path):
         "no findings": 1,
         "unreadable image": 3,
         "no readable image": 1,
-        "text that is no Unicode": 1,
+        "text is not Unicode": 1,
         "no id": 1,
     }
     lines = [json.loads(line) for line in (output / "dropped.jsonl").read_text().splitlines()]
     assert [(line["id"], line["reason"]) for line in lines] == [
         *[("r1", "no image"), ("s0", "repeated id"), ("s20", "no findings"), ("s23", "no image")],
-        *[("s24", "text that is no Unicode"), (" ", "no id"), ("r2", "no image")],
+        *[("s24", "text is not Unicode"), (" ", "no id"), ("r2", "no image")],
         *[("s21", "unreadable image"), ("s21", "unreadable image")],
         *[("s22", "unreadable image"), ("s22", "no readable image")],
     ]

@@ -30,5 +30,5 @@ def test_an_error_of_a_function_is_raised_here():
 
 
 def test_a_worker_that_dies_is_one_line():
-    with pytest.raises(UserError, match="worker process was ended from outside"):
+    with pytest.raises(UserError, match="worker process was killed from outside"):
         list(map_in_order(os._exit, [3], 1, argument=int))

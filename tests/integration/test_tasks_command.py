@@ -291,7 +291,7 @@ def test_a_run_of_someone_else_builds_nothing_of_theirs(cli, run, tmp_path):
     del config["data"]["knowledge"]
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     line = refused(cli("hardneg-tasks", f"run={run}", "tasks=[retrieval,zero_shot,vqa]"))
-    assert "tasks=[zero_shot] needs data.knowledge, which the data of" in line
+    assert "tasks=[zero_shot] needs data.knowledge, which the data do not have" in line
     assert "leave it at tasks=[retrieval,vqa]." in line
     assert not (run / "tasks").exists()  # nothing is begun
     assert cli("hardneg-tasks", f"run={run}", "tasks=retrieval").code == 0  # which asks for nothing that is known

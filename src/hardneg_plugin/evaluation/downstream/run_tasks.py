@@ -1,0 +1,211 @@
+"""The downstream tasks of one run: what each needs of its splits, and which the model and the data allow."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hardneg_plugin.backbones.decoder import evaluating
+from hardneg_plugin.backbones.grounded import GroundedVisual
+from hardneg_plugin.data.datamodule import StudyDataModule
+from hardneg_plugin.data.phantom.studies import PhantomSplit
+from hardneg_plugin.data.studies import SplitName
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.evaluation.downstream import tasks
+from hardneg_plugin.evaluation.downstream.encoded_split import EncodedSplit
+from hardneg_plugin.evaluation.downstream.finding_maps import entity_names
+from hardneg_plugin.evaluation.downstream.frozen_features import Model, encode, text_features
+from hardneg_plugin.evaluation.downstream.head_training import HeadTraining
+from hardneg_plugin.evaluation.downstream.pair_scorer import PairScorer
+from hardneg_plugin.evaluation.downstream.phantom_targets import questions_of
+from hardneg_plugin.evaluation.downstream.task_results import TaskResult
+from hardneg_plugin.knowledge import Knowledge
+from hardneg_plugin.models.aligned import AlignedModel
+
+OF_ALIGNMENT = {"retrieval", "zero_shot", "localisation"}
+OF_KNOWLEDGE = {"zero_shot", "linear_probe", "localisation"}
+OF_PHANTOM = {"localisation", "segmentation", "vqa"}
+OF_PAIRS = {"retrieval", "zero_shot"}
+OF_PATCHES = {"segmentation", "vqa"}
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """Settings of the tasks that train heads.
+
+    Args:
+        seed: of subsets, heads and questions.
+        shares: of the training labels that linear probes see, each in (0, 1].
+        segmentation, vqa: how their heads are trained.
+        segmentation_studies: whose masks the decoder is trained on, at least 1.
+        segmentation_width: of the decoder, at least 1.
+    """
+
+    seed: int
+    shares: Sequence[float]
+    segmentation: HeadTraining
+    segmentation_studies: int
+    segmentation_width: int
+    vqa: HeadTraining
+
+
+class TaskInputs:
+    """The model and the data of a run; splits are encoded when first used.
+
+    Args:
+        model: frozen, on its device.
+        data: with the model's tokenizer.
+        knowledge: the findings that a study may have; None where the data do not name them.
+        wanted: names of `TASKS`.
+        names: of the splits that are scored.
+        settings: of the tasks.
+        track: iterates over the steps of a named part of the work.
+
+    Raises:
+        UserError: the model or the data do not allow a task.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        data: StudyDataModule,
+        knowledge: Knowledge | None,
+        *,
+        wanted: Sequence[str],
+        names: Sequence[SplitName],
+        settings: TaskSettings,
+        track: Callable[[Iterable[Any], str], Iterable[Any]] = lambda steps, name: steps,
+    ) -> None:
+        self.model, self.data, self._knowledge = model, data, knowledge
+        self.wanted, self.names, self.settings, self.track = wanted, names, settings, track
+        self._check_possible()
+        self.pair_scorer = PairScorer.of(model)
+        self._splits: dict[SplitName, EncodedSplit] = {}
+
+    @property
+    def knowledge(self) -> Knowledge:
+        """The findings that a study may have."""
+        assert self._knowledge is not None
+        return self._knowledge
+
+    @property
+    def device(self) -> str:
+        """Of the model."""
+        return str(self.model.device)
+
+    @property
+    def scored(self) -> list[EncodedSplit]:
+        """The splits that are scored."""
+        return [self.split(name) for name in self.names]
+
+    def split(self, name: SplitName) -> EncodedSplit:
+        """A split, with patches, words and a map for each finding as far as a task needs them."""
+        if name not in self._splits:
+            maps = "localisation" in self.wanted and name != "train"
+            pairs = name in self.names and not OF_PAIRS.isdisjoint(self.wanted)
+            features = encode(
+                self.model,
+                self.track(self.data.in_order(name), f"looking at {name}"),
+                device=self.device,
+                maps_of=self.knowledge if maps else None,
+                patches=not OF_PATCHES.isdisjoint(self.wanted),
+                pair_scorer=self.pair_scorer if pairs else None,
+            )
+            self._splits[name] = EncodedSplit(self.data.source.split(name), features)
+        return self._splits[name]
+
+    def _check_possible(self) -> None:
+        if not isinstance(self.model, AlignedModel):
+            grounded = {"localisation"} if isinstance(self.model.visual, GroundedVisual) else set()
+            self._refuse(
+                OF_ALIGNMENT - grounded,
+                "needs a space that texts and images share, but this run is of the bare host: train with model=hard_negatives or "
+                "model=pretrain",
+            )
+        if self._knowledge is None:
+            self._refuse(
+                OF_KNOWLEDGE,
+                "needs data.knowledge, which the data do not have: add data=... with one, as in conf/data/annotations.yaml",
+            )
+        if not isinstance(self.data.source.split(self.names[0]), PhantomSplit):
+            self._refuse(OF_PHANTOM, "needs boxes, masks or facts of every finding, which only data=phantom has")
+
+    def _refuse(self, tasks: set[str], reason: str) -> None:
+        if impossible := [name for name in self.wanted if name in tasks]:
+            left = [name for name in self.wanted if name not in tasks]
+            instead = f", or leave it at tasks=[{','.join(left)}]" if left else ""
+            raise UserError(f"tasks=[{','.join(impossible)}] {reason}{instead}.")
+
+
+def _retrieval(inputs: TaskInputs) -> list[TaskResult]:
+    if inputs.pair_scorer is None:
+        return [tasks.retrieval(split) for split in inputs.scored]
+    results = []
+    for split in inputs.scored:
+        with evaluating(inputs.model):
+            scores = inputs.pair_scorer.scores(
+                *split.features.pair_sides, track=lambda steps: inputs.track(steps, "scoring pairs")
+            )
+        results.append(tasks.retrieval(split, scores))
+    return results
+
+
+def _zero_shot(inputs: TaskInputs) -> list[TaskResult]:
+    model, pair_scorer, wordings = inputs.model, inputs.pair_scorer, inputs.knowledge.wordings()
+    assert isinstance(model, AlignedModel)
+    sentences = [wordings[name] for name in entity_names(inputs.knowledge)]
+    with evaluating(model), torch.no_grad():
+        present, absent = (torch.stack([model.embed_texts(pair[side]) for pair in sentences]).cpu() for side in (0, 1))
+        scores = [
+            None if pair_scorer is None else pair_scorer.scores_of_sentences(split.features.pair_sides[0], sentences)
+            for split in inputs.scored
+        ]
+    return [
+        tasks.zero_shot(split, inputs.knowledge, present, absent, by_pair)
+        for split, by_pair in zip(inputs.scored, scores, strict=True)
+    ]
+
+
+def _linear_probe(inputs: TaskInputs) -> list[TaskResult]:
+    train, val = (inputs.split(name) for name in ("train", "val"))
+    settings = inputs.settings
+    return tasks.probe(train, val, inputs.scored, inputs.knowledge, settings.shares, settings.seed)
+
+
+def _localisation(inputs: TaskInputs) -> list[TaskResult]:
+    return [tasks.localisation(inputs.split("val"), split, inputs.knowledge) for split in inputs.scored]
+
+
+def _segmentation(inputs: TaskInputs) -> list[TaskResult]:
+    train, val = (inputs.split(name) for name in ("train", "val"))
+    settings = inputs.settings
+    return tasks.segmentation(
+        train,
+        val,
+        inputs.scored,
+        settings.segmentation,
+        studies=settings.segmentation_studies,
+        width=settings.segmentation_width,
+        device=inputs.device,
+    )
+
+
+def _vqa(inputs: TaskInputs) -> list[TaskResult]:
+    train, val, scored = inputs.split("train"), inputs.split("val"), inputs.scored
+    seed = inputs.settings.seed
+    splits = (train, val, *scored)
+    texts = sorted({q.text for split in splits for of_study in questions_of(split, seed) for q in of_study})
+    embedded = dict(zip(texts, text_features(inputs.model, texts), strict=True))
+    return tasks.vqa(train, val, scored, embedded, inputs.settings.vqa, seed=seed, device=inputs.device)
+
+
+TASKS: dict[str, Callable[[TaskInputs], list[TaskResult]]] = {
+    "retrieval": _retrieval,
+    "zero_shot": _zero_shot,
+    "linear_probe": _linear_probe,
+    "localisation": _localisation,
+    "segmentation": _segmentation,
+    "vqa": _vqa,
+}
+"""Each returns a result per scored split; heads are trained once."""

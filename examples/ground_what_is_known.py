@@ -1,7 +1,7 @@
-"""GK-MVLP around a model whose code you leave alone: what its reports state teaches its patches where to look.
+"""GK-MVLP around an unchanged model: findings that reports state are grounded in image patches.
 
-`Captioner` of wrap_your_module.py exposes patches and words; the objective brings what grounds entities in them. What is known of a
-study comes from its report by rules (`ChestXray().facts(report)` for real ones) and is a training target only (a minute on a CPU).
+`Captioner` of wrap_your_module.py exposes patches and words; the objective has the module that grounds entities in them. Facts of
+studies come from their reports by rules (`ChestXray().facts(report)` for real ones) and are training targets only (a minute on a CPU).
 """
 
 from functools import partial
@@ -27,13 +27,13 @@ def main() -> None:
         width=16,
         knowledge=knowledge,
         grounding=partial(Grounding, width=32, heads=4, regions=Cells(2, 2)),
-        statement_weight=0.0,  # or give `statements`: what your text encoder makes of objective.statement_texts
+        statement_weight=0.0,  # or give `statements`: your text encoder's embeddings of objective.statement_texts
         weights=Weights(alignment=1.0),
     )
     plug_in(
         model,
         objective,
-        images="cnn.3",  # a map (B, 64, 4, 4) inside model.cnn: its 16 places are the patches
+        images="cnn.3",  # a map (B, 64, 4, 4) inside model.cnn: 16 patches
         reports="words",
         report_mask=lambda batch, outputs: batch["token_mask"][:, 1:],
         study_ids="batch.ids",

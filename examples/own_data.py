@@ -1,9 +1,9 @@
-"""What your own data must look like: writes a small folder in the layout that `data=annotations` reads.
+"""The layout of your data: writes a small folder that `data=annotations` reads.
 
     python examples/own_data.py my_studies
     hardneg-train data=annotations data.root=my_studies
 
-Here the studies are drawn; put your images and reports in their place.
+The studies here are drawn; replace them by your images and reports.
 """
 
 import json

@@ -1,8 +1,8 @@
-"""Hard negatives in a project that has a Hydra app of its own: its config (own_hydra_app.yaml) uses our groups by name.
+"""Hard negatives in the Hydra app of another project, whose config (own_hydra_app.yaml) uses our groups by name.
 
     python examples/own_hydra_app.py hardening=ascent negatives=queue negatives.size=256
 
-`register_configs` makes them known. If you have a group of such a name yourself, say a learning-rate `schedule`, yours wins, and
+`register_configs` makes them known. A group of yours wins over ours of the same name, say a learning-rate `schedule`;
 `register_configs(under="hardneg")` offers ours as `hardneg/schedule` (half a minute on a CPU).
 """
 

@@ -1,7 +1,7 @@
-"""Hard negatives around a Hugging Face model: a ViT that sees and a BERT that writes, both small and untrained.
+"""Hard negatives around a Hugging Face model: a ViT encoder and a BERT decoder, both small and untrained.
 
-Features come from within the model by paths, as transformers names them. Negatives come from a queue of the latest reports, so that
-a hard negative need not be in the same batch (less than a minute on a CPU, no download).
+Features are read inside the model by the paths of transformers. Negatives come from a queue of the latest reports, not only
+from the batch (less than a minute on a CPU, no download).
 """
 
 import pytorch_lightning as pl
@@ -14,7 +14,7 @@ from hardneg_plugin.objectives import Queue, Weights
 
 
 class HuggingFaceCaptioner(pl.LightningModule):
-    """A module of your own: it returns the model's loss and nothing else."""
+    """A module of yours, which returns the model's loss and nothing else."""
 
     def __init__(self, vocab_size: int, mean_image: torch.Tensor) -> None:
         super().__init__()
@@ -56,11 +56,11 @@ def main() -> None:
             image_width=64, report_width=64, width=32, negatives=Queue(size=64), weights=Weights(alignment=1.0)
         ),
         images="model.encoder.last_hidden_state",  # (B, P, 64): the mean over patches
-        # (B, T, 64): the words before they meet the image. "model.decoder.bert.last_hidden_state" would work as well, but those
-        # states have looked at the image, so that the alignment could be had without a look at the words.
+        # (B, T, 64): word embeddings, without the image. The states "model.decoder.bert.last_hidden_state" attend to the image, so
+        # the alignment could be learned without the words.
         reports="model.decoder.bert.embeddings",
         report_mask=lambda batch, outputs: batch["token_mask"][:, 1:],
-        study_ids="batch.ids",  # the queue tells a study from its own earlier self by them
+        study_ids="batch.ids",  # by which the queue recognises an earlier embedding of a study
         texts="batch.references",
     )
     train(model, loader, epochs=10)

@@ -1,7 +1,7 @@
-"""Hard negatives around a model whose code you leave alone: `plug_in` and the names of two of its layers.
+"""Hard negatives around an unchanged model: `plug_in` and the names of two of its layers.
 
-`Captioner` is the module of wrap_your_module.py. Its class stays as it was, and so do its checkpoints: at the end one is read by
-`Captioner` itself, which has never heard of hard negatives (half a minute on a CPU).
+`Captioner` is the module of wrap_your_module.py. Neither its class nor its checkpoints change: at the end `Captioner` reads one
+(half a minute on a CPU).
 """
 
 import tempfile
@@ -23,20 +23,20 @@ def main() -> None:
     plug_in(
         model,
         HardNegativeObjective(image_width=64, report_width=32, width=16, weights=Weights(alignment=1.0)),
-        images="cnn",  # what model.cnn returns, (B, 64)
-        reports="words",  # what model.words returns, (B, T - 1, 32): the mean over the words that the mask counts
+        images="cnn",  # the output of model.cnn, (B, 64)
+        reports="words",  # the output of model.words, (B, T - 1, 32): its mean over the masked words
         report_mask=lambda batch, outputs: batch["token_mask"][:, 1:],
         study_ids="batch.ids",
         texts="batch.references",
     )
 
     trainer = train(model, loader, epochs=8)
-    print(f"Captioner is as it was: {dict(vars(Captioner)) == before}")
+    print(f"Captioner is unchanged: {dict(vars(Captioner)) == before}")
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.ckpt"
         trainer.save_checkpoint(path)
-        bare = Captioner.load_from_checkpoint(path)  # strict: no key too many, none missing
+        bare = Captioner.load_from_checkpoint(path)  # strict: no unexpected key, none missing
         plugged = type(model).load_from_checkpoint(path)
     print(f"{type(bare).__name__} reads the checkpoint: {same(bare, model)}, without the objective's weights")
     print(
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def same(model, trained) -> bool:
-    """Whether every weight that a model has is the trained one."""
+    """Whether all weights of a model are the trained ones."""
     weights = trained.state_dict()
     return all(value.equal(weights[name]) for name, value in model.state_dict().items())
 

@@ -18,7 +18,7 @@ from hardneg_plugin.objectives import Weights
 
 
 class Captioner(pl.LightningModule):
-    """A module of your own: it knows nothing of hard negatives."""
+    """A module of yours, without hard negatives."""
 
     def __init__(self, vocab_size: int, lr: float = 3e-3) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class HardNegativeCaptioner(HardNegativeMixin, Captioner):
 
 
 class Watch(pl.Callback):
-    """Print how similar images are to their own and to their hard negative reports, epoch by epoch."""
+    """Print after each epoch how much closer images are to positives than to hard negatives."""
 
     def on_train_epoch_start(self, trainer, pl_module):
         self.gaps = []
@@ -73,7 +73,7 @@ class Watch(pl.Callback):
     def on_train_epoch_end(self, trainer, pl_module):
         logged = trainer.callback_metrics
         print(
-            f"epoch {trainer.current_epoch}: own report closer than the hard negative by {sum(self.gaps) / len(self.gaps):+.3f}, "
+            f"epoch {trainer.current_epoch}: positive closer than the hard negative by {sum(self.gaps) / len(self.gaps):+.3f}, "
             f"hardness {logged['train/hardness']:.2f}, report loss {logged['train/report_loss']:.2f}"
         )
 

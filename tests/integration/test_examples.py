@@ -73,7 +73,7 @@ def test_alignment_improves(name, tmp_path, here):
         assert matching < 0.69 + 0.02  # no worse than a coin
         assert 0 < entities < 0.3  # an untrained one has 0.69
     if name == "wrap_without_touching":
-        assert "Captioner is as it was: True" in printed
+        assert "Captioner is unchanged: True" in printed
         assert "\nCaptioner reads the checkpoint: True" in printed
         # two heads without bias, and the logit scale
         weights = 64 * 16 + 32 * 16 + 1

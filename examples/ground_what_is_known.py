@@ -1,7 +1,8 @@
 """GK-MVLP around an unchanged model: findings that reports state are grounded in image patches.
 
 `Captioner` of wrap_your_module.py exposes patches and words; the objective has the module that grounds entities in them. Facts of
-studies come from their reports by rules (`ChestXray().facts(report)` for real ones) and are training targets only (a minute on a CPU).
+studies come from their reports by rules (`ChestXray().facts(report)` for real ones) and are training targets only
+(a minute on a CPU).
 """
 
 from functools import partial

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from hydra.errors import HydraException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -20,16 +19,15 @@ from hardneg_plugin.apps.shared.console import HEADINGS, console
 from hardneg_plugin.apps.shared.hydra_command import explain, run_command
 from hardneg_plugin.apps.shared.positional import WITH_VALUE
 from hardneg_plugin.apps.shared.train_settings import check_settings
-from hardneg_plugin.comparison.comparison import SCORED_SPLITS, Comparison, seconds_of, variant_result
+from hardneg_plugin.comparison.compare_variants import compare_variants
+from hardneg_plugin.comparison.comparison import Comparison, seconds_of
 from hardneg_plugin.comparison.composing import compose_config, outside_of_hydra, run_settings
 from hardneg_plugin.comparison.planned_runs import PlannedRun, at_work_on, check_same_settings, run_folder
 from hardneg_plugin.comparison.plots import Curves, write_plots
 from hardneg_plugin.comparison.processes import RunProcess, launched_processes, local_processes, run_all, task_processes
 from hardneg_plugin.comparison.progress import ComparisonProgress
-from hardneg_plugin.comparison.scored import available_measures, compare_split, score_split
 from hardneg_plugin.comparison.settings import ComparisonSettings, overrides_of_variants
 from hardneg_plugin.comparison.tables import latex, markdown, tables
-from hardneg_plugin.comparison.task_files import tasks_of_all
 from hardneg_plugin.comparison.verdicts import cautions, choice, verdicts
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import whole_text_file, write_json, writing
@@ -174,48 +172,24 @@ def _compare_runs(
     by_variant: dict[str, list[PlannedRun]] = {}
     for run in runs:
         by_variant.setdefault(run.variant, []).append(run)
-    complete = {name: own for name, own in by_variant.items() if all(run.state == "finished" for run in own)}
-    if settings.baseline not in complete:
+    finished = {name: some for name, some in by_variant.items() if all(run.state == "finished" for run in some)}
+    if settings.baseline not in finished:
         return None
     notes = []
-    for name, own in by_variant.items():
-        if name not in complete:
-            errors = [f"seed {run.seed}: {failed[run.name].error.rstrip('.')}" for run in own if run.name in failed]
-            notes.append(f"{name} is left out because not all of its runs are finished: {'; '.join(errors)}.")
-    caption = instantiate(complete[settings.baseline][0].settings["metrics"]["caption"])
-    folders = {name: [run.folder for run in own] for name, own in complete.items()}
+    for name in [name for name in by_variant if name not in finished]:
+        errors = [
+            f"seed {run.seed}: {failed[run.name].error.rstrip('.')}" for run in by_variant[name] if run.name in failed
+        ]
+        notes.append(f"{name} is left out because not all of its runs are finished: {'; '.join(errors)}.")
     with Console(stderr=True).status("Scoring and comparing"):
-        scored = {split: score_split(folders, split, caption) for split in SCORED_SPLITS}
-        for split in SCORED_SPLITS:
-            if partly := tasks_of_all(folders, split)[1]:
-                notes.append(f"{', '.join(partly)} on {split}: left out because not all runs did it.")
-        measures = available_measures(list(scored.values()), settings.measures)
-        notes += [f"{name} is left out: findings are not known." for name in settings.measures if name not in measures]
-        compared = Comparison(
-            baseline=settings.baseline,
-            seeds=settings.seeds,
-            measures=measures,
-            resamples=settings.resamples,
-            variants={
-                name: variant_result(
-                    folders[name],
-                    [override for override in own[0].overrides if not override.startswith("seed=")],
-                    {split: scored[split].cards[name] for split in SCORED_SPLITS},
-                )
-                for name, own in complete.items()
-            },
-            splits={
-                split: compare_split(scored[split], settings.baseline, measures, settings.resamples)
-                for split in SCORED_SPLITS
-            },
-            notes=notes,
-        )
+        compared = compare_variants(finished, settings, notes)
         curves = {
-            name: [{c.name: c.points for c in read_curves(run, name)} for run in own] for name, own in folders.items()
+            name: [{c.name: c.points for c in read_curves(run.folder, name)} for run in some]
+            for name, some in finished.items()
         }
         _write(compared, curves, settings.path)
     _print_comparison(compared)
-    has_page = settings.page > 0 and folders[settings.baseline][0].predictions("test").is_file()
+    has_page = settings.page > 0 and finished[settings.baseline][0].folder.predictions("test").is_file()
     if has_page:
         _write_page_of(compared, settings)
     print(f"\nComparison    {settings.path}")

@@ -54,8 +54,8 @@ def mine(config: DictConfig) -> None:
     neighbours = [[ids[j] for j in row if j >= 0] for row in nearest.index.tolist()]
     if not any(neighbours):
         raise UserError(
-            f"k: expected neighbours, but each of {len(ids)} studies matches all others, or the embeddings are NaN. Try "
-            "labels=ignore or a higher ceiling."
+            f"Expected neighbours, but there is nothing to mine: each of {len(ids)} studies matches all others, or the embeddings "
+            "are NaN. Try labels=ignore or a higher ceiling."
         )
     scores = [row[: len(names)] for row, names in zip(nearest.scores.tolist(), neighbours, strict=True)]
     metadata = {

@@ -15,11 +15,11 @@ from hardneg_plugin.files import writing
 def hold_folder(folder: Path, *, command: str, busy: str, remedy: str) -> Iterator[int]:
     """Make a folder if need be and hold it, by a lock on the file `lock` in it.
 
-    Not by `filelock.FileLock`: that unlocks when it is released, and so for a process that has inherited the lock too.
+    `filelock.FileLock` does not fit: its release also unlocks for a process that has inherited the lock.
 
     Args:
-        folder: the folder; empty, or one that has been held before.
-        command: whose folders these are, for the errors.
+        folder: missing, empty, or held before.
+        command: that owns such folders, for the errors.
         busy: who may hold it, such as "another hardneg-prepare", for the error.
         remedy: a sentence that says how to choose another folder.
 

@@ -40,7 +40,7 @@ class StudyColumns(Protocol):
 
 
 class FileSplit(ABC):
-    """The studies of one split (the `Studies` contract): the columns are at hand, views are read when a study is asked for."""
+    """The studies of one split (the `Studies` contract): columns in memory, views read on access."""
 
     columns: StudyColumns
 
@@ -53,7 +53,7 @@ class FileSplit(ABC):
 
         Args:
             index: of the study.
-            shorter_side: pixels needed of a view's shorter side; a view may have more, or less where its file does.
+            shorter_side: pixels needed; a view has fewer only where its file does.
 
         Returns:
             `(1, H, W)` uint8 each.
@@ -106,7 +106,7 @@ AnySplit = TypeVar("AnySplit", bound=FileSplit)
 
 
 class FileSource(Generic[AnySplit]):
-    """A `StudySource` of such splits; boxes of the framing are checked against their studies.
+    """A `StudySource` of `FileSplit`s, its boxes checked against its studies.
 
     Args:
         splits: one per name.

@@ -125,7 +125,10 @@ class ImageStore:
         return [part.view(1, height, width) for part, (height, width) in zip(parts, sizes, strict=True)]
 
     def check(self, study: str, shard: int, stored: StoredViews) -> None:
-        """Read a study and compare its checksum; arguments as of `views`.
+        """Read a study and compare its checksum.
+
+        Args:
+            study, shard, stored: as in `views`.
 
         Raises:
             UserError: it differs, or the study cannot be read.

@@ -1,14 +1,14 @@
 """Reports as token ids: the released word vocabularies, or any Hugging Face tokenizer behind the same interface."""
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
 from tokenizers import Tokenizer as Backend
 
+from hardneg_plugin.data.cleaning import CLEANINGS
 from hardneg_plugin.errors import UserError
 
 UNKNOWN_WORD = "<unk>"
@@ -37,28 +37,6 @@ class Tokenizer(Protocol):
     def state(self) -> dict[str, Any]:
         """Plain values that `tokenizer_from_state` takes."""
         ...
-
-
-def _join_sentences(text: str) -> str:
-    """Lower case, without list numbers and punctuation, sentences separated by " . "."""
-    text = re.sub(r"\.{2,}", ".", text).replace("1. ", "")
-    # One number at a time: a removed "2. " can put a "3. " behind a full stop. Lists beyond five keep their numbers.
-    for number in "2345":
-        text = text.replace(f". {number}. ", ". ")
-    for number in "2345":
-        text = text.replace(f" {number}. ", ". ")
-    sentences = text.strip().lower().split(". ")
-    # Quotes and slashes go before the strip and the rest after it, as released: blanks inside the text depend on it.
-    unquoted = (re.sub(r"""["'/\\]""", "", sentence).strip() for sentence in sentences)
-    return " . ".join(re.sub(r"[.,?!:;*%^&_+()<=>@\[\]{}]", "", sentence) for sentence in unquoted) + " ."
-
-
-def _clean_mimic_cxr(text: str) -> str:
-    return _join_sentences(re.sub(" {2,}", " ", text.replace("\n", " ")))
-
-
-CLEANINGS: Mapping[str, Callable[[str], str]] = {"iu_xray": _join_sentences, "mimic_cxr": _clean_mimic_cxr}
-"""The released cleanings by data set; "mimic_cxr" joins lines and runs of blanks, "iu_xray" leaves both."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +156,12 @@ class HuggingFaceTokenizer:
 
     @classmethod
     def from_reports(cls, reports: Sequence[str], name_or_path: str) -> "HuggingFaceTokenizer":
-        """As `WordTokenizer.from_reports`, for configs; the vocabulary is given, so the reports are not read."""
+        """As `WordTokenizer.from_reports`, for configs.
+
+        Args:
+            reports: not read, since the vocabulary is given.
+            name_or_path: as in the constructor.
+        """
         return cls(name_or_path)
 
     @classmethod

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from hardneg_plugin.data.tokenizer import CLEANINGS, HuggingFaceTokenizer, WordTokenizer, tokenizer_from_state
+from hardneg_plugin.data.cleaning import CLEANINGS
+from hardneg_plugin.data.tokenizer import HuggingFaceTokenizer, WordTokenizer, tokenizer_from_state
 from hardneg_plugin.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -98,7 +98,12 @@ def territory(of: Finding) -> frozenset[str]:
 
 
 def draw_findings(rng: Generator, normal_share: float) -> frozenset[Finding]:
-    """The findings of a random study: none with probability `normal_share`, else one to four that can occur together."""
+    """The findings of a random study.
+
+    Args:
+        rng: the only source of randomness.
+        normal_share: probability, in [0, 1], of no finding; otherwise one to four that can occur together.
+    """
     if rng.random() < normal_share:
         return frozenset()
     count = 1 + int(rng.choice(len(COUNT_SHARES), p=COUNT_SHARES))

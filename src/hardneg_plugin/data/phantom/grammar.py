@@ -216,7 +216,12 @@ def _sentence(phrases: Sequence[str], rng: Generator, **words: str) -> str:
 
 
 def say(found: Finding, rng: Generator) -> str:
-    """One sentence that states the finding with all of its attributes."""
+    """One sentence that states a finding.
+
+    Args:
+        found: a finding with all of its attributes.
+        rng: draws the phrase.
+    """
     words = {key: WORDS.get(key, {}).get(value, str(value)) for key, value in found.attributes}
     return _sentence(PHRASES[found.name], rng, **words)
 
@@ -227,7 +232,12 @@ def count_words(text: str) -> int:
 
 
 def write_report(findings: Collection[Finding], rng: Generator) -> str:
-    """A report of 10 to 60 words that states exactly these findings, with order and wording drawn from `rng`."""
+    """A report of 10 to 60 words that states exactly these findings.
+
+    Args:
+        findings: each with all of its attributes.
+        rng: draws wording, normal sentences and order.
+    """
     sentences = [say(found, rng) for found in sorted(findings)]
     places = [PLACES[found.name] for found in sorted(findings)]
     length = sum(map(count_words, sentences))

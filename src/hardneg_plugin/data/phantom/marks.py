@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.random import Generator
 
-from hardneg_plugin.data.phantom.anatomy import SIGN, Array, Frontal, Lateral
+from hardneg_plugin.data.phantom.anatomy import SIGN, Array
 from hardneg_plugin.data.phantom.findings import Finding
+from hardneg_plugin.data.phantom.projections import Frontal, Lateral
 
 MILLIMETRE = 1 / 165
 """A millimetre of a nodule as a share of the image's side; more than twice life size, to keep it visible at 128 pixels."""

@@ -5,8 +5,9 @@ from collections.abc import Collection, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from hardneg_plugin.data.phantom.anatomy import Frontal, Lateral, draw_body, draw_grid, shape_body
+from hardneg_plugin.data.phantom.anatomy import draw_body, draw_grid, shape_body
 from hardneg_plugin.data.phantom.findings import Finding
+from hardneg_plugin.data.phantom.projections import Frontal, Lateral
 from hardneg_plugin.data.phantom.render import VIEWS, Stream, draws
 
 ZONES = {"upper": (-0.1, 0.39), "mid": (0.39, 0.66), "lower": (0.66, 1.15)}

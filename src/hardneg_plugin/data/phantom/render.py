@@ -11,16 +11,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from hardneg_plugin.data.phantom import marks
-from hardneg_plugin.data.phantom.anatomy import (
-    SHAPE_FINDINGS,
-    Array,
-    Frontal,
-    Lateral,
-    draw_body,
-    draw_grid,
-    shape_body,
-)
+from hardneg_plugin.data.phantom.anatomy import SHAPE_FINDINGS, Array, draw_body, draw_grid, shape_body
 from hardneg_plugin.data.phantom.findings import ATTRIBUTES, Finding
+from hardneg_plugin.data.phantom.projections import Frontal, Lateral
 
 View = Literal["frontal", "lateral"]
 VIEWS: tuple[View, ...] = ("frontal", "lateral")

@@ -52,6 +52,11 @@ class PatientSplits:
         self._split_of: dict[int, SplitName] = {}
 
     def add(self, patient: str | None, split: SplitName) -> None:
-        """Count a study."""
+        """Count a study.
+
+        Args:
+            patient: its patient; None: unknown, not counted.
+            split: its split.
+        """
         if patient is not None:
             self.strays += self._split_of.setdefault(match_key(patient), split) != split

@@ -2,11 +2,12 @@ from collections import Counter
 
 import pytest
 
+from hardneg_plugin.data.cleaning import CLEANINGS
 from hardneg_plugin.data.phantom import PhantomStudies
 from hardneg_plugin.data.phantom.findings import ATTRIBUTES, Finding
 from hardneg_plugin.data.phantom.prompts import WORDINGS, zero_shot_prompts
 from hardneg_plugin.data.phantom.reading import read_findings
-from hardneg_plugin.data.tokenizer import CLEANINGS, WordTokenizer
+from hardneg_plugin.data.tokenizer import WordTokenizer
 
 PROMPTS = zero_shot_prompts()
 

@@ -19,7 +19,7 @@ from hardneg_plugin.objectives.objective import HardNegativeObjective, Objective
 from hardneg_plugin.objectives.projection import ProjectionHead
 from hardneg_plugin.objectives.schedule import TrainingProgress
 
-DRAWING_SCALE = 1 / 0.07
+DEFAULT_LOGIT_SCALE = 1 / 0.07
 """Logit scale where the alignment has none."""
 
 
@@ -189,4 +189,4 @@ class GroundedKnowledgeObjective(HardNegativeObjective):
 
     def _scale(self) -> Tensor:
         scales = self._scales_of_this_step()
-        return scales[0] if len(scales) else torch.tensor(DRAWING_SCALE, device=self.is_swap.device)
+        return scales[0] if len(scales) else torch.tensor(DEFAULT_LOGIT_SCALE, device=self.is_swap.device)

@@ -33,6 +33,7 @@ def here(monkeypatch, tmp_path, capfd):
     """Run an example as a script in this process and an empty folder: a fresh one would spend ten seconds on imports. Gives
     exit code, output and error output. What an example registers with Hydra is forgotten after the test."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)  # a command run in this process sets it
     monkeypatch.syspath_prepend(EXAMPLES)  # where Python looks first for what a script imports
     monkeypatch.setattr(ConfigStore.instance(), "repo", dict(ConfigStore.instance().repo))
     plugins = Plugins.instance().plugin_type_to_subclass_list

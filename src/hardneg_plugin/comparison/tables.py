@@ -37,7 +37,12 @@ def tables(comparison: Comparison) -> list[Table]:
 
 
 def scores_table(comparison: Comparison, split: str) -> Table:
-    """Means over seeds with their standard deviations, one variant per row."""
+    """Means over seeds with their standard deviations, one variant per row.
+
+    Args:
+        comparison: the comparison.
+        split: "val" or "test".
+    """
     names = [
         name
         for name in (*comparison.measures, *_beside(comparison, split))
@@ -65,7 +70,12 @@ def _beside(comparison: Comparison, split: str) -> list[str]:
 
 
 def differences_table(comparison: Comparison, split: str) -> Table:
-    """The measures that count: their spread over seeds, and the difference from the baseline."""
+    """The measures that count: their spread over seeds, and the difference from the baseline.
+
+    Args:
+        comparison: the comparison.
+        split: "val" or "test".
+    """
     rows = []
     for variant, by_score in comparison.splits[split].differences.items():
         for measure in comparison.measures:
@@ -89,7 +99,12 @@ def differences_table(comparison: Comparison, split: str) -> Table:
 
 
 def other_differences_table(comparison: Comparison, split: str) -> Table:
-    """The other scores: differences from the baseline with their intervals, without a verdict."""
+    """The other scores: differences from the baseline with their intervals, without a verdict.
+
+    Args:
+        comparison: the comparison.
+        split: "val" or "test".
+    """
     differences = comparison.splits[split].differences
     names = [name for name in _beside(comparison, split) if any(name in by_score for by_score in differences.values())]
     rows = [

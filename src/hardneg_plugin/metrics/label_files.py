@@ -32,6 +32,13 @@ class LabelFiles:
     Raises:
         UserError: in `check` and when called: a file cannot be read, lacks a column, has a study twice or another value. When
             called: it lacks a study. The message names file, line, column and study.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     file = Path(folder, "labels.csv")
+    ...     _ = file.write_text(f"id,{','.join(CONDITIONS)}\\na{',1' * 14}\\n")
+    ...     LabelFiles(str(file), str(file))(["generated"], ["reference"], ["a"]).values["labels_F1_micro14_uncertain-positive"]
+    1.0
     """
 
     generated: str

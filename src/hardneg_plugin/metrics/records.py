@@ -60,6 +60,9 @@ def make_record(
         patient: its patient identifier; None where unknown.
         labels: its canonical label set; None where unknown.
         read_findings: reads findings out of a text; None leaves them out.
+
+    >>> make_record("a", "left effusion .", "no effusion .", patient="p")
+    {'id': 'a', 'reference': 'left effusion .', 'generated': 'no effusion .', 'patient': 'p'}
     """
     record = PredictionRecord(id=study, reference=reference, generated=generated)
     if patient is not None:

@@ -140,17 +140,18 @@ class _Pair:
         """Differences `(W,)` for W draws of studies `(W, N)`, each with its own draw of seeds."""
         runs = len(self.ours.of)
         seeds = rng.integers(runs, size=(len(weights), runs))
-        own, other = ([statistic.under(weights) for statistic in mean.of] for mean in (self.ours, self.theirs))
+        ours, theirs = ([statistic.under(weights) for statistic in mean.of] for mean in (self.ours, self.theirs))
         of_seeds = {
-            name: np.stack([mine[name] - others[name] for mine, others in zip(own, other, strict=True)], axis=1)
-            for name in own[0]
+            name: np.stack([one[name] - other[name] for one, other in zip(ours, theirs, strict=True)], axis=1)
+            for name in ours[0]
         }
         return {name: np.take_along_axis(values, seeds, axis=1).mean(axis=1) for name, values in of_seeds.items()}
 
     def swapped(self, swap: Floats) -> dict[str, Floats]:
         """Differences `(W,)` where `swap (W, N)`, zeros and ones, says which studies are exchanged."""
-        own, other = (self.both.under(np.concatenate(sides, axis=1)) for sides in ((1 - swap, swap), (swap, 1 - swap)))
-        return {name: own[name] - other[name] for name in own}
+        sides = (1 - swap, swap), (swap, 1 - swap)
+        ours, theirs = (self.both.under(np.concatenate(side, axis=1)) for side in sides)
+        return {name: ours[name] - theirs[name] for name in ours}
 
 
 def _check(statistics: Sequence[Statistic], resamples: int, level: float) -> int:

@@ -64,7 +64,11 @@ class SumStatistic(Statistic):
 
 @dataclass(frozen=True)
 class MeanOfRuns(Statistic):
-    """The means of the scores that several runs have on the same studies."""
+    """The means of the scores that several runs have on the same studies.
+
+    >>> MeanOfRuns((means({"R@1": [0.0, 1.0]}), means({"R@1": [1.0, 1.0]}))).values()
+    {'R@1': 0.75}
+    """
 
     of: tuple[Statistic, ...]
 

@@ -34,6 +34,10 @@ class NeighbourRule:
 
     Raises:
         UserError: a number is out of its range.
+
+    >>> rule = NeighbourRule({"patient": np.array([0, 0, 1])})
+    >>> rule.is_match(np.array([0, 0, 0]), np.array([0, 1, 2])).tolist()
+    [True, True, False]
     """
 
     groups: Groups

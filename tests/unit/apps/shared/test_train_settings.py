@@ -2,6 +2,7 @@
 
 import hydra
 import pytest
+from hydra.utils import instantiate
 
 from hardneg_plugin.apps.shared.train_settings import check_settings
 from hardneg_plugin.config import conf_dir
@@ -36,3 +37,10 @@ def test_settings_that_contradict_one_another(overrides, told):
     with pytest.raises(UserError) as refused:
         check_settings(composed(*overrides))
     assert told in str(refused.value)
+
+
+@pytest.mark.parametrize(("monitor", "mode"), [("val/CIDEr", "max"), ("val/report_loss", "min")])
+def test_checkpoint_and_early_stopping_follow_the_monitor(monitor, mode, tmp_path):
+    config = composed("callbacks=released", f"monitor={monitor}", f"callbacks.checkpoint.dirpath={tmp_path}")
+    for callback in (instantiate(config.callbacks[name]) for name in ("checkpoint", "early_stopping")):
+        assert (callback.monitor, callback.mode) == (monitor, mode)

@@ -327,6 +327,21 @@ def test_a_report_that_comes_out_otherwise_is_shown_as_predicted_and_many_are_an
         build_page({"arc": RunFolder(run)}, "test")
 
 
+def test_of_a_few_shown_studies_one_report_may_come_out_otherwise_but_not_two(runs):
+    run, records = runs / "arc", predictions(runs / "arc")
+    shown = [study.id for study in build_page({"arc": RunFolder(run)}, "test", limit=3).studies]
+    first, second = (next(record for record in records if record["id"] == study) for study in shown[:2])
+    first["generated"] += " effusion"
+    write_predictions(run, records)
+    content = build_page({"arc": RunFolder(run)}, "test", limit=3)
+    assert [study.written["arc"].attention is None for study in content.studies] == [True, False, False]
+    assert any("1 of 3 reports" in note for note in content.notes)
+    second["generated"] += " effusion"
+    write_predictions(run, records)
+    with pytest.raises(UserError, match="2 of 3 reports differ"):
+        build_page({"arc": RunFolder(run)}, "test", limit=3)
+
+
 def test_runs_that_were_scored_on_different_studies(runs):
     write_predictions(runs / "host", predictions(runs / "host")[:-1])
     with pytest.raises(UserError, match="phantom-test-000011"):

@@ -35,11 +35,11 @@ class TaskSettings:
     """Settings of the tasks that train heads.
 
     Args:
-        seed: of subsets, heads and questions.
+        seed: of subsets, heads and questions, >= 0.
         shares: of the training labels that linear probes see, each in (0, 1].
         segmentation, vqa: how their heads are trained.
-        segmentation_studies: whose masks the decoder is trained on, at least 1.
-        segmentation_width: of the decoder, at least 1.
+        segmentation_studies: the decoder is trained on the masks of the first so many, >= 1.
+        segmentation_width: channels of the decoder, >= 1.
     """
 
     seed: int
@@ -106,7 +106,7 @@ class TaskInputs:
             pairs = name in self.names and not OF_PAIRS.isdisjoint(self.wanted)
             features = encode(
                 self.model,
-                self.track(self.data.in_order(name), f"looking at {name}"),
+                self.track(self.data.in_order(name), f"encoding {name}"),
                 device=self.device,
                 maps_of=self.knowledge if maps else None,
                 patches=not OF_PATCHES.isdisjoint(self.wanted),

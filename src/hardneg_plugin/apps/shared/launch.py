@@ -1,7 +1,7 @@
 """Start the processes of a job on this machine, watch them, and say once what went wrong.
 
 Not Lightning's launcher, which starts ranks by the command line of the first: under `--multirun` each would run the whole sweep,
-each composes its own config and run folder, and a failed rank ends in SIGKILL of all, whatever its error was.
+each composes its own config and run folder, and a failed rank ends in SIGKILL of all, whatever the error.
 """
 
 import contextlib
@@ -165,7 +165,7 @@ def _rendezvous(nodes: int) -> dict[str, Any]:
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in os.environ]
     if missing:
         raise UserError(
-            f"trainer.num_nodes={nodes}: expected the environment to say how the nodes find one another, but it has no "
+            f"trainer.num_nodes={nodes}: expected the addresses of the nodes in the environment, but it has no "
             f"{', '.join(missing)}. Run the same command on each node with MASTER_ADDR and MASTER_PORT (the first node and a "
             f"free port of it) and NODE_RANK (0 to {nodes - 1}), or on all of them with srun."
         )

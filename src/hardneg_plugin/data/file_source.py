@@ -7,31 +7,11 @@ from typing import Generic, Protocol, TypeVar
 from torch import Tensor
 
 from hardneg_plugin.data.framing import Framing
-from hardneg_plugin.data.studies import SPLITS, FindingsReader, Sample, SplitName
+from hardneg_plugin.data.studies import SPLITS, FindingsReader, Sample, SplitName, StudyColumns
 
 
-class StudyColumns(Protocol):
-    """All of a split but its images: a value per study in each column."""
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """Study identifiers."""
-        ...
-
-    @property
-    def reports(self) -> Sequence[str]:
-        """The reports as written."""
-        ...
-
-    @property
-    def patients(self) -> Sequence[str | None]:
-        """Patient identifiers; None where unknown."""
-        ...
-
-    @property
-    def labels(self) -> Sequence[str | None]:
-        """Canonical texts of label sets; None where there are no labels."""
-        ...
+class FileColumns(StudyColumns, Protocol):
+    """The columns of a split whose views are in files."""
 
     @property
     def view_counts(self) -> Sequence[int]:
@@ -42,7 +22,7 @@ class StudyColumns(Protocol):
 class FileSplit(ABC):
     """The studies of one split (the `Studies` contract): columns in memory, views read on access."""
 
-    columns: StudyColumns
+    columns: FileColumns
 
     def __init__(self, framing: Framing) -> None:
         self._framing = framing

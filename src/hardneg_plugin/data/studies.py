@@ -34,8 +34,8 @@ class Sample(_StudySample, total=False):
     where a region is missing. All studies of a data set have this, or none."""
 
 
-class Studies(Protocol):
-    """One split. Everything but the images is available without loading them."""
+class StudyColumns(Protocol):
+    """What is known of a split's studies without their images: a value per study in each column."""
 
     @property
     def ids(self) -> Sequence[str]:
@@ -56,6 +56,10 @@ class Studies(Protocol):
     def labels(self) -> Sequence[str | None]:
         """As the samples' `labels`."""
         ...
+
+
+class Studies(StudyColumns, Protocol):
+    """One split. Its columns are available without loading images."""
 
     def __len__(self) -> int: ...
 

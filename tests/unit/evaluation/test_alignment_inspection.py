@@ -1,6 +1,5 @@
 """What an alignment knows of each study, against calls of the model's own functions for each study by itself."""
 
-from dataclasses import replace
 from functools import partial
 from typing import get_args
 
@@ -15,10 +14,9 @@ from hardneg_plugin.backbones.visual import VisualExtractor
 from hardneg_plugin.data.collate import StudyCollator
 from hardneg_plugin.data.phantom import PhantomKnowledge, PhantomStudies
 from hardneg_plugin.data.tokenizer import WordTokenizer
-from hardneg_plugin.evaluation.inspected_study import EntityVerdict, FoundEntity, Reading
 from hardneg_plugin.evaluation.inspection import inspect_split
 from hardneg_plugin.grounding import Boxes, Cells, Grounding, Patches
-from hardneg_plugin.knowledge import ABSENT, PRESENT, UNKNOWN
+from hardneg_plugin.knowledge import PRESENT
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator, ReportFeature
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.neighbours.groups import groups_of
@@ -154,15 +152,6 @@ def test_what_reports_state_may_not_be_known():
     assert {entity.verdict for entity in told.values()} <= {"found"}
 
 
-def test_what_became_of_an_entity():
-    entity = FoundEntity("left effusion", 0.7, None, np.zeros((1, 1, 1), np.uint8))
-    facts = {PRESENT: "found and stated", ABSENT: "found, not stated", UNKNOWN: "found, left open", None: "found"}
-    assert {fact: replace(entity, fact=fact).verdict for fact in facts} == facts
-    missed = replace(entity, probability=0.5, fact=PRESENT)
-    assert missed.verdict == "stated, not found"
-    assert {*facts.values(), missed.verdict} == set(get_args(EntityVerdict))
-
-
 @pytest.mark.parametrize(
     "make",
     [
@@ -174,10 +163,3 @@ def test_what_became_of_an_entity():
 )
 def test_other_models_know_nothing_of_it(make):
     assert {(each.reading, each.entities) for each in inspect(make())} == {(None, None)}
-
-
-def test_what_a_reading_must_be():
-    with pytest.raises(ValueError, match="1 words, views"):
-        Reading(["a"], None, np.zeros((2, 1, 1, 1), np.uint8))
-    with pytest.raises(ValueError, match="1 words, but got 2 numbers"):
-        Reading(["a"], [0.1, 0.2], np.zeros((1, 1, 1, 1), np.uint8))

@@ -17,7 +17,6 @@ from hardneg_plugin.backbones.visual import VisualExtractor
 from hardneg_plugin.data.collate import StudyCollator
 from hardneg_plugin.data.phantom import PhantomStudies
 from hardneg_plugin.data.tokenizer import WordTokenizer
-from hardneg_plugin.evaluation.inspected_study import quantise
 from hardneg_plugin.evaluation.inspection import inspect_split
 from hardneg_plugin.functional.hardening import Arc, Ascent, Projection, Released, Segment, harden_ascent
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator
@@ -113,15 +112,6 @@ def test_words_and_attention_are_those_of_writing_each_study_by_itself():
         for word, own in zip(each.attention, report.attention.numpy(), strict=True):
             assert np.abs(word - 255 * own / own.max()).max() <= 0.51
             assert word.max() == 255
-
-
-def test_bytes_of_attention_keep_its_proportions():
-    attention = torch.zeros(3, 1, 1, 3)
-    attention[0, 0, 0] = torch.tensor([0.1, 0.2, 0.05])
-    attention[1, 0, 0] = torch.tensor([1e-12, 0, 0])
-    found = quantise(attention)
-    assert found.dtype == np.uint8
-    assert found[:, 0, 0].tolist() == [[128, 255, 64], [255, 0, 0], [0, 0, 0]]
 
 
 @pytest.mark.parametrize("how", [Arc(), Arc(margin=0.1), Ascent(), Segment(), Projection()], ids=repr)

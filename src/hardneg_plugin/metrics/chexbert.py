@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.metrics.chexpert import CONDITIONS, label_f1
-from hardneg_plugin.metrics.clinical import check_files, reason
+from hardneg_plugin.metrics.clinical import check_files, first_line
 from hardneg_plugin.metrics.score_card import ScoreCard
 from hardneg_plugin.metrics.statistics import Floats
 
@@ -79,7 +79,7 @@ class CheXbert:
         except (OSError, ValueError) as error:
             raise UserError(
                 f"clinical.chexbert.bert: expected config.json and vocab.txt of bert-base-uncased, but {self.bert!r} cannot be "
-                f"loaded ({reason(error)}). Without a network, give a folder with the two files."
+                f"loaded ({first_line(error)}). Without a network, give a folder with the two files."
             ) from error
         labeller = _Labeller(config)
         try:
@@ -87,7 +87,7 @@ class CheXbert:
                 state, strict=False
             )  # some files have a pooler, and positions as a buffer
         except RuntimeError as error:
-            missing = [reason(error)]
+            missing = [first_line(error)]
         if missing:
             raise UserError(
                 f"clinical.chexbert.weights: expected the weights of CheXbert on {self.bert!r}, but {self.weights or HUB[1]} "
@@ -104,7 +104,7 @@ class CheXbert:
         except Exception as error:  # unpickling can raise anything
             raise UserError(
                 f"clinical.chexbert.weights: expected the released chexbert.pth, but {file} cannot be read as such "
-                f"({type(error).__name__}: {reason(error)})."
+                f"({type(error).__name__}: {first_line(error)})."
             ) from error
 
 
@@ -132,8 +132,8 @@ def _downloaded_weights() -> Path:
         return Path(_cached_or_downloaded(hf_hub_download, *HUB))
     except Exception as error:  # the hub and its HTTP client raise their own classes
         raise UserError(
-            f"The weights of CheXbert cannot be loaded ({reason(error)}). Without a network, set clinical.chexbert.weights to the "
-            "file chexbert.pth."
+            f"The weights of CheXbert cannot be loaded ({first_line(error)}). Without a network, set "
+            "clinical.chexbert.weights to the file chexbert.pth."
         ) from error
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.metrics.clinical import LEVELS, RadGraph, RaTEScore
+from hardneg_plugin.metrics.radgraph import LEVELS, RadGraph
+from hardneg_plugin.metrics.ratescore import RaTEScore
 
 # As radgraph 0.1.18: the same arguments and results, but a study's levels are shares of common words.
 RADGRAPH = """

@@ -1,10 +1,10 @@
-# make demo, test, test-fast, soak, lint, bench, clean: each sets up .venv first, once, and works offline after that.
+# make demo, test, test-fast, coverage, soak, lint, bench, clean: each sets up .venv first, once, and works offline after that.
 PYTHON ?= python3
 BIN := .venv/bin
 # More settings for the demo: make demo OVERRIDES="trainer.max_epochs=2"
 OVERRIDES ?=
 
-.PHONY: setup demo test test-fast soak lint bench clean
+.PHONY: setup demo test test-fast coverage soak lint bench clean
 
 setup: .venv/.ready
 
@@ -25,9 +25,13 @@ PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q 
 test: .venv/.ready
 	$(PYTEST)
 
-# Everything but whole commands, processes and browsers.
+# Everything but whole commands, processes, browsers and compilers.
 test-fast: .venv/.ready
 	$(PYTEST) -m "not slow"
+
+# Lines that tests run, but for those that only other processes run.
+coverage: .venv/.ready
+	$(PYTEST) --cov=hardneg_plugin --cov-report=term:skip-covered
 
 # 2,000 steps of two processes with a queue, and with a bank: is memory flat, do ranks agree?
 soak: .venv/.ready
@@ -48,5 +52,5 @@ bench: .venv/.ready
 
 # Runs in outputs/ are nobody's to remove but yours.
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf .venv .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -64,6 +64,7 @@ def test_a_folder_of_something_else_is_left_as_it_is(folder):
         pass
 
 
+@pytest.mark.slow
 def test_a_child_holds_the_folder_after_its_parent_was_killed(folder):
     parent = subprocess.Popen(
         [sys.executable, "-c", HOLD_AND_START_A_CHILD, str(folder)],

@@ -205,6 +205,7 @@ def test_decoding_returns_the_attention_that_each_word_was_written_with(decoder:
     assert decoder.decode(patches, Decoding(max_length=5)).attention is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["r2gen", "r2gencmn"])
 def test_compiled_it_computes_the_same(name: str) -> None:
     torch.manual_seed(0)

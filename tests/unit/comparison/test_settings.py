@@ -97,6 +97,7 @@ def test_the_written_out_release_is_the_experiment_of_that_name(compose):
     assert compose(VALUES["definitions"]["ithn_released"]) == compose(["experiment=ithn_released"])
 
 
+@pytest.mark.slow
 def test_all_definitions_compose_to_different_settings_even_with_an_experiment_that_chooses_the_host(compose):
     shared = ["experiment=r2gen_iu_xray", "data.root=x"]
     definitions = {**VALUES["definitions"], **ABLATIONS[0], **ABLATIONS[1]}

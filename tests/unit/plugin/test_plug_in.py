@@ -276,6 +276,15 @@ def test_callables_may_run_the_hosts_modules_again(tmp_path):
     assert run.callback_metrics["train/positive_similarity"] == pytest.approx(1.0)
 
 
+@pytest.fixture
+def only_new_objects_are_collected():
+    """A look through all that libraries have made takes a third of a second."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("only_new_objects_are_collected")
 def test_nothing_of_a_step_is_kept_and_evaluation_meets_no_hook(tmp_path):
     captured, hooks = [], []
 
@@ -420,6 +429,7 @@ def compile_and_replace(model):
     model.encoder = torch.compile(model.encoder, backend="aot_eager")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prepare", [compile_in_place, compile_and_replace])
 @pytest.mark.parametrize("images", ["encoder", "encoder.2"])
 def test_a_compiled_submodule(tmp_path, reference, prepare, images):
@@ -437,6 +447,7 @@ def test_a_compiled_submodule(tmp_path, reference, prepare, images):
         assert fit(tmp_path, prepare=prepare, places=places)[0] == losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plugged", [False, True])
 def test_a_compiled_model_compiles_the_hosts_step_once(tmp_path, reference, plugged):
     graphs = []

@@ -67,7 +67,7 @@ def inspect_run(
 
     Args:
         run: the run.
-        shown: the studies, at least one; hard negatives are chosen from all predicted ones.
+        shown: at least one study; hard negatives are chosen from all predicted ones.
         device: where to run; None: a GPU where there is one.
         trust: build whatever the run's config names.
         track: iterates over the batches.
@@ -180,7 +180,7 @@ def _stated(run: FinishedRun, shown: Sequence[str], model: ReportGenerator) -> d
 
 
 def _final_hardness(model: ReportGenerator, run: FinishedRun) -> float | None:
-    """What the schedule gives at the end of training: its last step, its last epoch (which count from 0), and all of it done."""
+    """The hardness at the last step and epoch, which count from 0, with all of the training done."""
     if not isinstance(model, HardNegativeReportGenerator) or model.hard_negatives.hardening is None:
         return None
     trained = run.metrics.get("training") or {}

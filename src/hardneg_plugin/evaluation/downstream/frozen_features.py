@@ -25,7 +25,7 @@ Model = StudyModel[Any]
 
 @dataclass(frozen=True)
 class FrozenFeatures:
-    """Of N studies, on the CPU."""
+    """The features of N studies, on the CPU."""
 
     ids: list[str]
     references: list[str]
@@ -37,7 +37,7 @@ class FrozenFeatures:
     patch_mask: Tensor
     """`(N, P)` bool."""
     grid: tuple[int, int]
-    """Of a view's patches."""
+    """`(rows, columns)` of the patches of a view."""
     images: Tensor | None = None
     """`(N, D)`, in the space of the alignment; None without one."""
     reports: Tensor | None = None

@@ -141,7 +141,8 @@ def released_alignment(
     positives = torch.arange(len(images), device=images.device)
     pairs = images @ reports.T + negative_images @ hard_negatives.T
     logits = (pair_scale * pairs - torch.diag(hardened_scale * (images * hardened).sum(-1))) / 3
-    to_report, to_image = (F.cross_entropy(m, positives, reduction="none") for m in (logits, logits.T))
+    to_report = F.cross_entropy(logits, positives, reduction="none")
+    to_image = F.cross_entropy(logits.T, positives, reduction="none")
     return (to_report + to_image) / 2
 
 

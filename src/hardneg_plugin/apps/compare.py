@@ -193,7 +193,7 @@ def _compare_runs(
     if has_page:
         _write_page_of(compared, settings)
     print(f"\nComparison    {settings.path}")
-    print("  tables      comparison.md, comparison.tex; all figures: comparison.json")
+    print("  tables      comparison.md, comparison.tex; their values: comparison.json")
     print(f"  plots       plots/{', page.html' if has_page else ''}")
     return compared
 

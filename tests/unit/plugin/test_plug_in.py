@@ -414,7 +414,7 @@ def test_what_cannot_be_plugged_in_is_told(tmp_path, case):
         "class twice": (lambda: plug_in(type(plugged), **PLACES), r"has hard negatives already"),
         "no module": (lambda: plug_in(torch.compile(Captioner()), **PLACES), r"takes a LightningModule.*OptimizedModule"),
         "attribute": (lambda: plug_in(Named(), **PLACES), r"has an attribute hard_negatives already"),
-        "compiled": (lambda: plug_in(compiled, **PLACES), r"training_step of its own.*torch\.compile\(model\)"),
+        "compiled": (lambda: plug_in(compiled, **PLACES), r"attribute training_step, which hides.*torch\.compile\(model\)"),
     }  # fmt: skip
     action, message = actions[case]
     with pytest.raises(UserError, match=message):

@@ -118,7 +118,7 @@ def test_the_released_annotation_is_written_and_read_again(cli, annotated, tmp_p
         (["PHANTOM", "output=file/t.parquet"], ["output", "file"]),
         (["PHANTOM", "output=t.parquet", "k=0"], ["k:", "got 0"]),
         (["PHANTOM", "output=t.parquet", "ceiling=2"], ["ceiling", "got 2"]),
-        (["PHANTOM", "output=t.parquet", "ceiling=-0.99"], ["k: expected neighbours", "ceiling"]),
+        (["PHANTOM", "output=t.parquet", "ceiling=-0.99"], ["nothing to mine"]),
         (["PHANTOM", "output=t.parquet", "labels=some"], ["labels", "exclude or ignore", "'some'"]),
         (["PHANTOM", "output=t.parquet", "backend=annoy"], ["backend", "torch or faiss"]),
         (["PHANTOM", "output=t.parquet", "chunk=0"], ["chunk"]),

@@ -72,6 +72,11 @@ def divided(arguments: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
 def start(config: DictConfig, *, for_launcher: list[str], for_runs: list[str]) -> None:
     """Check the settings, train the missing runs, do their tasks, and compare.
 
+    Args:
+        config: composed from the arguments about the comparison.
+        for_launcher: overrides of `hydra.launcher`.
+        for_runs: overrides of hardneg-train, for every run.
+
     Raises:
         UserError: for any error that a user can cause.
     """
@@ -106,6 +111,11 @@ def start(config: DictConfig, *, for_launcher: list[str], for_runs: list[str]) -
 
 def planned(settings: ComparisonSettings, for_launcher: Sequence[str], for_runs: list[str]) -> list[PlannedRun]:
     """The runs of a comparison, variant by variant, with composed settings.
+
+    Args:
+        settings: of the comparison.
+        for_launcher: overrides of `hydra.launcher`.
+        for_runs: overrides of hardneg-train, for every run.
 
     Raises:
         UserError: for settings that hardneg-train would refuse before it begins.
@@ -156,7 +166,12 @@ def _do_tasks(runs: Sequence[PlannedRun], settings: ComparisonSettings, lock: in
 
 
 def last_score(measures: Sequence[str], run: PlannedRun) -> str:
-    """The latest validation score of a run, as the end of a progress line."""
+    """The latest validation score of a run, as the end of a progress line.
+
+    Args:
+        measures: names of scores; the first that the run has is taken, else BLEU-4.
+        run: finished or not.
+    """
     try:
         curves = {curve.name: curve.points for curve in read_curves(run.folder, run.variant)}
     except (OSError, UserError):  # while the training is writing

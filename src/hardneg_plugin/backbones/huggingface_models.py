@@ -131,7 +131,12 @@ def load(name_or_path: str, config: Any, vocab_size: int) -> Any:
 
 
 def use_row_as_token_0(model: Any, row: int) -> None:
-    """Let one row of the vocabulary, and no other, begin, end and pad reports."""
+    """Let one row of the vocabulary, and no other, begin, end and pad reports.
+
+    Args:
+        model: a transformers decoder, changed in place.
+        row: its index in the embedding, >= 0.
+    """
     from transformers import GenerationConfig
 
     # replaces the settings that came with the model, which `generate` would fall back on

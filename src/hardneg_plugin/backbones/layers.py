@@ -137,12 +137,24 @@ def standardised(x: Tensor) -> Tensor:
 
 
 def decoder_norms(layers: int, width: int, norm: Callable[[int], nn.Module]) -> nn.ModuleList:
-    """Three norms for each decoder layer."""
+    """Three norms for each decoder layer.
+
+    Args:
+        layers: L, a positive integer.
+        width: what each norm takes.
+        norm: makes a norm of a width.
+    """
     return nn.ModuleList(nn.ModuleList(norm(width) for _ in range(3)) for _ in range(layers))
 
 
 def feedforward(width: int, hidden: int, dropout: float) -> nn.Sequential:
-    """Linear, ReLU, dropout, linear."""
+    """Linear, ReLU, dropout, linear: `(..., width)` to `(..., width)`.
+
+    Args:
+        width: of input and output.
+        hidden: width between the two linear layers.
+        dropout: share of hidden units, in [0, 1).
+    """
     return nn.Sequential(DecodingLinear(width, hidden), nn.ReLU(), nn.Dropout(dropout), DecodingLinear(hidden, width))
 
 

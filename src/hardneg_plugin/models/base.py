@@ -29,7 +29,11 @@ PROGRESS_BAR = ("BLEU-4", "CIDEr", "findings_F1", "R@5")
 
 
 def move_to_device(model: Model, device: str | torch.device | None) -> Model:
-    """The model on `device`; None: on a GPU if there is one.
+    """The model on a device.
+
+    Args:
+        model: moved in place.
+        device: such as "cuda:1"; None: a GPU if there is one, else the CPU.
 
     Raises:
         UserError: torch has no such device.

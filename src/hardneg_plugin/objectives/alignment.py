@@ -124,6 +124,9 @@ class Triplet:
 
     Args:
         margin: a cosine difference in (0, 2].
+
+    >>> Triplet(margin=0.1).initial_log_scales
+    ()
     """
 
     margin: float = 0.2
@@ -158,6 +161,9 @@ class ReleasedAlignment:
 
     Args:
         temperature: initial 1 / logit scale of both scales, in [0.01, 1].
+
+    >>> len(ReleasedAlignment(temperature=0.1).initial_log_scales)
+    2
     """
 
     temperature: float = 0.07

@@ -14,7 +14,14 @@ from hardneg_plugin.objectives.schedule import TrainingProgress
 
 @dataclass(frozen=True)
 class HardNegatives:
-    """K hard negatives of each of B studies."""
+    """K hard negatives of each of B studies.
+
+    >>> unit = torch.eye(3)[None]
+    >>> few = HardNegatives(unit[:, :2], None, torch.tensor([[True, False]]))
+    >>> few.filled_up(HardNegatives(unit[:, 1:], None, torch.ones(1, 2, dtype=torch.bool))).reports
+    tensor([[[1., 0., 0.],
+             [0., 0., 1.]]])
+    """
 
     reports: Tensor
     """`(B, K, D)` report embeddings n, unit length."""
@@ -46,7 +53,14 @@ class HardNegatives:
 
 @dataclass(frozen=True)
 class EmbeddedBatch:
-    """Unit-length float32 embeddings of one step: of B local studies, and of N of all ranks in the ranks' order."""
+    """Unit-length float32 embeddings of one step: of B local studies, and of N of all ranks in the ranks' order.
+
+    >>> keys = MatchKeys.of(2, study_ids=["CXR1", "CXR2"], texts=["No effusion.", "No effusion."])
+    >>> embeddings = torch.eye(2)
+    >>> EmbeddedBatch(embeddings, embeddings, keys, Shards(rank=0, sizes=(2,)), TrainingProgress()).is_match
+    tensor([[True, True],
+            [True, True]])
+    """
 
     all_images: Tensor
     """`(N, D)`, attached to the graph."""

@@ -18,7 +18,7 @@ class PairEmbeddings:
         patient_ids: of the patients, likewise.
         texts: report texts, or `(B, T)` report token ids.
         labels: label sets in a canonical form.
-        match_keys: keys in place of these four identities; otherwise made of them.
+        match_keys: keys in place of these four identities, which are arguments only; otherwise made of them.
         regions: `(B, P, D_i)` features of the image's regions or patches, for objectives that compare parts.
         region_mask: `(B, P)` bool, True where there is a region; None: everywhere.
         words: `(B, W, D_r)` features of the report's words, for objectives that compare parts.

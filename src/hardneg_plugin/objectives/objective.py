@@ -31,7 +31,11 @@ _ARC = Arc()  # the default; None means no hardening
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of the terms in the total loss, each >= 0."""
+    """Weights of the terms in the total loss, each >= 0.
+
+    >>> Weights(alignment=0.1)
+    Weights(report=1.0, alignment=0.1, separation=0.1)
+    """
 
     report: float = 1.0
     alignment: float = 0.05

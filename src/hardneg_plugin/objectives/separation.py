@@ -49,7 +49,13 @@ class Hinge:
 
 @dataclass(frozen=True)
 class Absolute:
-    """|z·z'|, as in the released ITHN code: it pushes negative cosines up, too."""
+    """|z·z'|, as in the released ITHN code: it pushes negative cosines up, too.
+
+    >>> import torch
+    >>> image = torch.eye(2)[:1]
+    >>> Absolute()(image, -image[:, None], torch.ones(1, 1, dtype=torch.bool))
+    tensor([1.])
+    """
 
     def __call__(self, images: Tensor, negative_images: Tensor, valid: Tensor) -> Tensor:
         """|z·z'|, `(B,)`."""

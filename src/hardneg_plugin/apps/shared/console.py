@@ -49,7 +49,12 @@ def console(at_least: int = 0) -> Console:
 
 
 def progress(steps: Iterable[T], name: str) -> Iterable[T]:
-    """Iterate over the steps with a progress bar that disappears at the end; without one where the output is no terminal."""
+    """Iterate with a progress bar that disappears at the end; without one where the output is no terminal.
+
+    Args:
+        steps: what to iterate over.
+        name: in front of the bar.
+    """
     return track(steps, description=name, transient=True, disable=not sys.stdout.isatty())
 
 

@@ -60,7 +60,12 @@ def setup_distributed(config: DictConfig) -> Strategy:
 
 
 def broadcast_job(job: Job, strategy: Strategy) -> Job:
-    """The job of rank 0, on all ranks; a collective call. Removes a run folder that another clock named differently."""
+    """The job of rank 0, on all ranks; a collective call. Removes a run folder that another clock named differently.
+
+    Args:
+        job: of this rank.
+        strategy: connects the ranks.
+    """
     own_folder = Path(job.folder)
     job = strategy.broadcast(job)
     if own_folder != Path(job.folder):

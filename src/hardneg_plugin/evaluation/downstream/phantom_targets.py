@@ -45,7 +45,12 @@ def boxed_maps(split: EncodedSplit, names: Sequence[str]) -> tuple[Tensor, Tenso
 
 
 def masked_patches(split: EncodedSplit, count: int) -> SegmentationSplit:
-    """The patches and the masks of the first views of the first `count` studies, or of all where there are fewer."""
+    """The patches and masks of the first views.
+
+    Args:
+        split: of the phantom, with patches.
+        count: the first so many studies, or all if there are fewer.
+    """
     phantom, names = split.phantom, list(ATTRIBUTES)
     count = min(count, len(phantom))
     masks = torch.zeros(count, len(names), phantom.size, phantom.size, dtype=torch.bool)
@@ -57,7 +62,12 @@ def masked_patches(split: EncodedSplit, count: int) -> SegmentationSplit:
 
 
 def questions_of(split: EncodedSplit, seed: int) -> list[list[Question]]:
-    """The questions about each study of the phantom, the same for every model."""
+    """The questions about each study of the phantom, the same for every model.
+
+    Args:
+        split: of the phantom.
+        seed: draws them, >= 0.
+    """
     phantom = split.phantom
     # spawned: the study that one is compared with must not be drawn from the seed that drew the study itself
     draws = (SeedSequence((seed, phantom.first + row), spawn_key=(0,)) for row in range(len(phantom)))

@@ -29,7 +29,12 @@ class TaskResult:
 
 
 def mean_rows(split: EncodedSplit, means: Sequence[Means]) -> list[TaskRow]:
-    """Rows of a task whose scores are means, one for each of N studies."""
+    """Rows of a task whose scores are means.
+
+    Args:
+        split: of N studies.
+        means: by study.
+    """
     return [{"id": name, "means": mean, "rankings": {}} for name, mean in zip(split.studies.ids, means, strict=True)]
 
 
@@ -63,6 +68,12 @@ def ranking_rows(split: EncodedSplit, knowledge: Knowledge, scores: Mapping[str,
 def add_value(means: Means, name: str, group: str, value: float) -> None:
     """Count one more value of a score of a study.
 
+    Args:
+        means: of the study, changed in place.
+        name: of the score.
+        group: over which the score is averaged first, such as a finding.
+        value: what is counted.
+
     >>> means = {"IoU": {"nodule": [0.5, 1.0]}}
     >>> add_value(means, "IoU", "nodule", 0.25)
     >>> means
@@ -74,6 +85,10 @@ def add_value(means: Means, name: str, group: str, value: float) -> None:
 
 def mean_over_groups(groups: Sequence[int], values: Sequence[float]) -> float:
     """The mean over the groups of the mean of their values.
+
+    Args:
+        groups: of each of N values.
+        values: N of them, N >= 1.
 
     >>> mean_over_groups([0, 0, 1], [0.0, 1.0, 1.0])
     0.75

@@ -24,7 +24,14 @@ class NegativeSource(Protocol):
 
 
 def check_choice(k: int, pool: int | None, ceiling: float) -> None:
-    """Raise a UserError where options that sources share are out of range; `InBatch` has the ranges."""
+    """Check the options that sources share.
+
+    Args:
+        k, pool, ceiling: as of `InBatch`.
+
+    Raises:
+        UserError: one is out of its range.
+    """
     if k < 1:
         raise UserError(f"negatives.k: expected a positive integer, but got {k}.")
     if pool is not None and pool < k:
@@ -119,6 +126,10 @@ class Paired:
 
     Args:
         k: hard negatives per study, a positive integer.
+
+    >>> from hardneg_plugin import HardNegativeObjective
+    >>> HardNegativeObjective(negatives=Paired(k=2)).negatives
+    Paired(k=2)
     """
 
     k: int = 1

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.metrics.meteor import MeteorError, meteor_scores
+from hardneg_plugin.metrics.meteor import MeteorError, check_pairs, meteor_scores
 from hardneg_plugin.metrics.score_card import ScoreCard
 from hardneg_plugin.metrics.statistics import Floats, SumStatistic, means
 
@@ -44,7 +44,11 @@ class CaptionScores:
     meteor: bool = True
 
     def __post_init__(self) -> None:
-        check_installed()
+        if importlib.util.find_spec("pycocoevalcap") is None:
+            raise UserError(
+                "BLEU, ROUGE-L, CIDEr and METEOR need the package pycocoevalcap, which is not installed: "
+                "`pip install pycocoevalcap`, or switch these scores off with `metrics.caption=null`."
+            )
 
     def __call__(self, generated: Sequence[str], references: Sequence[str]) -> ScoreCard:
         """Score N >= 1 generated reports.
@@ -60,10 +64,7 @@ class CaptionScores:
         Raises:
             ValueError: the numbers of texts differ, or there are none.
         """
-        if len(generated) != len(references) or not generated:
-            raise ValueError(
-                f"Expected as many generated reports as references, but got {len(generated)} and {len(references)}."
-            )
+        check_pairs(generated, references)
         from pycocoevalcap.bleu.bleu_scorer import BleuScorer
         from pycocoevalcap.cider.cider import Cider
         from pycocoevalcap.rouge.rouge import Rouge
@@ -89,15 +90,6 @@ class CaptionScores:
         values |= {"ROUGE-L": float(rouge), "CIDEr": float(cider)}
         of_mean = {"ROUGE-L": list(map(float, rouge_each)), "CIDEr": list(map(float, cider_each))}
         return ScoreCard(values, {**columns, **of_mean}, [*statistics, means(of_mean)])
-
-
-def check_installed() -> None:
-    """Raise a UserError if pycocoevalcap is not installed, without importing it."""
-    if importlib.util.find_spec("pycocoevalcap") is None:
-        raise UserError(
-            "BLEU, ROUGE-L, CIDEr and METEOR need the package pycocoevalcap, which is not installed: "
-            "`pip install pycocoevalcap`, or switch these scores off with `metrics.caption=null`."
-        )
 
 
 def _bleu_counts(texts: Sequence[dict[str, object]]) -> Floats:

@@ -1,6 +1,6 @@
 """CheXbert: the 14 CheXpert labels of reports, by a BERT with a head for each label."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,23 +49,20 @@ class CheXbert:
         """See `ClinicalMetric`."""
         self._load()
 
+    @torch.inference_mode()
     def __call__(self, generated: Sequence[str], references: Sequence[str], ids: Sequence[str]) -> ScoreCard:
         """See `ClinicalMetric`."""
         tokenizer, labeller = self._load()
         texts = sorted({*generated, *references}, key=len)  # batches of similar lengths
-        labels = dict(self._labels(texts, tokenizer, labeller))
-        rows, reference_rows = (np.array([labels[text] for text in side]) for side in (generated, references))
-        return label_f1(rows, reference_rows, "chexbert")
-
-    @torch.inference_mode()
-    def _labels(self, texts: Sequence[str], tokenizer: Any, labeller: "_Labeller") -> Iterator[tuple[str, Floats]]:
+        labels: dict[str, Floats] = {}
         for start in range(0, len(texts), self.batch_size):
             batch = texts[start : start + self.batch_size]
-            tokens = tokenizer(
-                list(batch), padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
-            ).to(self.device)
+            tokens = tokenizer(batch, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+            tokens = tokens.to(self.device)
             classes = labeller(tokens["input_ids"], tokens["attention_mask"]).cpu().numpy()
-            yield from zip(batch, CLASSES[classes], strict=True)
+            labels.update(zip(batch, CLASSES[classes], strict=True))
+        rows, reference_rows = (np.array([labels[text] for text in side]) for side in (generated, references))
+        return label_f1(rows, reference_rows, "chexbert")
 
     def _load(self) -> tuple[Any, "_Labeller"]:
         from transformers import BertConfig, BertTokenizer  # seconds to import
@@ -82,10 +79,8 @@ class CheXbert:
                 f"loaded ({first_line(error)}). Without a network, give a folder with the two files."
             ) from error
         labeller = _Labeller(config)
-        try:
-            missing, _ = labeller.load_state_dict(
-                state, strict=False
-            )  # some files have a pooler, and positions as a buffer
+        try:  # some files have a pooler, and positions as a buffer
+            missing, _ = labeller.load_state_dict(state, strict=False)
         except RuntimeError as error:
             missing = [first_line(error)]
         if missing:

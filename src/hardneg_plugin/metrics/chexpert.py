@@ -1,6 +1,6 @@
 """F1 of the 14 CheXpert labels of reports, from any labeller, in all published variants."""
 
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -63,7 +63,7 @@ def label_f1(generated: Floats, references: Floats, prefix: str) -> ScoreCard:
             f"Expected labels (N, 14) of generated reports and references, but got {generated.shape} and {references.shape}."
         )
     counts = np.stack([_counts(generated, references, positive) for positive in _UNCERTAIN.values()], axis=1)
-    pooled = SumStatistic(counts.reshape(len(counts), -1), _Pooled(prefix))
+    pooled = SumStatistic(counts.reshape(len(counts), -1), partial(_pooled, prefix))
     columns = {
         f"{prefix}_F1_example{size}_{uncertain}": _f1(counts[:, u][..., labels].sum(axis=-1)).tolist()
         for size, labels in _SETS.items()
@@ -85,18 +85,13 @@ def _f1(counts: Floats) -> Floats:
     return np.asarray(2 * tp / np.maximum(2 * tp + fp + fn, 1))
 
 
-@dataclass(frozen=True)
-class _Pooled:
+def _pooled(prefix: str, sums: Floats) -> dict[str, Floats]:
     """Micro and macro F1 from counts summed over studies."""
-
-    prefix: str
-
-    def __call__(self, sums: Floats) -> dict[str, Floats]:
-        counts = sums.reshape(*sums.shape[:-1], len(_UNCERTAIN), 3, len(CONDITIONS))
-        scores = {}
-        for size, labels in _SETS.items():
-            for u, uncertain in enumerate(_UNCERTAIN):
-                of_labels = counts[..., u, :, :][..., labels]
-                scores[f"{self.prefix}_F1_micro{size}_{uncertain}"] = _f1(of_labels.sum(axis=-1))
-                scores[f"{self.prefix}_F1_macro{size}_{uncertain}"] = _f1(np.swapaxes(of_labels, -1, -2)).mean(axis=-1)
-        return scores
+    counts = sums.reshape(*sums.shape[:-1], len(_UNCERTAIN), 3, len(CONDITIONS))
+    scores = {}
+    for size, labels in _SETS.items():
+        for u, uncertain in enumerate(_UNCERTAIN):
+            of_labels = counts[..., u, :, :][..., labels]
+            scores[f"{prefix}_F1_micro{size}_{uncertain}"] = _f1(of_labels.sum(axis=-1))
+            scores[f"{prefix}_F1_macro{size}_{uncertain}"] = _f1(np.swapaxes(of_labels, -1, -2)).mean(axis=-1)
+    return scores

@@ -1,6 +1,7 @@
 """Precision, recall and F1 of the findings that generated reports state."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Sequence, Set
+from typing import Any
 
 import numpy as np
 
@@ -26,15 +27,12 @@ def findings_counts(generated: Findings, reference: Findings) -> tuple[int, int,
     >>> findings_counts(frozenset({("nodule", "left")}), frozenset({("nodule", "right"), ("oedema", "")}))
     (1, 0, 1, 0, 1, 2)
     """
-    names, reference_names = (frozenset(name for name, _ in findings) for findings in (generated, reference))
-    return (
-        len(names & reference_names),
-        len(names - reference_names),
-        len(reference_names - names),
-        len(generated & reference),
-        len(generated - reference),
-        len(reference - generated),
-    )
+    names, reference_names = ({name for name, _ in findings} for findings in (generated, reference))
+    return *_overlap(names, reference_names), *_overlap(generated, reference)
+
+
+def _overlap(stated: Set[Any], to_state: Set[Any]) -> tuple[int, int, int]:
+    return len(stated & to_state), len(stated - to_state), len(to_state - stated)
 
 
 def findings_scores(generated: Sequence[Findings], references: Sequence[Findings]) -> ScoreCard:
@@ -47,13 +45,10 @@ def findings_scores(generated: Sequence[Findings], references: Sequence[Findings
         references: those of N references.
     """
     pairs = list(zip(generated, references, strict=True))
-    statistic = SumStatistic(
-        np.array([findings_counts(*pair) for pair in pairs], dtype=np.float64).reshape(-1, 6), _micro
-    )
+    counts = np.array([findings_counts(*pair) for pair in pairs], dtype=np.float64)
+    statistic = SumStatistic(counts.reshape(-1, 6), _micro)
     f1 = [findings_f1(*pair) for pair in pairs]
-    columns: dict[str, Sequence[float]] = {
-        f"{prefix}_F1": list(column) for prefix, column in zip(PREFIXES, zip(*f1, strict=True), strict=True)
-    }
+    columns = {f"{prefix}_F1": [of_study[i] for of_study in f1] for i, prefix in enumerate(PREFIXES)}
     return ScoreCard(statistic.values(), columns, [statistic])
 
 

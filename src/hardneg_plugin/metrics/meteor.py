@@ -86,10 +86,7 @@ def meteor_scores(generated: Sequence[str], references: Sequence[str], *, timeou
 
     Source: Denkowski and Lavie, "Meteor Universal", 2014; options `-l en -norm`.
     """
-    if len(generated) != len(references) or not generated:
-        raise ValueError(
-            f"Expected as many generated reports as references, but got {len(generated)} and {len(references)}."
-        )
+    check_pairs(generated, references)
     global _process
     with _lock:
         process, _process = _process, None
@@ -103,6 +100,19 @@ def meteor_scores(generated: Sequence[str], references: Sequence[str], *, timeou
             scores = process.score(generated, references, timeout)
         _process = process
         return scores
+
+
+def check_pairs(generated: Sequence[str], references: Sequence[str]) -> None:
+    """Raise a ValueError unless there are texts, and as many references.
+
+    Args:
+        generated: N >= 1 texts.
+        references: N texts.
+    """
+    if len(generated) != len(references) or not generated:
+        raise ValueError(
+            f"Expected as many generated reports as references, but got {len(generated)} and {len(references)}."
+        )
 
 
 def close() -> None:

@@ -1,17 +1,15 @@
 """Retrieval: how high images rank their own reports, and reports their images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from hardneg_plugin.functional.match_keys import UNKNOWN
-from hardneg_plugin.metrics.peers import Peers
+from hardneg_plugin.metrics.peers import TIE, Peers
 from hardneg_plugin.neighbours.groups import groups_of
 
-TIE = 1e-6
-"""Similarities this close are equal: the cosines of equal embeddings differ by rounding in float32."""
 CHUNK_ELEMENTS = 2**22
 """Similarities held at once, 16 MiB in float32: 41 images at a time against 100,000 reports."""
 
@@ -106,12 +104,8 @@ def embedding_ranks(images: Tensor, reports: Tensor, references: Sequence[str], 
         references: N texts; equal ones count as one.
         peers: those of the N studies.
     """
-    keys, pools = _candidates(references, peers, images.device)
-    return _by_name(
-        whole=[retrieval_ranks(images, reports, keys), retrieval_ranks(reports, images, keys)],
-        among_peers=[ranks_among(images, reports, pools), ranks_among(reports, images, pools)],
-        pools=pools,
-    )
+    directions = (images, reports), (reports, images)
+    return _ranks_by_name(directions, retrieval_ranks, ranks_among, references, peers)
 
 
 def pair_score_ranks(scores: Tensor, references: Sequence[str], peers: Peers) -> dict[str, list[float]]:
@@ -122,25 +116,24 @@ def pair_score_ranks(scores: Tensor, references: Sequence[str], peers: Peers) ->
         references: N texts; equal ones count as one.
         peers: those of the N studies.
     """
-    keys, pools = _candidates(references, peers, scores.device)
-    return _by_name(
-        whole=[score_ranks(scores, keys), score_ranks(scores.T, keys)],
-        among_peers=[score_ranks_among(scores, pools), score_ranks_among(scores.T, pools)],
-        pools=pools,
-    )
+    return _ranks_by_name([(scores,), (scores.T,)], score_ranks, score_ranks_among, references, peers)
 
 
-def _candidates(references: Sequence[str], peers: Peers, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Which references are equal `(N,)`, and the peers of each study `(N, K)`, -1 where there are fewer."""
-    keys = torch.from_numpy(groups_of(references)["text"])
-    return keys.to(device), torch.from_numpy(peers.index).to(device)
-
-
-def _by_name(*, whole: Sequence[Tensor], among_peers: Sequence[Tensor], pools: Tensor) -> dict[str, list[float]]:
+def _ranks_by_name(
+    directions: Sequence[Sequence[Tensor]],
+    rank: Callable[..., Tensor],
+    rank_among: Callable[..., Tensor],
+    references: Sequence[str],
+    peers: Peers,
+) -> dict[str, list[float]]:
+    """The ranks in both directions, each the first arguments of `rank` and of `rank_among`."""
+    device = directions[0][0].device
+    keys, pools = torch.from_numpy(groups_of(references)["text"]).to(device), torch.from_numpy(peers.index).to(device)
     has_peers = (pools >= 0).any(dim=1)
-    known = [torch.where(has_peers, ranks.float(), torch.nan) for ranks in among_peers]
+    ranks = [rank(*inputs, keys) for inputs in directions]
+    ranks += [torch.where(has_peers, rank_among(*inputs, pools).float(), torch.nan) for inputs in directions]
     names = ("rank", "r2i_rank", "peers_rank", "peers_r2i_rank")
-    return {name: ranks.tolist() for name, ranks in zip(names, (*whole, *known), strict=True)}
+    return {name: column.tolist() for name, column in zip(names, ranks, strict=True)}
 
 
 def _ranks(scores: Tensor, rows: Tensor, text_keys: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ for their p-values (Noreen 1989; Riezler and Maxwell 2005).
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -53,7 +52,7 @@ def intervals(
     """
     studies = _check(statistics, resamples, level)
     drawn: dict[str, list[Floats]] = {}
-    for weights in _bootstrap(studies, resamples, seed):
+    for weights, _ in _bootstrap(studies, resamples, seed):
         for statistic in statistics:
             for name, values in statistic.under(weights).items():
                 drawn.setdefault(name, []).append(values)
@@ -96,10 +95,11 @@ def compare(
     found: dict[str, Difference] = {}
     our_means, their_means = means_of_runs(ours), means_of_runs(theirs)
     for names in (names for names in our_means if names in their_means):
-        pair = _Pair(our_means[names], their_means[names])
-        our_scores, their_scores = pair.ours.values(), pair.theirs.values()
-        draws = [pair.resampled(weights, rng) for weights, rng in _with_generator(studies, resamples, seed)]
-        swaps = [pair.swapped(swap) for swap in _swaps(studies, resamples, seed)]
+        pair = our_means[names], their_means[names]
+        both = pair[0].joined(pair[1])
+        our_scores, their_scores = (mean.values() for mean in pair)
+        draws = [_resampled(pair, weights, rng) for weights, rng in _bootstrap(studies, resamples, seed)]
+        swaps = [_swapped(both, swap) for swap in _swaps(studies, resamples, seed)]
         for name in our_scores:
             difference = our_scores[name] - their_scores[name]
             low, high = _within(np.concatenate([draw[name] for draw in draws]), level)
@@ -124,34 +124,27 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """The same statistic of two models, each over R seeds."""
+def _resampled(pair: Sequence[MeanOfRuns], weights: Floats, rng: np.random.Generator) -> dict[str, Floats]:
+    """Differences `(W,)` of two models for W draws of studies `(W, N)`, each with its own draw of seeds."""
+    ours, theirs = ([statistic.under(weights) for statistic in mean.of] for mean in pair)
+    seeds = rng.integers(len(ours), size=(len(weights), len(ours)))
+    differences = {}
+    for name in ours[0]:
+        of_seeds = np.stack([one[name] - other[name] for one, other in zip(ours, theirs, strict=True)], axis=1)
+        differences[name] = np.take_along_axis(of_seeds, seeds, axis=1).mean(axis=1)
+    return differences
 
-    ours: MeanOfRuns
-    theirs: MeanOfRuns
 
-    @cached_property
-    def both(self) -> MeanOfRuns:
-        """Over 2 N studies: those of our model, then those of theirs."""
-        return self.ours.joined(self.theirs)
+def _swapped(both: MeanOfRuns, swap: Floats) -> dict[str, Floats]:
+    """Differences `(W,)` where `swap (W, N)`, zeros and ones, says which studies two models exchange.
 
-    def resampled(self, weights: Floats, rng: np.random.Generator) -> dict[str, Floats]:
-        """Differences `(W,)` for W draws of studies `(W, N)`, each with its own draw of seeds."""
-        runs = len(self.ours.of)
-        seeds = rng.integers(runs, size=(len(weights), runs))
-        ours, theirs = ([statistic.under(weights) for statistic in mean.of] for mean in (self.ours, self.theirs))
-        of_seeds = {
-            name: np.stack([one[name] - other[name] for one, other in zip(ours, theirs, strict=True)], axis=1)
-            for name in ours[0]
-        }
-        return {name: np.take_along_axis(values, seeds, axis=1).mean(axis=1) for name, values in of_seeds.items()}
-
-    def swapped(self, swap: Floats) -> dict[str, Floats]:
-        """Differences `(W,)` where `swap (W, N)`, zeros and ones, says which studies are exchanged."""
-        sides = (1 - swap, swap), (swap, 1 - swap)
-        ours, theirs = (self.both.under(np.concatenate(side, axis=1)) for side in sides)
-        return {name: ours[name] - theirs[name] for name in ours}
+    Args:
+        both: over 2 N studies, those of our model and then those of theirs.
+        swap: `(W, N)`.
+    """
+    sides = (1 - swap, swap), (swap, 1 - swap)
+    ours, theirs = (both.under(np.concatenate(side, axis=1)) for side in sides)
+    return {name: ours[name] - theirs[name] for name in ours}
 
 
 def _check(statistics: Sequence[Statistic], resamples: int, level: float) -> int:
@@ -169,15 +162,11 @@ def _blocks(studies: int, resamples: int) -> Iterator[int]:
     yield from (min(size, resamples - start) for start in range(0, resamples, size))
 
 
-def _with_generator(studies: int, resamples: int, seed: int) -> Iterator[tuple[Floats, np.random.Generator]]:
+def _bootstrap(studies: int, resamples: int, seed: int) -> Iterator[tuple[Floats, np.random.Generator]]:
     """How often each study is drawn, `(W, N)`, and the generator that draws seeds to go with it."""
     rng, of_seeds = np.random.default_rng((seed, 0)), np.random.default_rng((seed, 1))
     for size in _blocks(studies, resamples):
         yield rng.multinomial(studies, np.full(studies, 1 / max(1, studies)), size=size).astype(np.float64), of_seeds
-
-
-def _bootstrap(studies: int, resamples: int, seed: int) -> Iterator[Floats]:
-    yield from (weights for weights, _ in _with_generator(studies, resamples, seed))
 
 
 def _swaps(studies: int, resamples: int, seed: int) -> Iterator[Floats]:

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -110,13 +111,9 @@ def means(columns: Mapping[str, Sequence[float]]) -> SumStatistic:
     values = np.array(list(columns.values()), dtype=np.float64).reshape(len(columns), -1).T
     is_counted = ~np.isnan(values)
     rows = np.concatenate([is_counted, np.where(is_counted, values, 0)], axis=1)
-    return SumStatistic(rows, _Means(tuple(columns)))
+    return SumStatistic(rows, partial(_means, tuple(columns)))
 
 
-@dataclass(frozen=True)
-class _Means:
-    names: tuple[str, ...]
-
-    def __call__(self, sums: Floats) -> dict[str, Floats]:
-        counts, totals = np.split(sums, 2, axis=-1)
-        return dict(zip(self.names, np.moveaxis(totals / np.maximum(counts, 1), -1, 0), strict=True))
+def _means(names: Sequence[str], sums: Floats) -> dict[str, Floats]:
+    counts, totals = np.split(sums, 2, axis=-1)
+    return dict(zip(names, np.moveaxis(totals / np.maximum(counts, 1), -1, 0), strict=True))

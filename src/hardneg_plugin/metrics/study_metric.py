@@ -19,9 +19,7 @@ def first_of_each(ids: Sequence[str]) -> list[int]:
     >>> first_of_each(["b", "a", "b", "c"])
     [1, 0, 3]
     """
-    first: dict[str, int] = {}
-    for index, study in enumerate(ids):
-        first.setdefault(study, index)
+    first = {study: index for index, study in reversed(list(enumerate(ids)))}
     return [first[study] for study in sorted(first)]
 
 

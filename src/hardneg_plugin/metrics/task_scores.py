@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import TypedDict
 
 import numpy as np
@@ -33,7 +33,7 @@ def task_card(rows: Sequence[TaskRow]) -> ScoreCard:
     for name in sorted({name for row in rows for name in row["means"]}):
         groups = sorted({group for row in rows for group in row["means"].get(name, ())})
         sums = np.array([[row["means"].get(name, {}).get(group, [0.0, 0.0]) for group in groups] for row in rows])
-        statistic = SumStatistic(sums.reshape(len(rows), -1), _MeanOfMeans(name))
+        statistic = SumStatistic(sums.reshape(len(rows), -1), partial(_mean_of_means, name))
         columns = {name: [total / count if count else math.nan for total, count in sums.sum(1).tolist()]}
         card.add(ScoreCard(statistic.values(), columns, [statistic]))
     for name in sorted({name for row in rows for name in row["rankings"]}):
@@ -48,13 +48,9 @@ def task_card(rows: Sequence[TaskRow]) -> ScoreCard:
     return card
 
 
-@dataclass(frozen=True)
-class _MeanOfMeans:
-    name: str
-
-    def __call__(self, sums: Floats) -> dict[str, Floats]:
-        pairs = sums.reshape(*sums.shape[:-1], -1, 2)
-        totals, counts = pairs[..., 0], pairs[..., 1]
-        is_there = counts > 0
-        means = np.where(is_there, totals / np.where(is_there, counts, 1), 0.0)
-        return {self.name: means.sum(-1) / np.maximum(is_there.sum(-1), 1)}
+def _mean_of_means(name: str, sums: Floats) -> dict[str, Floats]:
+    pairs = sums.reshape(*sums.shape[:-1], -1, 2)
+    totals, counts = pairs[..., 0], pairs[..., 1]
+    is_there = counts > 0
+    means = np.where(is_there, totals / np.where(is_there, counts, 1), 0.0)
+    return {name: means.sum(-1) / np.maximum(is_there.sum(-1), 1)}

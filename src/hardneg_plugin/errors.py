@@ -1,4 +1,4 @@
-"""The error that a user can cause."""
+"""The error that a user can cause, and what to quote of other libraries' errors."""
 
 
 class UserError(ValueError):
@@ -7,3 +7,8 @@ class UserError(ValueError):
     Raised for input that a user controls: files, folders, annotation entries, config values. The command line prints the
     message as one line and exits with code 2; everything else keeps its traceback.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, without the full stop."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -136,11 +137,7 @@ def read_json(file: Path, what: str) -> Any:
 
 def is_unicode(text: str) -> bool:
     """Whether a text can be encoded: JSON can spell half of a surrogate pair, which UTF-8 cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return re.search(r"[\ud800-\udfff]", text) is None
 
 
 def json_kind(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from filelock import lock_descriptor
@@ -43,23 +43,16 @@ def _try_to_lock(folder: Path, command: str, busy: str, remedy: str) -> int | No
     """The descriptor; None where another command has removed the folder meanwhile."""
     lock = folder / "lock"
     folder.mkdir(parents=True, exist_ok=True)
-    try:
+    with suppress(FileNotFoundError), ExitStack() as on_failure:
         if not lock.exists() and any(folder.iterdir()):
             raise UserError(f"{folder} exists and is not a folder of {command}; it is left as it is. {remedy}")
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-    except FileNotFoundError:
-        return None
-    try:
+        on_failure.callback(os.close, descriptor)
         if not lock_descriptor(descriptor, blocking=False):
             raise UserError(
                 f"{folder}: {busy} is at work on this folder. Wait for it, or {remedy[0].lower()}{remedy[1:]}"
             )
         if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
+            on_failure.pop_all()
             return descriptor
-    except FileNotFoundError:
-        pass
-    except BaseException:
-        os.close(descriptor)
-        raise
-    os.close(descriptor)
     return None

@@ -19,13 +19,13 @@ from hardneg_plugin.apps.shared.console import HEADINGS, console
 from hardneg_plugin.apps.shared.hydra_command import explain, run_command
 from hardneg_plugin.apps.shared.positional import WITH_VALUE
 from hardneg_plugin.apps.shared.train_settings import check_settings
-from hardneg_plugin.comparison.compare_variants import compare_variants
 from hardneg_plugin.comparison.comparison import Comparison, seconds_of
 from hardneg_plugin.comparison.composing import compose_config, outside_of_hydra, run_settings
 from hardneg_plugin.comparison.planned_runs import PlannedRun, at_work_on, check_same_settings, run_folder
 from hardneg_plugin.comparison.plots import Curves, write_plots
 from hardneg_plugin.comparison.processes import RunProcess, launched_processes, local_processes, run_all, task_processes
 from hardneg_plugin.comparison.progress import ComparisonProgress
+from hardneg_plugin.comparison.scored import compare_variants
 from hardneg_plugin.comparison.settings import ComparisonSettings, overrides_of_variants
 from hardneg_plugin.comparison.tables import latex, markdown, tables
 from hardneg_plugin.comparison.verdicts import cautions, choice, verdicts

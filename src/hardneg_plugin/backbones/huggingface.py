@@ -18,14 +18,13 @@ from hardneg_plugin.backbones.huggingface_models import (
     build,
     config_from_values,
     config_of,
-    first_line,
     first_position,
     load,
     quietly,
     use_row_as_token_0,
 )
 from hardneg_plugin.backbones.layers import PatchPositions, attention_mask
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.errors import UserError, first_line
 
 # transformers takes seconds to import: functions import what they need of it.
 

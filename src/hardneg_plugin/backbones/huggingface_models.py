@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.errors import UserError, first_line
 
 # transformers takes seconds to import: functions import what they need of it.
 
@@ -164,11 +164,6 @@ def _cannot_load(name_or_path: str, error: Exception) -> str:
         f"Expected a Hugging Face model under {name_or_path!r}, but it could not be loaded ({first_line(error)}). "
         "Give a folder that holds a config.json and weights, or a name that is on the hub or in its local cache."
     )
-
-
-def first_line(error: Exception) -> str:
-    """The first line of another library's error message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")
 
 
 @contextmanager

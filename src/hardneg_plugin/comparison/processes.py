@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hardneg_plugin.comparison.comparison import SCORED_SPLITS
 from hardneg_plugin.comparison.planned_runs import PlannedRun
@@ -62,9 +61,8 @@ class RunProcess:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 env=environment,
-                pass_fds=(lock,)
-                if os.name == "posix"
-                else (),  # a training that outlives this process keeps the folder locked
+                # a training that outlives this process keeps the folder locked
+                pass_fds=(lock,) if os.name == "posix" else (),
             )
 
     @property
@@ -105,9 +103,8 @@ def launched_processes(runs: Sequence[PlannedRun], launcher: str, options: Seque
     for variant in dict.fromkeys(run.variant for run in runs):
         of_variant = [run for run in runs if run.variant == variant]
         missing = [run for run in of_variant if run.state == "missing"]
-        groups = [missing] if missing else []
-        groups += [[run] for run in of_variant if run.state == "interrupted"]
-        for group in groups:
+        interrupted = [[run] for run in of_variant if run.state == "interrupted"]
+        for group in filter(None, [missing, *interrupted]):
             first = group[0]
             seeds = ",".join(str(run.seed) for run in group)
             if first.state == "missing":
@@ -226,11 +223,7 @@ def _start_or_resume(run: PlannedRun) -> list[str]:
 @contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
     """Turn a SIGTERM into a SystemExit, so that the processes are ended on the way out."""
-
-    def end(number: int, frame: Any) -> None:
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         yield
     finally:

@@ -6,7 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hardneg_plugin.comparison.comparison import ALPHA, BaselineDifference, SplitResult, is_shown
+from hydra.utils import instantiate
+
+from hardneg_plugin.comparison.comparison import (
+    ALPHA,
+    SCORED_SPLITS,
+    BaselineDifference,
+    Comparison,
+    SplitResult,
+    is_shown,
+    variant_result,
+)
+from hardneg_plugin.comparison.planned_runs import PlannedRun
+from hardneg_plugin.comparison.settings import ComparisonSettings
 from hardneg_plugin.comparison.task_files import add_tasks, read_task, task_files, tasks_of_all
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.metrics.caption import CaptionScores
@@ -42,44 +54,31 @@ def score_split(runs: Mapping[str, Sequence[RunFolder]], split: str, caption: Ca
     """
     first: tuple[Path, dict[str, str]] | None = None
     peers = None
-    cards: dict[str, list[ScoreCard]] = {}
+    ids: list[str] = []
+    cards: dict[str, list[ScoreCard]] = {name: [] for name in runs}
     tasks, _ = tasks_of_all(runs, split)
-    if not any(folder.predictions(split).is_file() for folders in runs.values() for folder in folders):
-        return _score_tasks(runs, split, tasks)
-    for variant, folders in runs.items():
-        for folder in folders:
-            path = folder.predictions(split)
-            records = sorted(read_predictions(path), key=lambda record: record["id"])
-            for record in records:
-                record.pop("cut_reference", None)  # no table shows scores against these
-            references = {record["id"]: record["reference"] for record in records}
-            if first is None:
-                first, peers = (path, references), Peers.of_records(records)
-            _check_same_studies(first, (path, references))
-            card = score_records(records, caption=caption, peers=peers)
-            files = task_files(folder, split)
-            add_tasks(card, [files[task] for task in tasks], [record["id"] for record in records])
-            cards.setdefault(variant, []).append(card)
-    assert first is not None
-    return ScoredSplit(list(first[1]), cards)
-
-
-def _score_tasks(runs: Mapping[str, Sequence[RunFolder]], split: str, tasks: Sequence[str]) -> ScoredSplit:
-    """As `score_split`, for runs that write no reports."""
-    if not tasks:
+    write_reports = any(folder.predictions(split).is_file() for folders in runs.values() for folder in folders)
+    if not write_reports and not tasks:
         raise UserError(
             f"These runs write no reports, and there is no task that all of them did on {split}. Set "
             "compare.tasks=[retrieval,zero_shot]."
         )
-    ids: list[str] = []
-    cards: dict[str, list[ScoreCard]] = {}
     for variant, folders in runs.items():
         for folder in folders:
-            files = task_files(folder, split)
-            ids = ids or [row["id"] for row in read_task(files[tasks[0]])]
+            path, files = folder.predictions(split), task_files(folder, split)
             card = ScoreCard()
+            if write_reports:
+                records = sorted(read_predictions(path), key=lambda record: record["id"])
+                for record in records:
+                    record.pop("cut_reference", None)  # no table shows scores against these
+                references = {record["id"]: record["reference"] for record in records}
+                if first is None:
+                    first, peers, ids = (path, references), Peers.of_records(records), list(references)
+                _check_same_studies(first, (path, references))
+                card = score_records(records, caption=caption, peers=peers)
+            ids = ids or [row["id"] for row in read_task(files[tasks[0]])]
             add_tasks(card, [files[task] for task in tasks], ids)
-            cards.setdefault(variant, []).append(card)
+            cards[variant].append(card)
     return ScoredSplit(ids, cards)
 
 
@@ -119,6 +118,46 @@ def compare_split(scored: ScoredSplit, baseline: str, measures: Sequence[str], r
             }
             for variant, differences in found.items()
         },
+    )
+
+
+def compare_variants(
+    runs: Mapping[str, Sequence[PlannedRun]], settings: ComparisonSettings, notes: Sequence[str] = ()
+) -> Comparison:
+    """Score the runs on both splits and compare each variant with the baseline.
+
+    Args:
+        runs: by variant, finished, one per seed; the baseline is among them.
+        settings: of the comparison.
+        notes: of the comparison, beside those on what the runs lack.
+    """
+    notes = list(notes)
+    folders = {name: [run.folder for run in some] for name, some in runs.items()}
+    caption = instantiate(runs[settings.baseline][0].settings["metrics"]["caption"])
+    scored = {split: score_split(folders, split, caption) for split in SCORED_SPLITS}
+    for split in SCORED_SPLITS:
+        if partly := tasks_of_all(folders, split)[1]:
+            notes.append(f"{', '.join(partly)} on {split}: left out because not all runs did it.")
+    measures = available_measures(list(scored.values()), settings.measures)
+    notes += [f"{name} is left out: findings are not known." for name in settings.measures if name not in measures]
+    return Comparison(
+        baseline=settings.baseline,
+        seeds=settings.seeds,
+        measures=measures,
+        resamples=settings.resamples,
+        variants={
+            name: variant_result(
+                folders[name],
+                [override for override in some[0].overrides if not override.startswith("seed=")],
+                {split: scored[split].cards[name] for split in SCORED_SPLITS},
+            )
+            for name, some in runs.items()
+        },
+        splits={
+            split: compare_split(scored[split], settings.baseline, measures, settings.resamples)
+            for split in SCORED_SPLITS
+        },
+        notes=notes,
     )
 
 

@@ -59,8 +59,8 @@ class ComparisonSettings:
             raise UserError(f"compare.seeds: expected seeds >= 0, but got {min(self.seeds)}.")
         if self.baseline not in self.variants:
             raise UserError(
-                f"compare.baseline: expected one of compare.variants={_shown(self.variants)}, but got {self.baseline}. "
-                "Add it to them, or name another."
+                f"compare.baseline: expected one of compare.variants=[{','.join(self.variants)}], but got "
+                f"{self.baseline}. Add it to them, or name another."
             )
         for name in self.measures:
             if name in ("length", "report_loss"):
@@ -145,7 +145,3 @@ def _is_list_of(kind: type, values: object) -> bool:
 
 def _is(kind: type, value: object) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
-
-
-def _shown(values: list[str]) -> str:
-    return f"[{','.join(values)}]"

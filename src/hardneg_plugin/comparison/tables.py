@@ -115,13 +115,10 @@ def other_differences_table(comparison: Comparison, split: str) -> Table:
 
 def cost_table(comparison: Comparison) -> Table:
     """Seconds of training, and parameters."""
-    seconds = {
-        variant: [seconds for seconds in result.seconds if seconds is not None]
-        for variant, result in comparison.variants.items()
-    }
+    baseline = comparison.variants[comparison.baseline]
     rows = []
     for variant, result in comparison.variants.items():
-        own, base = seconds[variant], seconds[comparison.baseline]
+        own, base = ([known for known in one.seconds if known is not None] for one in (result, baseline))
         parameters = result.parameters
         rows.append(
             [

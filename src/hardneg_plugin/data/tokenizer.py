@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from tokenizers import Tokenizer as Backend
 
 from hardneg_plugin.data.cleaning import CLEANINGS
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.errors import UserError, first_line
 
 UNKNOWN_WORD = "<unk>"
 
@@ -234,9 +234,8 @@ def _load_backend(name_or_path: str) -> Backend:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path)
     except (OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")
         raise UserError(
-            f"Expected a Hugging Face tokenizer under {name_or_path!r}, but it could not be loaded ({reason}). "
+            f"Expected a Hugging Face tokenizer under {name_or_path!r}, but it could not be loaded ({first_line(error)}). "
             "Give a folder that holds a tokenizer.json, or a name that is on the hub or in its local cache."
         ) from error
     backend = getattr(tokenizer, "backend_tokenizer", None)

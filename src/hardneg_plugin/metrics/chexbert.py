@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.errors import UserError, first_line
 from hardneg_plugin.metrics.chexpert import CONDITIONS, label_f1
-from hardneg_plugin.metrics.clinical import check_files, first_line
+from hardneg_plugin.metrics.clinical import check_files
 from hardneg_plugin.metrics.score_card import ScoreCard
 from hardneg_plugin.metrics.statistics import Floats
 

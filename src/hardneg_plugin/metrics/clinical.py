@@ -5,15 +5,13 @@ import re
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.errors import UserError, first_line
 from hardneg_plugin.metrics.score_card import ScoreCard
 from hardneg_plugin.metrics.statistics import Floats
-
-T = TypeVar("T")
 
 PROBE = "There is a small left pleural effusion."
 """A report by which a metric checks that it runs."""
@@ -44,46 +42,32 @@ class ClinicalMetric(Protocol):
         ...
 
 
-def import_optional(package: str, choice: str) -> Any:
-    """Import an optional package.
+def load_scorer(package: str, make: Callable[[Any], Any], remedy: str) -> Any:
+    """Import an optional package and build its scorer.
 
     Args:
-        package: its name.
-        choice: the override that needs it, for the message.
+        package: its name; in lower case, the value of `clinical` that needs it.
+        make: builds the scorer from the imported package and its weights.
+        remedy: what to do without a network, for the message.
 
     Raises:
-        UserError: it is not installed, or cannot be imported.
+        UserError: the package is not installed, cannot be imported or does not run, or the weights are missing.
     """
+    choice = f"clinical={package.lower()}"
     if importlib.util.find_spec(package) is None:
         raise UserError(f"{choice} needs the package {package}, which is not installed: pip install {package}.")
     try:
-        return importlib.import_module(package)
+        module = importlib.import_module(package)
     except Exception as error:  # also a ValueError, of parts compiled for another numpy
         raise UserError(
             f"{choice} needs the package {package}, which cannot be imported {_beside()} ({first_line(error)}): install what it "
             "needs, or score in a separate environment."
         ) from error
-
-
-def load_scorer(make: Callable[[], T], package: str, remedy: str) -> T:
-    """Build a scorer of a package from its weights.
-
-    Args:
-        make: builds it.
-        package: the name of the package.
-        remedy: what to do without a network, for the message.
-
-    Raises:
-        UserError: `make` raises; the message says whether the package does not run or the weights are missing.
-    """
     try:
-        return make()
-    except _GONE as error:
-        raise _does_not_run(package, error) from error
+        return make(module)
     except Exception as error:
-        raise UserError(
-            f"The weights of {package} cannot be loaded ({first_line(error)}). Without a network, {remedy}."
-        ) from error
+        otherwise = f"The weights of {package} cannot be loaded ({first_line(error)}). Without a network, {remedy}."
+        raise _error_of(package, error, otherwise) from error
 
 
 def check_files(folder: Path, names: Sequence[str], key: str) -> None:
@@ -99,74 +83,57 @@ def check_files(folder: Path, names: Sequence[str], key: str) -> None:
             raise UserError(f"{key}: expected the file {folder / name}, but there is none.")
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, without the full stop."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(" .:")
-
-
-_GONE = (AttributeError, ImportError, TypeError)
-"""Raised by calls of removed functions."""
-
-
-def _does_not_run(package: str, error: Exception) -> UserError:
+def _error_of(package: str, error: Exception, otherwise: str) -> UserError:
+    """What to raise for an error of a package: one of a removed function, or else the message `otherwise`."""
+    if not isinstance(error, AttributeError | ImportError | TypeError):
+        return UserError(otherwise)
+    try:
+        number = version(package)
+    except PackageNotFoundError:
+        number = "(of unknown version)"
     return UserError(
-        f"The package {package} {_version(package)} does not run {_beside()} ({type(error).__name__}: {first_line(error)}): look "
+        f"The package {package} {number} does not run {_beside()} ({type(error).__name__}: {first_line(error)}): look "
         "for a newer version, or score in a separate environment."
     )
 
 
 def _beside() -> str:
-    return f"beside transformers {_version('transformers')} and numpy {np.__version__}"
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "(of unknown version)"
+    return f"beside transformers {version('transformers')} and numpy {np.__version__}"
 
 
 def score_pairs_with_words(
     generated: Sequence[str],
     references: Sequence[str],
     score: Callable[[list[str], list[str]], Floats],
-    width: int,
+    names: Sequence[str],
     package: str,
-) -> Floats:
-    """Score pairs by a package; a pair with a text without words scores 0, as packages fail on it or skip it.
+) -> ScoreCard:
+    """Means over N pairs of the scores by a package; a pair with a text without words scores 0, as packages fail on it or skip it.
 
     RaTEScore skips texts without a sentence of three characters, and then pairs the next text with the wrong reference.
 
     Args:
         generated: N texts.
         references: N texts.
-        score: gives the rows `(M, width)` of M pairs.
-        width: number of scores of a pair.
+        score: gives the rows `(M, S)` of M pairs.
+        names: of the S scores.
         package: name of the package, for messages.
-
-    Returns:
-        `(N, width)`.
 
     Raises:
         UserError: the package fails, or gives scores of another shape.
     """
-    has_words = [bool(_WORD.search(a) and _WORD.search(b)) for a, b in zip(generated, references, strict=True)]
-    rows = np.zeros((len(has_words), width))
-    kept = [i for i, is_kept in enumerate(has_words) if is_kept]
-    if not kept:
-        return rows
+    pairs = zip(generated, references, strict=True)
+    kept = [i for i, pair in enumerate(pairs) if all(map(_WORD.search, pair))]
+    rows = np.zeros((len(generated), len(names)))
     try:
-        scores = score([generated[i] for i in kept], [references[i] for i in kept])
-    except _GONE as error:
-        raise _does_not_run(package, error) from error
+        scores = score([generated[i] for i in kept], [references[i] for i in kept]) if kept else rows[kept]
     except Exception as error:
-        raise UserError(
-            f"The package {package} failed on these reports ({type(error).__name__}: {first_line(error)})."
-        ) from error
-    if scores.shape != (len(kept), width):
+        otherwise = f"The package {package} failed on these reports ({type(error).__name__}: {first_line(error)})."
+        raise _error_of(package, error, otherwise) from error
+    if scores.shape != (len(kept), len(names)):
         raise UserError(f"The package {package} gave scores of shape {scores.shape} for {len(kept)} pairs of reports.")
     rows[kept] = scores
-    return rows
+    return ScoreCard.of_means(dict(zip(names, rows.T.tolist(), strict=True)))
 
 
 _WORD = re.compile(r"\w{3}")

@@ -1,6 +1,7 @@
 """Labels of reports from the files of any labeller."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,13 +98,9 @@ def _of_studies(file: Path, id_column: str, ids: Sequence[str]) -> Floats:
 
 
 def _value(cell: str, where: str) -> float:
-    text = cell.strip()
-    if not text:
+    if not cell.strip():
         return float("nan")
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if value not in VALUES:
-        raise UserError(f"{where}: expected 1, 0, -1 or nothing, but got {cell!r}.")
-    return value
+    with suppress(ValueError):
+        if (value := float(cell)) in VALUES:
+            return value
+    raise UserError(f"{where}: expected 1, 0, -1 or nothing, but got {cell!r}.")

@@ -75,12 +75,12 @@ class Peers:
         if self._vectorizer is None:
             return np.full(len(self.index), np.nan)
         texts = self._vectorizer.transform(generated)
-        own = np.asarray(texts.multiply(self._references).sum(axis=1)).reshape(-1)
-        others = [
-            np.asarray(texts.multiply(self._references[column]).sum(axis=1)).reshape(-1)
-            for column in np.maximum(self.index, 0).T
-        ]
-        return self.picks(own, np.stack(others, axis=1))
+
+        def similarity(references: Any) -> Floats:
+            return np.asarray(texts.multiply(references).sum(axis=1)).reshape(-1)
+
+        others = [similarity(self._references[column]) for column in np.maximum(self.index, 0).T]
+        return self.picks(similarity(self._references), np.stack(others, axis=1))
 
     def findings_specificity(self, generated: Sequence[Findings], references: Sequence[Findings]) -> Floats:
         """As `specificity`, with the F1 of findings with all attributes as similarity: `(N,)`.

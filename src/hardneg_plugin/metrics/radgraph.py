@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.metrics.clinical import PROBE, check_files, import_optional, load_scorer, score_pairs_with_words
+from hardneg_plugin.metrics.clinical import PROBE, check_files, load_scorer, score_pairs_with_words
 from hardneg_plugin.metrics.score_card import ScoreCard
 from hardneg_plugin.metrics.statistics import Floats
 
@@ -52,12 +52,11 @@ class RadGraph:
         """See `ClinicalMetric`."""
         if self.weights is not None:
             check_files(Path(self.weights) / self.model, ["config.json", "weights.th"], "clinical.radgraph.weights")
-        package = import_optional("radgraph", "clinical=radgraph")
         scorer = load_scorer(
-            lambda: package.F1RadGraph(
+            "radgraph",
+            lambda package: package.F1RadGraph(
                 reward_level="all", model_type=self.model, cuda=_cuda_index(self.device), model_cache_dir=self.weights
             ),
-            "radgraph",
             "set clinical.radgraph.weights to the folder that holds them; the BERT that its config.json names must be in the "
             "hub's cache",
         )
@@ -66,10 +65,8 @@ class RadGraph:
             _, by_level, *_ = scorer(hyps=texts, refs=their_references)
             return np.stack([np.array(level, dtype=np.float64) for level in by_level], axis=1)
 
-        rows = score_pairs_with_words(generated, references, score, len(LEVELS), "radgraph")
-        return ScoreCard.of_means(
-            {f"{self.model}_F1_{level}": rows[:, i].tolist() for i, level in enumerate(LEVELS)},
-        )
+        names = [f"{self.model}_F1_{level}" for level in LEVELS]
+        return score_pairs_with_words(generated, references, score, names, "radgraph")
 
 
 def _cuda_index(device: str) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.metrics.clinical import PROBE, import_optional, load_scorer, score_pairs_with_words
+from hardneg_plugin.metrics.clinical import PROBE, load_scorer, score_pairs_with_words
 from hardneg_plugin.metrics.score_card import ScoreCard
 from hardneg_plugin.metrics.statistics import Floats
 
@@ -52,21 +52,19 @@ class RaTEScore:
 
     def __call__(self, generated: Sequence[str], references: Sequence[str], ids: Sequence[str]) -> ScoreCard:
         """See `ClinicalMetric`."""
-        package = import_optional("RaTEScore", "clinical=ratescore")
         scorer = load_scorer(
-            lambda: package.RaTEScore(
+            "RaTEScore",
+            lambda package: package.RaTEScore(
                 bert_model=self.ner,
                 eval_model=self.synonyms,
                 batch_size=self.batch_size,
                 use_gpu=self.device == "cuda",
                 affinity_matrix=self.affinity,
             ),
-            "RaTEScore",
             f"set clinical.ratescore.ner (now {self.ner!r}) and clinical.ratescore.synonyms (now {self.synonyms!r}) to folders",
         )
 
         def score(texts: list[str], their_references: list[str]) -> Floats:
             return np.array(scorer.compute_score(texts, their_references), dtype=np.float64)[:, None]
 
-        rows = score_pairs_with_words(generated, references, score, 1, "RaTEScore")
-        return ScoreCard.of_means({f"RaTEScore_{self.affinity}": rows[:, 0].tolist()})
+        return score_pairs_with_words(generated, references, score, [f"RaTEScore_{self.affinity}"], "RaTEScore")

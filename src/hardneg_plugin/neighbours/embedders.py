@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch.nn.functional as F
 
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.errors import UserError, first_line
 from hardneg_plugin.files import read_json
 
 TextEmbeddings = Any
@@ -120,10 +120,9 @@ class SentenceTransformerEmbedder:
                 model_kwargs={"use_safetensors": True},
             )
         except (OSError, ValueError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")
             raise UserError(
                 f"embedder.name_or_path: expected a sentence-transformers model, but {self.name_or_path!r} could not be loaded "
-                f"({reason}). Give its folder, or a name that is on the hub or in its local cache."
+                f"({first_line(error)}). Give its folder, or a name that is on the hub or in its local cache."
             ) from error
         rows = model.encode(list(texts), batch_size=self.batch_size, convert_to_tensor=True)
         return F.normalize(rows.float().cpu(), dim=-1)

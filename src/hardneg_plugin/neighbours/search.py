@@ -246,15 +246,8 @@ def _comparison(embeddings: TextEmbeddings, rows: range) -> Callable[[range], Co
     if not isinstance(embeddings, torch.Tensor):
         of_chunk = np.ascontiguousarray(embeddings[rows.start : rows.stop].toarray().T)  # (D, studies)
 
-        def sparse(block: range) -> Cosines:  # sums over a candidate's terms, in their order
-            scores: Cosines = embeddings[block.start : block.stop] @ of_chunk
-            return scores
-
-        return sparse
+        # sums over a candidate's terms, in their order
+        return lambda block: embeddings[block.start : block.stop] @ of_chunk
     studies = embeddings[rows.start : rows.stop].double().T
-
-    def dense(block: range) -> Cosines:  # double: BLAS sums in any order, which is rounded away
-        scores: Cosines = (embeddings[block.start : block.stop].double() @ studies).float().cpu().numpy()
-        return scores
-
-    return dense
+    # double: BLAS sums in any order, which is rounded away
+    return lambda block: (embeddings[block.start : block.stop].double() @ studies).float().cpu().numpy()

@@ -78,8 +78,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     written = (pq.read_schema(path).metadata or {}).get(METADATA, b"{}")
-    content: dict[str, Any] = json.loads(written)
-    return content
+    return dict(json.loads(written))
 
 
 def _checked(rows: Iterable[tuple[Any, Any]], file: Path) -> dict[str, list[str]]:
@@ -160,25 +159,19 @@ def _read_annotation(entries: Sequence[Any], file: Path) -> dict[str, list[str]]
     left_out = dict.fromkeys(("unknown", "ambiguous", "the study itself", "without a negative"), 0)
     for study, entry in studies.items():
         found = _owner(entry, by_image, by_report)
-        if isinstance(found, str) or found == {study}:
-            left_out[found if isinstance(found, str) else "the study itself"] += 1
-            table[study] = []
-        else:
-            table[study] = list(found)
+        reason = "the study itself" if found == {study} else found
+        if isinstance(reason, str):
+            left_out[reason] += 1
+        table[study] = [] if isinstance(reason, str) else list(reason)
+    counts = ", ".join(f"{number} {reason}" for reason, number in left_out.items() if number)
     if not any(table.values()):
-        counts = ", ".join(f"{number} {reason}" for reason, number in left_out.items() if number)
         raise UserError(
             f"Expected negatives among the training entries of {file}, but no neg_image_path or neg_report is that of a training "
             f"study ({counts}). Give the annotation that they were mined on."
         )
-    if any(left_out.values()):
-        _log.warning(
-            "%s: negatives of %d of %d studies are left out: %s.",
-            file,
-            sum(left_out.values()),
-            len(studies),
-            ", ".join(f"{number} {reason}" for reason, number in left_out.items() if number),
-        )
+    if counts:
+        total = sum(left_out.values())
+        _log.warning("%s: negatives of %d of %d studies are left out: %s.", file, total, len(studies), counts)
     return table
 
 

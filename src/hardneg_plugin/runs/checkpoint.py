@@ -116,8 +116,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     missing = [key for key in wanted if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(key), dict)]
     if missing:
         raise UserError(f"checkpoint {path} was not written by this hardneg-train: it holds no {', '.join(missing)}.")
-    read: dict[str, Any] = checkpoint
-    return read
+    return dict(checkpoint)
 
 
 def load_weights(model: pl.LightningModule, checkpoint: dict[str, Any], path: Path) -> None:
@@ -173,12 +172,9 @@ def _without_starting_weights(model: DictConfig, backbone: dict[str, Any]) -> Di
     if visual.get("pretrained") or visual.get("weights"):
         # an extractor that started from trained weights takes three channels
         visual |= {"pretrained": False, "weights": None, "options": {"in_chans": 3, **(visual.get("options") or {})}}
-    if not writes_reports(model):
-        without = OmegaConf.create({**model, "visual": visual})
-        assert isinstance(without, DictConfig)
-        return without
-    decoder = {**model.backbone, **({"checkpoint": None} if "checkpoint" in model.backbone else {}), **backbone}
-    # replaced, not merged: nested settings come from the checkpoint as a whole
-    built = OmegaConf.create({**model, "visual": visual, "backbone": decoder})
-    assert isinstance(built, DictConfig)
-    return built
+    parts = {**model, "visual": visual}
+    if writes_reports(model):
+        # replaced, not merged: nested settings come from the checkpoint as a whole
+        without = {"checkpoint": None} if "checkpoint" in model.backbone else {}
+        parts["backbone"] = {**model.backbone, **without, **backbone}
+    return OmegaConf.create(parts)

@@ -3,10 +3,8 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from hardneg_plugin.errors import UserError
@@ -66,13 +64,8 @@ def _objection(text: str) -> str | None:
         return "must come from your own command line"
     if override.is_sweep_override():
         return "has several values"
-    return _objection_to_choice(override, value)
-
-
-def _objection_to_choice(override: Override, value: Any) -> str | None:
-    """A key without dots may be a config group, whose value names a file: it must be one of the project's."""
-    if "." in override.key_or_group:
-        return None
-    choices = value if isinstance(value, list) else [value]
-    strange = [choice for choice in choices if isinstance(choice, str) and not re.fullmatch(r"[\w-]*", choice)]
-    return "names a config from outside the project" if strange else None
+    # a key without dots may be a config group, whose value names a file: it must be one of the project's
+    choices = [choice for choice in (value if isinstance(value, list) else [value]) if isinstance(choice, str)]
+    if "." not in name and not all(re.fullmatch(r"[\w-]*", choice) for choice in choices):
+        return "names a config from outside the project"
+    return None

@@ -29,7 +29,7 @@ def prepare(config: DictConfig) -> None:
         section=config.section,
         size=config.size,
         seed=config.seed,
-        shares=OmegaConf.to_container(config.splits, resolve=True),  # type: ignore[arg-type]  # which are checked
+        splits=OmegaConf.to_container(config.splits, resolve=True),  # type: ignore[arg-type]  # which are checked
     )
     try:
         summary, is_new = build(

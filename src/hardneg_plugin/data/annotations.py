@@ -33,21 +33,6 @@ class _Entry(NamedTuple):
     images: tuple[str, ...]
 
 
-class _EntryColumns:
-    """Entries by column: every worker holds hundreds of thousands, and lists of texts take the least memory."""
-
-    def __init__(self, entries: Sequence[_Entry]) -> None:
-        self.ids: list[str] = [entry.id for entry in entries]
-        self.reports: list[str] = [entry.report for entry in entries]
-        self.patients: list[str | None] = [entry.patient for entry in entries]
-        self.labels: list[str | None] = [entry.labels for entry in entries]
-        self.images: list[tuple[str, ...]] = [entry.images for entry in entries]
-
-    @property
-    def view_counts(self) -> list[int]:
-        return [len(names) for names in self.images]
-
-
 class _EntryFlaw(Exception):
     """What is wrong with one entry or its images; flaws of one kind are reported together, with their number."""
 
@@ -112,15 +97,24 @@ class AnnotatedStudies(FileSource["AnnotatedSplit"]):
 class AnnotatedSplit(FileSplit):
     """The studies of one split; made by `AnnotatedStudies`."""
 
-    columns: _EntryColumns
-
     def __init__(self, entries: Sequence[_Entry], folder: Path, framing: Framing) -> None:
         super().__init__(framing)
-        self.columns, self._folder = _EntryColumns(entries), folder
+        self._folder = folder
+        # By column: every worker holds hundreds of thousands, and lists of texts take the least memory.
+        self.ids = [entry.id for entry in entries]
+        self.reports = [entry.report for entry in entries]
+        self.patients = [entry.patient for entry in entries]
+        self.labels = [entry.labels for entry in entries]
+        self._images = [entry.images for entry in entries]
+
+    @property
+    def view_counts(self) -> list[int]:
+        """Number of views of each study."""
+        return [len(names) for names in self._images]
 
     def files(self, index: int) -> tuple[Path, ...]:
         """The image files of a study, one per view."""
-        return tuple(self._folder / name for name in self.columns.images[index])
+        return tuple(self._folder / name for name in self._images[index])
 
     def read_views(self, index: int, shorter_side: int) -> list[Tensor]:
         """Decode the files of a study; see `FileSplit.read_views`."""

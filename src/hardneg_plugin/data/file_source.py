@@ -2,27 +2,25 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from torch import Tensor
 
 from hardneg_plugin.data.framing import Framing
-from hardneg_plugin.data.studies import SPLITS, FindingsReader, Sample, SplitName, StudyColumns
-
-
-class FileColumns(StudyColumns, Protocol):
-    """The columns of a split whose views are in files."""
-
-    @property
-    def view_counts(self) -> Sequence[int]:
-        """Number of views."""
-        ...
+from hardneg_plugin.data.studies import SPLITS, FindingsReader, Sample, SplitName
 
 
 class FileSplit(ABC):
     """The studies of one split (the `Studies` contract): columns in memory, views read on access."""
 
-    columns: FileColumns
+    ids: Sequence[str]
+    """Study identifiers."""
+    reports: Sequence[str]
+    """The reports as written."""
+    patients: Sequence[str | None]
+    """Patient identifiers; None where unknown."""
+    labels: Sequence[str | None]
+    """Canonical texts of label sets; None where there are no labels."""
 
     def __init__(self, framing: Framing) -> None:
         self._framing = framing
@@ -43,24 +41,9 @@ class FileSplit(ABC):
         """
 
     @property
-    def ids(self) -> Sequence[str]:
-        """Study identifiers."""
-        return self.columns.ids
-
-    @property
-    def reports(self) -> Sequence[str]:
-        """The reports as written."""
-        return self.columns.reports
-
-    @property
-    def patients(self) -> Sequence[str | None]:
-        """Patient identifiers; None where unknown."""
-        return self.columns.patients
-
-    @property
-    def labels(self) -> Sequence[str | None]:
-        """Canonical texts of label sets; None where there are no labels."""
-        return self.columns.labels
+    @abstractmethod
+    def view_counts(self) -> Sequence[int]:
+        """Number of views of each study."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -72,14 +55,17 @@ class FileSplit(ABC):
             UserError: an image cannot be read.
         """
         index, seed = key if isinstance(key, tuple) else (key, None)
-        return self._framing.sample(
-            self.read_views(index, self._framing.shorter_side(seed)),
-            seed,
-            id=self.ids[index],
+        study = self.ids[index]
+        views = self.read_views(index, self._framing.shorter_side(seed))
+        images, boxes = self._framing.frame(study, views, seed)
+        sample = Sample(
+            id=study,
+            images=images,
             report=self.reports[index],
             patient=self.patients[index],
             labels=self.labels[index],
         )
+        return sample if boxes is None else {**sample, "boxes": boxes}
 
 
 AnySplit = TypeVar("AnySplit", bound=FileSplit)
@@ -99,10 +85,9 @@ class FileSource(Generic[AnySplit]):
     def __init__(self, splits: Mapping[SplitName, AnySplit], framing: Framing) -> None:
         self.splits = splits
         if framing.boxes is not None:
-            columns = [split.columns for split in splits.values()]
             framing.boxes.check(
-                [study for each in columns for study in each.ids],
-                [count for each in columns for count in each.view_counts],
+                [study for split in splits.values() for study in split.ids],
+                [count for split in splits.values() for count in split.view_counts],
             )
 
     def split(self, name: SplitName) -> AnySplit:

@@ -7,13 +7,12 @@ import torch
 from torch import Tensor
 
 from hardneg_plugin.data.boxes import BoxTable
-from hardneg_plugin.data.studies import Sample
 from hardneg_plugin.data.transforms import random_crop, reframe_boxes, resize_to_square
 from hardneg_plugin.errors import UserError
 
 
 class Framing:
-    """Makes samples of views, and of their boxes where the data set has boxes.
+    """Frames views, and their boxes where the data set has boxes.
 
     Args:
         resize: pixels of the shorter side before the random crop of training.
@@ -34,22 +33,16 @@ class Framing:
         """Pixels that the shorter side of a view must have."""
         return self.crop if seed is None else self.resize
 
-    def sample(
-        self,
-        views: Sequence[Tensor],
-        seed: int | None,
-        *,
-        id: str,
-        report: str,
-        patient: str | None,
-        labels: str | None,
-    ) -> Sample:
-        """A study as a model sees it.
+    def frame(self, study: str, views: Sequence[Tensor], seed: int | None) -> tuple[Tensor, Tensor | None]:
+        """The images of a study as a model sees them, and the boxes in them.
 
         Args:
+            study: its id.
             views: `(1, H, W)` uint8 each; H and W may differ.
             seed: draws a crop for each view; None: whole images.
-            id, report, patient, labels: as in the sample.
+
+        Returns:
+            `(V, 1, crop, crop)` uint8, and `(V, R, 4)`, None without boxes.
         """
         if seed is None:
             framed = [resize_to_square(view, crop=self.crop) for view in views]
@@ -58,8 +51,7 @@ class Framing:
             draw = torch.Generator().manual_seed(seed)
             framed = [random_crop(view, resize=self.resize, crop=self.crop, generator=draw) for view in views]
         images, frames = zip(*framed, strict=True)
-        sample = Sample(id=id, images=torch.stack(images), report=report, patient=patient, labels=labels)
+        boxes = None
         if self.boxes is not None:
-            of_views = torch.from_numpy(self.boxes.of(id, len(views)).copy())
-            sample["boxes"] = reframe_boxes(of_views, torch.tensor(frames))
-        return sample
+            boxes = reframe_boxes(torch.from_numpy(self.boxes.of(study, len(views)).copy()), torch.tensor(frames))
+        return torch.stack(images), boxes

@@ -8,6 +8,7 @@ dropped.jsonl     one line per study or view left out
 
 import reprlib
 from collections.abc import Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from hardneg_plugin.data.file_source import FileSource, FileSplit
 from hardneg_plugin.data.framing import Framing
 from hardneg_plugin.data.store import ImageStore
-from hardneg_plugin.data.studies import SPLITS
+from hardneg_plugin.data.studies import SPLITS, SplitName
 from hardneg_plugin.data.study_table import Columns, check_texts
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import read_json
@@ -63,28 +64,32 @@ class PreparedStudies(FileSource["PreparedSplit"]):
                 f"one, or prepare it anew with size={resize}."
             )
         store = ImageStore(home / IMAGES)
-        columns = {name: Columns(home / TABLE, name) for name in SPLITS}
-        check_texts(home / TABLE, columns)
-        _check_shards(list(columns.values()), store)
-        splits = {name: PreparedSplit(of_split, store, framing) for name, of_split in columns.items()}
+        splits = {name: PreparedSplit(home / TABLE, name, store, framing) for name in SPLITS}
+        check_texts(home / TABLE, splits)
+        _check_shards(list(splits.values()), store)
         super().__init__(splits, framing)
         if check == "checksums":
             for split in splits.values():
                 split.check()
 
 
-class PreparedSplit(FileSplit):
-    """The studies of one split; made by `PreparedStudies`."""
+class PreparedSplit(Columns, FileSplit):
+    """The studies of one split; made by `PreparedStudies`.
 
-    columns: Columns
+    Pickled as what it is made from: a spawned process reads the table itself.
+    """
 
-    def __init__(self, columns: Columns, store: ImageStore, framing: Framing) -> None:
-        super().__init__(framing)
-        self.columns, self._store = columns, store
+    def __init__(self, table: Path, name: SplitName, store: ImageStore, framing: Framing) -> None:
+        Columns.__init__(self, table, name)
+        FileSplit.__init__(self, framing)
+        self._made_from, self._store = (table, name, store, framing), store
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PreparedSplit, self._made_from
 
     def read_views(self, index: int, shorter_side: int) -> list[Tensor]:
         """The views of a study as stored, at any `shorter_side`; see `FileSplit.read_views`."""
-        return self._store.views(self.ids[index], *self.columns.place(index))
+        return self._store.views(self.ids[index], *self.place(index))
 
     def check(self) -> None:
         """Read all images and compare their checksums.
@@ -93,7 +98,7 @@ class PreparedSplit(FileSplit):
             UserError: the first that differs.
         """
         for index, study in enumerate(self.ids):
-            self._store.check(study, *self.columns.place(index))
+            self._store.check(study, *self.place(index))
 
 
 def read_description(root: Path) -> dict[str, Any]:
@@ -125,11 +130,8 @@ def _check_shards(columns: Sequence[Columns], store: ImageStore) -> None:
     ends = np.concatenate([each.ends() for each in columns])
 
     def study(row: int) -> str:
-        for each in columns:
-            if row < len(each.ids):
-                return f"Study {each.ids[row]!r}"
-            row -= len(each.ids)
-        raise AssertionError
+        ids = chain.from_iterable(each.ids for each in columns)
+        return f"Study {next(islice(ids, row, None))!r}"
 
     if len(broken := np.flatnonzero(np.isnan(ends))):
         raise UserError(

@@ -37,8 +37,6 @@ _READ = ("id", "split", "report", "patient", "labels", "shard", "offset", "heigh
 class Columns:
     """The rows of one split as Arrow and NumPy arrays: without an object per study, hundreds of thousands fit in a process.
 
-    Pickled as the file and the split: a spawned process reads the table itself.
-
     Args:
         table: the Parquet file.
         split: the one whose rows are read.
@@ -48,11 +46,11 @@ class Columns:
     """
 
     def __init__(self, table: Path, split: SplitName) -> None:
-        self._made_from = (table, split)
         rows = read_columns(table, _READ)
         rows = rows.filter(pc.equal(rows["split"], split))
         column = {name: rows[name].combine_chunks() for name in _READ}
-        self.ids, self.reports = TextColumn(column["id"]), TextColumn(column["report"])
+        self.ids: Sequence[str] = TextColumn(column["id"])
+        self.reports: Sequence[str] = TextColumn(column["report"])
         self.patients: Sequence[str | None] = TextColumn(column["patient"])
         self.labels: Sequence[str | None] = TextColumn(column["labels"])
         self.shards, self.offsets, self.checksums = (
@@ -65,9 +63,6 @@ class Columns:
             )
         self.first_view: NDArray[np.int64] = np.concatenate(([0], np.cumsum(views, dtype=np.int64)))
         self.heights, self.widths = (pc.list_flatten(column[name]).to_numpy() for name in ("heights", "widths"))
-
-    def __reduce__(self) -> tuple[type["Columns"], tuple[Path, SplitName]]:
-        return Columns, self._made_from
 
     @property
     def view_counts(self) -> list[int]:

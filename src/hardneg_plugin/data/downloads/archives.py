@@ -63,32 +63,22 @@ def _of_folder(folder: Path, suffix: str, limit: int) -> Iterator[Member]:
 
 
 def _of_archive(source: Path, suffix: str, limit: int) -> Iterator[Member]:
-    members = _of_zip(source, suffix, limit) if _is_zip(source) else _of_tar(source, suffix, limit)
-    while True:
-        try:
-            member = next(members, None)
-        except UserError:
-            raise
-        except _UnknownArchive as error:
-            raise UserError(
-                f"Expected a .tar, .tgz or .zip archive, but {source} is none of them ({error})."
-            ) from error
-        except Exception as error:  # broken bytes make the readers raise zlib.error, EOFError and others
-            reason = str(error) or type(error).__name__
-            raise UserError(
-                f"Expected a whole archive, but {source} is truncated or corrupt ({reason}). Download it again."
-            ) from error
-        if member is None:
-            return
-        yield member
+    place = _Place()
+    try:
+        yield from (_of_zip if _is_zip(source) else _of_tar)(source, suffix, limit, place)
+    except UserError:
+        raise
+    except Exception as error:  # broken bytes make the readers raise zlib.error, EOFError and others
+        reason = ": ".join(filter(None, (place.text, str(error) or type(error).__name__)))
+        raise UserError(
+            f"Expected a whole archive, but {source} is truncated or corrupt ({reason}). Download it again."
+        ) from error
 
 
-class _UnknownArchive(Exception):
-    """The kind of the file is unknown."""
+class _Place:
+    """Where in an archive a reader is, for errors, such as "at 'a.xml'"."""
 
-
-class _BrokenArchive(Exception):
-    """What is wrong with an archive, with the member."""
+    text = ""
 
 
 def _is_zip(source: Path) -> bool:
@@ -96,7 +86,7 @@ def _is_zip(source: Path) -> bool:
         return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
 
 
-def _of_zip(source: Path, suffix: str, limit: int) -> Iterator[Member]:
+def _of_zip(source: Path, suffix: str, limit: int, place: _Place) -> Iterator[Member]:
     with zipfile.ZipFile(source) as archive:
         for info in archive.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16)
@@ -108,50 +98,42 @@ def _of_zip(source: Path, suffix: str, limit: int) -> Iterator[Member]:
                 raise _refused(source, info.filename, "is encrypted")
             if info.file_size > limit:
                 raise _too_large(source, info.filename, limit)
-            try:
-                content = archive.read(info)
-            except Exception as error:
-                raise _BrokenArchive(f"at {info.filename!r}: {str(error) or type(error).__name__}") from error
-            yield Member(info.filename, content)
+            place.text = f"at {info.filename!r}"
+            yield Member(info.filename, archive.read(info))
 
 
-def _of_tar(source: Path, suffix: str, limit: int) -> Iterator[Member]:
+def _of_tar(source: Path, suffix: str, limit: int, place: _Place) -> Iterator[Member]:
     with _decompressed(source) as stream:
         forward = _ForwardStream(stream, limit)
         try:
             archive = tarfile.TarFile(fileobj=forward)  # type: ignore[arg-type]
-        except tarfile.ReadError as error:
-            raise _UnknownArchive(str(error)) from error
-        except _OversizedHeader as error:
-            raise _too_large(source, "the first", limit) from error
-        last = "its beginning"
-        while True:
-            try:
-                info = archive.next()
+            place.text = "after its beginning"
+            while info := archive.next():
                 archive.members.clear()  # type: ignore[attr-defined]  # it would keep them all
-            except _OversizedHeader as error:
-                raise _too_large(source, f"after {last}", limit) from error
-            except Exception as error:
-                raise _BrokenArchive(f"after {last}: {str(error) or type(error).__name__}") from error
-            if info is None:
-                break
-            if not info.isfile() and not info.isdir():
-                raise _refused(source, info.name, "is a link or a device")
-            if not _is_passed_over(source, info.name, info.isdir(), suffix):
-                if info.size > limit:
-                    raise _too_large(source, info.name, limit)
-                try:
+                if not info.isfile() and not info.isdir():
+                    raise _refused(source, info.name, "is a link or a device")
+                if not _is_passed_over(source, info.name, info.isdir(), suffix):
+                    if info.size > limit:
+                        raise _too_large(source, info.name, limit)
+                    place.text = f"at {info.name!r}"
                     file = archive.extractfile(info)
                     content = file.read() if file else b""
-                except Exception as error:
-                    raise _BrokenArchive(f"at {info.name!r}: {str(error) or type(error).__name__}") from error
-                if len(content) != info.size:
-                    raise _BrokenArchive(f"at {info.name!r}: {len(content)} of {info.size} bytes")
-                yield Member(info.name, content)
-            last = repr(info.name)
+                    if len(content) != info.size:
+                        raise EOFError(f"{len(content)} of {info.size} bytes")
+                    yield Member(info.name, content)
+                place.text = f"after {info.name!r}"
+        except _OversizedHeader as error:
+            raise _too_large(source, place.text or "the first", limit) from error
+        except tarfile.ReadError as error:
+            if place.text:
+                raise
+            raise UserError(
+                f"Expected a .tar, .tgz or .zip archive, but {source} is none of them ({error})."
+            ) from error
         # The standard library reads a damaged header as the end; the true end is a block of zeros.
         if forward.last != bytes(_BLOCK):
-            raise _BrokenArchive(f"after {last}: no end mark")
+            raise EOFError("no end mark")
+        place.text = ""
         while forward.read(2**16):  # compressed data ends with a checksum
             pass
 
@@ -195,7 +177,7 @@ class _ForwardStream:
 
     def seek(self, place: int) -> None:
         if place < self._place:
-            raise _BrokenArchive(f"a step back from byte {self._place} to {place}")
+            raise EOFError(f"a step back from byte {self._place} to {place}")
         while self._place < place and self.read(min(2**16, place - self._place)):
             pass
 

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree.ElementTree import Element, TreeBuilder
-from xml.parsers import expat
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser, fromstring
 
 from hardneg_plugin.data.annotations import read_lists
 from hardneg_plugin.data.downloads.archives import Member, read_members
@@ -115,10 +114,10 @@ def read_report(member: Member, source: Path) -> XMLReport:
     """
     where = f"{member.name!r} of {source}"
     try:
-        root = _parse(member.content)
+        root = fromstring(member.content, XMLParser(target=_TreeWithoutDoctype()))
     except _DoctypeDeclared as error:
         raise UserError(f"Expected a report without DOCTYPE, but {where} has one. Do not use it.") from error
-    except (expat.ExpatError, LookupError, ValueError) as error:  # the last two: unknown or wrong encodings
+    except (ParseError, LookupError, ValueError) as error:  # the last two: unknown or wrong encodings
         raise UserError(f"Expected a report in XML, but {where} is not XML ({error}). Download it again.") from error
     uid = root.find("uId")
     number = _NUMBER.fullmatch("" if uid is None else uid.get("id", ""))
@@ -215,19 +214,9 @@ class _DoctypeDeclared(Exception):
     """A document type, with which a few bytes can expand to gigabytes, or to another file."""
 
 
-def _parse(content: bytes) -> Element:
-    builder = TreeBuilder()
-    parser = expat.ParserCreate()
-    parser.StartElementHandler = builder.start
-    parser.EndElementHandler = builder.end
-    parser.CharacterDataHandler = builder.data
-    parser.StartDoctypeDeclHandler = _refuse
-    parser.Parse(content, True)
-    return builder.close()
-
-
-def _refuse(*_: object) -> None:
-    raise _DoctypeDeclared
+class _TreeWithoutDoctype(TreeBuilder):
+    def doctype(self, *_: object) -> None:
+        raise _DoctypeDeclared
 
 
 def _section(root: Element, label: str) -> str:

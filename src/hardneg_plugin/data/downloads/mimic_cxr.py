@@ -75,63 +75,52 @@ class MimicCXR:
                 yield from self._study(index, reports)
 
     def _study(self, index: int, reports: Reports) -> Iterator[OriginalStudy | DroppedEntry]:
-        start = int(self._metadata.starts[index])
+        start, end = (int(place) for place in self._metadata.starts[index : index + 2])
         study, subject = int(self._metadata.study[start]), int(self._metadata.subject[start])
+        id_, group = str(study), group_of(subject)
         split = None if self._splits is None else int(self._splits[index])
         if split == -1:
-            yield DroppedEntry(str(study), "in no split")
+            yield DroppedEntry(id_, "in no split")
             return
-        if (group := group_of(subject)) not in self._groups:
-            yield DroppedEntry(str(study), f"images of {group} not downloaded")
+        if group not in self._groups:
+            yield DroppedEntry(id_, f"images of {group} not downloaded")
             return
         try:
             report = reports.read(subject, study)
         except MissingReport as error:
-            yield DroppedEntry(str(study), *error.args)
+            yield DroppedEntry(id_, *error.args)
             return
-        images: list[Path] = []
-        for view in self._views(index):
-            if isinstance(view, DroppedEntry):
-                yield view
-            else:
-                images.append(view)
-        if not images:
-            yield DroppedEntry(str(study), "no frontal image" if self._frontal else "no image")
-            return
-        yield OriginalStudy(
-            id=str(study),
-            images=tuple(images),
-            findings=report.findings,
-            impression=report.impression,
-            report=report.report,
-            patient=str(subject),
-            labels=None if self._labels is None else self._labels.of(study),
-            split=None if split is None else SPLITS[split],
-        )
-
-    def _views(self, index: int) -> Iterator[Path | DroppedEntry]:
-        """The files of a study's images."""
-        start, end = (int(place) for place in self._metadata.starts[index : index + 2])
-        study, subject = int(self._metadata.study[start]), int(self._metadata.subject[start])
-        folder = f"{group_of(subject)}/p{subject}/s{study}"
+        folder = f"{group}/p{subject}/s{study}"
         try:
             there = set(os.listdir(self._images / folder))
         except OSError:
             there = set()
+        images: list[Path] = []
         for row in range(start, end):
             dicom = self._metadata.dicom[row].as_py()
             if self._frontal:
                 position = self._metadata.view[row].as_py()
                 if not position:
-                    yield DroppedEntry(str(study), "unknown view position", dicom)
+                    yield DroppedEntry(id_, "unknown view position", dicom)
                     continue
                 if position.split()[0] not in _FRONTAL:
                     continue
             name = next((dicom + ending for ending in _ENDINGS if dicom + ending in there), None)
             if name is None:
-                yield DroppedEntry(str(study), "image not found", f"{folder}/{dicom}")
+                yield DroppedEntry(id_, "image not found", f"{folder}/{dicom}")
             else:
-                yield path_within(self._images, f"{folder}/{name}")
+                images.append(path_within(self._images, f"{folder}/{name}"))
+        if not images:
+            yield DroppedEntry(id_, "no frontal image" if self._frontal else "no image")
+            return
+        yield OriginalStudy(
+            id=id_,
+            images=tuple(images),
+            **report._asdict(),
+            patient=str(subject),
+            labels=None if self._labels is None else self._labels.of(study),
+            split=None if split is None else SPLITS[split],
+        )
 
 
 def _find_reports(home: Path, reports: str | None) -> Path:

@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import numpy as np
 import pyarrow as pa
 
 from hardneg_plugin.data.downloads.folders import leaves, path_within
-from hardneg_plugin.data.downloads.mimic_tables import parse_identifiers, read_table
+from hardneg_plugin.data.downloads.mimic_tables import StudyRows, read_table
 from hardneg_plugin.data.downloads.sections import read_sections
 from hardneg_plugin.errors import UserError
 
@@ -132,15 +131,7 @@ class _Archive:
             content = self._archive.read(info) if info.file_size <= MAX_REPORT else b" " * (MAX_REPORT + 1)
         except KeyError as error:
             raise MissingReport("report not found", name) from error
-        except (
-            OSError,
-            EOFError,
-            RuntimeError,
-            ValueError,
-            NotImplementedError,
-            zipfile.BadZipFile,
-            zlib.error,
-        ) as error:
+        except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise MissingReport("report unreadable", f"{name}: {error}") from error
         return _divided(content, name)
 
@@ -153,17 +144,12 @@ class _Table:
     def __init__(self, file: Path) -> None:
         columns = {"study": pa.string()} | dict.fromkeys(self._COLUMNS, pa.large_string())
         self._texts = read_table(file, columns)
-        study = parse_identifiers(self._texts, "study", file)
-        self._order = np.argsort(study, kind="stable")
-        self._studies = study[self._order]
-        if (twice := self._studies[1:] == self._studies[:-1]).any():
-            raise UserError(f"Expected each study once in {file}, but {self._studies[1:][twice][0]} is repeated.")
+        self._rows = StudyRows(self._texts, "study", file)
 
     def read(self, subject: int, study: int) -> ReportTexts:
-        place = int(np.searchsorted(self._studies, study))
-        if place == len(self._studies) or self._studies[place] != study:
+        row = self._rows.find(study)
+        if row is None:
             raise MissingReport("report not found")
-        row = int(self._order[place])
         findings, impression, last = (
             " ".join((self._texts[column][row].as_py() or "").split()) for column in self._COLUMNS
         )

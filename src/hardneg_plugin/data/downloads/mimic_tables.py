@@ -90,9 +90,8 @@ def read_splits(file: Path, studies: NDArray[np.int64]) -> NDArray[np.int8]:
     twice = (study[1:] == study[:-1]) & (split[1:] != split[:-1])
     if twice.any():
         raise UserError(f"Expected one split per study in {file}, but study {study[1:][twice][0]} has two.")
-    places, found = find_positions(study, studies)
-    codes: NDArray[np.int8] = np.full(len(studies), -1, np.int8)
-    codes[found] = split[places[found]]
+    rows = pc.index_in(pa.array(studies), value_set=pa.array(study))
+    codes: NDArray[np.int8] = pc.fill_null(pc.take(pa.array(split), rows), -1).to_numpy()
     return codes
 
 
@@ -108,23 +107,19 @@ class Labels:
         self._names = [name for name in table.column_names if name not in ("study_id", "subject_id")]
         if not self._names:
             raise UserError(f"Expected a column per label beside subject_id and study_id in {file}, but got none.")
-        study = parse_identifiers(table, "study_id", file)
-        order = np.argsort(study, kind="stable")
-        self._studies = study[order]
-        if (twice := self._studies[1:] == self._studies[:-1]).any():
-            raise UserError(f"Expected each study once in {file}, but {self._studies[1:][twice][0]} is repeated.")
-        self._values = np.stack([_marks(table[name], name, file)[order] for name in self._names], axis=1)
+        self._rows = StudyRows(table, "study_id", file)
+        self._values = np.stack([_marks(table[name], name, file) for name in self._names], axis=1)
 
     def of(self, study: int) -> str | None:
         """Canonical text of the label set: names of positive labels, and of uncertain ones with "?".
 
         "No Finding" is the empty set. None: the study is not in the table, or its row is blank.
         """
-        place = int(np.searchsorted(self._studies, study))
-        if place == len(self._studies) or self._studies[place] != study or (self._values[place] == _BLANK).all():
+        row = self._rows.find(study)
+        if row is None or (self._values[row] == _BLANK).all():
             return None
         ends = {_POSITIVE: "", _UNCERTAIN: "?"}
-        marks = zip(self._names, self._values[place].tolist(), strict=True)
+        marks = zip(self._names, self._values[row].tolist(), strict=True)
         return "|".join(sorted(name + ends[mark] for name, mark in marks if mark in ends and name != "No Finding"))
 
 
@@ -134,6 +129,31 @@ def _marks(column: Any, name: str, file: Path) -> NDArray[np.int8]:
     if len(wrong := values[~blank & ~np.isin(values, (_UNCERTAIN, _NEGATIVE, _POSITIVE))]):
         raise UserError(f"Expected 1.0, 0.0, -1.0 or a blank in column {name!r} of {file}, but got {wrong[0]:g}.")
     return np.where(blank, _BLANK, values).astype(np.int8)
+
+
+class StudyRows:
+    """Rows of a table by study.
+
+    Args:
+        table: the table.
+        column: of the studies.
+        file: of the table, for the error.
+
+    Raises:
+        UserError: an identifier is not a number (`parse_identifiers`), or repeated.
+    """
+
+    def __init__(self, table: Any, column: str, file: Path) -> None:
+        study = parse_identifiers(table, column, file)
+        self._order = np.argsort(study, kind="stable")
+        self._studies = study[self._order]
+        if (twice := self._studies[1:] == self._studies[:-1]).any():
+            raise UserError(f"Expected each study once in {file}, but {self._studies[1:][twice][0]} is repeated.")
+
+    def find(self, study: int) -> int | None:
+        """The row of a study; None where there is none."""
+        place = int(np.searchsorted(self._studies, study))
+        return int(self._order[place]) if self._studies[place : place + 1].tolist() == [study] else None
 
 
 def find_table(root: Path, name: str, setting: str) -> Path:
@@ -209,19 +229,3 @@ def parse_identifiers(table: Any, column: str, file: Path) -> NDArray[np.int64]:
         raise UserError(f"Expected a number as {column} in each row of {file}, but got {wrong!r}.")
     values: NDArray[np.int64] = pc.cast(texts, pa.int64()).to_numpy()
     return values
-
-
-def find_positions(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """Look up keys.
-
-    Args:
-        keys: `(N,)`, sorted.
-        wanted: `(M,)`.
-
-    Returns:
-        `(M,)`: the place of each wanted key, and whether it is among the keys.
-    """
-    places = np.searchsorted(keys, wanted)
-    found = places < len(keys)
-    found[found] = keys[places[found]] == wanted[found]
-    return places, found

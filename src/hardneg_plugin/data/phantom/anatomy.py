@@ -8,7 +8,7 @@ patient's left (the radiological convention), from the middle of the spine; in t
 # numpy's stubs give Any for a Python number times a float32 array.
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -17,17 +17,17 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from hardneg_plugin.data.phantom.findings import Finding
+from hardneg_plugin.data.phantom.findings import Finding, Value
 
 Array = NDArray[np.floating[Any]]
 """`(H, W)` float32."""
 
 Number = TypeVar("Number", float, Array)
 
-SIGN = {"left": 1.0, "right": -1.0}
+SIGN: Mapping[Value, float] = {"left": 1.0, "right": -1.0}
 """The direction of a patient's side along `u` in the frontal view."""
 
-HEART_GRADES = {"mild": 0.56, "moderate": 0.63, "severe": 0.70}
+HEART_GRADES: Mapping[Value, float] = {"mild": 0.56, "moderate": 0.63, "severe": 0.70}
 VERTEBRA = 0.055
 """The height of one vertebra as a share of the image's side."""
 SHAPE_FINDINGS = frozenset({"cardiomegaly", "hyperinflation", "elevated hemidiaphragm", "tortuous aorta", "scoliosis"})
@@ -106,22 +106,16 @@ def shape_body(body: Body, findings: Iterable[Finding]) -> Body:
     for found in findings:
         match found.name:
             case "cardiomegaly":
-                body = replace(body, heart=HEART_GRADES[str(found.value("grade"))])
+                body = replace(body, heart=HEART_GRADES[found.value("grade")])
             case "hyperinflation":
-                body = replace(
-                    body,
-                    base=body.base + 0.075,
-                    sag=0.03,
-                    heart=0.8 * body.heart,
-                    air=body.air + 0.06,
-                    depth=1.08 * body.depth,
-                )
+                deep = {"base": body.base + 0.075, "sag": 0.03, "air": body.air + 0.06, "depth": 1.08 * body.depth}
+                body = replace(body, heart=0.8 * body.heart, **deep)
             case "elevated hemidiaphragm":
                 body = replace(body, **{f"lift_{found.value('side')}": 0.11})
             case "tortuous aorta":
                 body = replace(body, aorta=body.aorta + 0.05)
             case "scoliosis":
-                body = replace(body, curve=0.095 * SIGN[str(found.value("direction"))])
+                body = replace(body, curve=0.095 * SIGN[found.value("direction")])
     return body
 
 

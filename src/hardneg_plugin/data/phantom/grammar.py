@@ -17,6 +17,17 @@ WORDS: Mapping[str, Mapping[Value, str]] = {
 }
 """How a value is written if not as itself."""
 
+
+def written(key: str, value: Value) -> str:
+    """The words of an attribute's value.
+
+    Args:
+        key: of the attribute.
+        value: of it.
+    """
+    return WORDS.get(key, {}).get(value, str(value))
+
+
 PHRASES: Mapping[str, Sequence[str]] = {
     "cardiomegaly": (
         "there is {grade} cardiomegaly",
@@ -222,7 +233,7 @@ def say(found: Finding, rng: Generator) -> str:
         found: a finding with all of its attributes.
         rng: draws the phrase.
     """
-    words = {key: WORDS.get(key, {}).get(value, str(value)) for key, value in found.attributes}
+    words = {key: written(key, value) for key, value in found.attributes}
     return _sentence(PHRASES[found.name], rng, **words)
 
 

@@ -1,10 +1,11 @@
 """Findings of phantom studies and their places as prompts, and which of them a report states."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 from hardneg_plugin.data.phantom.findings import ATTRIBUTES, Finding, Value
-from hardneg_plugin.data.phantom.grammar import WORDS
+from hardneg_plugin.data.phantom.grammar import written
 from hardneg_plugin.data.phantom.prompts import zero_shot_prompts
 from hardneg_plugin.data.phantom.reading import read_findings
 from hardneg_plugin.knowledge import ABSENT, PRESENT, UNKNOWN, Prompt
@@ -48,11 +49,8 @@ def _fact(prompt: Prompt, places: set[str | None] | None) -> int:
 
 
 def _places(name: str) -> list[str]:
-    keys = _keys(name)
-    combined = [""]
-    for key in keys:
-        combined = [f"{start} {_written(key, value)}".strip() for start in combined for value in ATTRIBUTES[name][key]]
-    return combined if keys else []
+    values = [[_written(key, value) for value in ATTRIBUTES[name][key]] for key in _keys(name)]
+    return [" ".join(words) for words in itertools.product(*values)] if values else []
 
 
 def _place(found: Finding) -> str | None:
@@ -68,5 +66,4 @@ def _keys(name: str) -> list[str]:
 
 
 def _written(key: str, value: Value) -> str:
-    written = WORDS.get(key, {}).get(value, str(value))
-    return {"zone": f"{written} zone", "lobe": f"{written} lobe"}.get(key, written)
+    return f"{written(key, value)} {key}" if key in ("zone", "lobe") else written(key, value)

@@ -25,7 +25,7 @@ COLLAPSE = {"small": 0.055, "large": 0.13}
 
 
 def _side(found: Finding) -> float:
-    return SIGN[str(found.value("side"))]
+    return SIGN[found.value("side")]
 
 
 def _half(view: Frontal, found: Finding) -> Array:
@@ -46,13 +46,8 @@ def _effusion(view: Frontal, found: Finding, rng: Generator) -> Array:
 def _effusion_lateral(view: Lateral, found: Finding, rng: Generator) -> Array:
     lung = view.left if _side(found) > 0 else view.right
     climb = 0.12 * np.clip(view.grid.u / view.body.depth, 0, 1) ** 2
-    return (
-        0.45
-        * view.body.air
-        * view.grid.inside(view.grid.v - _level(view, found) + climb - 0.02, 0.015)
-        * lung
-        * (1 - view.organs)
-    )
+    fluid = view.grid.inside(view.grid.v - _level(view, found) + climb - 0.02, 0.015)
+    return 0.45 * view.body.air * fluid * lung * (1 - view.organs)
 
 
 def _pneumothorax(view: Frontal, found: Finding, rng: Generator) -> Array:
@@ -130,9 +125,8 @@ def _atelectasis(view: Frontal, found: Finding, rng: Generator) -> Array:
 
 def _atelectasis_lateral(view: Lateral, found: Finding, rng: Generator) -> Array:
     v = _band_height(view, found) + rng.uniform(-0.015, 0.015)
-    return (
-        0.24 * view.grid.stroke([(0.1 * view.body.depth, v), (0.75 * view.body.depth, v + 0.03)], 0.009) * view.aerated
-    )
+    inner, outer = 0.1 * view.body.depth, 0.75 * view.body.depth
+    return 0.24 * view.grid.stroke([(inner, v), (outer, v + 0.03)], 0.009) * view.aerated
 
 
 def _oedema(view: Frontal, found: Finding, rng: Generator) -> Array:
@@ -193,9 +187,8 @@ def _central_line(view: Frontal, found: Finding, rng: Generator) -> Array:
 
 def _central_line_lateral(view: Lateral, found: Finding, rng: Generator) -> Array:
     b = view.body
-    return 0.3 * view.grid.stroke(
-        [(-0.1, b.apex - 0.06), (-0.07, b.apex + 0.1), (-0.05, b.apex + 0.5 * b.height)], 0.006
-    )
+    path = [(-0.1, b.apex - 0.06), (-0.07, b.apex + 0.1), (-0.05, b.apex + 0.5 * b.height)]
+    return 0.3 * view.grid.stroke(path, 0.006)
 
 
 FRONTAL: Mapping[str, Callable[[Frontal, Finding, Generator], Array]] = {

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.random import Generator
 
 from hardneg_plugin.data.phantom.findings import ATTRIBUTES
-from hardneg_plugin.data.phantom.grammar import PHRASES, WORDS
+from hardneg_plugin.data.phantom.grammar import PHRASES, written
 
 WORDINGS = 12
 """Sentences of either kind per finding; all values of an attribute occur equally often in them, give or take one."""
@@ -43,10 +43,7 @@ def zero_shot_prompts() -> Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]
 
 
 def _statements(name: str, rng: Generator) -> list[str]:
-    values = {
-        key: [WORDS.get(key, {}).get(value, str(value)) for value in _spread(among, rng)]
-        for key, among in ATTRIBUTES[name].items()
-    }
+    values = {key: [written(key, value) for value in _spread(among, rng)] for key, among in ATTRIBUTES[name].items()}
     return [
         phrase.format(**{key: words[index] for key, words in values.items()})
         for index, phrase in enumerate(_spread(PHRASES[name], rng))

@@ -1,26 +1,17 @@
 """Questions about a phantom study, with answers from its findings."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from numpy.random import Generator
 
-from hardneg_plugin.data.phantom.findings import ATTRIBUTES, Finding, Value, draw_findings
-from hardneg_plugin.data.phantom.grammar import WORDS
+from hardneg_plugin.data.phantom.findings import ATTRIBUTES, Finding, draw_findings
+from hardneg_plugin.data.phantom.grammar import written
 
 KINDS = ("presence", "side", "size", "place")
 
-WITH_ARTICLE: Mapping[str, str] = {
-    "pleural effusion": "a pleural effusion",
-    "pneumothorax": "a pneumothorax",
-    "nodule": "a nodule",
-    "elevated hemidiaphragm": "an elevated hemidiaphragm",
-    "tortuous aorta": "a tortuous aorta",
-    "rib fracture": "a rib fracture",
-    "pacemaker": "a pacemaker",
-    "central line": "a central line",
-}
-"""The findings whose names take an article."""
+WITHOUT_ARTICLE = frozenset({"cardiomegaly", "consolidation", "atelectasis", "oedema", "hyperinflation", "scoliosis"})
+"""The findings whose names take no article."""
 
 ABOUT: Mapping[tuple[str, str], tuple[str, str]] = {
     ("cardiomegaly", "grade"): ("size", "which grade is the cardiomegaly?"),
@@ -66,18 +57,16 @@ def ask(findings: Collection[Finding], rng: Generator, normal_share: float = 0.4
     """
     here, there = ({found.name for found in study} for study in (findings, draw_findings(rng, normal_share)))
     presence = [
-        Question("presence", f"is there {WITH_ARTICLE.get(name, name)}?", "yes" if name in here else "no")
+        Question("presence", f"is there {_article(name)}{name}?", "yes" if name in here else "no")
         for name in sorted(here ^ there)
     ]
-    return presence + [question for found in sorted(findings) for question in _about(found)]
+    return presence + [
+        Question(*ABOUT[found.name, key], written(key, value))
+        for found in sorted(findings)
+        for key, value in found.attributes
+        if (found.name, key) in ABOUT
+    ]
 
 
-def _about(found: Finding) -> Iterator[Question]:
-    for key, value in found.attributes:
-        if (found.name, key) in ABOUT:
-            kind, text = ABOUT[found.name, key]
-            yield Question(kind, text, _written(key, value))
-
-
-def _written(key: str, value: Value) -> str:
-    return WORDS.get(key, {}).get(value, str(value))
+def _article(name: str) -> str:
+    return "" if name in WITHOUT_ARTICLE else "an " if name.startswith("e") else "a "

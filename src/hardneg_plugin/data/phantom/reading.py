@@ -8,7 +8,7 @@ import re
 from collections.abc import Hashable, Iterator, Mapping
 
 from hardneg_plugin.data.phantom.findings import ATTRIBUTES, Finding, Value
-from hardneg_plugin.data.phantom.grammar import WORDS
+from hardneg_plugin.data.phantom.grammar import written
 
 MENTIONS: Mapping[str, re.Pattern[str]] = {
     name: re.compile(rf"\b(?:{words})\b")
@@ -41,8 +41,8 @@ JOINTS = re.compile(r"\b(?:and|with|without)\b")
 
 
 def _words(key: str, value: Value) -> str:
-    written = re.escape(WORDS.get(key, {}).get(value, str(value)))
-    return {"grade": f"{written}(?:ly)?", "mm": f"{written} mm"}.get(key, written)
+    text = re.escape(written(key, value))
+    return {"grade": f"{text}(?:ly)?", "mm": f"{text} mm"}.get(key, text)
 
 
 VALUES: Mapping[str, Mapping[str, tuple[tuple[re.Pattern[str], Value], ...]]] = {

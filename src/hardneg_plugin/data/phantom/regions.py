@@ -13,11 +13,7 @@ from hardneg_plugin.data.phantom.render import VIEWS, Stream, draws
 ZONES = {"upper": (-0.1, 0.39), "mid": (0.39, 0.66), "lower": (0.66, 1.15)}
 """The heights of the lung zones, from the apex (0) to the dome of the diaphragm (1)."""
 
-REGIONS = (
-    *(f"{side} {zone} zone" for side in ("right", "left") for zone in ZONES),
-    "heart",
-    "mediastinum",
-)
+REGIONS = (*(f"{side} {zone} zone" for side in ("right", "left") for zone in ZONES), "heart", "mediastinum")
 """The regions of a view; in the lateral view both sides overlap, and only the heart is a region."""
 
 

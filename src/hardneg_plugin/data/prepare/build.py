@@ -2,11 +2,12 @@
 
 import itertools
 import json
+import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 from tqdm import tqdm
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from hardneg_plugin.data.downloads.study import SECTIONS, DroppedEntry, Originals, OriginalStudy, Section, text_of
 from hardneg_plugin.data.prepare.chunks import Chunk, ChunkRecord, store_chunk
 from hardneg_plugin.data.prepare.counts import PreparationCounts
-from hardneg_plugin.data.prepare.growing_files import DroppedLines, TableRows
+from hardneg_plugin.data.prepare.growing_files import growing_file, table_rows, write_dropped
 from hardneg_plugin.data.prepare.parallel import map_in_order
 from hardneg_plugin.data.prepare.seeded_split import check_shares, seeded_split
 from hardneg_plugin.data.prepare.work_folder import GO_ON, WorkFolder, at_work_on, check_replaceable, is_finished
@@ -38,7 +39,7 @@ class PrepareSettings:
         section: the text that a model learns to write.
         size: pixels of the shorter side of an image, >= 1.
         seed: of the split, if the source has none; >= 0.
-        shares: of the patients in each split, if the source has none; they add up to 1.
+        splits: share of the patients in each split, if the source has none; the shares add up to 1.
 
     Raises:
         UserError: a value is out of its range.
@@ -47,7 +48,7 @@ class PrepareSettings:
     section: Section = "findings"
     size: int = 256
     seed: int = 0
-    shares: Mapping[SplitName, float] = field(default_factory=lambda: dict(SHARES))
+    splits: Mapping[SplitName, float] = field(default_factory=lambda: dict(SHARES))
 
     def __post_init__(self) -> None:
         if self.section not in SECTIONS:
@@ -55,7 +56,7 @@ class PrepareSettings:
         for key, value, lowest in (("size", self.size, 1), ("seed", self.seed, 0)):
             if type(value) is not int or value < lowest:
                 raise UserError(f"{key}: expected an integer >= {lowest}, but got {value!r}.")
-        check_shares(self.shares)
+        check_shares(self.splits)
 
 
 def build(
@@ -91,13 +92,7 @@ def build(
     for key, value, kind in (("workers", workers, int), ("overwrite", overwrite, bool)):
         if type(value) is not kind or value < 0:
             raise UserError(f"{key}: expected {_EXPECTED[kind]}, but got {value!r}.")
-    written = {
-        "source": described,
-        "section": settings.section,
-        "size": settings.size,
-        "seed": settings.seed,
-        "splits": dict(settings.shares),
-    }
+    written = {"source": described, **asdict(settings)}
     with at_work_on(output) as work:
         if overwrite:
             check_replaceable(work.output)
@@ -120,28 +115,29 @@ def _fill(source: Originals, work: WorkFolder, settings: PrepareSettings, worker
     """Fill the unfinished folder, except its description; returns the summary."""
     counts = PreparationCounts()
     shards = 0
-    with ExitStack() as stack:
-        # disable=None: only on a terminal
-        bar = stack.enter_context(tqdm(total=len(source), unit="study", disable=None, desc="preparing"))
+    with (
+        tqdm(
+            total=len(source), unit="study", disable=None, desc="preparing"
+        ) as bar,  # disable=None: only on a terminal
         # Studies dropped in reading come before unreadable images, so that the order does not depend on timing.
-        dropped = stack.enter_context(DroppedLines(work.unfinished / DROPPED))
-        unreadable = stack.enter_context(DroppedLines(work.path / DROPPED))
-        rows = stack.enter_context(TableRows(work.unfinished / TABLE))
-        parts = _parts(_UsableStudies(source, settings, dropped, counts), work, settings.size, chunk)
-        done = map_in_order(store_chunk, parts, workers, argument=lambda part: part.images)
-        for part, record in stack.enter_context(closing(done)):
-            shards += 1
-            for entry in record.dropped:
-                counts.drop(entry)
-                unreadable.add(entry)
-            rows.add(_rows_of(part, record, settings, counts))
-            bar.update(part.read - bar.n)
+        growing_file(work.unfinished / DROPPED) as dropped,
+        growing_file(work.path / DROPPED) as unreadable,
+        table_rows(work.unfinished / TABLE) as add_rows,
+    ):
+        parts = _parts(_usable(source, settings.section, dropped, counts), work, settings.size, chunk, counts)
+        with closing(map_in_order(store_chunk, parts, workers, argument=lambda part: part.images)) as done:
+            for part, record in done:
+                shards += 1
+                for entry in record.dropped:
+                    counts.drop(entry)
+                    write_dropped(unreadable, entry)
+                add_rows(_rows_of(part, record, settings, counts))
+                bar.update(part.read - bar.n)
         bar.update(counts.read - bar.n)
-        counts.check(settings.shares)
-        rows.finish()
-        unreadable.finish()
-        dropped.append(work.path / DROPPED)
-        dropped.finish()
+        counts.check(settings.splits)
+        with writing(work.path / DROPPED, GO_ON):
+            unreadable.seek(0)
+            shutil.copyfileobj(unreadable, dropped)
     work.leave_only(shards)
     return counts.summary()
 
@@ -155,58 +151,54 @@ class _Part(NamedTuple):
     """Entries of the source read so far."""
 
 
-def _parts(usable: "_UsableStudies", work: WorkFolder, size: int, chunk: int) -> Iterator[_Part]:
+def _parts(
+    studies: Iterator[OriginalStudy], work: WorkFolder, size: int, chunk: int, counts: PreparationCounts
+) -> Iterator[_Part]:
     """Studies in order, `chunk` at a time; the last part may be smaller."""
-    studies = iter(usable)
     for number in itertools.count():
         some = list(itertools.islice(studies, chunk))
         if not some:
             return
         images = tuple((study.id, study.images) for study in some)
-        yield _Part(some, Chunk(number, images, work.images, work.records, size), usable.counts.read)
+        yield _Part(some, Chunk(number, images, work.images, work.records, size), counts.read)
 
 
-class _UsableStudies:
+def _usable(
+    source: Originals, section: Section, dropped: BinaryIO, counts: PreparationCounts
+) -> Iterator[OriginalStudy]:
     """The usable studies of a source; the others are counted and listed."""
+    seen: set[int] = set()
+    for entry in source:
+        counts.read += 1
+        flaw = entry if isinstance(entry, DroppedEntry) else _flaw(entry, section, seen)
+        if flaw is not None:
+            counts.drop(flaw)
+            write_dropped(dropped, flaw)
+        elif isinstance(entry, OriginalStudy):
+            seen.add(match_key(entry.id))
+            yield entry
 
-    def __init__(
-        self, source: Originals, settings: PrepareSettings, dropped: DroppedLines, counts: PreparationCounts
-    ) -> None:
-        self._source, self._settings, self._dropped, self.counts = source, settings, dropped, counts
-        self._seen: set[int] = set()
 
-    def __iter__(self) -> Iterator[OriginalStudy]:
-        for entry in self._source:
-            self.counts.read += 1
-            dropped = entry if isinstance(entry, DroppedEntry) else self._flaw(entry)
-            if dropped is not None:
-                self.counts.drop(dropped)
-                self._dropped.add(dropped)
-            elif isinstance(entry, OriginalStudy):
-                self._seen.add(match_key(entry.id))
-                yield entry
-
-    def _flaw(self, study: OriginalStudy) -> DroppedEntry | None:
-        texts = (study.id, study.findings, study.impression, study.report, study.patient or "", study.labels or "")
-        if not all(map(is_unicode, texts)):
-            return DroppedEntry(study.id, "text is not Unicode")
-        if not study.id.strip():
-            return DroppedEntry(study.id, "no id")
-        if not text_of(study, self._settings.section).strip():
-            wanted = "findings or impression" if self._settings.section == "both" else self._settings.section
-            return DroppedEntry(study.id, f"no {wanted}")
-        if not study.images:
-            return DroppedEntry(study.id, "no image")
-        if match_key(study.id) in self._seen:
-            return DroppedEntry(study.id, "repeated id")
-        return None
+def _flaw(study: OriginalStudy, section: Section, seen: set[int]) -> DroppedEntry | None:
+    texts = (study.id, study.findings, study.impression, study.report, study.patient or "", study.labels or "")
+    if not all(map(is_unicode, texts)):
+        return DroppedEntry(study.id, "text is not Unicode")
+    if not study.id.strip():
+        return DroppedEntry(study.id, "no id")
+    if not text_of(study, section).strip():
+        return DroppedEntry(study.id, f"no {'findings or impression' if section == 'both' else section}")
+    if not study.images:
+        return DroppedEntry(study.id, "no image")
+    if match_key(study.id) in seen:
+        return DroppedEntry(study.id, "repeated id")
+    return None
 
 
 def _rows_of(part: _Part, record: ChunkRecord, settings: PrepareSettings, counts: PreparationCounts) -> "pa.Table":
     rows = []
     for place, (views, stored) in record.studies.items():
         study = part.studies[place]
-        split = study.split or seeded_split(study.id, study.patient, settings.shares, settings.seed)
+        split = study.split or seeded_split(study.id, study.patient, settings.splits, settings.seed)
         counts.add(study, split, views=len(views), size=stored.size)
         rows.append(
             {

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from hardneg_plugin.data.downloads.study import DroppedEntry, OriginalStudy
-from hardneg_plugin.data.prepare.seeded_split import PatientSplits
 from hardneg_plugin.data.studies import SPLITS, SplitName
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.functional.match_keys import match_key
 
 
 class PreparationCounts:
@@ -21,7 +21,8 @@ class PreparationCounts:
         self._views: Counter[str] = Counter()
         self._size = 0
         self._seeded = 0
-        self._patients = PatientSplits()
+        self._strays = 0  # studies in another split than the first of their patient: they leak from training to test
+        self._split_of: dict[int, SplitName] = {}
 
     def drop(self, entry: DroppedEntry) -> None:
         """Count a study or view that is left out."""
@@ -40,7 +41,8 @@ class PreparationCounts:
         self._views[split] += views
         self._size += size
         self._seeded += study.split is None
-        self._patients.add(study.patient, split)
+        if study.patient is not None:
+            self._strays += self._split_of.setdefault(match_key(study.patient), split) != split
 
     def check(self, shares: Mapping[SplitName, float]) -> None:
         """Raise a UserError if a split has no studies; `shares` are those of a seeded split, for the message."""
@@ -70,6 +72,6 @@ class PreparationCounts:
             "kept": {name: {"studies": self._studies[name], "views": self._views[name]} for name in SPLITS},
             "bytes": self._size,
             "split": {"of the source": self._studies.total() - self._seeded, "by the seed": self._seeded},
-            "in_another_split_than_their_patient": self._patients.strays,
+            "in_another_split_than_their_patient": self._strays,
             "dropped": dict(sorted(self._dropped.items())),
         }

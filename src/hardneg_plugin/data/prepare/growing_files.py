@@ -1,11 +1,12 @@
-"""Files of a prepared folder that grow while it is prepared."""
+"""Files of a prepared folder that grow while it is prepared; every command starts them anew."""
 
 import json
 import os
-import shutil
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,68 +16,57 @@ from hardneg_plugin.data.prepare.work_folder import GO_ON
 from hardneg_plugin.data.study_table import SCHEMA
 from hardneg_plugin.files import writing
 
-Self = TypeVar("Self", bound="_File")
 
+@contextmanager
+def growing_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to be written and read, all of it on the disk at the end.
 
-class _File:
-    """A file of the unfinished folder, written chunk by chunk; every command starts it anew."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self: Self) -> Self:
-        with writing(self._path, GO_ON):
-            self._file: BinaryIO = open(self._path, "wb")  # closed by finish, or below
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    Raises:
+        UserError: it cannot be opened, or not be finished.
+    """
+    with writing(path, GO_ON):
+        file = open(path, "w+b")  # noqa: SIM115  # closed below
+    try:
+        yield file
+        with writing(path, GO_ON):
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
         with suppress(OSError):  # unfinished after an error, which is reported already
-            self._file.close()
-
-    def finish(self) -> None:
-        """Write everything to the disk."""
-        with writing(self._path, GO_ON):
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
+            file.close()
 
 
-class DroppedLines(_File):
-    """A line for each study or view left out."""
+def write_dropped(file: BinaryIO, entry: DroppedEntry) -> None:
+    """Write the line of a study or view left out.
 
-    def add(self, entry: DroppedEntry) -> None:
-        """Write a line."""
-        line = json.dumps({"id": entry.id, "reason": entry.reason, "detail": entry.detail}, ensure_ascii=False)
-        with writing(self._path, GO_ON):
-            self._file.write(line.encode(errors="backslashreplace") + b"\n")
-
-    def append(self, path: Path) -> None:
-        """Append the lines of another such file."""
-        with writing(self._path, GO_ON), open(path, "rb") as file:
-            shutil.copyfileobj(file, self._file)
+    Args:
+        file: a `growing_file`.
+        entry: what is left out, and why.
+    """
+    line = json.dumps(asdict(entry), ensure_ascii=False)
+    with writing(Path(file.name), GO_ON):
+        file.write(line.encode(errors="backslashreplace") + b"\n")
 
 
-class TableRows(_File):
-    """The table of studies, a row group per chunk."""
+@contextmanager
+def table_rows(path: Path) -> Iterator[Callable[["pa.Table"], None]]:
+    """Open the table of studies, and yield what writes a row group.
 
-    def __enter__(self: Self) -> Self:
-        super().__enter__()
-        with writing(self._path, GO_ON):
-            self._writer = pq.ParquetWriter(self._file, SCHEMA)
-        return self
+    Raises:
+        UserError: it cannot be written.
+    """
+    with growing_file(path) as file:
+        with writing(path, GO_ON):
+            writer = pq.ParquetWriter(file, SCHEMA)
 
-    def __exit__(self, *error: object) -> None:
-        with suppress(OSError, ValueError):  # ValueError: the file is closed
-            self._writer.close()
-        super().__exit__(*error)
+        def add(rows: "pa.Table") -> None:
+            with writing(path, GO_ON):
+                writer.write_table(rows)
 
-    def add(self, rows: "pa.Table") -> None:
-        """Write a row group."""
-        with writing(self._path, GO_ON):
-            self._writer.write_table(rows)
-
-    def finish(self) -> None:
-        """Write the end of the table, and everything to the disk."""
-        with writing(self._path, GO_ON):
-            self._writer.close()
-        super().finish()
+        try:
+            yield add
+            with writing(path, GO_ON):
+                writer.close()
+        finally:
+            with suppress(OSError):
+                writer.close()

@@ -1,4 +1,4 @@
-"""Splits by patient, drawn by a seed where a data set has none; and a count of patients in two splits."""
+"""Splits by patient, drawn by a seed where a data set has none."""
 
 import math
 from collections.abc import Mapping
@@ -41,22 +41,3 @@ def seeded_split(study: str, patient: str | None, shares: Mapping[SplitName, flo
         if place < 0:
             return name
     return next(name for name in reversed(SPLITS) if shares[name])  # rounding: the shares add up to a bit less than 1
-
-
-class PatientSplits:
-    """Counts studies in another split than the first of their patient: they leak between training and test."""
-
-    def __init__(self) -> None:
-        self.strays = 0
-        """The count."""
-        self._split_of: dict[int, SplitName] = {}
-
-    def add(self, patient: str | None, split: SplitName) -> None:
-        """Count a study.
-
-        Args:
-            patient: its patient; None: unknown, not counted.
-            split: its split.
-        """
-        if patient is not None:
-            self.strays += self._split_of.setdefault(match_key(patient), split) != split

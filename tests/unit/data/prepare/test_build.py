@@ -61,7 +61,7 @@ def study(folder, i, **given):
 
 
 def prepared(source, output, *, chunk=4, **options):
-    settings = {key: options.pop(key) for key in ("section", "size", "seed", "shares") if key in options}
+    settings = {key: options.pop(key) for key in ("section", "size", "seed", "splits") if key in options}
     entries = source if hasattr(source, "entries") else MadeUp(source)
     return build(entries, output, PrepareSettings(**{"size": SIZE, **settings}), chunk=chunk, **options)
 
@@ -220,8 +220,8 @@ def test_the_seed_splits_by_patient_what_the_source_does_not(tmp_path, output):
 def test_a_split_without_studies_names_the_setting(tmp_path, output):
     entries = [study(tmp_path, i, split=None) for i in range(8)]
     shares = {"train": 0.5, "val": 0.0, "test": 0.5}
-    assert "val has none of the 8" in error(entries, output, shares=shares)
-    assert "splits.val above 0.0" in error(entries, output, shares=shares)
+    assert "val has none of the 8" in error(entries, output, splits=shares)
+    assert "splits.val above 0.0" in error(entries, output, splits=shares)
     assert "split of the source" in error([study(tmp_path, 0), study(tmp_path, 1)], output)
     assert not output.exists()
 
@@ -241,7 +241,7 @@ def test_nothing_that_can_be_used(tmp_path, output):
         ({"size": 0}, "size"),
         ({"size": 2.5}, "size"),
         ({"seed": -1}, "seed"),
-        ({"shares": {"train": 1}}, "splits"),
+        ({"splits": {"train": 1}}, "splits"),
         ({"workers": -1}, "workers"),
         ({"workers": "two"}, "workers"),
         ({"overwrite": "yes"}, "overwrite"),

@@ -3,7 +3,9 @@ from collections import Counter
 
 import pytest
 
-from hardneg_plugin.data.prepare.seeded_split import PatientSplits, check_shares, seeded_split
+from hardneg_plugin.data.downloads.study import OriginalStudy
+from hardneg_plugin.data.prepare.counts import PreparationCounts
+from hardneg_plugin.data.prepare.seeded_split import check_shares, seeded_split
 from hardneg_plugin.errors import UserError
 
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
@@ -59,7 +61,7 @@ def test_shares_that_are_none(shares):
 
 
 def test_studies_elsewhere_than_their_patient_are_counted():
-    splits = PatientSplits()
+    counts = PreparationCounts()
     for patient, split in [("p", "train"), ("q", "val"), ("p", "test"), (None, "val"), (None, "test"), ("p", "train")]:
-        splits.add(patient, split)
-    assert splits.strays == 1
+        counts.add(OriginalStudy("s", (), patient=patient), split, views=0, size=0)
+    assert counts.summary()["in_another_split_than_their_patient"] == 1

@@ -12,14 +12,12 @@ from hardneg_plugin.data.datamodule import StudyDataModule
 from hardneg_plugin.data.phantom.studies import PhantomSplit
 from hardneg_plugin.data.studies import SplitName
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.evaluation.downstream import tasks
-from hardneg_plugin.evaluation.downstream.encoded_split import EncodedSplit
+from hardneg_plugin.evaluation.downstream import phantom_tasks, tasks
 from hardneg_plugin.evaluation.downstream.finding_maps import entity_names
-from hardneg_plugin.evaluation.downstream.frozen_features import Model, encode, text_features
+from hardneg_plugin.evaluation.downstream.frozen_features import EncodedSplit, Model, encode, text_features
 from hardneg_plugin.evaluation.downstream.head_training import HeadTraining
 from hardneg_plugin.evaluation.downstream.pair_scorer import PairScorer
-from hardneg_plugin.evaluation.downstream.phantom_targets import questions_of
-from hardneg_plugin.evaluation.downstream.task_results import TaskResult
+from hardneg_plugin.evaluation.downstream.tasks import TaskResult
 from hardneg_plugin.knowledge import Knowledge
 from hardneg_plugin.models.aligned import AlignedModel
 
@@ -174,13 +172,13 @@ def _linear_probe(inputs: TaskInputs) -> list[TaskResult]:
 
 
 def _localisation(inputs: TaskInputs) -> list[TaskResult]:
-    return [tasks.localisation(inputs.split("val"), split, inputs.knowledge) for split in inputs.scored]
+    return [phantom_tasks.localisation(inputs.split("val"), split, inputs.knowledge) for split in inputs.scored]
 
 
 def _segmentation(inputs: TaskInputs) -> list[TaskResult]:
     train, val = (inputs.split(name) for name in ("train", "val"))
     settings = inputs.settings
-    return tasks.segmentation(
+    return phantom_tasks.segmentation(
         train,
         val,
         inputs.scored,
@@ -195,9 +193,11 @@ def _vqa(inputs: TaskInputs) -> list[TaskResult]:
     train, val, scored = inputs.split("train"), inputs.split("val"), inputs.scored
     seed = inputs.settings.seed
     splits = (train, val, *scored)
-    texts = sorted({q.text for split in splits for of_study in questions_of(split, seed) for q in of_study})
+    texts = sorted(
+        {q.text for split in splits for of_study in phantom_tasks.questions_of(split, seed) for q in of_study}
+    )
     embedded = dict(zip(texts, text_features(inputs.model, texts), strict=True))
-    return tasks.vqa(train, val, scored, embedded, inputs.settings.vqa, seed=seed, device=inputs.device)
+    return phantom_tasks.vqa(train, val, scored, embedded, inputs.settings.vqa, seed=seed, device=inputs.device)
 
 
 TASKS: dict[str, Callable[[TaskInputs], list[TaskResult]]] = {

@@ -12,14 +12,13 @@ from torch.nn.functional import normalize
 from hardneg_plugin.data.phantom import PhantomKnowledge, PhantomStudies
 from hardneg_plugin.data.phantom.findings import ATTRIBUTES
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.evaluation.downstream import tasks
-from hardneg_plugin.evaluation.downstream.encoded_split import EncodedSplit
+from hardneg_plugin.evaluation.downstream import phantom_tasks, tasks
 from hardneg_plugin.evaluation.downstream.finding_maps import entity_names
-from hardneg_plugin.evaluation.downstream.frozen_features import FrozenFeatures
+from hardneg_plugin.evaluation.downstream.frozen_features import EncodedSplit, FrozenFeatures
 from hardneg_plugin.evaluation.downstream.head_training import HeadTraining
 from hardneg_plugin.evaluation.downstream.linear_probe import LabelledFeatures, linear_probe
 from hardneg_plugin.evaluation.downstream.localisation import box_iou, chance_levels, choose_threshold, pointing_game
-from hardneg_plugin.evaluation.downstream.phantom_targets import questions_of
+from hardneg_plugin.evaluation.downstream.phantom_tasks import questions_of
 from hardneg_plugin.evaluation.downstream.segmentation import (
     SegmentationSplit,
     dice,
@@ -181,7 +180,7 @@ def test_probes_are_those_of_direct_calls(splits):
 
 
 def test_localisation_is_the_mean_over_findings_of_the_first_view(splits):
-    result = tasks.localisation(splits["val"], splits["test"], KNOWLEDGE)
+    result = phantom_tasks.localisation(splits["val"], splits["test"], KNOWLEDGE)
 
     def first_view(split):
         rows, findings, boxes, _ = zip(*marks_of(split), strict=True)
@@ -212,16 +211,16 @@ def test_a_model_that_looks_into_every_box_wins_the_pointing_game(splits):
     for row, finding, (y0, x0, y1, x1), _ in marks_of(split):
         maps[row, (y0 + y1) // 2 * 32 + (x0 + x1) // 2, finding] += 1
     ideal = replace(split, features=replace(split.features, maps=maps, grid=(32, 32)))
-    assert task_card(tasks.localisation(ideal, ideal, KNOWLEDGE).rows).values["pointing_game"] == 1
+    assert task_card(phantom_tasks.localisation(ideal, ideal, KNOWLEDGE).rows).values["pointing_game"] == 1
 
 
 def test_segmentation_is_the_dice_of_a_decoder_trained_on_the_first_studies(splits):
     how = HeadTraining(epochs=1, batch_size=8, seed=3)
     studies = [splits[name] for name in ("train", "val")]
-    of_val, result = tasks.segmentation(
+    of_val, result = phantom_tasks.segmentation(
         *studies, [splits["val"], splits["test"]], how, studies=12, width=4, device="cpu"
     )
-    assert [of_val] == tasks.segmentation(*studies, [splits["val"]], how, studies=12, width=4, device="cpu")
+    assert [of_val] == phantom_tasks.segmentation(*studies, [splits["val"]], how, studies=12, width=4, device="cpu")
 
     def outlined(split, count):
         masks = torch.zeros(count, len(NAMES), 32, 32, dtype=torch.bool)
@@ -240,7 +239,7 @@ def test_segmentation_is_the_dice_of_a_decoder_trained_on_the_first_studies(spli
     alarms = [found.flatten(2).any(-1)[absent[:, f], f].float().mean().item() for f in range(len(NAMES))]
     assert values["false_alarms"] == pytest.approx(np.mean(alarms))
     few = as_seen(PhantomStudies(train=4, size=32, normal_share=0.0).split("train"))
-    (result,) = tasks.segmentation(few, few, [few], how, studies=1000, width=4, device="cpu")
+    (result,) = phantom_tasks.segmentation(few, few, [few], how, studies=1000, width=4, device="cpu")
     assert result.settings["studies"] == 4
 
 
@@ -255,7 +254,7 @@ def embedded_questions(asked):
 
 def answered(splits, asked, how, judged=("test",)):
     train, val, *others = (splits[name] for name in ("train", "val", *judged))
-    return tasks.vqa(train, val, others, embedded_questions(asked), how, seed=1, device="cpu")
+    return phantom_tasks.vqa(train, val, others, embedded_questions(asked), how, seed=1, device="cpu")
 
 
 def test_questions_are_the_same_for_every_model_and_others_under_another_seed(splits):
@@ -340,15 +339,17 @@ def test_what_a_task_needs_is_said(splits, foreign):
     with pytest.raises(UserError, match="bare host: train with model=hard_negatives or model=pretrain"):
         tasks.retrieval(bare)
     for call in (
-        lambda: tasks.localisation(foreign, foreign, KNOWLEDGE),
-        lambda: tasks.segmentation(foreign, foreign, [foreign], HeadTraining(), studies=1, width=4, device="cpu"),
-        lambda: tasks.vqa(foreign, foreign, [foreign], {}, HeadTraining(), seed=0, device="cpu"),
+        lambda: phantom_tasks.localisation(foreign, foreign, KNOWLEDGE),
+        lambda: phantom_tasks.segmentation(
+            foreign, foreign, [foreign], HeadTraining(), studies=1, width=4, device="cpu"
+        ),
+        lambda: phantom_tasks.vqa(foreign, foreign, [foreign], {}, HeadTraining(), seed=0, device="cpu"),
     ):
         with pytest.raises(UserError, match="only data=phantom has"):
             call()
     empty = as_seen(PhantomStudies(train=4, size=32, normal_share=1.0).split("train"))
     with pytest.raises(UserError, match="expected findings in each split, but one has none"):
-        tasks.localisation(empty, empty, KNOWLEDGE)
+        phantom_tasks.localisation(empty, empty, KNOWLEDGE)
     silent = as_seen(PhantomStudies(train=1, size=32, normal_share=1.0).split("train"))
     with pytest.raises(UserError, match="expected questions about each split, but one has none"):
-        tasks.vqa(silent, silent, [silent], {}, HeadTraining(), seed=0, device="cpu")
+        phantom_tasks.vqa(silent, silent, [silent], {}, HeadTraining(), seed=0, device="cpu")

@@ -13,9 +13,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
-from rich.table import Table as RichTable
 
-from hardneg_plugin.apps.shared.console import HEADINGS, console
+from hardneg_plugin.apps.shared.console import HEADINGS, console, make_table
 from hardneg_plugin.apps.shared.hydra_command import explain, run_command
 from hardneg_plugin.apps.shared.positional import WITH_VALUE
 from hardneg_plugin.apps.shared.train_settings import check_settings
@@ -53,9 +52,7 @@ def divided(arguments: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
     >>> divided(["compare.jobs=2", "+experiment=ablations_ithn", "hydra.launcher.nodes=1", "hardening=ascent", "--cfg=job"])
     (['compare.jobs=2', '+experiment=ablations_ithn', '--cfg=job'], ['hydra.launcher.nodes=1'], ['hardening=ascent'])
     """
-    own: list[str] = []
-    for_launcher: list[str] = []
-    for_runs: list[str] = []
+    own, for_launcher, for_runs = list[str](), list[str](), list[str]()
     is_value = False  # of the option before it
     for argument in arguments:
         name = argument.lstrip("+~")
@@ -94,11 +91,8 @@ def start(config: DictConfig, *, for_launcher: list[str], for_runs: list[str]) -
             compared = _compare_runs(runs, settings, failed)
         except KeyboardInterrupt:
             finished = sum(run.state == "finished" for run in runs)
-            first = (
-                f"{settings.launcher} may still run its jobs: wait for them or cancel them. "
-                if settings.launcher
-                else ""
-            )
+            jobs = f"{settings.launcher} may still run its jobs: wait for them or cancel them. "
+            first = jobs if settings.launcher else ""
             print(f"Interrupted; {finished} of {len(runs)} runs are finished. {first}{AGAIN}", file=sys.stderr)
             sys.exit(128 + signal.SIGINT)
     for name, process in failed.items():
@@ -148,7 +142,7 @@ def _train_all(
         processes, jobs = local_processes(runs), settings.jobs
     else:
         processes = launched_processes(runs, settings.launcher, for_launcher)
-        jobs = max(1, len(processes))
+        jobs = len(processes)
     if not processes:
         return {}
     known = [seconds for run in runs if (seconds := seconds_of(run.folder)) is not None]
@@ -254,9 +248,7 @@ def _write_page_of(compared: Comparison, settings: ComparisonSettings) -> None:
 def _print_comparison(compared: Comparison) -> None:
     """Print the tables, and in words what they show."""
     for table in tables(compared):
-        shown = RichTable(title=table.title, title_justify="left")
-        for place, name in enumerate(table.header):
-            shown.add_column(HEADINGS.get(name, name), justify="right" if place else "left", no_wrap=not place)
+        shown = make_table(table.title, *(HEADINGS.get(name, name) for name in table.header))
         for row in table.rows:
             shown.add_row(*row)
         console(at_least=180).print(shown)

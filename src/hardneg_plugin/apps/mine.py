@@ -1,9 +1,9 @@
 """hardneg-mine: write the nearest other reports of every training report as a table."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 from hydra.utils import instantiate
@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from hardneg_plugin.apps.shared.console import print_counts, print_hardest, progress
 from hardneg_plugin.apps.shared.hydra_command import run_command
 from hardneg_plugin.data.annotations import AnnotatedStudies
-from hardneg_plugin.data.studies import Studies, StudySource
+from hardneg_plugin.data.studies import StudySource
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import check_place
 from hardneg_plugin.models.run_embedder import RunEmbedder
@@ -40,7 +40,8 @@ def mine(config: DictConfig) -> None:
     if len(studies) < 2:
         raise UserError(f"data: expected at least two training studies to choose from, but got {len(studies)}.")
     ids, reports = studies.ids, studies.reports
-    rule = _rule(config, studies)
+    labels = studies.labels if config.labels == "exclude" else None
+    rule = NeighbourRule(groups_of(reports, studies.patients, labels), ceiling=config.ceiling, k=config.k)
     search = BACKENDS[config.backend](config.chunk)
     started = time.perf_counter()
     embeddings = embed(_embedder_of(config), reports)
@@ -71,8 +72,9 @@ def mine(config: DictConfig) -> None:
     print_hardest(_hardest(nearest), ids, reports)
     print(f"\nembedded in {seconds['embedding']:.1f} s, searched in {seconds['search']:.1f} s\ntable    {output}")
     if config.ithn_annotation is not None:
-        table = dict(zip(ids, neighbours, strict=True))
-        _write_released(Path(config.ithn_annotation), source, table)
+        path, annotation = Path(config.ithn_annotation), cast(AnnotatedStudies, source).annotation
+        left = write_ithn_annotation(path, annotation, dict(zip(ids, neighbours, strict=True)))
+        print(f"released {path}" + (f", in which {left} training studies have no negative" if left else ""))
 
 
 def _check(config: DictConfig) -> None:
@@ -98,14 +100,8 @@ def _source_of(config: DictConfig) -> StudySource:
 
 
 def _embedder_of(config: DictConfig) -> Embedder:
-    embedder = instantiate(config.embedder)
-    loaded: Embedder = embedder.load(trust=config.trust) if isinstance(embedder, RunEmbedder) else embedder
-    return loaded
-
-
-def _rule(config: DictConfig, studies: Studies) -> NeighbourRule:
-    labels = studies.labels if config.labels == "exclude" else None
-    return NeighbourRule(groups_of(studies.reports, studies.patients, labels), ceiling=config.ceiling, k=config.k)
+    embedder: Embedder | RunEmbedder = instantiate(config.embedder)
+    return embedder.load(trust=config.trust) if isinstance(embedder, RunEmbedder) else embedder
 
 
 def _filled(nearest: Neighbours) -> dict[str, int]:
@@ -130,11 +126,6 @@ def _hardest(nearest: Neighbours) -> list[tuple[float, int, int]]:
         if len(pairs) == HARDEST:
             break
     return [(score, *pair) for pair, score in pairs.items()]
-
-
-def _write_released(path: Path, source: Any, table: Mapping[str, Sequence[str]]) -> None:
-    left = write_ithn_annotation(path, source.annotation, table)
-    print(f"released {path}" + (f", in which {left} training studies have no negative" if left else ""))
 
 
 if __name__ == "__main__":

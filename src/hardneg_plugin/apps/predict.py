@@ -1,17 +1,15 @@
 """hardneg-predict: write reports for images with a trained run."""
 
 import csv
-import json
 import os
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from rich.progress import Progress
+from rich.progress import track
 from torch import Tensor
 
 from hardneg_plugin.apps.shared.console import console
@@ -19,7 +17,7 @@ from hardneg_plugin.apps.shared.hydra_command import run_command
 from hardneg_plugin.apps.shared.image_arguments import StudyFiles, studies_of_arguments
 from hardneg_plugin.apps.shared.positional import split_arguments
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.files import whole_text_file
+from hardneg_plugin.files import whole_text_file, write_jsonl
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.models.report_io import GeneratedReport, read_views
 
@@ -109,32 +107,26 @@ def _write(model: ReportGenerator, studies: Sequence[StudyFiles], config: DictCo
     """The records of the readable studies, each shown once written, and the number of the others."""
     assert model.image_size is not None
     screen, records, failed = console(), [], 0
-    with ExitStack() as stack:
-        progress = None
-        if screen.is_terminal and len(studies) > config.batch_size:
-            progress = stack.enter_context(Progress(console=screen, transient=True))
-            task = progress.add_task("studies", total=len(studies))
-        for start in range(0, len(studies), config.batch_size):
-            chunk = studies[start : start + config.batch_size]
-            readable: list[tuple[StudyFiles, list[Tensor]]] = []
-            for study in chunk:
-                try:
-                    readable.append((study, list(read_views(study.files, model.image_size))))
-                except UserError as error:
-                    failed += 1
-                    message = " ".join(str(error).split())
-                    print(f"hardneg-predict: {_printable(study.id)} left out: {message}", file=sys.stderr)
-            written = model.generate(
-                [views for _, views in readable],
-                beam_size=config.beam_size,
-                max_length=config.max_length,
-                attention=config.attention,
-            )
-            for (study, _), report in zip(readable, written, strict=True):
-                screen.print(_shown(study, report, screen.width), markup=False, soft_wrap=True)
-                records.append(_record(study, report))
-            if progress is not None:
-                progress.advance(task, len(chunk))
+    starts = range(0, len(studies), config.batch_size)
+    has_bar = screen.is_terminal and len(starts) > 1
+    for start in track(starts, "studies", console=screen, transient=True, disable=not has_bar):
+        readable: list[tuple[StudyFiles, list[Tensor]]] = []
+        for study in studies[start : start + config.batch_size]:
+            try:
+                readable.append((study, list(read_views(study.files, model.image_size))))
+            except UserError as error:
+                failed += 1
+                message = " ".join(str(error).split())
+                print(f"hardneg-predict: {_printable(study.id)} left out: {message}", file=sys.stderr)
+        written = model.generate(
+            [views for _, views in readable],
+            beam_size=config.beam_size,
+            max_length=config.max_length,
+            attention=config.attention,
+        )
+        for (study, _), report in zip(readable, written, strict=True):
+            screen.print(_shown(study, report, screen.width), markup=False, soft_wrap=True)
+            records.append(_record(study, report))
     return records, failed
 
 
@@ -177,12 +169,6 @@ def _printable(name: str | Path) -> str:
     return os.fsencode(name).decode("utf-8", "replace")
 
 
-def _write_jsonl(path: Path, records: Iterable[Record]) -> None:
-    with whole_text_file(path) as file:
-        for record in records:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-
-
 def _write_csv(path: Path, records: Sequence[Record]) -> None:
     """As a table: "|" between views, and after each word its view and share in brackets."""
     with whole_text_file(path) as file:
@@ -195,7 +181,7 @@ def _write_csv(path: Path, records: Sequence[Record]) -> None:
             table.writerow([*row, *([" ".join(words)] if has_words else [])])
 
 
-WRITERS: dict[str, Any] = {".jsonl": _write_jsonl, ".csv": _write_csv}
+WRITERS: dict[str, Any] = {".jsonl": write_jsonl, ".csv": _write_csv}
 
 
 if __name__ == "__main__":

@@ -8,9 +8,8 @@ from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from rich.table import Table
 
-from hardneg_plugin.apps.shared.console import console
+from hardneg_plugin.apps.shared.console import console, make_table
 from hardneg_plugin.apps.shared.hydra_command import run_command
 from hardneg_plugin.data.downloads.study import OF_ONE_VIEW
 from hardneg_plugin.data.prepare.build import PrepareSettings, build
@@ -52,10 +51,7 @@ def prepare(config: DictConfig) -> None:
 
 def _print_summary(title: str, summary: Mapping[str, Any]) -> None:
     """Print what was kept and dropped, and why."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("", no_wrap=True)
-    for name in ("studies", "views"):
-        table.add_column(name, justify="right")
+    table = make_table(title, "", "studies", "views")
     for split, counts in summary["kept"].items():
         table.add_row(split, str(counts["studies"]), str(counts["views"]))
     table.add_section()

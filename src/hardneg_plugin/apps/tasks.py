@@ -5,9 +5,8 @@ from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from rich.table import Table
 
-from hardneg_plugin.apps.shared.console import console, progress
+from hardneg_plugin.apps.shared.console import console, make_table, progress
 from hardneg_plugin.apps.shared.hydra_command import run_command
 from hardneg_plugin.data.datamodule import StudyDataModule
 from hardneg_plugin.errors import UserError
@@ -122,9 +121,7 @@ def _check(config: DictConfig) -> None:
 def _show(
     title: str, values: dict[str, float], intervals: dict[str, tuple[float, float]], baselines: dict[str, float]
 ) -> None:
-    table = Table(title=title, title_justify="left")
-    for heading in ("", "score", "95 % interval", "without looking"):
-        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
+    table = make_table(title, "", "score", "95 % interval", "without looking")
     for name, value in values.items():
         low, high = intervals[name]
         blind = f"{baselines[name]:.3f}" if name in baselines else "-"

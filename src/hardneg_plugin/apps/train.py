@@ -94,7 +94,8 @@ def train(job: Job) -> None:
     checkpoint = strategy.broadcast(agreed(lambda: _checkpoint_to_resume(config, run, model) if first else None))
     if first:
         run.write_config(config, job.overrides)
-    _log_settings(trainer, config)
+    for logger in trainer.loggers:
+        logger.log_hyperparams(job.settings)
 
     started = time.monotonic()
     with interruptible(trainer):
@@ -106,14 +107,8 @@ def train(job: Job) -> None:
         best = str(run.best) if has_best else None
         cards = {split: _score(trainer, model, data, split, best, run) for split in ("val", "test")}
     if first:
-        write_json(
-            run.metrics,
-            {
-                **scores_and_intervals(cards),
-                "baselines": baselines,
-                **_facts(trainer, model, config, seconds, has_best),
-            },
-        )
+        facts = _facts(trainer, model, config, seconds, has_best)
+        write_json(run.metrics, {**scores_and_intervals(cards), "baselines": baselines, **facts})
         print_scores("Test split", {"this model": cards["test"].values, **baselines})
         _print_files(run, isinstance(model, ReportGenerator))
 
@@ -138,6 +133,11 @@ def _facts(
     trainer: pl.Trainer, model: StudyModel[Any], config: DictConfig, seconds: float, has_best: bool
 ) -> dict[str, Any]:
     """What metrics.json holds beside the scores."""
+    scored_against = {
+        "references": "full reports as the tokenizer cleans them; cut/ those cut to max_length words",
+        "max_length": config.data.max_length,
+        "decoding": OmegaConf.to_container(config.decoding, resolve=True),
+    }
     return {
         "checkpoint": "checkpoints/best.ckpt" if has_best else None,
         "selected_by": {"monitor": config.monitor, "mode": mode_of(config.monitor)},
@@ -148,19 +148,8 @@ def _facts(
             "processes": trainer.world_size,
         },
         "parameters": _count_parameters(model),
-        **(_scored_against(config) if isinstance(model, ReportGenerator) else {}),
+        **({"scored_against": scored_against} if isinstance(model, ReportGenerator) else {}),
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "pytorch-lightning", "timm")},
-    }
-
-
-def _scored_against(config: DictConfig) -> dict[str, Any]:
-    """What generated reports were scored against, and how they were decoded."""
-    return {
-        "scored_against": {
-            "references": "full reports as the tokenizer cleans them; cut/ those cut to max_length words",
-            "max_length": config.data.max_length,
-            "decoding": OmegaConf.to_container(config.decoding, resolve=True),
-        }
     }
 
 
@@ -208,14 +197,14 @@ def _score_baselines(config: DictConfig, data: StudyDataModule, model: StudyMode
         "most frequent report": [most_frequent_report(train.reports)] * len(test.ids),
         "report of the most similar image": nearest_image_reports(test, train),
     }
-    split = data.source.split("test")
-    known = list(zip(split.patients, split.labels, strict=True))
+    split, reader = data.source.split("test"), data.source.read_findings
     caption = instantiate(config.metrics.caption)
     computed = {}
     for name, generated in texts.items():
+        columns = zip(test.ids, test.reports, generated, split.patients, split.labels, strict=True)
         records = [
-            make_record(*study, patient=patient, labels=labels, read_findings=data.source.read_findings)
-            for study, (patient, labels) in zip(zip(test.ids, test.reports, generated, strict=True), known, strict=True)
+            make_record(*study, patient=patient, labels=labels, read_findings=reader)
+            for *study, patient, labels in columns
         ]
         computed[name] = score_records(records, caption=caption).values
     return computed
@@ -227,13 +216,6 @@ def _count_parameters(model: StudyModel[Any]) -> dict[str, int]:
     for name, parameter in model.named_parameters():
         counts["training_only" if name.startswith("hard_negatives.") else "inference"] += parameter.numel()
     return counts
-
-
-def _log_settings(trainer: pl.Trainer, config: DictConfig) -> None:
-    """Log the whole config."""
-    settings: Any = OmegaConf.to_container(config, resolve=True)
-    for logger in trainer.loggers:
-        logger.log_hyperparams(settings)
 
 
 def _print_files(run: RunFolder, has_reports: bool) -> None:

@@ -58,6 +58,22 @@ def progress(steps: Iterable[T], name: str) -> Iterable[T]:
     return track(steps, description=name, transient=True, disable=not sys.stdout.isatty())
 
 
+def make_table(title: str, *headings: str) -> Table:
+    """A table whose first column is text, and whose others are numbers.
+
+    Args:
+        title: above the table.
+        headings: of the columns.
+
+    >>> make_table("Test split", "", "BLEU-4").columns[1].justify
+    'right'
+    """
+    table = Table(title=title, title_justify="left")
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if place else "left", no_wrap=not place)
+    return table
+
+
 def print_scores(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
     """Print a table of scores.
 
@@ -66,10 +82,7 @@ def print_scores(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
         rows: scores by model; those of `COLUMNS` that any model has are shown.
     """
     columns = [name for name in COLUMNS if any(name in scores for scores in rows.values())]
-    table = Table(title=title, title_justify="left")
-    table.add_column("", no_wrap=True)
-    for name in columns:
-        table.add_column(HEADINGS.get(name, name), justify="right")
+    table = make_table(title, "", *(HEADINGS.get(name, name) for name in columns))
     for row, scores in rows.items():
         table.add_row(row, *(f"{scores[name]:.3f}" if name in scores else "-" for name in columns))
     console(at_least=160).print(table)
@@ -84,10 +97,7 @@ def print_counts(title: str, studies: int, excluded: Mapping[str, ExcludedCounts
         excluded: by reason.
         filled: numbers of studies by how many neighbours they have.
     """
-    table = Table(title=title, title_justify="left")
-    table.add_column("excluded by")
-    for name in ("studies with one", "share", "pairs"):
-        table.add_column(name, justify="right")
+    table = make_table(title, "excluded by", "studies with one", "share", "pairs")
     for reason, count in excluded.items():
         table.add_row(
             REASONS.get(reason, reason), f"{count.studies:,}", f"{count.studies / studies:.1%}", f"{count.pairs:,}"

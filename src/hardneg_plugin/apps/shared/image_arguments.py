@@ -61,7 +61,8 @@ def _studies_of_folder(top: Path) -> list[StudyFiles]:
     studies = []
     for folder, below, names in os.walk(top):
         below[:] = sorted(name for name in below if not name.startswith("."))
-        files = [Path(folder, name) for name in sorted(names) if _is_image(name)]
+        visible = (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+        files = [file for file in visible if file.suffix.lower() in SUFFIXES]
         if Path(folder) == top:
             studies += [StudyFiles(file.name, (file,)) for file in files]
         elif files:
@@ -69,10 +70,6 @@ def _studies_of_folder(top: Path) -> list[StudyFiles]:
     if not studies:
         raise UserError(f"Expected images in {top} (PNG, JPEG or DICOM), but there are none in it or below it.")
     return studies
-
-
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
 
 
 def _studies_of_table(table: Path) -> Iterator[StudyFiles]:

@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,17 +91,20 @@ def launch(job: Job, processes: int) -> None:
         KeyboardInterrupt: after an interrupt has ended all of them.
         SystemExit: after any other error of one of them, once it is printed.
     """
-    rendezvous = _rendezvous(job.settings["trainer"].get("num_nodes", 1))
+    nodes = job.settings["trainer"].get("num_nodes", 1)
+    rendezvous = _rendezvous(nodes)
     # its own report of failures, which ours replaces
     for logger in ("torch.distributed.elastic", "torchelastic-events-null"):
         logging.getLogger(logger).propagate = False
         logging.getLogger(logger).addHandler(logging.NullHandler())
     # and what libraries of the other ranks log when one is gone
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    with tempfile.TemporaryDirectory(prefix=f"hardneg-{job.command}-") as directory, _signals_restored():
+    with tempfile.TemporaryDirectory(prefix=f"hardneg-{job.command}-") as directory, contextlib.ExitStack() as stack:
+        for number in HANDLED:  # whose handlers the launcher replaces
+            stack.callback(signal.signal, number, signal.getsignal(number))
         job_file = Path(directory) / "job.json"
         job.write(job_file)
-        config = LaunchConfig(nproc_per_node=processes, max_restarts=0, **rendezvous)
+        config = LaunchConfig(nodes, nodes, processes, max_restarts=0, **rendezvous)
         try:
             elastic_launch(config, sys.executable)("-c", RANK, str(job_file))
         except SignalException as ended:
@@ -155,8 +158,6 @@ def _rendezvous(nodes: int) -> dict[str, Any]:
     """Arguments of LaunchConfig by which the launchers of all nodes find one another."""
     if nodes == 1:
         return {
-            "min_nodes": 1,
-            "max_nodes": 1,
             "run_id": uuid.uuid4().hex,
             "rdzv_backend": "c10d",
             "rdzv_endpoint": "localhost:0",  # any free port
@@ -170,8 +171,6 @@ def _rendezvous(nodes: int) -> dict[str, Any]:
             f"free port of it) and NODE_RANK (0 to {nodes - 1}), or on all of them with srun."
         )
     return {
-        "min_nodes": nodes,
-        "max_nodes": nodes,
         "run_id": "hardneg",  # the same on all nodes
         "rdzv_backend": "static",
         "rdzv_endpoint": f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}",
@@ -181,33 +180,18 @@ def _rendezvous(nodes: int) -> dict[str, Any]:
 
 def _report(error: ChildFailedError, directory: Path, job: Job) -> None:
     """Print the first error, from which the others follow, or raise it as a UserError."""
-    for rank, failure in sorted(error.failures.items()):
-        if failure.exitcode < 0:
-            name = signal.Signals(-failure.exitcode).name
-            hint = ", possibly for lack of memory" if name == "SIGKILL" else ""
-            ended = f"Rank {rank} was ended by {name}{hint}; the others were ended too. {resume_hint(job)}"
-            print(ended.rstrip(), file=sys.stderr)
-            return
+    codes = {rank: failure.exitcode for rank, failure in sorted(error.failures.items())}
     reports = {path: json.loads(path.read_text(encoding="utf-8")) for path in directory.glob("rank_*.json")}
-    if not reports:
-        codes = {rank: failure.exitcode for rank, failure in sorted(error.failures.items())}
-        print(
-            f"Ended without an error message: {codes} (rank: exit code). {resume_hint(job)}".rstrip(), file=sys.stderr
-        )
-        return
-    first = min(reports, key=lambda path: reports[path]["time"])
-    text = reports[first]["text"]
-    if reports[first]["explained"]:
-        raise UserError(text)
-    print(f"Rank {first.stem.removeprefix('rank_')} ended with an error:\n{text.rstrip()}", file=sys.stderr)
-
-
-@contextlib.contextmanager
-def _signals_restored() -> Iterator[None]:
-    """Restore the handlers that the launcher replaces."""
-    before = {number: signal.getsignal(number) for number in HANDLED}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    if killed := [rank for rank, code in codes.items() if code < 0]:
+        name = signal.Signals(-codes[killed[0]]).name
+        hint = ", possibly for lack of memory" if name == "SIGKILL" else ""
+        text = f"Rank {killed[0]} was ended by {name}{hint}; the others were ended too. {resume_hint(job)}"
+    elif not reports:
+        text = f"Ended without an error message: {codes} (rank: exit code). {resume_hint(job)}"
+    else:
+        first = min(reports, key=lambda path: reports[path]["time"])
+        text = reports[first]["text"]
+        if reports[first]["explained"]:
+            raise UserError(text)
+        text = f"Rank {first.stem.removeprefix('rank_')} ended with an error:\n{text}"
+    print(text.rstrip(), file=sys.stderr)

@@ -55,7 +55,9 @@ def setup_distributed(config: DictConfig) -> Strategy:
     if trainer.world_size > 1:
         trainer.strategy.setup_environment()
     if not trainer.is_global_zero:
-        _silence()
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # for the life of the process
     return trainer.strategy
 
 
@@ -131,9 +133,3 @@ def interruptible(trainer: pl.Trainer) -> Iterator[None]:
         if trainer.interrupted:
             raise KeyboardInterrupt from None
         raise
-
-
-def _silence() -> None:
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # for the life of the process

@@ -178,9 +178,8 @@ def _compare_runs(
     runs: Sequence[PlannedRun], settings: ComparisonSettings, failed: Mapping[str, RunProcess]
 ) -> Comparison | None:
     """Compare the variants whose runs are all finished, write and print it; None where the baseline is not among them."""
-    by_variant: dict[str, list[PlannedRun]] = {}
-    for run in runs:
-        by_variant.setdefault(run.variant, []).append(run)
+    names = dict.fromkeys(run.variant for run in runs)
+    by_variant = {name: [run for run in runs if run.variant == name] for name in names}
     finished = {name: some for name, some in by_variant.items() if all(run.state == "finished" for run in some)}
     if settings.baseline not in finished:
         return None

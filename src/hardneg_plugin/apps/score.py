@@ -13,7 +13,7 @@ from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import check_place, write_json
 from hardneg_plugin.metrics.clinical import ClinicalMetric
 from hardneg_plugin.metrics.record_scores import score_records
-from hardneg_plugin.metrics.records import PredictionRecord, read_predictions, with_findings
+from hardneg_plugin.metrics.records import read_predictions, with_findings
 from hardneg_plugin.metrics.score_card import scores_and_intervals
 
 READERS = {"phantom": read_findings}
@@ -33,7 +33,11 @@ def score(config: DictConfig) -> None:
     path = Path(config.predictions)
     output = Path(config.output or path.with_suffix(".scores.json"))
     check_place(output, "output")
-    records = _known_findings(read_predictions(path), config.findings)
+    records, findings = read_predictions(path), config.findings
+    if findings is not None:
+        if findings not in READERS:
+            raise UserError(f"findings: expected one of {', '.join(READERS)} or null, but got {findings!r}.")
+        records = [with_findings(record, READERS[findings]) for record in records]
     clinical: Sequence[ClinicalMetric] = [instantiate(metric) for metric in config.clinical.values()]
     for metric in clinical:
         metric.check()
@@ -42,19 +46,6 @@ def score(config: DictConfig) -> None:
     write_json(output, {**scores_and_intervals({split: card}), "predictions": str(path), "studies": len(records)})
     print_scores(f"{len(records)} studies of {path}", {split: card.values})
     print(f"\nscores   {output}")
-
-
-def _known_findings(records: list[PredictionRecord], findings: str | None) -> list[PredictionRecord]:
-    """The records with the findings that a reader finds in their texts.
-
-    Raises:
-        UserError: there is no such reader.
-    """
-    if findings is None:
-        return records
-    if findings not in READERS:
-        raise UserError(f"findings: expected one of {', '.join(READERS)} or null, but got {findings!r}.")
-    return [with_findings(record, READERS[findings]) for record in records]
 
 
 if __name__ == "__main__":

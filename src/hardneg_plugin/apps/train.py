@@ -220,7 +220,7 @@ def _count_parameters(model: StudyModel[Any]) -> dict[str, int]:
 
 def _print_files(run: RunFolder, has_reports: bool) -> None:
     """Print where everything is, and what to do next."""
-    shown = Path(run.path)
+    shown = run.path
     print(f"\nRun folder    {shown}")
     print(f"  scores      {run.metrics.relative_to(shown)}")
     if has_reports:

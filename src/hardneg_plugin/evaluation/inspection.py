@@ -59,7 +59,7 @@ def inspect_split(
     """
     inspected: dict[str, InspectedStudy] = {}
     embedded: dict[str, tuple[Tensor, Tensor]] = {}
-    similarities: list[Similarities | None] = [None] * len(references)
+    similarities: dict[int, Similarities] = {}
     devices = [model.device] if model.device.type == "cuda" else []
     with evaluating(model), torch.no_grad(), torch.random.fork_rng(devices=devices):
         for batch in shown:
@@ -79,12 +79,11 @@ def inspect_split(
         else:
             nearest = _nearest(embed(TfidfEmbedder(), list(references.values())), groups)
     ids = list(references)
-    negatives = [None if row < 0 else ids[row] for row in nearest.tolist()]
-    rows = {study: row for row, study in enumerate(ids)}
-    return {
-        study: replace(each, similarities=similarities[rows[study]], hard_negative=negatives[rows[study]])
-        for study, each in inspected.items()
-    }
+    for row, (study, other) in enumerate(zip(ids, nearest.tolist(), strict=True)):
+        if study in inspected:
+            negative = None if other < 0 else ids[other]
+            inspected[study] = replace(inspected[study], similarities=similarities.get(row), hard_negative=negative)
+    return inspected
 
 
 def _inspect(
@@ -137,14 +136,15 @@ def _nearest(embeddings: Any, groups: Groups) -> NDArray[np.int64]:
 
 def _similarities(
     objective: HardNegativeObjective, images: Tensor, reports: Tensor, nearest: NDArray[np.int64], hardness: float
-) -> list[Similarities | None]:
+) -> dict[int, Similarities]:
+    """By the row of each study that has a hard negative."""
     rows = torch.from_numpy(np.flatnonzero(nearest >= 0))
     z, u, n = images[rows], reports[rows], reports[torch.from_numpy(nearest)[rows]]
     hardened = None
     if objective.hardening is not None and len(rows):
         hardened = objective.hardening.for_evaluation()(z, u, n, hardness)
     columns = [(z * others).sum(-1).tolist() for others in (u, n, n if hardened is None else hardened)]
-    found: list[Similarities | None] = [None] * len(images)
-    for row, positive, hard, harder in zip(rows.tolist(), *columns, strict=True):
-        found[row] = Similarities(positive, hard, None if hardened is None else harder)
-    return found
+    return {
+        row: Similarities(positive, hard, None if hardened is None else harder)
+        for row, positive, hard, harder in zip(rows.tolist(), *columns, strict=True)
+    }

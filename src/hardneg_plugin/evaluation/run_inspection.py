@@ -14,9 +14,8 @@ from hardneg_plugin.backbones.grounded import GroundedVisual
 from hardneg_plugin.data.studies import Batch, Sample
 from hardneg_plugin.data.tokenizer import Tokenizer
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.evaluation.finding_verdicts import finding_verdicts
 from hardneg_plugin.evaluation.finished_runs import FinishedRun
-from hardneg_plugin.evaluation.inspected_study import InspectedStudy
+from hardneg_plugin.evaluation.inspected_study import InspectedStudy, finding_verdicts
 from hardneg_plugin.evaluation.inspection import inspect_split
 from hardneg_plugin.knowledge import Knowledge, Prompt
 from hardneg_plugin.metrics.records import PredictionRecord
@@ -101,8 +100,13 @@ def inspect_run(
             stated=stated,
         )
     differing = frozenset(name for name, study in inspected.items() if study.text != run.records[name]["generated"])
-    if not decoding.sample:
-        _check_same(run, inspected, differing)
+    if not decoding.sample and len(differing) > max(1, ROUNDING * len(inspected)):
+        study = min(differing)
+        raise UserError(
+            f"{run.folder.path}: {len(differing)} of {len(inspected)} reports differ from its predictions, such as {study!r}: "
+            f"{inspected[study].text[:80]!r}... for {run.records[study]['generated'][:80]!r}... The checkpoint or the images have "
+            "changed since: restore those of the training, or run where it ran (device=...)."
+        )
     studies = {
         name: _as_predicted(replace(study, attention=None) if name in differing else study, run.records[name])
         for name, study in inspected.items()
@@ -134,26 +138,13 @@ def _loader(run: FinishedRun, studies: Sequence[str]) -> DataLoader[Sample]:
 
 def _check_references(run: FinishedRun, tokenizer: Tokenizer) -> None:
     for study, row in run.rows.items():
-        reference, predicted = (
-            " ".join(tokenizer.clean(run.studies.reports[row]).split()),
-            run.records[study]["reference"],
-        )
+        reference = " ".join(tokenizer.clean(run.studies.reports[row]).split())
+        predicted = run.records[study]["reference"]
         if reference != predicted:
             raise UserError(
                 f"{run.folder.predictions(run.split)}: the reference of the study {study!r} is {predicted[:80]!r}..., but in the "
                 f"data it is {reference[:80]!r}...: the data have changed since. Set data=... to those of the run."
             )
-
-
-def _check_same(run: FinishedRun, inspected: dict[str, InspectedStudy], differing: frozenset[str]) -> None:
-    if len(differing) <= max(1, ROUNDING * len(inspected)):
-        return
-    study = min(differing)
-    raise UserError(
-        f"{run.folder.path}: {len(differing)} of {len(inspected)} reports differ from its predictions, such as {study!r}: "
-        f"{inspected[study].text[:80]!r}... for {run.records[study]['generated'][:80]!r}... The checkpoint or the images have "
-        "changed since: restore those of the training, or run where it ran (device=...)."
-    )
 
 
 def _as_predicted(study: InspectedStudy, record: PredictionRecord) -> InspectedStudy:

@@ -60,11 +60,8 @@ def render(content: PageContent) -> str:
     >>> "<title>Arc</title>" in render(empty)
     True
     """
-    has_alignment = any(
-        written.reading or written.entities is not None
-        for study in content.studies
-        for written in study.written.values()
-    )
+    written = [by for study in content.studies for by in study.written.values()]
+    has_alignment = any(by.reading or by.entities is not None for by in written)
     style = _source("page.css") + (_source("alignment.css") if has_alignment else "")
     script = "\n".join(_source(name) for name in (SCRIPTS_WITH_ALIGNMENT if has_alignment else SCRIPTS))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -119,11 +116,7 @@ def _data(content: PageContent) -> dict[str, Any]:
         ],
         "neighbours": [{"id": study.id, "reference": study.reference} for study in content.neighbours],
         "curves": [
-            {
-                "variant": curve.variant,
-                "name": curve.name,
-                "points": [[step, _number(value)] for step, value in curve.points],
-            }
+            {**vars(curve), "points": [[step, _number(value)] for step, value in curve.points]}
             for curve in content.curves
         ],
     }
@@ -158,7 +151,7 @@ def _alignments(study: StudyContent) -> dict[str, Any]:
     """Readings and entities by variant, where there are any."""
     readings = {variant: _reading(by.reading) for variant, by in study.written.items() if by.reading is not None}
     entities = {variant: _entities(by.entities) for variant, by in study.written.items() if by.entities is not None}
-    return {**({"readings": readings} if readings else {}), **({"entities": entities} if entities else {})}
+    return {kind: known for kind, known in (("readings", readings), ("entities", entities)) if known}
 
 
 def _reading(reading: Reading) -> dict[str, Any]:

@@ -92,16 +92,13 @@ def run_directory() -> Path:
 
 def remove_if_empty(folder: Path) -> None:
     """Remove a run folder that nothing has been written into."""
-    if folder == Path.cwd():  # the run folder of a command that makes none
-        return
-    # rmdir removes empty folders only
-    with contextlib.suppress(OSError):
-        folder.rmdir()
+    if folder != Path.cwd():  # which is the run folder of a command that makes none
+        with contextlib.suppress(OSError):  # rmdir removes empty folders only
+            folder.rmdir()
 
 
 def _fail_if_explained(error: BaseException, config_name: str) -> None:
-    message = explain(error, config_name)
-    if message is not None:
+    if (message := explain(error, config_name)) is not None:
         fail(message)
 
 
@@ -152,17 +149,14 @@ def _explain_instantiation(error: InstantiationException) -> str | None:
 
 
 def _explain_override(message: str, config_name: str) -> str:
-    head = message.splitlines()[0]
-    missing_option = re.search(r"Could not find '([^']+)'", message)
-    if missing_option:
+    if missing_option := re.search(r"Could not find '([^']+)'", message):
         group, _, option = missing_option.group(1).rpartition("/")
         options = [path.stem for path in sorted((conf_dir() / group).glob("*.yaml"))]
         return f"{group}={option}: there is no such config{_nearest(option, options)} There are: {', '.join(options)}."
-    unknown_key = re.search(r"Could not override '([^']+)'", message)
-    if unknown_key:
+    if unknown_key := re.search(r"Could not override '([^']+)'", message):
         key = unknown_key.group(1)
         return f"{key}: there is no such config key{_nearest(key, list(_known_keys(config_name)))}"
-    return head
+    return message.splitlines()[0]
 
 
 def _nearest(name: str, known: list[str]) -> str:

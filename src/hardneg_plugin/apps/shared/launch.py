@@ -122,17 +122,13 @@ def resume_hint(job: Job) -> str:
     run = RunFolder(job.folder)
     if job.command != "train" or not run.config.is_file():
         return ""
-    return f"Resume with: hardneg-train resume={run.path}{'' if _is_trusted(job) else ' trust=true'}"
-
-
-def _is_trusted(job: Job) -> bool:
-    """Whether this job is resumed without trust=true: not where it names classes of the user's."""
+    hint = f"Resume with: hardneg-train resume={run.path}"
     try:
         check_overrides(job.overrides, "")
         check_trusted(job.settings, "")
-    except UserError:
-        return False
-    return True
+    except UserError:  # it names classes of the user's
+        return f"{hint} trust=true"
+    return hint
 
 
 def _is_one_of_many() -> bool:

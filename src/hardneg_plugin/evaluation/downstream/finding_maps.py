@@ -11,7 +11,7 @@ from hardneg_plugin.backbones.grounded import GroundedVisual
 from hardneg_plugin.backbones.visual import VisualFeatures
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.knowledge import Knowledge, Prompt
+from hardneg_plugin.knowledge import Knowledge
 from hardneg_plugin.models.aligned import AlignedModel
 from hardneg_plugin.models.base import StudyModel
 from hardneg_plugin.objectives import RelationEnhancedObjective
@@ -38,8 +38,15 @@ def finding_maps(model: StudyModel[Any], batch: Batch, visual: VisualFeatures, k
         UserError: the model has no space that texts and images share, or looks for other entities.
     """
     if isinstance(model.visual, GroundedVisual):
+        prompts = model.visual.grounding.prompts
+        rows = {prompt.entity: row for row, prompt in enumerate(prompts) if prompt.position is None}
+        if missing := [name for name in entity_names(knowledge) if name not in rows]:
+            raise UserError(
+                f"localisation: the data ask for {missing[0]!r}, but the model was trained to look for {', '.join(rows)}: take "
+                "data of the kind that it was trained on."
+            )
         maps = model.visual.attention(visual, batch.get("boxes"))
-        return maps[:, _rows_of(entity_names(knowledge), model.visual.grounding.prompts)]
+        return maps[:, [rows[name] for name in entity_names(knowledge)]]
     if not isinstance(model, AlignedModel):
         raise UserError(
             "localisation needs a model that aligns texts with images, but this run is of the bare host: train with "
@@ -62,18 +69,6 @@ def finding_maps(model: StudyModel[Any], batch: Batch, visual: VisualFeatures, k
 def entity_names(knowledge: Knowledge) -> list[str]:
     """The names of the F entities, in the order of their prompts."""
     return [prompt.entity for prompt in knowledge.prompts if prompt.position is None]
-
-
-def _rows_of(entities: Sequence[str], prompts: Sequence[Prompt]) -> list[int]:
-    """The rows of these entities among the prompts of a model, without a position."""
-    rows = {prompt.entity: row for row, prompt in enumerate(prompts) if prompt.position is None}
-    missing = [name for name in entities if name not in rows]
-    if missing:
-        raise UserError(
-            f"localisation: the data ask for {missing[0]!r}, but the model was trained to look for {', '.join(rows)}: take "
-            "data of the kind that it was trained on."
-        )
-    return [rows[name] for name in entities]
 
 
 def _word_attention(

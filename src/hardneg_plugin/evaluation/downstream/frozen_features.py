@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -62,7 +62,9 @@ class FrozenFeatures:
             ValueError: these were not encoded.
         """
         columns = (self.images, self.regions, self.region_mask, self.reports, self.words, self.word_mask)
-        images, regions, region_mask, reports, words, word_mask = (_required(column) for column in columns)
+        if any(column is None for column in columns):
+            raise ValueError("Expected features that were encoded with a `pair_scorer`.")
+        images, regions, region_mask, reports, words, word_mask = cast(tuple[Tensor, ...], columns)
         return PairSide(images, LocalFeatures.of(regions, region_mask)), PairSide(
             reports, LocalFeatures.of(words, word_mask)
         )
@@ -172,7 +174,11 @@ def encode(
                 columns.setdefault(name, []).append(rows.cpu() if rows.dtype == torch.bool else rows.float().cpu())
     if not ids:
         raise UserError("Expected studies in each split, but one has none: give the training, val and test split some.")
-    joined = {name: _joined(rows) for name, rows in columns.items()}
+    # padded to the most patches or words
+    joined = {
+        name: pad_sequence([study for rows in batches for study in rows], batch_first=True)
+        for name, batches in columns.items()
+    }
     if not patches:
         joined |= {"patches": torch.empty(len(ids), 0, 0), "patch_mask": torch.empty(len(ids), 0, dtype=torch.bool)}
     return FrozenFeatures(ids=ids, references=references, grid=grid, **joined)
@@ -200,14 +206,3 @@ def text_features(model: Model, texts: Sequence[str]) -> Tensor:
         else:
             raise UserError(f"Expected a model that reads texts, but got a {type(model).__name__}.")
         return masked_mean(words, mask[:, 1:]).float().cpu()
-
-
-def _required(column: Tensor | None) -> Tensor:
-    if column is None:
-        raise ValueError("Expected features that were encoded with a `pair_scorer`.")
-    return column
-
-
-def _joined(batches: list[Tensor]) -> Tensor:
-    """The studies of all batches, padded to the most patches or words."""
-    return pad_sequence([study for batch in batches for study in batch], batch_first=True)

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
@@ -103,10 +102,8 @@ def nested_subsets(count: int, shares: Sequence[float], seed: int) -> list[Tenso
 def _probe(
     subset: LabelledFeatures, val: LabelledFeatures, test: LabelledFeatures, share: float, strengths: Sequence[float]
 ) -> ProbeResult:
-    scaler = StandardScaler().fit(_array(subset.features))
-    train_features, val_features, test_features = (
-        scaler.transform(_array(split.features)) for split in (subset, val, test)
-    )
+    arrays = [split.features.detach().cpu().double().numpy() for split in (subset, val, test)]
+    train_features, val_features, test_features = map(StandardScaler().fit(arrays[0]).transform, arrays)
     scores = torch.zeros(test.labels.shape, dtype=torch.float64)
     chosen: list[float | None] = [None] * test.labels.shape[1]
     for finding, labels in enumerate(subset.labels.cpu().T):
@@ -121,11 +118,6 @@ def _probe(
                 best, chosen[finding] = area, strength
                 scores[:, finding] = torch.from_numpy(model.decision_function(test_features))
     return ProbeResult(share, len(subset.features), scores, auroc(scores, test.labels.cpu()), tuple(chosen))
-
-
-def _array(features: Tensor) -> NDArray[np.float64]:
-    array: NDArray[np.float64] = features.detach().cpu().double().numpy()
-    return array
 
 
 def _check(split: LabelledFeatures, train: LabelledFeatures) -> None:

@@ -131,7 +131,7 @@ def vqa(
     for split, asked, batch in zip(evaluated, questions[2:], batches[2:], strict=True):
         blind = blind_answers(batches[0].answers, [q.text for q in questions[0]], [q.text for q in asked])
         is_right, is_blindly_right = (
-            ((given == batch.answers) & (batch.answers != UNKNOWN_ANSWER)).tolist()
+            ((given == batch.answers) & (batch.answers != UNKNOWN_ANSWER)).numpy()
             for given in (predict_answers(trained.head, batch), blind)
         )
         values = (
@@ -139,11 +139,9 @@ def vqa(
             for question, row, right in zip(asked, batch.study.tolist(), is_right, strict=True)
             for name in (f"vqa_{question.kind}", "vqa")
         )
+        kinds = np.array([question.kind for question in asked])
         baselines = {
-            f"vqa_{kind}": float(
-                np.mean([right for q, right in zip(asked, is_blindly_right, strict=True) if q.kind == kind])
-            )
-            for kind in sorted({question.kind for question in asked})
+            f"vqa_{kind}": float(is_blindly_right[kinds == kind].mean()) for kind in sorted(set(kinds.tolist()))
         }
         baselines["vqa"] = sum(baselines.values()) / max(1, len(baselines))
         results.append(TaskResult(mean_rows(split, values), baselines=baselines, settings=settings))
@@ -167,17 +165,11 @@ def boxed_maps(split: EncodedSplit, names: Sequence[str]) -> tuple[Tensor, Tenso
     assert features.maps is not None
     size = features.grid[0] * features.grid[1]
     first = features.maps[:, :size].mT.unflatten(2, features.grid)  # (N, F, h, w)
-    maps, boxes, owners = [], [], []
-    for row in range(len(phantom)):
-        for mark in phantom.marks(row):
-            if mark.view == "frontal":
-                finding = names.index(mark.finding.name)
-                maps.append(first[row, finding])
-                boxes.append(mark.box)
-                owners.append((row, finding))
-    if not maps:
+    marks = [(row, mark) for row in range(len(phantom)) for mark in phantom.marks(row) if mark.view == "frontal"]
+    if not marks:
         raise UserError("localisation: expected findings in each split, but one has none: give it more studies.")
-    return torch.stack(maps), torch.tensor(boxes), owners
+    owners = [(row, names.index(mark.finding.name)) for row, mark in marks]
+    return torch.stack([first[owner] for owner in owners]), torch.tensor([mark.box for _, mark in marks]), owners
 
 
 def masked_patches(split: EncodedSplit, count: int) -> SegmentationSplit:

@@ -48,13 +48,14 @@ class TaskSettings:
     vqa: HeadTraining
 
 
+@dataclass
 class TaskInputs:
     """The model and the data of a run; splits are encoded when first used.
 
     Args:
         model: frozen, on its device.
         data: with the model's tokenizer.
-        knowledge: the findings that a study may have; None where the data do not name them.
+        known: the findings that a study may have; None where the data do not name them.
         wanted: names of `TASKS`.
         names: of the splits that are scored.
         settings: of the tasks.
@@ -64,33 +65,34 @@ class TaskInputs:
         UserError: the model or the data do not allow a task.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        data: StudyDataModule,
-        knowledge: Knowledge | None,
-        *,
-        wanted: Sequence[str],
-        names: Sequence[SplitName],
-        settings: TaskSettings,
-        track: Callable[[Iterable[Any], str], Iterable[Any]] = lambda steps, name: steps,
-    ) -> None:
-        self.model, self.data, self._knowledge = model, data, knowledge
-        self.wanted, self.names, self.settings, self.track = wanted, names, settings, track
+    model: Model
+    data: StudyDataModule
+    known: Knowledge | None
+    wanted: Sequence[str]
+    names: Sequence[SplitName]
+    settings: TaskSettings
+    track: Callable[[Iterable[Any], str], Iterable[Any]]
+
+    def __post_init__(self) -> None:
         self._check_possible()
-        self.pair_scorer = PairScorer.of(model)
+        self.pair_scorer = PairScorer.of(self.model)
         self._splits: dict[SplitName, EncodedSplit] = {}
 
     @property
     def knowledge(self) -> Knowledge:
         """The findings that a study may have."""
-        assert self._knowledge is not None
-        return self._knowledge
+        assert self.known is not None
+        return self.known
 
     @property
     def device(self) -> str:
         """Of the model."""
         return str(self.model.device)
+
+    @property
+    def trained_on(self) -> tuple[EncodedSplit, EncodedSplit]:
+        """What heads are trained and chosen on."""
+        return self.split("train"), self.split("val")
 
     @property
     def scored(self) -> list[EncodedSplit]:
@@ -121,7 +123,7 @@ class TaskInputs:
                 "needs a space that texts and images share, but this run is of the bare host: train with model=hard_negatives or "
                 "model=pretrain",
             )
-        if self._knowledge is None:
+        if self.known is None:
             self._refuse(
                 OF_KNOWLEDGE,
                 "needs data.knowledge, which the data do not have: add data=... with one, as in conf/data/annotations.yaml",
@@ -166,9 +168,8 @@ def _zero_shot(inputs: TaskInputs) -> list[TaskResult]:
 
 
 def _linear_probe(inputs: TaskInputs) -> list[TaskResult]:
-    train, val = (inputs.split(name) for name in ("train", "val"))
     settings = inputs.settings
-    return tasks.probe(train, val, inputs.scored, inputs.knowledge, settings.shares, settings.seed)
+    return tasks.probe(*inputs.trained_on, inputs.scored, inputs.knowledge, settings.shares, settings.seed)
 
 
 def _localisation(inputs: TaskInputs) -> list[TaskResult]:
@@ -176,11 +177,9 @@ def _localisation(inputs: TaskInputs) -> list[TaskResult]:
 
 
 def _segmentation(inputs: TaskInputs) -> list[TaskResult]:
-    train, val = (inputs.split(name) for name in ("train", "val"))
     settings = inputs.settings
     return phantom_tasks.segmentation(
-        train,
-        val,
+        *inputs.trained_on,
         inputs.scored,
         settings.segmentation,
         studies=settings.segmentation_studies,
@@ -190,12 +189,9 @@ def _segmentation(inputs: TaskInputs) -> list[TaskResult]:
 
 
 def _vqa(inputs: TaskInputs) -> list[TaskResult]:
-    train, val, scored = inputs.split("train"), inputs.split("val"), inputs.scored
-    seed = inputs.settings.seed
-    splits = (train, val, *scored)
-    texts = sorted(
-        {q.text for split in splits for of_study in phantom_tasks.questions_of(split, seed) for q in of_study}
-    )
+    train, val, scored, seed = *inputs.trained_on, inputs.scored, inputs.settings.seed
+    by_study = [of_study for split in (train, val, *scored) for of_study in phantom_tasks.questions_of(split, seed)]
+    texts = sorted({question.text for of_study in by_study for question in of_study})
     embedded = dict(zip(texts, text_features(inputs.model, texts), strict=True))
     return phantom_tasks.vqa(train, val, scored, embedded, inputs.settings.vqa, seed=seed, device=inputs.device)
 

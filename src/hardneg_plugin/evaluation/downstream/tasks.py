@@ -58,23 +58,12 @@ def ranking_rows(split: EncodedSplit, knowledge: Knowledge, scores: Mapping[str,
         knowledge: of F entities.
         scores: `(N, F)` by name of the AUROC, higher where the entity is more likely.
     """
-    names, labels = entity_names(knowledge), split.labels(knowledge).tolist()
-    columns = {name: of_all.tolist() for name, of_all in scores.items()}
-    return [
-        {
-            "id": study,
-            "means": {},
-            "rankings": {
-                name: {
-                    finding: [score, float(label)]
-                    for finding, score, label in zip(names, of_all[row], of_study, strict=True)
-                    if label >= 0
-                }
-                for name, of_all in columns.items()
-            },
-        }
-        for row, (study, of_study) in enumerate(zip(split.studies.ids, labels, strict=True))
-    ]
+    rows, names, labels = mean_rows(split, ()), entity_names(knowledge), split.labels(knowledge).tolist()
+    for name, of_all in scores.items():
+        for row, of_study, facts in zip(rows, of_all.tolist(), labels, strict=True):
+            judged = zip(names, of_study, facts, strict=True)
+            row["rankings"][name] = {finding: [score, float(fact)] for finding, score, fact in judged if fact >= 0}
+    return rows
 
 
 def retrieval(split: EncodedSplit, pair_scores: Tensor | None = None) -> TaskResult:

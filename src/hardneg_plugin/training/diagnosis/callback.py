@@ -128,8 +128,7 @@ class Diagnosis(pl.Callback):
             return
         with trainer.precision_plugin.forward_context():
             if isinstance(pl_module, ReportGenerator):
-                rows = _rows_to_log(trainer, batch_idx, len(batch["ids"]), self.studies)
-                self._pictures |= _pictures_of(batch, rows)
+                self._pictures |= self._pictures_to_log(trainer, batch, batch_idx)
                 if batch_idx == 0:
                     self._exchange = exchange_reports(pl_module, batch, outputs)
             if isinstance(pl_module, AlignedModel):
@@ -154,11 +153,11 @@ class Diagnosis(pl.Callback):
         if embedded is not None and len(embedded.images) > 1 and isinstance(pl_module, AlignedModel):
             means = self._means()
             measured = similarities(embedded, hardening_of(pl_module.hard_negatives, means.get("hardness", 0.0)))
-            spread, alignment = _spread(embedded), _alignment(embedded, self._exchange)
-            figures |= spread[0] | alignment[0]
+            of_embeddings, their_signs = _figures_and_signs(embedded, self._exchange)
+            figures |= of_embeddings
             # during warm-up the loss is exactly 0, and untrained embeddings are nearly equal
             if means.get("alignment_loss", 0.0) > 0 and pl_module.hard_negatives.weights.alignment > 0:
-                signs |= spread[1] | alignment[1]
+                signs |= their_signs
         texts = {record["id"]: (record["reference"], record["generated"]) for record in records}
         studies = [LoggedStudy(study, picture, *texts[study]) for study, picture in self._pictures.items()]
         log_diagnosis(trainer.loggers, DiagnosisOutput(studies, measured, figures), trainer.global_step)
@@ -176,6 +175,16 @@ class Diagnosis(pl.Callback):
         is_training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         return is_training and (trainer.current_epoch + 1) % self.every_n_epochs == 0
 
+    def _pictures_to_log(self, trainer: pl.Trainer, batch: Batch, batch_idx: int) -> dict[str, NDArray[np.uint8]]:
+        """The studies of a batch that are logged, spread over this rank's part of the split: views side by side, `(H, W)`."""
+        batches = trainer.num_val_batches[0]
+        if math.isinf(batches):  # unknown length: take them from the first batch
+            batches = 1
+        places = [divmod((number + 0.5) / self.studies * batches, 1) for number in range(self.studies)]
+        rows = sorted({int(within * len(batch["ids"])) for batch_of, within in places if batch_of == batch_idx})
+        views = {batch["ids"][row]: batch["images"][row, batch["view_mask"][row], 0] for row in rows}
+        return {study: np.concatenate(list(of_study.cpu().numpy()), axis=1) for study, of_study in views.items()}
+
     def _means(self) -> dict[str, float]:
         """Means of the values under `train/` in this epoch; the same on all ranks, as the plug-in logs them so."""
         return {name.removeprefix("train/"): float(total) / self._steps for name, total in self._sums.items()}
@@ -187,42 +196,20 @@ class Diagnosis(pl.Callback):
                 _log.warning("Warning sign after epoch %d: %s", trainer.current_epoch + 1, kind.replace("_", " "))
 
 
-def _spread(studies: ValidationEmbeddings) -> tuple[dict[str, float], dict[str, str | None]]:
-    """Figures and signs of the spread of embeddings."""
+def _figures_and_signs(
+    studies: ValidationEmbeddings, exchange: ReportExchange | None
+) -> tuple[dict[str, float], dict[str, str | None]]:
+    """Of the spread of embeddings, and of their alignment."""
     figures: dict[str, float] = {}
     signs: dict[str, str | None] = {}
     for side, embeddings in (("images", studies.images), ("reports", studies.reports)):
         cosine, dimensions = mean_pairwise_cosine(embeddings), effective_dimensions(embeddings)
         figures |= {f"mean_cosine_of_{side}": cosine, f"effective_dimensions_of_{side}": dimensions}
         signs[f"equal_{side}"] = equal_embeddings(side, len(embeddings), cosine, dimensions)
-    return figures, signs
-
-
-def _alignment(
-    studies: ValidationEmbeddings, exchange: ReportExchange | None
-) -> tuple[dict[str, float], dict[str, str | None]]:
-    """Figures and signs of the alignment."""
     share, count = closer_than_random(studies)
-    figures = {"positive_closer_than_random": share}
-    signs = {"at_chance": at_chance(share, count)}
+    figures["positive_closer_than_random"] = share
+    signs["at_chance"] = at_chance(share, count)
     if exchange is not None and exchange.text_gap is not None and exchange.study_gap is not None:
         figures |= {"text_gap": exchange.text_gap, "study_gap": exchange.study_gap}
         signs["ignores_text"] = ignores_text(exchange)
     return figures, signs
-
-
-def _rows_to_log(trainer: pl.Trainer, batch_idx: int, size: int, count: int) -> list[int]:
-    """Rows of a batch that are among `count` studies spread over this rank's part of the split."""
-    batches = trainer.num_val_batches[0]
-    if math.isinf(batches):  # unknown length: take them from the first batch
-        batches = 1
-    places = [divmod((number + 0.5) / count * batches, 1) for number in range(count)]
-    return sorted({int(within * size) for batch, within in places if batch == batch_idx})
-
-
-def _pictures_of(batch: Batch, rows: list[int]) -> dict[str, NDArray[np.uint8]]:
-    """By study id, its views side by side, `(H, W)` uint8."""
-    return {
-        batch["ids"][row]: np.concatenate(list(batch["images"][row, batch["view_mask"][row], 0].cpu().numpy()), axis=1)
-        for row in rows
-    }

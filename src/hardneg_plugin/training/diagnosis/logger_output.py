@@ -3,8 +3,9 @@
 import csv
 import html
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import singledispatch
 from typing import Any
 
 import numpy as np
@@ -56,12 +57,16 @@ def log_diagnosis(loggers: Sequence[Logger], output: DiagnosisOutput, step: int)
     for logger in loggers:
         if output.figures:
             logger.log_metrics({f"diagnosis/{name}": value for name, value in output.figures.items()}, step)
-        for kind, log_to in _LOG_TO.items():
-            if isinstance(logger, kind):
-                log_to(logger, output, step)
+        _log_studies(logger, output, step)
 
 
-def _log_to_tensorboard(logger: TensorBoardLogger, output: DiagnosisOutput, step: int) -> None:
+@singledispatch
+def _log_studies(logger: Logger, output: DiagnosisOutput, step: int) -> None:
+    """Log studies and similarities; by the kind of logger, since Lightning's have no common way."""
+
+
+@_log_studies.register
+def _(logger: TensorBoardLogger, output: DiagnosisOutput, step: int) -> None:
     writer = logger.experiment
     for study in output.studies:
         writer.add_image(f"diagnosis/{study.id}", study.picture, step, dataformats="HW")
@@ -71,7 +76,8 @@ def _log_to_tensorboard(logger: TensorBoardLogger, output: DiagnosisOutput, step
             writer.add_histogram(f"diagnosis/similarity/{name}", values, step)
 
 
-def _log_to_wandb(logger: WandbLogger, output: DiagnosisOutput, step: int) -> None:
+@_log_studies.register
+def _(logger: WandbLogger, output: DiagnosisOutput, step: int) -> None:
     import wandb  # type: ignore[import-not-found]  # an extra
 
     if output.studies:
@@ -88,7 +94,8 @@ def _log_to_wandb(logger: WandbLogger, output: DiagnosisOutput, step: int) -> No
         logger.log_metrics(histograms, step)
 
 
-def _log_to_mlflow(logger: MLFlowLogger, output: DiagnosisOutput, step: int) -> None:
+@_log_studies.register
+def _(logger: MLFlowLogger, output: DiagnosisOutput, step: int) -> None:
     client, run = logger.experiment, logger.run_id
     for number, study in enumerate(output.studies, 1):  # ids may not be valid file names
         client.log_image(run, Image.fromarray(study.picture), f"diagnosis/studies/{number}.png")
@@ -107,10 +114,3 @@ def _histogram_table(similarities: Mapping[str, Tensor]) -> str:
     writer.writerow(["from", *similarities])
     writer.writerows([f"{low:.3f}", *row] for low, *row in zip(BINS[:-1], *counts, strict=True))
     return table.getvalue()
-
-
-_LOG_TO: dict[type[Logger], Callable[[Any, DiagnosisOutput, int], None]] = {
-    TensorBoardLogger: _log_to_tensorboard,
-    WandbLogger: _log_to_wandb,
-    MLFlowLogger: _log_to_mlflow,
-}

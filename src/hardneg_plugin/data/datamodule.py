@@ -1,6 +1,7 @@
 """The Lightning data module over any source of studies, and the order in which training sees them."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -102,24 +103,16 @@ class StudyDataModule(pl.LightningDataModule):
                 raise UserError(f"Expected `{key}` >= {lowest}, but got {value}.")
         self.source = source
         self._make_tokenizer = tokenizer
-        self._tokenizer: Tokenizer | None = None
         self._batch_size, self._eval_batch_size = batch_size, eval_batch_size
         self._max_length, self._seed = max_length, seed
         self._num_workers, self._pin_memory = num_workers, pin_memory
         self._paired = paired
         self._knowledge = knowledge
-        self._training_studies: Studies | None = None
 
-    @property
+    @cached_property
     def tokenizer(self) -> Tokenizer:
         """Made from the training reports at first access; assign a checkpoint's tokenizer to use that instead."""
-        if self._tokenizer is None:
-            self._tokenizer = self._make_tokenizer(self.source.split("train").reports)
-        return self._tokenizer
-
-    @tokenizer.setter
-    def tokenizer(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+        return self._make_tokenizer(self.source.split("train").reports)
 
     def setup(self, stage: str) -> None:
         """Make the tokenizer and, for training, the paired studies, so that errors show before training starts."""
@@ -127,13 +120,11 @@ class StudyDataModule(pl.LightningDataModule):
         if stage == "fit":
             _ = self.training_studies
 
-    @property
+    @cached_property
     def training_studies(self) -> Studies:
         """The training split, with its paired studies where there are any; made at first access."""
-        if self._training_studies is None:
-            studies = self.source.split("train")
-            self._training_studies = studies if self._paired is None else self._paired.beside(studies)
-        return self._training_studies
+        studies = self.source.split("train")
+        return studies if self._paired is None else self._paired.beside(studies)
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Training studies under `SeededShuffle`; the last batch may be smaller."""

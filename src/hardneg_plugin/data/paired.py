@@ -53,17 +53,6 @@ class PairedNegatives:
                 f"{next(iter(table))!r} and {len(table) - 1} others, none with a neighbour in training: it was mined on other "
                 "data. Set data.paired.table to one of this training split."
             )
-        self._warn(table, index_of, neighbours, studies.ids)
-        pool = self.k if self.pool is None else self.pool
-        return PairedStudies(studies, [row[:pool] for row in neighbours], self.k)
-
-    def _warn(
-        self,
-        table: dict[str, list[str]],
-        index_of: dict[str, int],
-        neighbours: Sequence[Sequence[int]],
-        ids: Sequence[str],
-    ) -> None:
         named = dict.fromkeys(name for study, row in table.items() for name in (study, *row))
         if unknown := [name for name in named if name not in index_of]:
             _log.warning(
@@ -72,15 +61,17 @@ class PairedNegatives:
                 len(unknown),
                 unknown[0],
             )
-        if short := [name for name, row in zip(ids, neighbours, strict=True) if len(row) < self.k]:
+        if short := [name for name, row in zip(studies.ids, neighbours, strict=True) if len(row) < self.k]:
             _log.warning(
                 "%s: %d of %d training studies have fewer than k = %d neighbours there, such as %r.",
                 self.table,
                 len(short),
-                len(ids),
+                len(studies.ids),
                 self.k,
                 short[0],
             )
+        pool = self.k if self.pool is None else self.pool
+        return PairedStudies(studies, [row[:pool] for row in neighbours], self.k)
 
 
 class PairedStudies:

@@ -133,23 +133,17 @@ class HuggingFaceTokenizer:
     The 0 replaces its begin, end and padding tokens.
 
     Args:
-        name_or_path: a name on the hub, or a folder with a `tokenizer.json`.
-
-    Raises:
-        UserError: it cannot be loaded, or is not a fast tokenizer.
+        backend: the tokenizer.
 
     >>> from tokenizers import models, pre_tokenizers
     >>> backend = Backend(models.WordLevel({"no": 0, "effusion": 1, "?": 2}, unk_token="?"))
     >>> backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    >>> tokenizer = HuggingFaceTokenizer.from_state({"json": backend.to_str()})
+    >>> tokenizer = HuggingFaceTokenizer(backend)
     >>> tokenizer.encode("no  effusion"), tokenizer.decode([0, 1, 2, 0])
     ([0, 1, 2, 0], 'no effusion')
     """
 
-    def __init__(self, name_or_path: str) -> None:
-        self._set(_load_backend(name_or_path))
-
-    def _set(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend) -> None:
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
@@ -160,16 +154,17 @@ class HuggingFaceTokenizer:
 
         Args:
             reports: not read, since the vocabulary is given.
-            name_or_path: as in the constructor.
+            name_or_path: a name on the hub, or a folder with a `tokenizer.json`.
+
+        Raises:
+            UserError: it cannot be loaded, or is not a fast tokenizer.
         """
-        return cls(name_or_path)
+        return cls(_load_backend(name_or_path))
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "HuggingFaceTokenizer":
         """The tokenizer whose `state()` this was; no file is read."""
-        tokenizer = cls.__new__(cls)
-        tokenizer._set(Backend.from_str(state["json"]))
-        return tokenizer
+        return cls(Backend.from_str(state["json"]))
 
     @cached_property
     def vocab_size(self) -> int:

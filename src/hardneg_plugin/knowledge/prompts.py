@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,14 +57,7 @@ class Knowledge(Protocol):
 
 def swaps(prompts: Sequence[Prompt]) -> Tensor:
     """Which pairs of Q prompts name the same entity at two different positions: `(Q, Q)` bool."""
-    return torch.tensor(
-        [
-            [
-                one.entity == other.entity
-                and one.position != other.position
-                and None not in (one.position, other.position)
-                for other in prompts
-            ]
-            for one in prompts
-        ]
-    )
+    entity, position = np.array([(prompt.entity, prompt.position or "") for prompt in prompts]).T
+    is_placed = position != ""
+    is_swap = (entity[:, None] == entity) & (position[:, None] != position) & is_placed[:, None] & is_placed
+    return torch.from_numpy(is_swap)

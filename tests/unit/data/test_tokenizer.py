@@ -146,7 +146,7 @@ def test_hugging_face_ids_are_moved_up_by_one_and_come_back(folder):
     from transformers import AutoTokenizer
 
     oracle = AutoTokenizer.from_pretrained(folder)
-    tokenizer = HuggingFaceTokenizer(str(folder))
+    tokenizer = HuggingFaceTokenizer.from_reports((), str(folder))
     assert tokenizer.vocab_size == len(oracle)
     for report in REPORTS:
         ids = tokenizer.encode(report)
@@ -161,7 +161,7 @@ def test_hugging_face_needs_a_tokenizer_that_is_there(tmp_path, monkeypatch, nam
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     name = name.format(tmp_path=tmp_path)
     with pytest.raises(UserError, match="Give a folder") as caught:
-        HuggingFaceTokenizer(name)
+        HuggingFaceTokenizer.from_reports((), name)
     assert repr(name) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -184,4 +184,4 @@ def test_different_tokenizers_are_not_equal(folder):
     words = WordTokenizer(("<unk>", "a"))
     assert words != WordTokenizer(("<unk>", "b"))
     assert words != WordTokenizer(("<unk>", "a"), "mimic_cxr")
-    assert words != HuggingFaceTokenizer(str(folder))
+    assert words != HuggingFaceTokenizer.from_reports((), str(folder))

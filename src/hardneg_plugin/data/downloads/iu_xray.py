@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser, fromstring
 
 from hardneg_plugin.data.annotations import read_lists
@@ -53,61 +53,43 @@ class IUXRay:
             raise UserError(f"Expected the XML reports of IU X-Ray in {source}, but there is none.")
         self._by_image, self._by_study = find_images(Path(images).absolute())
         self._splits = None if annotation is None else _read_splits(Path(annotation))
-        ids = {report.id for report in self._reports}
+        ids = {study.id for study, _ in self._reports}
         self._without_report = [id_ for id_ in self._splits or () if id_ not in ids]
 
     def __len__(self) -> int:
         return len(self._reports) + len(self._without_report)
 
     def __iter__(self) -> Iterator[OriginalStudy | DroppedEntry]:
-        for report in self._reports:
-            if self._splits is not None and report.id not in self._splits:
-                yield DroppedEntry(report.id, "not in the annotation")
+        for study, names in self._reports:
+            if self._splits is not None and study.id not in self._splits:
+                yield DroppedEntry(study.id, "not in the annotation")
             else:
-                yield from self._study(report)
+                yield from self._study(study, names)
         for id_ in self._without_report:
             yield DroppedEntry(id_, "no report", "in the annotation only")
 
-    def _study(self, report: "XMLReport") -> Iterator[OriginalStudy | DroppedEntry]:
-        paths = {name: self._by_image.get(image_key(name) or name) for name in report.images}
+    def _study(self, study: OriginalStudy, names: Iterable[str]) -> Iterator[OriginalStudy | DroppedEntry]:
+        paths = {name: self._by_image.get(image_key(name) or name) for name in names}
         found = tuple(path for path in paths.values() if path is not None)
         if not found:
-            found = self._by_study.get(report.id, ())
+            found = self._by_study.get(study.id, ())
         else:
-            yield from (
-                DroppedEntry(report.id, "image not found", name) for name, path in paths.items() if path is None
-            )
+            yield from (DroppedEntry(study.id, "image not found", name) for name, path in paths.items() if path is None)
         if not found:
-            yield DroppedEntry(report.id, "no image")
+            yield DroppedEntry(study.id, "no image")
             return
-        yield OriginalStudy(
-            id=report.id,
-            images=found,
-            findings=report.findings,
-            impression=report.impression,
-            patient=report.patient,
-            labels=report.labels,
-            split=None if self._splits is None else self._splits[report.id],
-        )
+        yield replace(study, images=found, split=None if self._splits is None else self._splits[study.id])
 
 
-class XMLReport(NamedTuple):
-    """What is read of an XML report."""
-
-    id: str
-    findings: str
-    impression: str
-    patient: str
-    labels: str | None
-    images: tuple[str, ...]
-
-
-def read_report(member: Member, source: Path) -> XMLReport:
+def read_report(member: Member, source: Path) -> tuple[OriginalStudy, tuple[str, ...]]:
     """Read a report of the collection.
 
     Args:
         member: the file.
         source: the archive or folder, for errors.
+
+    Returns:
+        The study without its images, and their names.
 
     Raises:
         UserError: it is not XML, declares a document type, or is not a report of IU X-Ray; with its name.
@@ -125,14 +107,15 @@ def read_report(member: Member, source: Path) -> XMLReport:
         raise UserError(f'Expected a report of IU X-Ray with <uId id="CXR1">, but {where} has none. Remove it.')
     images = tuple(dict.fromkeys(image.get("id", "") for image in root.iter("parentImage")))
     first = images[0] if images else ""
-    return XMLReport(
+    study = OriginalStudy(
         id=first.rpartition("-")[0] or number[0],
+        images=(),
         findings=_section(root, "FINDINGS"),
         impression=_section(root, "IMPRESSION"),
         patient=number[1],
         labels=mesh_labels(term.text or "" for term in root.iterfind("MeSH/major")),
-        images=images,
     )
+    return study, images
 
 
 def mesh_labels(terms: Iterable[str]) -> str | None:

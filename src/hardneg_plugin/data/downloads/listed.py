@@ -28,7 +28,7 @@ _COMMON_NAMES = {
     "labels": ("labels",),
     "split": ("split",),
 }
-_TEXTS = ("report", "findings", "impression")
+_TEXTS = ("findings", "impression", "report")
 _SPLITS: dict[str, SplitName] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
@@ -93,7 +93,7 @@ class ListedStudies:
             else:
                 here = row.id
                 ids.add(row.id)
-            self._has_split |= row.split is not None
+            self._has_split |= row.values["split"] is not None
         if not ids:
             raise UserError(f"Expected studies in {self._table}, but there is none.")
         self._count = len(ids)
@@ -148,20 +148,13 @@ class ListedStudies:
         if not images:
             yield DroppedEntry(id_, "no image")
             return
-        yield OriginalStudy(
-            id=id_,
-            images=tuple(images),
-            findings=self._only(rows, "findings") or "",
-            impression=self._only(rows, "impression") or "",
-            report=self._only(rows, "report") or "",
-            patient=self._only(rows, "patient"),
-            labels=self._only(rows, "labels"),
-            split=split,
-        )
+        texts = {key: self._only(rows, key) or "" for key in _TEXTS}
+        others = {key: self._only(rows, key) for key in ("patient", "labels")}
+        yield OriginalStudy(id_, tuple(images), **texts, **others, split=split)
 
     def _only(self, rows: Sequence["_Row"], key: str) -> Any:
         """The value of a key in the rows of a study; rows that are not blank must agree."""
-        values = {getattr(row, key): row.place for row in reversed(rows) if getattr(row, key) is not None}
+        values = {row.values[key]: row.place for row in reversed(rows) if row.values[key] is not None}
         if len(values) > 1:
             places = " and ".join(list(values.values())[::-1][:2])
             raise UserError(
@@ -176,12 +169,8 @@ class _Row(NamedTuple):
     place: str
     id: str
     images: tuple[str, ...]
-    report: str | None
-    findings: str | None
-    impression: str | None
-    patient: str | None
-    labels: str | None
-    split: SplitName | None
+    values: Mapping[str, str | None]
+    """Of `_TEXTS`, "patient", "labels" and "split"."""
 
 
 class _RowFlaw(Exception):
@@ -217,17 +206,12 @@ def _read_row(place: str, cells: _Cells) -> _Row:
     labels = _several(cells, "labels")
     if labels is not None:
         labels = [name for name in labels if name.lower() not in _NO_FINDING]
-    return _Row(
-        place=place,
-        id=id_,
-        images=tuple(_several(cells, "images") or ()),
-        report=_text(cells, "report", "a text"),
-        findings=_text(cells, "findings", "a text"),
-        impression=_text(cells, "impression", "a text"),
-        patient=_text(cells, "patient", "a text or an integer"),
-        labels=None if labels is None else label_text(labels),
-        split=None if split is None else _SPLITS[split.lower()],
-    )
+    images = tuple(_several(cells, "images") or ())
+    values = {key: _text(cells, key, "a text") for key in _TEXTS}
+    values["patient"] = _text(cells, "patient", "a text or an integer")
+    values["labels"] = None if labels is None else label_text(labels)
+    values["split"] = None if split is None else _SPLITS[split.lower()]
+    return _Row(place, id_, images, values)
 
 
 def _text(cells: _Cells, key: str, expected: str) -> str | None:

@@ -137,18 +137,13 @@ class PhantomStudies:
         cache: bool = True,
         boxes: bool = False,
     ) -> None:
-        for name, number, least in (
-            ("train", train, 0),
-            ("val", val, 0),
-            ("test", test, 0),
-            ("size", size, SMALLEST),
-            ("seed", seed, 0),
-        ):
+        self._counts: dict[SplitName, int] = {"train": train, "val": val, "test": test}
+        for name, number in {"train": train, "val": val, "test": test, "size": size, "seed": seed}.items():
+            least = SMALLEST if name == "size" else 0
             if number < least:
                 raise UserError(f"PhantomStudies: expected `{name}` >= {least}, but got {number}.")
         if not 0 <= normal_share <= 1:
             raise UserError(f"PhantomStudies: expected `normal_share` in [0, 1], but got {normal_share}.")
-        self._counts: dict[SplitName, int] = {"train": train, "val": val, "test": test}
         self._arguments = (size, seed, normal_share, cache, boxes)
         self._splits: dict[SplitName, PhantomSplit] = {}
 

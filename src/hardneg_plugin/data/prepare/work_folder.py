@@ -26,19 +26,13 @@ class WorkFolder:
         self.images = self.unfinished / IMAGES
         self.records = self.path / "records"
         self.lock = self.path / "lock"
-        self._replaced = self.path / "replaced"
+        self.replaced = self.path / "replaced"
 
     def begin(self) -> None:
         """Make the folders that do not exist yet."""
         for folder in (self.images, self.records):
             with writing(folder, GO_ON):
                 folder.mkdir(parents=True, exist_ok=True)
-
-    def recover(self) -> None:
-        """Put back what an interrupted command was about to replace."""
-        if self._replaced.exists() and not self.output.exists():
-            with writing(self.output, GO_ON):
-                os.rename(self._replaced, self.output)
 
     def leave_only(self, shards: int) -> None:
         """Remove leftovers of earlier commands: unfinished files, and shards after the first `shards`."""
@@ -52,23 +46,18 @@ class WorkFolder:
         """Rename the finished folder to its final name; only now is an old one replaced."""
         with writing(self.output, GO_ON):
             if self.output.exists():
-                shutil.rmtree(self._replaced, ignore_errors=True)
-                os.rename(self.output, self._replaced)
+                shutil.rmtree(self.replaced, ignore_errors=True)
+                os.rename(self.output, self.replaced)
             os.rename(self.unfinished, self.output)
 
     def remove(self) -> None:
         """Remove everything, the lock last: a folder with a lock is known as one of ours."""
-        for folder in (self.unfinished, self.records, self._replaced):
+        for folder in (self.unfinished, self.records, self.replaced):
             shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):
             (self.path / DROPPED).unlink(missing_ok=True)
             self.lock.unlink()
             self.path.rmdir()
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether there is work that the next command could continue."""
-        return self.unfinished.is_dir() and self.records.is_dir() and any(self.records.iterdir())
 
 
 @contextmanager
@@ -83,10 +72,14 @@ def at_work_on(output: Path) -> Iterator[WorkFolder]:
         work.path, command="hardneg-prepare", busy="another hardneg-prepare", remedy="Set another output."
     ):
         try:
-            work.recover()
+            # What an interrupted command was about to replace.
+            if work.replaced.exists() and not work.output.exists():
+                with writing(work.output, GO_ON):
+                    os.rename(work.replaced, work.output)
             yield work
         finally:
-            if not work.has_begun:
+            has_begun = work.unfinished.is_dir() and work.records.is_dir() and any(work.records.iterdir())
+            if not has_begun:
                 work.remove()
 
 

@@ -174,7 +174,7 @@ def test_a_report_that_is_none_is_named(home, content, message):
 
 def test_a_report_in_another_encoding_that_it_declares(home):
     content = xml("CXR7", findings="café").replace("utf-8", "iso-8859-1").encode("latin-1")
-    assert read_report(Member("7.xml", content), home).findings == "café"
+    assert read_report(Member("7.xml", content), home)[0].findings == "café"
 
 
 def test_folders_that_are_not_the_collection(home):
@@ -249,7 +249,7 @@ def test_damaged_reports_are_read_or_explained(edits, noise):
     for content in (b"".join(_edited(edits)), noise):
         report, explained = None, ""
         try:
-            report = read_report(Member("7.xml", content), Path("reports"))
+            report, _ = read_report(Member("7.xml", content), Path("reports"))
         except UserError as caught:
             explained = str(caught)
         assert "'7.xml' of reports" in explained if report is None else report.id and report.labels != "normal"

@@ -41,8 +41,7 @@ def whole_text_file(path: Path) -> Iterator[TextIO]:
     with whole_file(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8")
         yield text
-        text.flush()
-        text.detach()
+        text.detach()  # which flushes
 
 
 def write_json(path: Path, content: Any, *, indent: int | None = 2) -> None:

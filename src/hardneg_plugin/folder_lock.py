@@ -29,10 +29,9 @@ def hold_folder(folder: Path, *, command: str, busy: str, remedy: str) -> Iterat
     Raises:
         UserError: the folder is held, is neither empty nor of this command, or cannot be made.
     """
-    descriptor = None
     with writing(folder, remedy):
-        while descriptor is None:
-            descriptor = _try_to_lock(folder, command, busy, remedy)
+        while (descriptor := _try_to_lock(folder, command, busy, remedy)) is None:
+            pass
     try:
         yield descriptor
     finally:

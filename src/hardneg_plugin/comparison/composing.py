@@ -1,7 +1,7 @@
 """The config that overrides of hardneg-train lead to, composed without a run."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,9 @@ from hardneg_plugin.config import conf_dir
 from hardneg_plugin.errors import UserError
 
 
-@contextmanager
-def outside_of_hydra() -> Iterator[None]:
+def outside_of_hydra() -> AbstractContextManager[None]:
     """Within a command that Hydra runs, compose configs as if outside of it."""
-    state = GlobalHydra.instance()
-    running = state.hydra
-    state.clear()
-    try:
-        yield
-    finally:
-        state.hydra = running
+    return _replaced(GlobalHydra.instance(), "hydra", None)
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
@@ -58,11 +51,17 @@ def run_settings(config: DictConfig, seed: int, folder: Path) -> dict[str, Any]:
     for key, value in flattened(OmegaConf.to_container(task)).items():
         if value == "???":
             raise UserError(f"{key} must be given: add {key}=... to the command line.")
-    hydra_config = HydraConfig.instance()
-    before = hydra_config.cfg
-    try:
-        hydra_config.cfg = config  # what ${hydra:...} reads
+    with _replaced(HydraConfig.instance(), "cfg", config):  # what ${hydra:...} reads
         settings: Any = OmegaConf.to_container(task, resolve=True)
-    finally:
-        hydra_config.cfg = before
     return dict(settings)
+
+
+@contextmanager
+def _replaced(state: Any, name: str, value: Any) -> Iterator[None]:
+    """Give an attribute of a global state of Hydra another value for a while."""
+    before = getattr(state, name)
+    setattr(state, name, value)
+    try:
+        yield
+    finally:
+        setattr(state, name, before)

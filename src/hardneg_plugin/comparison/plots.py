@@ -34,15 +34,12 @@ def write_plots(comparison: Comparison, curves: Mapping[str, Sequence[Curves]], 
         The files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    figures: dict[str, Figure | None] = {
-        f"scores_{split}": scores_figure(comparison, split) for split in comparison.splits
-    }
-    figures["curves"] = curves_figure(comparison, curves)
+    figures = {f"scores_{split}": scores_figure(comparison, split) for split in comparison.splits}
+    if (of_curves := curves_figure(comparison, curves)) is not None:
+        figures["curves"] = of_curves
     written = []
     with matplotlib.rc_context({"svg.hashsalt": "hardneg_plugin"}):
         for name, figure in figures.items():
-            if figure is None:
-                continue
             for kind in FORMATS:
                 path = folder / f"{name}.{kind}"
                 with whole_file(path) as file:

@@ -14,8 +14,8 @@ from hardneg_plugin.comparison.task_files import HIGHER_IS_BETTER, TASK_NAMES
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.metrics.record_scores import every_score
 
-RESERVED = ("seed", "resume", "trust")
-"""Keys of hardneg-train that hardneg-compare sets itself."""
+RESERVED = {"seed": "Set compare.seeds.", "trust": "", "resume": "The same command again resumes by itself."}
+"""Keys of hardneg-train that hardneg-compare sets itself, and what to do instead of setting them."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,7 @@ def _key(text: str) -> str:
     if override.is_sweep_override():
         raise UserError(f"{text}: expected one value. Several are variants: see compare.definitions.")
     if key in RESERVED or re.split(r"[./]", key)[0] == "hydra":
-        instead = {"seed": "Set compare.seeds.", "trust": "", "resume": "The same command again resumes by itself."}
-        raise UserError(f"{text}: hardneg-compare sets {key} itself. {instead.get(key, 'Set compare.folder.')}")
+        raise UserError(f"{text}: hardneg-compare sets {key} itself. {RESERVED.get(key, 'Set compare.folder.')}")
     return key
 
 

@@ -75,31 +75,29 @@ class CaptionScores:
             bleu_scorer += (text, [reference])
         bleu, bleu_each = bleu_scorer.compute_score(option="closest", verbose=0)
         values = {f"BLEU-{n}": float(score) for n, score in enumerate(bleu, start=1)}
-        columns, statistics = {"BLEU-4": bleu_each[-1]}, [SumStatistic(_bleu_counts(bleu_scorer.ctest), _bleu)]
+        counts = [[text["testlen"], *text["reflen"], *text["guess"], *text["correct"]] for text in bleu_scorer.ctest]
+        statistic = SumStatistic(np.array(counts, dtype=np.float64), _bleu)
+        card = ScoreCard(values, {"BLEU-4": bleu_each[-1]}, [statistic])
         if self.meteor:
             try:
-                meteor = meteor_scores(generated, references)
-                values["METEOR"], columns["METEOR"] = meteor.corpus, meteor.each
-                statistics.append(meteor.statistic)
+                card.add(meteor_scores(generated, references))
             except MeteorError as error:
                 _warn_once(f"METEOR is left out of the scores: {error}. To switch it off, set `meteor=False`.")
         by_index = {i: [text] for i, text in enumerate(references)}, {i: [text] for i, text in enumerate(generated)}
         rouge, rouge_each = Rouge().compute_score(*by_index)
         # CIDEr fails where the references hold no word at all
         cider, cider_each = Cider().compute_score(*by_index) if any(references) else (0.0, [0.0] * len(references))
-        values |= {"ROUGE-L": float(rouge), "CIDEr": float(cider)}
         of_mean = {"ROUGE-L": list(map(float, rouge_each)), "CIDEr": list(map(float, cider_each))}
-        return ScoreCard(values, {**columns, **of_mean}, [*statistics, means(of_mean)])
-
-
-def _bleu_counts(texts: Sequence[dict[str, object]]) -> Floats:
-    """Per report the number of its words, of its reference's, and of its n-grams `guess` and `correct`: `(N, 2 + 2 * ORDERS)`."""
-    rows = [[text["testlen"], *text["reflen"], *text["guess"], *text["correct"]] for text in texts]  # type: ignore[misc]
-    return np.array(rows, dtype=np.float64)
+        card.add(ScoreCard({"ROUGE-L": float(rouge), "CIDEr": float(cider)}, of_mean, [means(of_mean)]))
+        return card
 
 
 def _bleu(sums: Floats) -> dict[str, Floats]:
-    """Corpus BLEU: the brevity penalty times the geometric mean of precisions, with pycocoevalcap's guards against 0/0."""
+    """Corpus BLEU: the brevity penalty times the geometric mean of precisions, with pycocoevalcap's guards against 0/0.
+
+    Args:
+        sums: `(..., 2 + 2 * ORDERS)`, of the words of reports and of references, the n-grams, and the n-grams found.
+    """
     tiny, small = 1e-15, 1e-9
     words, reference_words = sums[..., 0], sums[..., 1]
     guess, correct = sums[..., 2 : 2 + ORDERS], sums[..., 2 + ORDERS :]

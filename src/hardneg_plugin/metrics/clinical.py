@@ -26,7 +26,6 @@ class ClinicalMetric(Protocol):
         Raises:
             UserError: they do not; says what is missing and what to do.
         """
-        ...
 
     def __call__(self, generated: Sequence[str], references: Sequence[str], ids: Sequence[str]) -> ScoreCard:
         """Score N >= 1 studies.
@@ -39,7 +38,6 @@ class ClinicalMetric(Protocol):
         Raises:
             UserError: as `check`.
         """
-        ...
 
 
 def load_scorer(package: str, make: Callable[[Any], Any], remedy: str) -> Any:

@@ -15,11 +15,11 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from hardneg_plugin.metrics.score_card import ScoreCard
 from hardneg_plugin.metrics.statistics import Floats, SumStatistic
 
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
@@ -31,23 +31,6 @@ TIMEOUT = 180.0
 
 class MeteorError(RuntimeError):
     """METEOR could not be computed; the message says why and what to do, in one line."""
-
-
-@dataclass(frozen=True)
-class MeteorScores:
-    """METEOR of a corpus and of each of its N reports, in [0, 1], and the jar's counts for each pair `(N, 23)`."""
-
-    corpus: float
-    each: list[float]
-    counts: Floats
-
-    @property
-    def statistic(self) -> SumStatistic:
-        """The score of the corpus from sums of the counts, to which a report equal to its reference adds no chunk."""
-        words, chunks, matches = self.counts[:, 0:2], self.counts[:, 20], self.counts[:, 21:23]
-        rows = self.counts.copy()
-        rows[(matches == words).all(1) & (chunks == 1), 20] = 0
-        return SumStatistic(rows, corpus_score)
 
 
 def corpus_score(sums: Floats) -> dict[str, Floats]:
@@ -70,8 +53,8 @@ def corpus_score(sums: Floats) -> dict[str, Floats]:
     return {"METEOR": mean * (1 - _GAMMA * fraction**_BETA)}
 
 
-def meteor_scores(generated: Sequence[str], references: Sequence[str], *, timeout: float = TIMEOUT) -> MeteorScores:
-    """METEOR of N pairs, as `pycocoevalcap.meteor.meteor.Meteor` computes it.
+def meteor_scores(generated: Sequence[str], references: Sequence[str], *, timeout: float = TIMEOUT) -> ScoreCard:
+    """METEOR of N pairs, in [0, 1], as `pycocoevalcap.meteor.meteor.Meteor` computes it.
 
     The jar computes the score of the corpus from the counts of all pairs; it is not the mean of the reports' scores.
 
@@ -148,7 +131,7 @@ class _MeteorProcess:
             self._errors.close()
             raise MeteorError(f"`{java}` cannot be started ({error}): install a Java runtime (8 or newer)") from error
 
-    def score(self, generated: Sequence[str], references: Sequence[str], timeout: float) -> MeteorScores:
+    def score(self, generated: Sequence[str], references: Sequence[str], timeout: float) -> ScoreCard:
         """As `meteor_scores`. On any error the process is ended, as an answer may still be pending."""
         try:
             statistics, counts = [], []
@@ -157,7 +140,10 @@ class _MeteorProcess:
                 counts.append(_numbers(answer.split()))
                 statistics.append(answer)
             *texts, corpus = _numbers(self._ask(["EVAL", *statistics], len(statistics) + 1, timeout))
-            return MeteorScores(corpus, texts, np.array(counts))
+            rows = np.array(counts)
+            words, chunks, matches = rows[:, 0:2], rows[:, 20], rows[:, 21:23]
+            rows[(matches == words).all(1) & (chunks == 1), 20] = 0  # a report equal to its reference adds no chunk
+            return ScoreCard({"METEOR": corpus}, {"METEOR": texts}, [SumStatistic(rows, corpus_score)])
         except BaseException:
             self.close()
             raise

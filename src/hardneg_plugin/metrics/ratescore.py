@@ -39,11 +39,8 @@ class RaTEScore:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        for name, value, choices in (
-            ("affinity", self.affinity, ("long", "short")),
-            ("device", self.device, ("cpu", "cuda")),
-        ):
-            if value not in choices:
+        for name, choices in (("affinity", ("long", "short")), ("device", ("cpu", "cuda"))):
+            if (value := getattr(self, name)) not in choices:
                 raise UserError(f"clinical.ratescore.{name}: expected {' or '.join(choices)}, but got {value!r}.")
 
     def check(self) -> None:

@@ -61,9 +61,6 @@ def known_values(columns: Mapping[str, Sequence[float]], row: int) -> dict[str, 
 
 def scores_and_intervals(cards: Mapping[str, ScoreCard]) -> dict[str, Any]:
     """What metrics.json holds of the scores of splits: by split their values, and under "intervals" [low, high] of each."""
-    return {
-        **{split: card.values for split, card in cards.items()},
-        "intervals": {
-            split: {name: list(ends) for name, ends in card.intervals().items()} for split, card in cards.items()
-        },
-    }
+    ends = {split: card.intervals() for split, card in cards.items()}
+    listed = {split: {name: [low, high] for name, (low, high) in by_name.items()} for split, by_name in ends.items()}
+    return {**{split: card.values for split, card in cards.items()}, "intervals": listed}

@@ -20,7 +20,6 @@ class Embedder(Protocol):
 
     def __call__(self, texts: Sequence[str]) -> TextEmbeddings:
         """Unit-length rows `(N, D)` of N texts; a row is zero where a text holds nothing to embed."""
-        ...
 
 
 def embed(embedder: Embedder, texts: Sequence[str]) -> TextEmbeddings:
@@ -134,9 +133,8 @@ def _check_modules(folder: Path) -> None:
     if not file.is_file():
         return
     modules = read_json(file, "modules")
-    types = (
-        [str(module.get("type")) for module in modules if isinstance(module, dict)] if isinstance(modules, list) else []
-    )
+    listed = modules if isinstance(modules, list) else []
+    types = [str(module.get("type")) for module in listed if isinstance(module, dict)]
     if not types or not all(name.startswith("sentence_transformers.") for name in types):
         raise UserError(
             f"{file}: expected only classes of sentence_transformers, but got {', '.join(types) or 'none'}: code that comes with "

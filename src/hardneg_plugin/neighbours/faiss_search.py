@@ -8,19 +8,11 @@ import torch
 
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.neighbours.embedders import TextEmbeddings
-from hardneg_plugin.neighbours.search import (
-    ChunkNeighbours,
-    NeighbourRule,
-    Neighbours,
-    Track,
-    check_chunk,
-    chunks,
-    no_neighbours,
-)
+from hardneg_plugin.neighbours.search import ChunkedSearch, ChunkNeighbours, NeighbourRule, Neighbours, Track
 
 
 @dataclass(frozen=True)
-class FaissSearch:
+class FaissSearch(ChunkedSearch):
     """Exact neighbours by a flat faiss index, which is asked for ever more candidates until k of them count.
 
     The order of equally near studies is up to faiss where it does not return all of them.
@@ -32,10 +24,8 @@ class FaissSearch:
         UserError: the chunk is out of its range, or faiss is not installed.
     """
 
-    chunk: int = 256
-
     def __post_init__(self) -> None:
-        check_chunk(self.chunk)
+        super().__post_init__()
         _faiss()  # before embeddings are computed
 
     def __call__(self, embeddings: TextEmbeddings, rule: NeighbourRule, *, track: Track = iter) -> Neighbours:
@@ -53,8 +43,8 @@ class FaissSearch:
         vectors = np.ascontiguousarray(embeddings.float().cpu().numpy())
         index = faiss.IndexFlatIP(vectors.shape[1])
         index.add(vectors)
-        found = no_neighbours(len(vectors), rule.k)
-        for rows in track(chunks(len(vectors), self.chunk)):
+        found = Neighbours.none(len(vectors), rule.k)
+        for rows in track(self.chunks(len(vectors))):
             found = _kept(index, vectors, rows, rule).written_into(found)
         return found
 
@@ -65,7 +55,7 @@ def _kept(index: Any, vectors: Any, rows: range, rule: NeighbourRule) -> ChunkNe
         scores, candidates = index.search(vectors[rows.start : rows.stop], fetched)
         kept = ChunkNeighbours(rows, rule)
         kept.add(np.repeat(np.arange(len(rows)), fetched), candidates.reshape(-1), scores.reshape(-1))
-        if kept.is_full.all() or fetched == len(vectors):
+        if np.isfinite(kept.least).all() or fetched == len(vectors):
             return kept
         fetched = min(4 * fetched, len(vectors))
 

@@ -82,6 +82,17 @@ class Neighbours:
     pairs_above: int
     """Pairs of such studies, each counted once."""
 
+    @classmethod
+    def none(cls, number: int, k: int) -> "Neighbours":
+        """The neighbours of N studies before the search.
+
+        Args:
+            number: N.
+            k: places for each study.
+        """
+        index, scores = np.full((number, k), -1, dtype=np.int64), np.zeros((number, k), dtype=np.float32)
+        return cls(index, scores, above=np.zeros(number, dtype=bool), pairs_above=0)
+
 
 class Search(Protocol):
     """Finds neighbours."""
@@ -94,7 +105,6 @@ class Search(Protocol):
             rule: which studies count, and how many.
             track: iterates over the chunks.
         """
-        ...
 
 
 @dataclass(frozen=True)
@@ -120,12 +130,13 @@ class ChunkedSearch:
     chunk: int = 256
 
     def __post_init__(self) -> None:
-        check_chunk(self.chunk)
+        if self.chunk < 1:
+            raise UserError(f"chunk: expected a positive number of studies, but got {self.chunk}.")
 
     def __call__(self, embeddings: TextEmbeddings, rule: NeighbourRule, *, track: Track = iter) -> Neighbours:
         """See `Search`."""
-        found = no_neighbours(embeddings.shape[0], rule.k)
-        for rows in track(chunks(embeddings.shape[0], self.chunk)):
+        found = Neighbours.none(embeddings.shape[0], rule.k)
+        for rows in track(self.chunks(embeddings.shape[0])):
             kept = ChunkNeighbours(rows, rule)
             compare = _comparison(embeddings, rows)
             for block in _blocks(embeddings.shape[0]):
@@ -136,6 +147,14 @@ class ChunkedSearch:
                 kept.add(studies, candidates + block.start, scores.reshape(-1)[places])
             found = kept.written_into(found)
         return found
+
+    def chunks(self, number: int) -> list[range]:
+        """The rows of each chunk.
+
+        >>> ChunkedSearch(chunk=2).chunks(5)
+        [range(0, 2), range(2, 4), range(4, 5)]
+        """
+        return [range(start, min(start + self.chunk, number)) for start in range(0, number, self.chunk)]
 
 
 class ChunkNeighbours:
@@ -149,7 +168,7 @@ class ChunkNeighbours:
     def __init__(self, rows: range, rule: NeighbourRule) -> None:
         self._rows, self._rule = rows, rule
         self.least: Cosines = np.full(len(rows), -np.inf, dtype=np.float32)
-        """`(C,)`: the score that a candidate has to exceed."""
+        """`(C,)`: the score that a candidate has to exceed; -inf for a study with fewer than k."""
         self.above: NDArray[np.bool_] = np.zeros(len(rows), dtype=bool)
         self._pairs_above = 0
         # a row for each pair, sorted by study (its place in the chunk), and nearest first
@@ -179,11 +198,6 @@ class ChunkNeighbours:
         last = self._places(self._studies) == self._rule.k - 1
         self.least[self._studies[last]] = self._scores[last]
 
-    @property
-    def is_full(self) -> NDArray[np.bool_]:
-        """`(C,)`: which studies have k candidates."""
-        return self.least > -np.inf
-
     def written_into(self, found: Neighbours) -> Neighbours:
         """The neighbours found so far, with those of this chunk filled in."""
         rows, places = self._studies + self._rows.start, self._places(self._studies)
@@ -195,40 +209,6 @@ class ChunkNeighbours:
         """The place of each pair among those of its study; `studies` are sorted."""
         places: Indices = np.arange(len(studies)) - np.searchsorted(studies, studies)
         return places
-
-
-def check_chunk(chunk: int) -> None:
-    """Raise a UserError unless a chunk holds studies."""
-    if chunk < 1:
-        raise UserError(f"chunk: expected a positive number of studies, but got {chunk}.")
-
-
-def chunks(number: int, chunk: int) -> list[range]:
-    """The rows of each chunk.
-
-    >>> chunks(5, 2)
-    [range(0, 2), range(2, 4), range(4, 5)]
-
-    Args:
-        number: of studies.
-        chunk: studies at a time, >= 1.
-    """
-    return [range(start, min(start + chunk, number)) for start in range(0, number, chunk)]
-
-
-def no_neighbours(number: int, k: int) -> Neighbours:
-    """The neighbours of N studies before the search.
-
-    Args:
-        number: N.
-        k: places for each study.
-    """
-    return Neighbours(
-        index=np.full((number, k), -1, dtype=np.int64),
-        scores=np.zeros((number, k), dtype=np.float32),
-        above=np.zeros(number, dtype=bool),
-        pairs_above=0,
-    )
 
 
 def _blocks(number: int) -> Iterator[range]:

@@ -57,22 +57,22 @@ def test_equals_pycocoevalcap_under_a_hostile_locale(scorers, reports):
     generated, references, _ = reports
     scored = ours(generated, references)
     expected_corpus, expected_each = theirs(generated, references)
-    assert scored.corpus == pytest.approx(expected_corpus, abs=1e-9)
-    assert scored.each == pytest.approx(expected_each, abs=1e-9)
-    assert 0 < scored.corpus < 1
-    assert scored.each[7] == 0  # the empty text
-    assert scored.each[3] == 1  # the perfect one
+    assert scored.values["METEOR"] == pytest.approx(expected_corpus, abs=1e-9)
+    assert scored.columns["METEOR"] == pytest.approx(expected_each, abs=1e-9)
+    assert 0 < scored.values["METEOR"] < 1
+    assert scored.columns["METEOR"][7] == 0  # the empty text
+    assert scored.columns["METEOR"][3] == 1  # the perfect one
 
 
 @pytest.mark.slow
 def test_the_score_follows_from_sums_over_pairs(scorers, reports):
     ours, _ = scorers
     generated, references, _ = reports
-    statistic = ours(generated, references).statistic
+    statistic = ours(generated, references).statistics[0]
     for drawn in (list(range(23)), [3], [3, 3, 7], [0, 5, 5, 5, 12, 22]):
         scored = ours([generated[i] for i in drawn], [references[i] for i in drawn])
         weights = np.bincount(drawn, minlength=statistic.studies)[None]
-        assert statistic.under(weights)["METEOR"] == pytest.approx(scored.corpus, abs=1e-12)
+        assert statistic.under(weights)["METEOR"] == pytest.approx(scored.values["METEOR"], abs=1e-12)
     equal_texts, none = (
         statistic.under(np.bincount(drawn, minlength=statistic.studies)[None]) for drawn in ([3, 3], [])
     )
@@ -84,8 +84,8 @@ def test_odd_texts_get_through_and_keep_their_place(scorers):
     ours, theirs = scorers
     given, plain = zip(*ODD, strict=True)
     references = [text + " heart" for text in given], [f"{text} heart".strip() for text in plain]
-    assert ours(given, references[0]).each == pytest.approx(theirs(plain, references[1])[1], abs=1e-9)
-    assert ours(references[0], given).corpus == pytest.approx(theirs(references[1], plain)[0], abs=1e-9)
+    assert ours(given, references[0]).columns["METEOR"] == pytest.approx(theirs(plain, references[1])[1], abs=1e-9)
+    assert ours(references[0], given).values["METEOR"] == pytest.approx(theirs(references[1], plain)[0], abs=1e-9)
 
 
 def fake_score(generated: str, reference: str) -> float:
@@ -98,14 +98,14 @@ EXPECTED = [fake_score(*pair) for pair in zip(GENERATED, REFERENCES, strict=True
 
 def test_one_process_serves_all_calls(fake_meteor):
     for _ in range(3):
-        assert meteor_scores(GENERATED, REFERENCES).each == pytest.approx(EXPECTED)
+        assert meteor_scores(GENERATED, REFERENCES).columns["METEOR"] == pytest.approx(EXPECTED)
     assert len(fake_meteor()) == 1
 
 
 def test_starts_again_where_it_was_killed_between_calls(fake_meteor):
     meteor_scores(GENERATED, REFERENCES)
     os.kill(fake_meteor()[0], signal.SIGKILL)
-    assert meteor_scores(GENERATED, REFERENCES).each == pytest.approx(EXPECTED)
+    assert meteor_scores(GENERATED, REFERENCES).columns["METEOR"] == pytest.approx(EXPECTED)
     assert len(fake_meteor()) == 2
 
 
@@ -114,7 +114,7 @@ def test_starts_again_after_close(fake_meteor):
     meteor.close()
     meteor.close()
     assert not is_alive(fake_meteor()[0])
-    assert meteor_scores(GENERATED, REFERENCES).each == pytest.approx(EXPECTED)
+    assert meteor_scores(GENERATED, REFERENCES).columns["METEOR"] == pytest.approx(EXPECTED)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_failures_say_why_leave_no_process_and_do_not_last(fake_meteor, monkeypa
     assert time.monotonic() - started < 20
     assert not is_alive(fake_meteor()[0])
     monkeypatch.delenv("FAKE_JAVA_MODE")
-    assert meteor_scores(GENERATED, REFERENCES).each == pytest.approx(EXPECTED)
+    assert meteor_scores(GENERATED, REFERENCES).columns["METEOR"] == pytest.approx(EXPECTED)
 
 
 def test_a_time_out_ends_a_write_that_blocks(fake_meteor, monkeypatch):
@@ -153,7 +153,7 @@ def test_an_interrupted_call_leaves_no_answer_behind_for_the_next(fake_meteor, m
         patch.setattr(meteor, "_numbers", interrupt)
         with pytest.raises(KeyboardInterrupt):
             meteor_scores(REFERENCES, REFERENCES)
-    assert meteor_scores(GENERATED, REFERENCES).each == pytest.approx(EXPECTED)
+    assert meteor_scores(GENERATED, REFERENCES).columns["METEOR"] == pytest.approx(EXPECTED)
     assert len(fake_meteor()) == 2
 
 
@@ -161,7 +161,7 @@ def test_threads_take_turns(fake_meteor):
     results = {}
 
     def score(i: int) -> None:
-        results[i] = meteor_scores(GENERATED[i:], REFERENCES[i:]).each
+        results[i] = meteor_scores(GENERATED[i:], REFERENCES[i:]).columns["METEOR"]
 
     threads = [threading.Thread(target=score, args=(i,)) for i in range(4)]
     for thread in threads:
@@ -180,14 +180,14 @@ def test_a_forked_child_starts_its_own_and_leaves_its_parents_alone(fake_meteor)
     if child == 0:
         code = 1
         try:
-            code = 0 if meteor_scores(GENERATED, REFERENCES).each == pytest.approx(EXPECTED) else 2
+            code = 0 if meteor_scores(GENERATED, REFERENCES).columns["METEOR"] == pytest.approx(EXPECTED) else 2
             meteor.close()
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert len(fake_meteor()) == 2
     assert is_alive(fake_meteor()[0])
-    assert meteor_scores(GENERATED, REFERENCES).each == pytest.approx(EXPECTED)
+    assert meteor_scores(GENERATED, REFERENCES).columns["METEOR"] == pytest.approx(EXPECTED)
     assert len(fake_meteor()) == 2
 
 

@@ -46,10 +46,7 @@ class Attention(nn.Module):
             raise UserError(f"Expected `width` to be a multiple of `heads`, but got width {width} and heads {heads}.")
         self.heads = heads
         self.dropout = dropout
-        self.query = DecodingLinear(width, width)
-        self.key = DecodingLinear(width, width)
-        self.value = DecodingLinear(width, width)
-        self.output = DecodingLinear(width, width)
+        self.query, self.key, self.value, self.output = (DecodingLinear(width, width) for _ in range(4))
 
     def keys_values(self, x: Tensor) -> KeysValues:
         """Project `(B, L, width)` to the keys and values that `forward` takes."""

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from hardneg_plugin.backbones.decoding import Decoded, Decoding, Incremental, decode
+from hardneg_plugin.backbones.decoding import Decoded, Decoding, Incremental
 
 
 @contextmanager
@@ -107,7 +108,8 @@ class ReportDecoder(nn.Module, ABC):
         with evaluating(self), torch.no_grad():
             decoded = self.search(patches, decoding, patch_mask=patch_mask)
             if attention:
-                maps = [self._maps_of(patches, tokens, patch_mask) for tokens in decoded.tokens.unbind(1)]
+                rows = F.pad(decoded.tokens, (1, 0)).unbind(1)
+                maps = [self.attention_maps(patches, tokens, patch_mask=patch_mask) for tokens in rows]
                 decoded = decoded._replace(attention=torch.stack(maps, dim=1))
             return decoded
 
@@ -124,14 +126,6 @@ class ReportDecoder(nn.Module, ABC):
         decoding = Decoding(beam_size=beam_size, max_length=max_length)
         return self.decode(patches, decoding, patch_mask=patch_mask).tokens[:, 0]
 
-    def _maps_of(self, patches: Tensor, tokens: Tensor, patch_mask: Tensor | None) -> Tensor:
-        rows = torch.cat([tokens.new_zeros(len(tokens), 1), tokens], dim=1)
-        return self.attention_maps(patches, rows, patch_mask=patch_mask)
 
-
-class IncrementalDecoder(ReportDecoder, Incremental):
-    """A report decoder that reads one token at a time, and decodes by `decoding.decode`."""
-
-    def search(self, patches: Tensor, decoding: Decoding, *, patch_mask: Tensor | None = None) -> Decoded:
-        """See `ReportDecoder`."""
-        return decode(self, patches, decoding, patch_mask=patch_mask)
+class IncrementalDecoder(Incremental, ReportDecoder):
+    """A report decoder that reads one token at a time, and decodes by `Incremental.search`."""

@@ -121,21 +121,19 @@ class Incremental(ABC):
             Log-probabilities `(B, k, V + 1)`.
         """
 
+    def search(self, patches: Tensor, decoding: Decoding, *, patch_mask: Tensor | None = None) -> Decoded:
+        """Generate reports in evaluation mode.
 
-def decode(decoder: Incremental, patches: Tensor, decoding: Decoding, *, patch_mask: Tensor | None = None) -> Decoded:
-    """Generate reports with a decoder in evaluation mode.
-
-    Args:
-        decoder: Reads one token at a time.
-        patches: `(B, P, D_v)` image features.
-        decoding: Search or sampling, and its options.
-        patch_mask: `(B, P)` bool, True where there is a patch; None: all are there.
-    """
-    if decoding.sample:
-        return _roll_out(decoder, patches, decoding, patch_mask, _sample)
-    if decoding.beam_size == 1:
-        return _roll_out(decoder, patches, decoding, patch_mask, lambda log_probs, _: log_probs.argmax(-1))
-    return _beam_search(decoder, patches, decoding, patch_mask)
+        Args:
+            patches: `(B, P, D_v)` image features.
+            decoding: Search or sampling, and its options.
+            patch_mask: `(B, P)` bool, True where there is a patch; None: all are there.
+        """
+        if decoding.sample:
+            return _roll_out(self, patches, decoding, patch_mask, _sample)
+        if decoding.beam_size == 1:
+            return _roll_out(self, patches, decoding, patch_mask, lambda log_probs, _: log_probs.argmax(-1))
+        return _beam_search(self, patches, decoding, patch_mask)
 
 
 def _roll_out(

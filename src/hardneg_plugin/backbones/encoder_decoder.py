@@ -89,9 +89,10 @@ class EncoderDecoder(IncrementalDecoder):
         """What patches and tokens both read, computed once per call for all studies; None by default."""
         return None
 
-    @abstractmethod
     def _patch_input(self, patches: Tensor, shared: Any) -> Tensor:
-        """From `(B, P, D_v)` to the encoder's input `(B, P, width)`."""
+        """From `(B, P, D_v)` to the encoder's input `(B, P, width)`; by default the projection alone."""
+        x: Tensor = self.project(patches)
+        return x
 
     @abstractmethod
     def _token_input(self, tokens: Tensor, shared: Any) -> DecoderInput:
@@ -181,16 +182,12 @@ class EncoderDecoder(IncrementalDecoder):
         x = self.encoder_norm(x)
         return [cast(DecoderLayer, layer).image_attention.keys_values(x) for layer in self.decoder]
 
-    def _embed(self, tokens: Tensor) -> Tensor:
-        """Scaled embeddings with positions, without dropout: `(B, T)` to `(B, T, width)`."""
-        return self._embed_at(tokens, torch.arange(tokens.shape[1], device=tokens.device))
+    def _embed(self, tokens: Tensor, cache: BeamCache | None = None) -> Tensor:
+        """Scaled embeddings with positions, without dropout: `(B, T)` to `(B, T, width)`.
 
-    def _embed_next(self, tokens: Tensor, state: EncoderDecoderState) -> Tensor:
-        """The same for the next token of each beam `(B, k)`, all at the current position of the cache."""
-        length = state.cache.length
-        return self._embed_at(tokens, torch.arange(length - 1, length, device=tokens.device))
-
-    def _embed_at(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """`(B, T)` tokens at `(T,)` positions, or all at one position `(1,)`."""
+        With a cache the next token of each beam `(B, k)`, all at the current position.
+        """
+        first, end = (0, tokens.shape[1]) if cache is None else (cache.length - 1, cache.length)
+        positions = torch.arange(first, end, device=tokens.device)
         embedded: Tensor = self.embedding(tokens) * math.sqrt(self.width)
         return embedded + sinusoids(positions, self.width).to(embedded.dtype)

@@ -69,10 +69,6 @@ class R2Gen(EncoderDecoder):
         memory = self.memory.initial(len(patches) * beams).unflatten(0, (len(patches), beams))
         return R2GenState(**vars(state), memory=memory)
 
-    def _patch_input(self, patches: Tensor, shared: Any) -> Tensor:
-        x: Tensor = self.project(patches)
-        return x
-
     def _token_input(self, tokens: Tensor, shared: Any) -> DecoderInput:
         embedded = self._embed(tokens)
         # dropout twice, as released: memory and decoder see different units
@@ -81,7 +77,7 @@ class R2Gen(EncoderDecoder):
 
     def _next_token_input(self, tokens: Tensor, state: EncoderDecoderState) -> DecoderInput:
         assert isinstance(state, R2GenState)
-        embedded = self._embed_next(tokens, state)
+        embedded = self._embed(tokens, state.cache)
         state.memory = self.memory.read(state.memory.flatten(0, 1), embedded.flatten(0, 1)).view_as(state.memory)
         return embedded, self._by_layer(self.norms(state.memory.flatten(2)))
 

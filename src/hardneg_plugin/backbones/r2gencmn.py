@@ -67,7 +67,7 @@ class R2GenCMN(EncoderDecoder):
     def _next_token_input(self, tokens: Tensor, state: EncoderDecoderState) -> DecoderInput:
         # the memory's response depends on token and position alone, and beams share most of their tokens
         distinct, index = tokens.unique(return_inverse=True)
-        x, norms = self._query_memory(self._embed_next(distinct[None], state), state.shared)
+        x, norms = self._query_memory(self._embed(distinct[None], state.cache), state.shared)
         return x[0][index], norms
 
     def _query_memory(self, x: Tensor, shared: KeysValues) -> DecoderInput:

@@ -43,11 +43,11 @@ class TransformerDecoder(EncoderDecoder):
         xavier_matrices(self)
 
     def _patch_input(self, patches: Tensor, shared: Any) -> Tensor:
-        x: Tensor = self.project(patches)
+        x = super()._patch_input(patches, shared)
         return x if self.patch_positions is None else self.patch_positions(x)
 
     def _token_input(self, tokens: Tensor, shared: Any) -> DecoderInput:
         return self.embedding_dropout(self._embed(tokens)), cast(Sequence[Sequence[Norm]], self.norms)
 
     def _next_token_input(self, tokens: Tensor, state: EncoderDecoderState) -> DecoderInput:
-        return self._embed_next(tokens, state), cast(Sequence[Sequence[Norm]], self.norms)
+        return self._embed(tokens, state.cache), cast(Sequence[Sequence[Norm]], self.norms)

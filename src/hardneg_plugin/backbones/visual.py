@@ -10,7 +10,7 @@ import torch
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from hardneg_plugin.backbones.released import read_released
+from hardneg_plugin.backbones.released import listed, read_released
 from hardneg_plugin.backbones.released_names import EXTRACTOR, resnet_names
 from hardneg_plugin.errors import UserError
 
@@ -34,11 +34,9 @@ class VisualFeatures(NamedTuple):
     @property
     def context(self) -> Tensor:
         """What the report decoder attends to, `(B, N, width)`: the patches, then the projected entities."""
-        return (
-            self.patches
-            if self.projected_entities is None
-            else torch.cat([self.patches, self.projected_entities], dim=1)
-        )
+        if self.projected_entities is None:
+            return self.patches
+        return torch.cat([self.patches, self.projected_entities], dim=1)
 
     @property
     def context_mask(self) -> Tensor:
@@ -188,9 +186,9 @@ def _build(name: str, pretrained: bool, weights: Path | None, out_index: int, op
         wanted = [key.removeprefix("model.") for key in network.state_dict() if "num_batches_tracked" not in key]
         missing = [key for key in wanted if key.replace(".", "_") not in names]
         if missing:
-            listed = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
             raise UserError(
-                f"Expected all {len(wanted)} tensors of `{name}` in {weights}, but {len(missing)} are missing: {listed}."
+                f"Expected all {len(wanted)} tensors of `{name}` in {weights}, but {len(missing)} are missing: "
+                f"{listed(missing)}."
             )
     return network
 

@@ -4,10 +4,11 @@ After GK-MVLP (Deng et al., Biomedical Signal Processing and Control, arXiv 2404
 """
 
 from collections.abc import Callable
+from itertools import chain
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.grounding.regions import Cells, Learned, Patches, Regions
@@ -96,9 +97,6 @@ class Grounding(nn.Module):
 def _words_of(prompts: tuple[Prompt, ...]) -> tuple[int, Tensor]:
     """The number of different words of the prompts, and the word ids of each prompt `(Q, T)`, from 1, padded with 0."""
     phrases = [prompt.phrase.split() for prompt in prompts]
-    numbers = {
-        word: number for number, word in enumerate(sorted({word for phrase in phrases for word in phrase}), start=1)
-    }
-    longest = max(map(len, phrases))
-    rows = [F.pad(torch.tensor([numbers[word] for word in phrase]), (0, longest - len(phrase))) for phrase in phrases]
-    return len(numbers), torch.stack(rows)
+    numbers = {word: number for number, word in enumerate(sorted(set(chain(*phrases))), start=1)}
+    rows = [torch.tensor([numbers[word] for word in phrase]) for phrase in phrases]
+    return len(numbers), pad_sequence(rows, batch_first=True)

@@ -59,9 +59,8 @@ class Cells(Regions):
         """As of `Regions`; cells come view by view."""
         views, grid = _views(patches)
         weights = by_view(cell_weights(grid, self.cells), views).to(patches.features.device)
-        return _without_missing(weights.expand(len(patches.features), -1, -1), patches.mask), _kinds(
-            self.kinds, views, weights
-        )
+        kinds = torch.arange(self.kinds, device=weights.device).repeat(views)
+        return _without_missing(weights.expand(len(patches.features), -1, -1), patches.mask), kinds
 
 
 class Boxes(Regions):
@@ -95,7 +94,8 @@ class Boxes(Regions):
         whole = boxes.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(studies, views, 1, 4)
         weights = box_weights(torch.cat([boxes, whole], dim=2), grid)  # (B, V, R + 1, P of a view)
         placed = torch.einsum("bvrp,vw->bvrwp", weights, torch.eye(views, device=weights.device))
-        return _without_missing(placed.flatten(3).flatten(1, 2), patches.mask), _kinds(self.kinds, views, weights)
+        kinds = torch.arange(self.kinds, device=weights.device).repeat(views)
+        return _without_missing(placed.flatten(3).flatten(1, 2), patches.mask), kinds
 
 
 class Learned(Regions):
@@ -142,7 +142,3 @@ def _without_missing(weights: Tensor, mask: Tensor | None) -> Tensor:
         return weights
     kept = weights * mask[:, None]
     return kept / kept.sum(-1, keepdim=True).clamp_min(torch.finfo(kept.dtype).tiny)
-
-
-def _kinds(kinds: int, views: int, like: Tensor) -> Tensor:
-    return torch.arange(kinds, device=like.device).repeat(views)

@@ -2,7 +2,8 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -66,6 +67,7 @@ class InfoNCE:
     temperature: float = 0.07
     negative_weight: float = 1.0
     hardened_weight: float = 1.0
+    log_scale_range: ClassVar[tuple[float, float]] = (0.0, math.log(100))
 
     def __post_init__(self) -> None:
         _check_temperature(self.temperature)
@@ -80,11 +82,6 @@ class InfoNCE:
         """One scale."""
         return (math.log(1 / self.temperature),)
 
-    @property
-    def log_scale_range(self) -> tuple[float, float]:
-        """Scales from 1 to 100."""
-        return 0.0, math.log(100)
-
     def __call__(
         self, batch: EmbeddedBatch, negatives: HardNegatives, hardened: Tensor | None, logit_scales: Tensor
     ) -> Tensor:
@@ -95,24 +92,10 @@ class InfoNCE:
         if hardened is not None:
             columns.append(hardened)
             weights.append(self.hardened_weight * valid)
-        to_report = info_nce(
-            batch.images,
-            batch.all_reports,
-            logit_scale=scale,
-            first=batch.shards.local.start,
-            is_match=batch.is_match,
-            hard=torch.cat(columns, dim=1),
-            hard_weight=torch.cat(weights, dim=1),
-        )
-        to_image = info_nce(
-            batch.reports,
-            batch.all_images,
-            logit_scale=scale,
-            first=batch.shards.local.start,
-            is_match=batch.is_match,
-            hard=negatives.images,
-            hard_weight=self.negative_weight * valid,
-        )
+        contrast = partial(info_nce, logit_scale=scale, first=batch.shards.local.start, is_match=batch.is_match)
+        hard, hard_weight = torch.cat(columns, dim=1), torch.cat(weights, dim=1)
+        to_report = contrast(batch.images, batch.all_reports, hard=hard, hard_weight=hard_weight)
+        to_image = contrast(batch.reports, batch.all_images, hard=negatives.images, hard_weight=weights[0])
         return (to_report + to_image) / 2
 
 
@@ -130,20 +113,12 @@ class Triplet:
     """
 
     margin: float = 0.2
+    initial_log_scales: ClassVar[tuple[float, ...]] = ()
+    log_scale_range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
 
     def __post_init__(self) -> None:
         if not 0 < self.margin <= 2:
             raise UserError(f"alignment.margin: expected a cosine difference > 0 and <= 2, but got {self.margin}.")
-
-    @property
-    def initial_log_scales(self) -> tuple[float, ...]:
-        """Empty: a hinge has no scale."""
-        return ()
-
-    @property
-    def log_scale_range(self) -> tuple[float, float]:
-        """Unlimited."""
-        return -math.inf, math.inf
 
     def __call__(
         self, batch: EmbeddedBatch, negatives: HardNegatives, hardened: Tensor | None, logit_scales: Tensor
@@ -167,6 +142,7 @@ class ReleasedAlignment:
     """
 
     temperature: float = 0.07
+    log_scale_range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
 
     def __post_init__(self) -> None:
         _check_temperature(self.temperature)
@@ -175,11 +151,6 @@ class ReleasedAlignment:
     def initial_log_scales(self) -> tuple[float, ...]:
         """The scale of the pairs and that of the hardened negative."""
         return (math.log(1 / self.temperature),) * 2
-
-    @property
-    def log_scale_range(self) -> tuple[float, float]:
-        """Unlimited, as released."""
-        return -math.inf, math.inf
 
     def __call__(
         self, batch: EmbeddedBatch, negatives: HardNegatives, hardened: Tensor | None, logit_scales: Tensor

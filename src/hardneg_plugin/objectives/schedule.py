@@ -5,12 +5,11 @@ The position comes from the trainer, whose step and epoch are part of every chec
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from hardneg_plugin.errors import UserError
 
 Unit = Literal["epoch", "step", "fraction"]
-UNITS = ("epoch", "step", "fraction")
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,8 @@ class Schedule:
     cap: float = 0.9
 
     def __post_init__(self) -> None:
-        if self.unit not in UNITS:
-            raise UserError(f"schedule.unit: expected one of {', '.join(UNITS)}, but got {self.unit!r}.")
+        if self.unit not in get_args(Unit):
+            raise UserError(f"schedule.unit: expected one of {', '.join(get_args(Unit))}, but got {self.unit!r}.")
         if self.warmup < 0 or (self.unit == "fraction" and self.warmup >= 1):
             raise UserError(f"schedule.warmup: expected >= 0, and < 1 in fractions, but got {self.warmup}.")
         _check_hardness("cap", self.cap)

@@ -15,7 +15,7 @@ from hardneg_plugin.functional.match_keys import UNKNOWN, find_keys, match_key
 from hardneg_plugin.neighbours.table import read_neighbours
 from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
 from hardneg_plugin.objectives.memory import StudyBank
-from hardneg_plugin.objectives.negatives.sources import InBatch, check_choice
+from hardneg_plugin.objectives.negatives.sources import InBatch
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Bank(nn.Module):
         refresh_every: int = 1,
     ) -> None:
         super().__init__()
-        check_choice(k, pool, ceiling)
+        self._in_batch = InBatch(k, pool, ceiling)
         if refresh_every < 1:
             raise UserError(f"negatives.refresh_every: expected a positive integer, but got {refresh_every}.")
         self.k, self.pool, self.ceiling, self.refresh_every = k, pool, ceiling, refresh_every
@@ -63,7 +63,6 @@ class Bank(nn.Module):
             self._studies, self._neighbours = _table_keys(
                 table if isinstance(table, Mapping) else read_neighbours(table)
             )
-        self._in_batch = InBatch(k, pool, ceiling)
 
     def forward(self, batch: EmbeddedBatch) -> HardNegatives:
         """The k nearest known neighbours, filled up from the batch; then the batch goes into the bank."""

@@ -1,5 +1,7 @@
 """The objective of RECLF: reports and images aligned by words that attend to regions, and by relations between these words."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -136,20 +138,13 @@ class RelationEnhancedObjective(HardNegativeObjective):
             hard = (to_report.gather(2, places), to_image.gather(2, places))
             counts = negatives.valid & (negatives.places >= 0)
         weight = self.negative_weight * counts.to(to_report.dtype)
-        losses = []
-        for read in range(len(to_report)):
-            both = [
-                info_nce_of_logits(
-                    self.score_scale * scores[read],
-                    first=batch.shards.local.start,
-                    is_match=batch.is_match,
-                    hard=self.score_scale * of_hard[read],
-                    hard_weight=weight,
-                )
-                for scores, of_hard in zip((to_report, to_image), hard, strict=True)
-            ]
-            losses.append((both[0] + both[1]) / 2)
-        return losses
+        scale, first = self.score_scale, batch.shards.local.start
+        contrast = partial(info_nce_of_logits, first=first, is_match=batch.is_match, hard_weight=weight)
+        return [
+            (contrast(scale * reports, hard=scale * hard_reports) + contrast(scale * images, hard=scale * hard_images))
+            / 2
+            for reports, images, hard_reports, hard_images in zip(to_report, to_image, *hard, strict=True)
+        ]
 
     def _scores_of_paired(
         self, paired: PairEmbeddings, words: LocalFeatures, regions: LocalFeatures

@@ -23,6 +23,17 @@ def for_steps(keys_values: KeysValues) -> KeysValues:
     return keys.mT.contiguous().mT, values
 
 
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """`(..., L, width)` to `(..., heads, L, width / heads)`.
+
+    Args:
+        x: contiguous chunks of its width are the heads.
+        heads: divides the width.
+    """
+    chunks: Tensor = x.unflatten(-1, (heads, -1))
+    return chunks.transpose(-3, -2)
+
+
 class Attention(nn.Module):
     """Multi-head attention with separate projections; the heads are contiguous chunks of the width.
 
@@ -50,7 +61,7 @@ class Attention(nn.Module):
 
     def keys_values(self, x: Tensor) -> KeysValues:
         """Project `(B, L, width)` to the keys and values that `forward` takes."""
-        return self._split(self.key(x)), self._split(self.value(x))
+        return split_heads(self.key(x), self.heads), split_heads(self.value(x), self.heads)
 
     def forward(self, x: Tensor, attended: KeysValues, mask: Tensor | None = None) -> Tensor:
         """Attend from each query: `(B, Q, width)`.
@@ -65,7 +76,7 @@ class Attention(nn.Module):
             mixed = self.weights(x, keys, mask).to(values.dtype) @ values
         else:
             dropout = self.dropout if self.training else 0.0
-            queries = self._split(self.query(x))
+            queries = split_heads(self.query(x), self.heads)
             # on a CPU the backward of fused attention is ten times slower in bf16 than in float32
             is_slow = x.device.type == "cpu" and queries.dtype == torch.bfloat16 and torch.is_grad_enabled()
             with sdpa_kernel(SDPBackend.MATH) if is_slow else nullcontext():
@@ -81,15 +92,11 @@ class Attention(nn.Module):
             keys: `(B, heads, L, width / heads)`, from `keys_values`.
             mask: As in `forward`.
         """
-        scores = (self._split(self.query(x)) * keys.shape[-1] ** -0.5) @ keys.mT
+        scores = (split_heads(self.query(x), self.heads) * keys.shape[-1] ** -0.5) @ keys.mT
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf)
         weights: Tensor = scores.softmax(-1, dtype=torch.float32)
         return weights
-
-    def _split(self, x: Tensor) -> Tensor:
-        chunks: Tensor = x.unflatten(-1, (self.heads, -1))
-        return chunks.transpose(1, 2)
 
 
 class BeamCache:

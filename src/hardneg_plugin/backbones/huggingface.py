@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import math
 from collections.abc import Mapping
 from itertools import chain
 from typing import Any, cast
@@ -252,4 +251,4 @@ def _best_first(decoded: Decoded, length_penalty: float) -> Decoded:
     order = (sums / lengths**length_penalty).sort(dim=1, descending=True, stable=True).indices
     sums = sums.gather(1, order)
     tokens = tokens.gather(1, order[..., None].expand_as(tokens))
-    return Decoded(tokens.masked_fill(sums[..., None] == -math.inf, 0), sums)
+    return Decoded(tokens.masked_fill(sums[..., None] == -torch.inf, 0), sums)

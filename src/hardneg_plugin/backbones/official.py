@@ -21,6 +21,7 @@ from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import whole_file
 
 Decoder = TypeVar("Decoder", R2Gen, R2GenCMN)
+Extractor = VisualExtractor | GroundedVisual
 
 _DECODER = "encoder_decoder."
 _POSITIONS = 5000
@@ -33,19 +34,8 @@ _ARCHITECTURES: dict[str, tuple[type[R2Gen] | type[R2GenCMN], dict[str, str], st
     "r2gen": (R2Gen, {"memory_slots": "rm_num_slots", "memory_heads": "rm_num_heads"}, "rm_d_model"),
     "r2gencmn": (R2GenCMN, {"memory_size": "cmm_size", "topk": "topk"}, "cmm_dim"),
 }
-_DEFAULTS: dict[str, Any] = {
-    "d_model": 512,
-    "d_ff": 512,
-    "d_vf": 2048,
-    "num_heads": 8,
-    "num_layers": 3,
-    "dropout": 0.1,
-    "drop_prob_lm": 0.5,
-    "rm_num_slots": 3,
-    "rm_num_heads": 8,
-    "topk": 32,
-    "cmm_size": 2048,
-}
+# The other options have the released values as the decoders' own defaults.
+_DEFAULTS: dict[str, Any] = {"vocab_size": None, "d_vf": 2048, "d_model": 512}
 
 
 def load_official(
@@ -74,18 +64,19 @@ def load_official(
     sizes = _SIZES | memory_sizes
     chosen = {**_DEFAULTS, **options}
     for name in ("vocab_size", "d_vf", *sizes.values()):
-        size = chosen.get(name)
+        size = chosen.get(name, 1)
         if not isinstance(size, int) or size < 1:
             raise UserError(f"Expected the option `{name}` of {architecture} to be a positive integer, but got {size}.")
     for name in _RATES.values():
-        if not isinstance(chosen[name], (int, float)) or not 0 <= chosen[name] < 1:
-            raise UserError(f"Expected the option `{name}` of {architecture} to be in [0, 1), but got {chosen[name]}.")
+        rate = chosen.get(name, 0)
+        if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+            raise UserError(f"Expected the option `{name}` of {architecture} to be in [0, 1), but got {rate}.")
     if chosen.get(memory_width, chosen["d_model"]) != chosen["d_model"]:
         raise UserError(
             f"Expected the options `{memory_width}` and `d_model` of {architecture} to be equal, but got "
             f"{chosen[memory_width]} and {chosen['d_model']}."
         )
-    arguments = {ours: chosen[released] for ours, released in (sizes | _RATES).items()}
+    arguments = {ours: chosen[released] for ours, released in (sizes | _RATES).items() if released in chosen}
     decoder = make(chosen["vocab_size"], chosen["d_vf"], **arguments).eval()
     if state_dict is not None:
         load_released(state_dict, decoder)
@@ -121,7 +112,7 @@ def r2gencmn(vocab_size: int, patch_width: int, *, checkpoint: str | None = None
 def load_released(
     state_dict: Mapping[str, Tensor],
     decoder: R2Gen | R2GenCMN,
-    extractor: VisualExtractor | GroundedVisual | None = None,
+    extractor: Extractor | None = None,
     *,
     source: str = "the released state dict",
 ) -> None:
@@ -147,9 +138,7 @@ def load_released(
             view.copy_(state[name])
 
 
-def released_state(
-    decoder: R2Gen | R2GenCMN, extractor: VisualExtractor | GroundedVisual | None = None
-) -> dict[str, Tensor]:
+def released_state(decoder: R2Gen | R2GenCMN, extractor: Extractor | None = None) -> dict[str, Tensor]:
     """A state dict that the released code loads with `strict=True`: copies on the CPU, by full released names.
 
     Args:
@@ -169,9 +158,7 @@ def released_state(
     return state
 
 
-def save_released(
-    path: Path, decoder: R2Gen | R2GenCMN, extractor: VisualExtractor | GroundedVisual | None = None
-) -> None:
+def save_released(path: Path, decoder: R2Gen | R2GenCMN, extractor: Extractor | None = None) -> None:
     """Write `{"state_dict": released_state(decoder, extractor)}`, atomically.
 
     Args:
@@ -187,7 +174,7 @@ def save_released(
         torch.save(content, file)
 
 
-def extractor_names(extractor: VisualExtractor | GroundedVisual) -> list[Name]:
+def extractor_names(extractor: Extractor) -> list[Name]:
     """Every released name below `visual_extractor`, in the state dict of the extractor.
 
     Raises:
@@ -208,7 +195,7 @@ def _with_weights(decoder: Decoder, checkpoint: str | None) -> Decoder:
     return decoder
 
 
-def _views(decoder: R2Gen | R2GenCMN, extractor: VisualExtractor | GroundedVisual | None) -> dict[str, Tensor]:
+def _views(decoder: R2Gen | R2GenCMN, extractor: Extractor | None) -> dict[str, Tensor]:
     """Views of our tensors by full released name."""
     state = decoder.state_dict()
     views = {_DECODER + name.released: state[name.ours][name.part] for name in decoder_names(decoder)}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hardneg_plugin.backbones.attention import KeysValues
+from hardneg_plugin.backbones.attention import KeysValues, split_heads
 from hardneg_plugin.backbones.encoder_decoder import DecoderInput, EncoderDecoder, EncoderDecoderState
 from hardneg_plugin.backbones.layers import Norm, SampleNorm, decoder_norms, sinusoids, xavier_matrices
 from hardneg_plugin.backbones.linear import DecodingLinear
@@ -85,13 +85,11 @@ class CrossModalMemory(nn.Module):
         dropout: Of the weights of those rows.
 
     Raises:
-        UserError: If `heads` does not divide `width`, or `topk` is not in [1, `size`].
+        UserError: If `topk` is not in [1, `size`].
     """
 
     def __init__(self, width: int, heads: int, size: int, topk: int, dropout: float) -> None:
         super().__init__()
-        if width % heads:
-            raise UserError(f"Expected `width` to be a multiple of `heads`, but got width {width} and heads {heads}.")
         if not 1 <= topk <= size:
             raise UserError(f"Expected `topk` in [1, {size}] (the rows of the memory), but got {topk}.")
         self.heads, self.topk, self.dropout = heads, topk, dropout
@@ -101,7 +99,7 @@ class CrossModalMemory(nn.Module):
 
     def keys_values(self) -> KeysValues:
         """Keys and values of the rows, each `(heads, M, width / heads)`; the same for every study."""
-        return self._split(self.key(self.matrix)), self._split(self.value(self.matrix))
+        return split_heads(self.key(self.matrix), self.heads), split_heads(self.value(self.matrix), self.heads)
 
     def forward(self, x: Tensor, keys_values: KeysValues) -> Tensor:
         """The response to each query, `(B, L, width)`.
@@ -112,7 +110,7 @@ class CrossModalMemory(nn.Module):
         """
         keys, values = keys_values
         heads, size, chunk = values.shape
-        queries = self._split(self.query(x).flatten(0, 1)) * chunk**-0.5
+        queries = split_heads(self.query(x).flatten(0, 1), heads) * chunk**-0.5
         best, rows = (queries @ keys.mT).topk(self.topk, dim=-1, sorted=False)
         weights = F.dropout(best.softmax(-1), self.dropout, self.training)
         # embedding_bag sums the rows without a copy of them; the heads lie one after the other in one table. At least float32, as
@@ -125,7 +123,3 @@ class CrossModalMemory(nn.Module):
         merged = response.unflatten(0, (heads, -1)).transpose(0, 1).flatten(1)
         out: Tensor = self.output(merged).view(x.shape)
         return out
-
-    def _split(self, x: Tensor) -> Tensor:
-        chunks: Tensor = x.unflatten(-1, (self.heads, -1)).transpose(0, 1)
-        return chunks

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hardneg_plugin.functional.pooling import mean_where
+
 FLOOR = 1e-4
 """Added to the probability of each pair, so that every pair may be drawn."""
 
@@ -38,7 +40,7 @@ def entity_loss(logits: Tensor, facts: Tensor) -> Tensor:
     Returns:
         `(B,)`, 0 for a study of which nothing is known.
     """
-    return _mean_where(
+    return mean_where(
         F.binary_cross_entropy_with_logits(logits, (facts == 1).to(logits.dtype), reduction="none"), facts >= 0
     )
 
@@ -69,11 +71,7 @@ def statement_loss(
     others = torch.cat([absent[..., None], swapped], dim=-1).logsumexp(-1)
     of_present = F.softplus(others - present)
     of_absent = F.softplus(present - absent)
-    sides = [_mean_where(of_present, facts == 1), _mean_where(of_absent, facts == 0)]
+    sides = [mean_where(of_present, facts == 1), mean_where(of_absent, facts == 0)]
     known = [(facts == value).any(-1) for value in (1, 0)]
     count = (known[0].to(images.dtype) + known[1]).clamp_min(1)
     return (sides[0] + sides[1]) / count
-
-
-def _mean_where(values: Tensor, kept: Tensor) -> Tensor:
-    return (values * kept).sum(-1) / kept.sum(-1).clamp_min(1)

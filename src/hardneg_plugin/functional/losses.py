@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hardneg_plugin.functional.pooling import mean_where
+
 
 def info_nce(
     anchors: Tensor,
@@ -90,7 +92,7 @@ def triplet(anchors: Tensor, positives: Tensor, hard: Tensor, *, margin: float, 
         `(B,)`, 0 where no negative counts.
     """
     gap = torch.einsum("bd,bkd->bk", anchors, hard) - (anchors * positives).sum(-1, keepdim=True)
-    return _mean_over_valid(F.relu(margin + gap), valid)
+    return mean_where(F.relu(margin + gap), valid)
 
 
 def separation(images: Tensor, negative_images: Tensor, *, margin: float, valid: Tensor | None = None) -> Tensor:
@@ -105,7 +107,7 @@ def separation(images: Tensor, negative_images: Tensor, *, margin: float, valid:
     Returns:
         `(B,)`, 0 where no negative counts.
     """
-    return _mean_over_valid(F.relu(torch.einsum("bd,bkd->bk", images, negative_images) - margin), valid)
+    return mean_where(F.relu(torch.einsum("bd,bkd->bk", images, negative_images) - margin), valid)
 
 
 def absolute_separation(images: Tensor, negative_images: Tensor, *, valid: Tensor | None = None) -> Tensor:
@@ -114,7 +116,7 @@ def absolute_separation(images: Tensor, negative_images: Tensor, *, valid: Tenso
     Args:
         images, negative_images, valid: as of `separation`.
     """
-    return _mean_over_valid(torch.einsum("bd,bkd->bk", images, negative_images).abs(), valid)
+    return mean_where(torch.einsum("bd,bkd->bk", images, negative_images).abs(), valid)
 
 
 def released_alignment(
@@ -144,9 +146,3 @@ def released_alignment(
     to_report = F.cross_entropy(logits, positives, reduction="none")
     to_image = F.cross_entropy(logits.T, positives, reduction="none")
     return (to_report + to_image) / 2
-
-
-def _mean_over_valid(loss: Tensor, valid: Tensor | None) -> Tensor:
-    if valid is None:
-        return loss.mean(dim=1)
-    return (loss * valid).sum(dim=1) / valid.sum(dim=1).clamp_min(1)

@@ -4,6 +4,24 @@ import torch
 from torch import Tensor
 
 
+def mean_where(values: Tensor, kept: Tensor | None) -> Tensor:
+    """Mean over the last dimension, of the values that count.
+
+    Args:
+        values: `(..., K)`, finite.
+        kept: `(..., K)` bool, True where a value counts; None: all do.
+
+    Returns:
+        `(...)`, 0 where no value counts.
+
+    >>> mean_where(torch.tensor([[1.0, 3.0], [1.0, 3.0]]), torch.tensor([[True, True], [True, False]]))
+    tensor([2., 1.])
+    """
+    if kept is None:
+        return values.mean(-1)
+    return (values * kept).sum(-1) / kept.sum(-1).clamp_min(1)
+
+
 def masked_mean(features: Tensor, mask: Tensor) -> Tensor:
     """Mean over the positions that count.
 

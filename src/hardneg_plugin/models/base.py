@@ -6,6 +6,8 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar, cast
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.precision import Precision
+from pytorch_lightning.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.optim import Optimizer
@@ -18,7 +20,7 @@ from hardneg_plugin.data.tokenizer import Tokenizer, check_vocabulary
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.grounding import Grounding
 from hardneg_plugin.metrics.study_metric import StudyMetric
-from hardneg_plugin.models.optim import clip_gradients, parameter_groups
+from hardneg_plugin.models.optim import parameter_groups
 
 Evaluated = Literal["val", "test"]
 Scores = TypeVar("Scores", bound=StudyMetric[Any])
@@ -123,6 +125,14 @@ class StudyModel(pl.LightningModule, Generic[Scores]):
         mask = torch.arange(tokens.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
         return tokens.to(self.device), mask.to(self.device)
 
+    def validation_step(self, batch: Batch, batch_idx: int) -> StepOutputs:
+        """Update the scores of the split."""
+        return self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> StepOutputs:
+        """Update the scores of the split."""
+        return self._evaluate(batch, "test")
+
     def on_validation_epoch_start(self) -> None:
         """Reset the scores of the split."""
         self.scores_of("val").reset()
@@ -170,7 +180,8 @@ class StudyModel(pl.LightningModule, Generic[Scores]):
         if self.trainer.precision != "bf16-mixed":
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val:
-            clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            Precision.clip_gradients(self.trainer.precision_plugin, optimizer, gradient_clip_val, algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the state of the tokenizer."""
@@ -184,6 +195,10 @@ class StudyModel(pl.LightningModule, Generic[Scores]):
     def scores_of(self, split: Evaluated) -> Scores:
         """The scores of a split, as of the last validation or test."""
         return cast(Scores, self.scores[split])
+
+    def _evaluate(self, batch: Batch, split: Evaluated) -> StepOutputs:
+        """A step of validation or test, which updates the scores of the split."""
+        raise NotImplementedError
 
     def _log_scores(self, split: Evaluated) -> None:
         # the same on every rank already: no sync_dist

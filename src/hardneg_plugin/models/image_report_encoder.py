@@ -70,15 +70,8 @@ class ImageReportEncoder(AlignedModel, _ImageModel):
         """Log the total loss for the progress bar."""
         self.log("loss", outputs["loss"], prog_bar=True, logger=False, batch_size=len(batch["ids"]))
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> StepOutputs:
-        """Embed images and reports, and update the scores."""
-        return self._evaluate(batch, "val")
-
-    def test_step(self, batch: Batch, batch_idx: int) -> StepOutputs:
-        """Embed images and reports, and update the scores."""
-        return self._evaluate(batch, "test")
-
     def _evaluate(self, batch: Batch, split: Evaluated) -> StepOutputs:
+        """Embed images and reports, and update the scores."""
         visual = self.encode_images(batch)
         self.scores_of(split).update(batch, *self.embed_pairs(batch, visual.pooled))
         return {"visual": visual}

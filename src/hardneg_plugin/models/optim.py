@@ -1,11 +1,10 @@
-"""Parameter groups, a learning-rate schedule with warm-up and cosine, and clipping for fused optimizers."""
+"""Parameter groups, and a learning-rate schedule with warm-up and cosine."""
 
 import math
 from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -64,15 +63,3 @@ def warmup_cosine(optimizer: Optimizer, *, total_steps: int, warmup: float = 0.0
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, total_steps - rising))))
 
     return LambdaLR(optimizer, factor)
-
-
-def clip_gradients(optimizer: Optimizer, limit: float, algorithm: str | None) -> None:
-    """Clip the gradients of all parameters of an optimizer.
-
-    Args:
-        optimizer: its parameters are clipped.
-        limit: largest total norm, or largest absolute value.
-        algorithm: "value" clips each value; "norm" or None the total norm.
-    """
-    clip = clip_grad_value_ if algorithm == "value" else clip_grad_norm_
-    clip([parameter for group in optimizer.param_groups for parameter in group["params"]], limit)

@@ -150,13 +150,9 @@ class ReportGenerator(StudyModel[ReportScores]):
             )
         if batch_size < 1:
             raise UserError(f"Expected `batch_size` to be a positive integer, but got {batch_size}.")
-        defaults = self._decoding
-        decoding = replace(
-            defaults,
-            num_return=1,
-            beam_size=defaults.beam_size if beam_size is None else beam_size,
-            max_length=defaults.max_length if max_length is None else max_length,
-        )
+        given = {"beam_size": beam_size, "max_length": max_length}
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        decoding = replace(self._decoding, num_return=1, **changes)
         studies = group_views(images)
         reports: list[GeneratedReport] = []
         with evaluating(self), torch.no_grad():
@@ -187,13 +183,13 @@ class ReportGenerator(StudyModel[ReportScores]):
         self.log("loss", outputs["loss"].detach(), prog_bar=True, logger=False, batch_size=size)
         return outputs
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> StepOutputs:
+    def _evaluate(self, batch: Batch, split: Evaluated) -> StepOutputs:
         """Report loss; generate reports and update their scores."""
-        return self._evaluate(batch, "val")
-
-    def test_step(self, batch: Batch, batch_idx: int) -> StepOutputs:
-        """Report loss; generate reports and update their scores."""
-        return self._evaluate(batch, "test")
+        outputs = self._teacher_forced(batch)
+        tokens = self._generate_tokens(outputs["visual"])
+        embeddings = self._embeddings(batch, outputs["visual"], tokens)
+        self.scores_of(split).update(batch, self._texts(tokens), outputs["losses"], embeddings)
+        return outputs
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[str]:
         """The generated reports of a batch."""
@@ -239,13 +235,6 @@ class ReportGenerator(StudyModel[ReportScores]):
             generated_report(self.tokenizer, row, study_maps[:, :count])
             for row, study_maps, count in zip(tokens, maps, counts.tolist(), strict=True)
         ]
-
-    def _evaluate(self, batch: Batch, split: Evaluated) -> StepOutputs:
-        outputs = self._teacher_forced(batch)
-        tokens = self._generate_tokens(outputs["visual"])
-        embeddings = self._embeddings(batch, outputs["visual"], tokens)
-        self.scores_of(split).update(batch, self._texts(tokens), outputs["losses"], embeddings)
-        return outputs
 
     def _embeddings(self, batch: Batch, visual: VisualFeatures, tokens: Tensor) -> EvaluationEmbeddings | None:
         """Embeddings of images, references and generated reports with tokens `(B, T)`; None without an objective."""

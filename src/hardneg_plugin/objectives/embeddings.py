@@ -57,19 +57,13 @@ class PairEmbeddings:
     facts: Tensor | None = None
     negatives: "PairEmbeddings | None" = None
 
-    def __post_init__(
-        self,
-        study_ids: Identity | None,
-        patient_ids: Identity | None,
-        texts: Identity | None,
-        labels: Identity | None,
-    ) -> None:
+    def __post_init__(self, *given: Identity | None) -> None:
         if self.images.ndim != 2 or self.reports.ndim != 2 or len(self.images) != len(self.reports):
             raise ValueError(
                 "Expected `images` (B, D_i) and `reports` (B, D_r) of the same studies, "
                 f"but got {tuple(self.images.shape)} and {tuple(self.reports.shape)}. Pool over patches and words first."
             )
-        identities = {"study_ids": study_ids, "patient_ids": patient_ids, "texts": texts, "labels": labels}
+        identities = dict(zip(("study_ids", "patient_ids", "texts", "labels"), given, strict=True))
         if self.match_keys is None:
             keys = MatchKeys.of(len(self.images), self.images.device, **identities)
             object.__setattr__(self, "match_keys", keys)

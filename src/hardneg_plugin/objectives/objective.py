@@ -191,16 +191,14 @@ class HardNegativeObjective(nn.Module):
         )
 
     def _centre(self, pairs: PairEmbeddings, shards: Shards) -> None:
-        if not (
-            isinstance(self.image_head, ProjectionHead)
-            and isinstance(self.report_head, ProjectionHead)
-            and self.image_head.centred
-        ):
+        heads = [
+            head for head in (self.image_head, self.report_head) if isinstance(head, ProjectionHead) and head.centred
+        ]
+        if not heads:
             return
         means = shards.sum(torch.cat([pairs.images, pairs.reports], dim=1).float()) / sum(shards.sizes)
-        width = self.image_head.in_features
-        self.image_head.follow(means[:width])
-        self.report_head.follow(means[width:])
+        for head, mean in zip(heads, means.split([head.in_features for head in heads]), strict=True):
+            head.follow(mean)
 
     def _paired(self, pairs: PairEmbeddings, keys: MatchKeys) -> HardNegatives:
         images, reports = self.project(pairs)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
@@ -44,8 +44,7 @@ class FeaturePaths:
     negatives: Where | None = None
 
     def __post_init__(self) -> None:
-        for name in (field.name for field in fields(self)):
-            where = getattr(self, name)
+        for name, where in vars(self).items():
             if where is None and name not in ("images", "reports"):
                 continue
             if not callable(where) and (not isinstance(where, str) or "" in where.split(".")):
@@ -61,10 +60,9 @@ class FeaturePaths:
         Raises:
             UserError: the host has no such submodule.
         """
-        places = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
             where: find_module(host, where, name)[0]
-            for name, where in places.items()
+            for name, where in vars(self).items()
             if isinstance(where, str) and where.split(".")[0] not in _ROOTS
         }
 
@@ -90,6 +88,7 @@ class FeaturePaths:
         pooled = pool(images, image_mask, "image"), pool(reports, report_mask, "report")
         regions, region_mask = parts(images, image_mask)
         words, word_mask = parts(reports, report_mask)
+        same = {name: read(name) for name in ("study_ids", "patient_ids", "texts", "labels", "facts")}
         return PairEmbeddings(
             images=pooled[0],
             reports=pooled[1],
@@ -97,13 +96,9 @@ class FeaturePaths:
             region_mask=region_mask,
             words=words,
             word_mask=word_mask,
-            study_ids=read("study_ids"),
-            patient_ids=read("patient_ids"),
-            texts=read("texts"),
-            labels=read("labels"),
             grid=(images.shape[2], images.shape[3]) if images.ndim == 4 else None,
-            facts=read("facts"),
             negatives=_paired(read("negatives")),
+            **same,
         )
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]

@@ -107,7 +107,8 @@ class HardNegativeMixin(_Host):
         report_loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if report_loss is None:  # Lightning skips the batch, or raises its error for a mapping without a loss
             return outputs
-        batch = args[0] if args else self._batch_of(kwargs)
+        # the first argument, whatever its name is
+        batch = args[0] if args else next(iter(inspect.signature(self.training_step).bind(**kwargs).arguments.values()))
         pairs = self.embed(batch, outputs)
         statements = self.embed_statements(batch, outputs) if self.hard_negatives.statement_texts else None
         terms = self._terms(pairs, statements, report_loss)
@@ -182,10 +183,6 @@ class HardNegativeMixin(_Host):
     @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]
     def _host_step(self, *args: Any, **kwargs: Any) -> Any:
         return super().training_step(*args, **kwargs)
-
-    def _batch_of(self, kwargs: Mapping[str, Any]) -> Any:
-        # the first argument, whatever its name is
-        return next(iter(inspect.signature(self.training_step).bind(**kwargs).arguments.values()))
 
     def _default_objective(self) -> HardNegativeObjective:
         return HardNegativeObjective()

@@ -129,26 +129,20 @@ class GroundedKnowledgeObjective(HardNegativeObjective):
         statements: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         whole, logs = super()._align(pairs, batch, negatives, hardened)
-        terms: dict[str, tuple[float, Callable[[], Tensor]]] = {
-            "pair_matching_loss": (self.pair_matching_weight, lambda: self._pair_matching(pairs, batch)),
-            "entity_loss": (self.entity_weight, lambda: self._entities(pairs)),
-            "statement_loss": (self.statement_weight, lambda: self._statements(pairs, batch, statements)),
-        }
+        terms: dict[str, tuple[float, Tensor]] = {}
+        if self.parts is not None and self.pair_matching is not None:
+            losses = self.pair_matching(batch, *self.parts(pairs), self._scale())
+            terms["pair_matching_loss"] = self.pair_matching_weight, losses
+        if self.entity_weight:
+            terms["entity_loss"] = self.entity_weight, self._entities(pairs)
+        if self.statement_weight:
+            terms["statement_loss"] = self.statement_weight, self._statements(pairs, batch, statements)
         total = whole
         logs = {**logs, "global_loss": whole.detach().mean()}
-        for name, (weight, term) in terms.items():
-            if weight:
-                losses = term()
-                total = total + weight * losses
-                logs[name] = losses.detach().mean()
+        for name, (weight, losses) in terms.items():
+            total = total + weight * losses
+            logs[name] = losses.detach().mean()
         return total, logs
-
-    def _pair_matching(self, pairs: PairEmbeddings, batch: EmbeddedBatch) -> Tensor:
-        assert self.parts is not None
-        assert self.pair_matching is not None
-        words, regions = self.parts(pairs)
-        loss: Tensor = self.pair_matching(batch, words, regions, self._scale())
-        return loss
 
     def _entities(self, pairs: PairEmbeddings) -> Tensor:
         assert self.entity is not None

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.errors import UserError, require
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,12 @@ class Decoding:
 
     def __post_init__(self) -> None:
         for name in ("beam_size", "max_length", "num_return"):
-            _check(getattr(self, name) >= 1, name, "a positive integer", getattr(self, name))
-        _check(self.no_repeat_ngram_size >= 0, "no_repeat_ngram_size", "an integer >= 0", self.no_repeat_ngram_size)
-        _check(self.temperature > 0, "temperature", "a number > 0", self.temperature)
-        _check(self.top_k is None or self.top_k >= 1, "top_k", "a positive integer or None", self.top_k)
-        _check(self.top_p is None or 0 < self.top_p <= 1, "top_p", "a number in (0, 1] or None", self.top_p)
+            require(getattr(self, name) >= 1, f"decoding.{name}", "a positive integer", getattr(self, name))
+        size, top_k, top_p = self.no_repeat_ngram_size, self.top_k, self.top_p
+        require(size >= 0, "decoding.no_repeat_ngram_size", "an integer >= 0", size)
+        require(self.temperature > 0, "decoding.temperature", "a number > 0", self.temperature)
+        require(top_k is None or top_k >= 1, "decoding.top_k", "a positive integer or None", top_k)
+        require(top_p is None or 0 < top_p <= 1, "decoding.top_p", "a number in (0, 1] or None", top_p)
         if self.sample:
             return
         if self.num_return > self.beam_size:
@@ -63,7 +64,7 @@ class Decoding:
                 f"decoding.num_return: expected at most decoding.beam_size={self.beam_size} in a search, but got "
                 f"{self.num_return}: increase decoding.beam_size, or set decoding.sample=true."
             )
-        if (self.temperature, self.top_k, self.top_p) != (1.0, None, None):
+        if (self.temperature, top_k, top_p) != (1.0, None, None):
             raise UserError("decoding.temperature, top_k and top_p apply to sampling only: set decoding.sample=true.")
 
 
@@ -260,8 +261,3 @@ def _without_repeats(log_probs: Tensor, tokens: Tensor, size: int) -> Tensor:
     forbidden = torch.zeros_like(log_probs, dtype=torch.bool).scatter_(-1, windows[..., -1] * repeats, True)
     forbidden[..., 0] = False
     return log_probs.masked_fill(forbidden, -torch.inf)
-
-
-def _check(holds: bool, name: str, expected: str, value: object) -> None:
-    if not holds:
-        raise UserError(f"decoding.{name}: expected {expected}, but got {value}.")

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.errors import require
 from hardneg_plugin.functional.hardening_strategy import Guarded, Stateless
 
 TINY = 1e-6
@@ -267,10 +267,8 @@ class Ascent(Guarded):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 0:
-            raise UserError(f"hardening.steps: expected a number of ascent steps >= 0, but got {self.steps}.")
-        if self.step_size <= 0:
-            raise UserError(f"hardening.step_size: expected an angle in radians above 0, but got {self.step_size}.")
+        require(self.steps >= 0, "hardening.steps", "a number of ascent steps >= 0", self.steps)
+        require(self.step_size > 0, "hardening.step_size", "an angle in radians above 0", self.step_size)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import ClassVar, Protocol
 from torch import Tensor
 
 from hardneg_plugin.distributed import Shards
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.errors import require
 from hardneg_plugin.functional.match_keys import MatchKeys
 
 
@@ -85,5 +85,4 @@ class Guarded(Stateless):
     margin: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.margin < 2:
-            raise UserError(f"hardening.margin: expected a cosine difference >= 0 and below 2, but got {self.margin}.")
+        require(0 <= self.margin < 2, "hardening.margin", "a cosine difference >= 0 and below 2", self.margin)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.errors import require
 
 VISUAL = ("visual.network.", "visual.extractor.network.")
 """Prefixes of the parameters of the visual extractor's network, which may be pretrained."""
@@ -53,8 +53,7 @@ def warmup_cosine(optimizer: Optimizer, *, total_steps: int, warmup: float = 0.0
     Raises:
         UserError: `warmup` is out of range.
     """
-    if not 0 <= warmup < 1:
-        raise UserError(f"lr_schedule.schedule.warmup: expected a share of all steps, in [0, 1), but got {warmup}.")
+    require(0 <= warmup < 1, "lr_schedule.schedule.warmup", "a share of all steps, in [0, 1)", warmup)
     rising = max(1, round(warmup * total_steps))
 
     def factor(step: int) -> float:

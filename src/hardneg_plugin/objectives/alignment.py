@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.errors import UserError, require
 from hardneg_plugin.functional.losses import info_nce, released_alignment, triplet
 from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
 
@@ -44,8 +44,7 @@ class Alignment(Protocol):
 
 
 def _check_temperature(temperature: float) -> None:
-    if not 0.01 <= temperature <= 1:
-        raise UserError(f"alignment.temperature: expected a temperature in [0.01, 1], but got {temperature}.")
+    require(0.01 <= temperature <= 1, "alignment.temperature", "a temperature in [0.01, 1]", temperature)
 
 
 @dataclass(frozen=True)
@@ -117,8 +116,7 @@ class Triplet:
     log_scale_range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
 
     def __post_init__(self) -> None:
-        if not 0 < self.margin <= 2:
-            raise UserError(f"alignment.margin: expected a cosine difference > 0 and <= 2, but got {self.margin}.")
+        require(0 < self.margin <= 2, "alignment.margin", "a cosine difference > 0 and <= 2", self.margin)
 
     def __call__(
         self, batch: EmbeddedBatch, negatives: HardNegatives, hardened: Tensor | None, logit_scales: Tensor
@@ -163,12 +161,7 @@ class ReleasedAlignment:
                 f"{'not ' if hardened is None else ''}hardened. Set negatives=in_batch negatives.k=1 hardening=released."
             )
         pair_scale, hardened_scale = logit_scales
+        single = (part[:, 0] for part in (negatives.images, negatives.reports, hardened))
         return released_alignment(
-            batch.images,
-            batch.reports,
-            negatives.images[:, 0],
-            negatives.reports[:, 0],
-            hardened[:, 0],
-            pair_scale=pair_scale,
-            hardened_scale=hardened_scale,
+            batch.images, batch.reports, *single, pair_scale=pair_scale, hardened_scale=hardened_scale
         )

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hardneg_plugin.distributed import Shards
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.errors import UserError, require
 from hardneg_plugin.functional.hard_negatives import are_matches
 from hardneg_plugin.functional.hardening import Arc
 from hardneg_plugin.functional.hardening_strategy import Hardening, StepStudies
@@ -43,8 +43,7 @@ class Weights:
 
     def __post_init__(self) -> None:
         for name, weight in vars(self).items():
-            if weight < 0:
-                raise UserError(f"weights.{name}: expected a weight >= 0, but got {weight}.")
+            require(weight >= 0, f"weights.{name}", "a weight >= 0", weight)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.errors import require
 
 Unit = Literal["epoch", "step", "fraction"]
 
@@ -22,8 +22,7 @@ class TrainingProgress:
 
 
 def _check_hardness(key: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise UserError(f"schedule.{key}: expected a hardness in [0, 1], but got {value}.")
+    require(0 <= value <= 1, f"schedule.{key}", "a hardness in [0, 1]", value)
 
 
 @dataclass(frozen=True)
@@ -44,10 +43,10 @@ class Schedule:
     cap: float = 0.9
 
     def __post_init__(self) -> None:
-        if self.unit not in get_args(Unit):
-            raise UserError(f"schedule.unit: expected one of {', '.join(get_args(Unit))}, but got {self.unit!r}.")
-        if self.warmup < 0 or (self.unit == "fraction" and self.warmup >= 1):
-            raise UserError(f"schedule.warmup: expected >= 0, and < 1 in fractions, but got {self.warmup}.")
+        units = get_args(Unit)
+        require(self.unit in units, "schedule.unit", f"one of {', '.join(units)}", repr(self.unit))
+        longest = 1 if self.unit == "fraction" else math.inf
+        require(0 <= self.warmup < longest, "schedule.warmup", ">= 0, and < 1 in fractions", self.warmup)
         _check_hardness("cap", self.cap)
 
     def is_active(self, progress: TrainingProgress) -> bool:
@@ -109,8 +108,7 @@ class Exponential(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rate <= 0:
-            raise UserError(f"schedule.rate: expected a rate > 0, but got {self.rate}.")
+        require(self.rate > 0, "schedule.rate", "a rate > 0", self.rate)
 
     def curve(self, position: float) -> float:
         """1 - exp(-rate * position)."""
@@ -136,10 +134,8 @@ class Linear(Schedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_hardness("peak", self.peak)
-        if self.end <= self.warmup:
-            raise UserError(
-                f"schedule.end: expected a position after the warm-up, which ends at {self.warmup}, but got {self.end}."
-            )
+        expected = f"a position after the warm-up, which ends at {self.warmup}"
+        require(self.end > self.warmup, "schedule.end", expected, self.end)
 
     def curve(self, position: float) -> float:
         """peak * position / (end - warmup), at most `peak`."""

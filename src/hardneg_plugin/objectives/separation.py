@@ -5,7 +5,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.errors import require
 from hardneg_plugin.functional.losses import absolute_separation, separation
 
 
@@ -39,8 +39,7 @@ class Hinge:
     margin: float = 0.0
 
     def __post_init__(self) -> None:
-        if not -1 <= self.margin < 1:
-            raise UserError(f"separation.margin: expected a cosine in [-1, 1), but got {self.margin}.")
+        require(-1 <= self.margin < 1, "separation.margin", "a cosine in [-1, 1)", self.margin)
 
     def __call__(self, images: Tensor, negative_images: Tensor, valid: Tensor) -> Tensor:
         """max(0, z·z' - margin), `(B,)`."""

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.errors import UserError, require
 from hardneg_plugin.functional.entity_losses import entity_loss, statement_loss
 from hardneg_plugin.grounding import Grounding, Patches
 from hardneg_plugin.knowledge import Knowledge, swaps
@@ -76,13 +76,9 @@ class GroundedKnowledgeObjective(HardNegativeObjective):
         layers: int = 1,
         **options: object,
     ) -> None:
-        for name, value in (
-            ("pair_matching_weight", pair_matching_weight),
-            ("entity_weight", entity_weight),
-            ("statement_weight", statement_weight),
-        ):
-            if value < 0:
-                raise UserError(f"objective=gk_mvlp: expected {name} >= 0, but got {value}.")
+        require(pair_matching_weight >= 0, "objective=gk_mvlp", "pair_matching_weight >= 0", pair_matching_weight)
+        require(entity_weight >= 0, "objective=gk_mvlp", "entity_weight >= 0", entity_weight)
+        require(statement_weight >= 0, "objective=gk_mvlp", "statement_weight >= 0", statement_weight)
         if layers < 1 or heads < 1 or width % heads:
             raise UserError(
                 "objective=gk_mvlp: expected layers >= 1, and heads that divide the width, "

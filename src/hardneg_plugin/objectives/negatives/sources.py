@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.errors import UserError, require
 from hardneg_plugin.functional.hard_negatives import match_mask, most_similar, nearest_reports
 from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
 from hardneg_plugin.objectives.memory import ReportQueue
@@ -32,12 +32,9 @@ def check_choice(k: int, pool: int | None, ceiling: float) -> None:
     Raises:
         UserError: one is out of its range.
     """
-    if k < 1:
-        raise UserError(f"negatives.k: expected a positive integer, but got {k}.")
-    if pool is not None and pool < k:
-        raise UserError(f"negatives.pool: expected an integer >= k = {k}, but got {pool}.")
-    if not -1 < ceiling <= 1:
-        raise UserError(f"negatives.ceiling: expected a cosine in (-1, 1], but got {ceiling}.")
+    require(k >= 1, "negatives.k", "a positive integer", k)
+    require(pool is None or pool >= k, "negatives.pool", f"an integer >= k = {k}", pool)
+    require(-1 < ceiling <= 1, "negatives.ceiling", "a cosine in (-1, 1]", ceiling)
 
 
 @dataclass(frozen=True)
@@ -63,13 +60,7 @@ class InBatch:
     def __call__(self, batch: EmbeddedBatch) -> HardNegatives:
         """The k nearest reports of the batch that are no matches, and their images."""
         index, valid = nearest_reports(
-            batch.reports,
-            batch.all_reports,
-            batch.is_match,
-            k=self.k,
-            pool=self.pool,
-            ceiling=self.ceiling,
-            generator=batch.generator(),
+            batch.reports, batch.all_reports, batch.is_match, **vars(self), generator=batch.generator()
         )
         return HardNegatives(reports=batch.all_reports[index], images=batch.all_images[index], valid=valid, index=index)
 
@@ -89,8 +80,7 @@ class Queue(nn.Module):
 
     def __init__(self, size: int = 1024, k: int = 1, pool: int | None = None, ceiling: float = 1.0) -> None:
         super().__init__()
-        if not 1 <= size <= QUEUE_LIMIT:
-            raise UserError(f"negatives.size: expected an integer in [1, {QUEUE_LIMIT}], but got {size}.")
+        require(1 <= size <= QUEUE_LIMIT, "negatives.size", f"an integer in [1, {QUEUE_LIMIT}]", size)
         check_choice(k, pool, ceiling)
         self.k, self.pool, self.ceiling = k, pool, ceiling
         self.queue = ReportQueue(size)

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.errors import UserError, require
 from hardneg_plugin.functional.losses import info_nce_of_logits
 from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
 from hardneg_plugin.objectives.embeddings import PairEmbeddings
@@ -70,15 +70,11 @@ class RelationEnhancedObjective(HardNegativeObjective):
         chunk: int = 4,
         **options: object,
     ) -> None:
-        for name, value, least in (
-            ("word_region_width", word_region_width, 1),
-            ("rounds", rounds, 0),
-            ("chunk", chunk, 1),
-            ("local_weight", local_weight, 0),
-            ("negative_weight", negative_weight, 0),
-        ):
-            if value < least:
-                raise UserError(f"objective=reclf: expected {name} >= {least}, but got {value}.")
+        require(word_region_width >= 1, "objective=reclf", "word_region_width >= 1", word_region_width)
+        require(rounds >= 0, "objective=reclf", "rounds >= 0", rounds)
+        require(chunk >= 1, "objective=reclf", "chunk >= 1", chunk)
+        require(local_weight >= 0, "objective=reclf", "local_weight >= 0", local_weight)
+        require(negative_weight >= 0, "objective=reclf", "negative_weight >= 0", negative_weight)
         if attention_scale <= 0 or score_scale <= 0:
             raise UserError(
                 "objective=reclf: expected attention_scale and score_scale > 0, "

@@ -8,10 +8,9 @@ def _join_sentences(text: str) -> str:
     """Lower case, without list numbers and punctuation, sentences separated by " . "."""
     text = re.sub(r"\.{2,}", ".", text).replace("1. ", "")
     # One number at a time: a removed "2. " can put a "3. " behind a full stop. Lists beyond five keep their numbers.
-    for number in "2345":
-        text = text.replace(f". {number}. ", ". ")
-    for number in "2345":
-        text = text.replace(f" {number}. ", ". ")
+    for before in (". ", " "):
+        for number in "2345":
+            text = text.replace(f"{before}{number}. ", ". ")
     sentences = text.strip().lower().split(". ")
     # Quotes and slashes go before the strip and the rest after it, as released: blanks inside the text depend on it.
     unquoted = (re.sub(r"""["'/\\]""", "", sentence).strip() for sentence in sentences)

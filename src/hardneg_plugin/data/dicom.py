@@ -165,6 +165,5 @@ def _first(value: Any) -> float | None:
     """The first of several windows."""
     if value is None or isinstance(value, str):
         return None
-    if not isinstance(value, float | int):
-        return float(value[0]) if len(value) else None
-    return float(value)
+    windows = [value] if isinstance(value, float | int) else value
+    return float(windows[0]) if len(windows) else None

@@ -56,7 +56,7 @@ class FileSplit(ABC):
         """
         index, seed = key if isinstance(key, tuple) else (key, None)
         study = self.ids[index]
-        views = self.read_views(index, self._framing.shorter_side(seed))
+        views = self.read_views(index, self._framing.crop if seed is None else self._framing.resize)
         images, boxes = self._framing.frame(study, views, seed)
         sample = Sample(
             id=study,

@@ -29,10 +29,6 @@ class Framing:
         self.resize, self.crop = resize, crop
         self.boxes = None if boxes is None else BoxTable(boxes)
 
-    def shorter_side(self, seed: int | None) -> int:
-        """Pixels that the shorter side of a view must have."""
-        return self.crop if seed is None else self.resize
-
     def frame(self, study: str, views: Sequence[Tensor], seed: int | None) -> tuple[Tensor, Tensor | None]:
         """The images of a study as a model sees them, and the boxes in them.
 

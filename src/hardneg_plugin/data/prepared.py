@@ -112,9 +112,9 @@ def read_description(root: Path) -> dict[str, Any]:
         raise UserError(
             f"Expected a folder written by hardneg-prepare, but {root} has no {DESCRIPTION}. Prepare it, or set data.root."
         )
-    content = read_json(file, "description")
-    if not isinstance(content, dict) or content.get("version") != VERSION:
-        version = content.get("version") if isinstance(content, dict) else None
+    content: dict[str, Any] = read_json(file, "description")
+    version = content.get("version") if isinstance(content, dict) else None
+    if version != VERSION:
         raise UserError(
             f"Expected a folder of version {VERSION}, but {file} says {reprlib.repr(version)}. Prepare it anew."
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -103,14 +103,10 @@ class TextColumn(Sequence[str]):
     def __len__(self) -> int:
         return len(self.column)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return self.column[index].to_pylist()  # type: ignore[no-any-return]
-        return self.column[range(len(self))[index]].as_py()  # type: ignore[no-any-return]  # range: an IndexError
+            return self.column[index].to_pylist()
+        return self.column[range(len(self))[index]].as_py()  # range: an IndexError
 
     def __iter__(self) -> Iterator[str]:
         return (text.as_py() for text in self.column)

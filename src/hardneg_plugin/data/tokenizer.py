@@ -202,13 +202,11 @@ def tokenizer_from_state(state: Mapping[str, Any]) -> Tokenizer:
     Raises:
         UserError: the kind of the state is unknown.
     """
-    match state.get("kind"):
-        case "words":
-            return WordTokenizer.from_state(state)
-        case "huggingface":
-            return HuggingFaceTokenizer.from_state(state)
-        case kind:
-            raise UserError(f"Expected a tokenizer state of kind 'words' or 'huggingface', but got {kind!r}.")
+    if state.get("kind") == "words":
+        return WordTokenizer.from_state(state)
+    if state.get("kind") == "huggingface":
+        return HuggingFaceTokenizer.from_state(state)
+    raise UserError(f"Expected a tokenizer state of kind 'words' or 'huggingface', but got {state.get('kind')!r}.")
 
 
 def _until_end(ids: Iterable[int], vocab_size: int) -> list[int]:

@@ -232,7 +232,10 @@ def _several(cells: _Cells, key: str) -> list[str] | None:
     if isinstance(value, str):
         if not value.strip():
             return None
-        value = _json_list(value, key) if value.lstrip().startswith("[") else re.split(r"[|;]", value)
+        try:
+            value = parse_json(value) if value.lstrip().startswith("[") else re.split(r"[|;]", value)
+        except ValueError as error:
+            raise _RowFlaw(f'expected "{key}" to be JSON, as it begins with "[", but {error}') from error
     if value is None:
         return None
     if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
@@ -240,13 +243,6 @@ def _several(cells: _Cells, key: str) -> list[str] | None:
             f'expected "{key}" to be a text, several between "|", or a list of texts, but got {json_kind(value)}'
         )
     return [part.strip() for part in value if _checked(part, key).strip()]
-
-
-def _json_list(text: str, key: str) -> Any:
-    try:
-        return parse_json(text)
-    except ValueError as error:
-        raise _RowFlaw(f'expected "{key}" to be JSON, as it begins with "[", but {error}') from error
 
 
 def _checked(text: str, key: str) -> str:

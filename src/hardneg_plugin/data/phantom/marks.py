@@ -160,13 +160,8 @@ def _pacemaker(view: Frontal, found: Finding, rng: Generator) -> Array:
     b, side = view.body, _side(found)
     u, v = side * 0.66 * b.width, b.apex + 0.16 * b.height
     box = view.grid.ellipse(u, v, 0.05, 0.038, softness=0.008)
-    lead = [
-        (u, v),
-        (side * 0.1, b.apex + 0.05),
-        (-0.03, b.apex + 0.3 * b.height),
-        (-0.02, b.base - 0.14),
-        (0.11, b.base - 0.03),
-    ]
+    tip = (-0.02, b.base - 0.14), (0.11, b.base - 0.03)
+    lead = [(u, v), (side * 0.1, b.apex + 0.05), (-0.03, b.apex + 0.3 * b.height), *tip]
     return np.maximum(0.75 * box, 0.4 * view.grid.stroke(lead, 0.004))
 
 

@@ -69,12 +69,8 @@ class Frontal:
             for slope in (-1.1, 0.2, 0.9, 1.9):  # vessels
                 tip = root[0] + side * 0.13 / math.hypot(1, slope), root[1] + 0.13 * slope / math.hypot(1, slope)
                 density += 0.07 * g.stroke([root, tip], 0.006) * self.aerated
-            collar = (
-                (side * 0.04, b.apex + 0.05),
-                (side * 0.5 * b.width, b.apex + 0.035),
-                (side * b.width, b.apex - 0.03),
-            )
-            density += 0.08 * g.stroke(collar, 0.011)
+            collar = (0.04, 0.05), (0.5 * b.width, 0.035), (b.width, -0.03)
+            density += 0.08 * g.stroke([(side * across, b.apex + low) for across, low in collar], 0.011)
         density -= 0.12 * g.inside(0.016 - out, 0.01) * g.inside(b.apex + 0.33 * b.height - g.v, 0.03)  # windpipe
         density -= 0.2 * g.ellipse(0.5 * b.width, b.base + 0.085 - b.lift_left, 0.055, 0.035, softness=0.02)  # stomach
         return density

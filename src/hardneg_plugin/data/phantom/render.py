@@ -49,17 +49,34 @@ def draws(stream: Stream, *purpose: int) -> Generator:
     return np.random.default_rng((*stream, *purpose))
 
 
-def _density(stream: Stream, findings: Collection[Finding], view: View, size: int) -> Array:
-    which = VIEWS.index(view)
+def project(stream: Stream, findings: Collection[Finding], view: View, size: int) -> Frontal | Lateral:
+    """A projection of the study's body, in the shape that its findings give it.
+
+    Args:
+        stream: of the study.
+        findings: of the study.
+        view: which projection.
+        size: H = W in pixels.
+    """
     body = shape_body(draw_body(draws(stream, 1)), findings)
-    grid = draw_grid(size, draws(stream, 2, which))
-    names = list(ATTRIBUTES)
-    scene: Any  # each view's marks are drawn into its own projection
-    scene, drawn = (Frontal(body, grid), marks.FRONTAL) if view == "frontal" else (Lateral(body, grid), marks.LATERAL)
+    grid = draw_grid(size, draws(stream, 2, VIEWS.index(view)))
+    return Frontal(body, grid) if view == "frontal" else Lateral(body, grid)
+
+
+def smallest_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
+    """The box `(y0, x0, y1, x1)` around a mask `(H, W)`, ends exclusive; None if it is empty."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return (int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1) if len(rows) else None
+
+
+def _density(stream: Stream, findings: Collection[Finding], view: View, size: int) -> Array:
+    scene = project(stream, findings, view, size)
+    drawn: Any = marks.FRONTAL if view == "frontal" else marks.LATERAL
     density = scene.density()
     for found in sorted(findings):
         if found.name in drawn:
-            density = density + drawn[found.name](scene, found, draws(stream, 3, which, names.index(found.name)))
+            rng = draws(stream, 3, VIEWS.index(view), list(ATTRIBUTES).index(found.name))
+            density = density + drawn[found.name](scene, found, rng)
     return density
 
 
@@ -118,10 +135,6 @@ def find_marks(stream: Stream, findings: Collection[Finding], size: int) -> list
                 _expose(_density(stream, these, view, size), draws(stream, 4, which)) for these in (present, absent)
             ]
             mask = np.abs(np.minimum(grey[0], 1) - np.minimum(grey[1], 1)) > VISIBLE
-            if mask.any():
-                (y0, y1), (x0, x1) = (
-                    (int(np.argmax(line)), len(line) - int(np.argmax(line[::-1])))
-                    for line in (mask.any(1), mask.any(0))
-                )
-                found_marks.append(Mark(found, view, (y0, x0, y1, x1), mask))
+            if (box := smallest_box(mask)) is not None:
+                found_marks.append(Mark(found, view, box, mask))
     return found_marks

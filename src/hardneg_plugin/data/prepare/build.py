@@ -89,9 +89,10 @@ def build(
     Raises:
         UserError: whatever a user can cause, including a full disk and another command at work on the folder.
     """
-    for key, value, kind in (("workers", workers, int), ("overwrite", overwrite, bool)):
-        if type(value) is not kind or value < 0:
-            raise UserError(f"{key}: expected {_EXPECTED[kind]}, but got {value!r}.")
+    if type(workers) is not int or workers < 0:
+        raise UserError(f"workers: expected an integer >= 0, but got {workers!r}.")
+    if type(overwrite) is not bool:
+        raise UserError(f"overwrite: expected true or false, but got {overwrite!r}.")
     written = {"source": described, **asdict(settings)}
     with at_work_on(output) as work:
         if overwrite:
@@ -106,9 +107,6 @@ def build(
             file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors="replace"))
         work.put_in_place()
     return summary, True
-
-
-_EXPECTED = {int: "an integer >= 0", bool: "true or false"}
 
 
 def _fill(source: Originals, work: WorkFolder, settings: PrepareSettings, workers: int, chunk: int) -> dict[str, Any]:

@@ -48,17 +48,12 @@ class PreparationCounts:
         """Raise a UserError if a split has no studies; `shares` are those of a seeded split, for the message."""
         kept = self._studies.total()
         if not kept:
-            why = (
-                "; ".join(f"{count} {reason}" for reason, count in self._dropped.most_common(3))
-                or "the source is empty"
-            )
+            reasons = [f"{count} {reason}" for reason, count in self._dropped.most_common(3)] or ["the source is empty"]
             raise UserError(
-                f"Expected usable studies, but got none out of {self.read} ({why}). Check source and section."
+                f"Expected usable studies, but got none out of {self.read} ({'; '.join(reasons)}). Check source and section."
             )
-        for name in SPLITS:
-            if self._studies[name]:
-                continue
-            remedy = "Check the split of the source"
+        if empty := [name for name in SPLITS if not self._studies[name]]:
+            name, remedy = empty[0], "Check the split of the source"
             if self._seeded:
                 remedy = f"Set splits.{name} above {shares[name]}, or another seed"
             raise UserError(

@@ -120,8 +120,7 @@ def score_pairs_with_words(
     Raises:
         UserError: the package fails, or gives scores of another shape.
     """
-    pairs = zip(generated, references, strict=True)
-    kept = [i for i, pair in enumerate(pairs) if all(map(_WORD.search, pair))]
+    kept = [i for i, pair in enumerate(zip(generated, references, strict=True)) if all(map(_WORD.search, pair))]
     rows = np.zeros((len(generated), len(names)))
     try:
         scores = score([generated[i] for i in kept], [references[i] for i in kept]) if kept else rows[kept]

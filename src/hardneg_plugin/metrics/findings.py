@@ -71,9 +71,8 @@ def findings_f1(generated: Findings, reference: Findings) -> tuple[float, float]
 
 def _micro(sums: Floats) -> dict[str, Floats]:
     scores = {}
-    for prefix, (tp, fp, fn) in zip(
-        PREFIXES, np.moveaxis(sums.reshape(*sums.shape[:-1], 2, 3), (-2, -1), (0, 1)), strict=True
-    ):
+    for i, prefix in enumerate(PREFIXES):
+        tp, fp, fn = np.moveaxis(sums[..., 3 * i : 3 * i + 3], -1, 0)
         scores[f"{prefix}_precision"] = tp / np.maximum(tp + fp, 1)
         scores[f"{prefix}_recall"] = tp / np.maximum(tp + fn, 1)
         scores[f"{prefix}_F1"] = 2 * tp / np.maximum(2 * tp + fp + fn, 1)

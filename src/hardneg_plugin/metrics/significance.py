@@ -65,7 +65,6 @@ def compare(
     *,
     resamples: int = RESAMPLES,
     level: float = 0.95,
-    seed: int = 0,
 ) -> dict[str, Difference]:
     """For every score that both models have, the means over training seeds and their difference.
 
@@ -78,7 +77,6 @@ def compare(
         theirs: those of the other model, for the same R seeds.
         resamples: number of draws, >= 1.
         level: that of the intervals, in (0, 1).
-        seed: of the draws.
 
     Raises:
         ValueError: a number is out of its range, or the models differ in their numbers of seeds or studies.
@@ -98,8 +96,8 @@ def compare(
         pair = our_means[names], their_means[names]
         both = pair[0].joined(pair[1])
         our_scores, their_scores = (mean.values() for mean in pair)
-        draws = [_resampled(pair, weights, rng) for weights, rng in _bootstrap(studies, resamples, seed)]
-        swaps = [_swapped(both, swap) for swap in _swaps(studies, resamples, seed)]
+        draws = [_resampled(pair, weights, rng) for weights, rng in _bootstrap(studies, resamples)]
+        swaps = [_swapped(both, swap) for swap in _swaps(studies, resamples)]
         for name in our_scores:
             difference = our_scores[name] - their_scores[name]
             low, high = _within(np.concatenate([draw[name] for draw in draws]), level)
@@ -162,15 +160,15 @@ def _blocks(studies: int, resamples: int) -> Iterator[int]:
     yield from (min(size, resamples - start) for start in range(0, resamples, size))
 
 
-def _bootstrap(studies: int, resamples: int, seed: int) -> Iterator[tuple[Floats, np.random.Generator]]:
+def _bootstrap(studies: int, resamples: int, seed: int = 0) -> Iterator[tuple[Floats, np.random.Generator]]:
     """How often each study is drawn, `(W, N)`, and the generator that draws seeds to go with it."""
     rng, of_seeds = np.random.default_rng((seed, 0)), np.random.default_rng((seed, 1))
     for size in _blocks(studies, resamples):
         yield rng.multinomial(studies, np.full(studies, 1 / max(1, studies)), size=size).astype(np.float64), of_seeds
 
 
-def _swaps(studies: int, resamples: int, seed: int) -> Iterator[Floats]:
-    rng = np.random.default_rng((seed, 2))
+def _swaps(studies: int, resamples: int) -> Iterator[Floats]:
+    rng = np.random.default_rng((0, 2))
     for size in _blocks(studies, resamples):
         yield rng.integers(2, size=(size, studies)).astype(np.float64)
 

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -42,8 +42,7 @@ def on_first_rank(compute: Callable[[], T]) -> T:
         raise failure
     if outcome[1] is not None:
         raise RuntimeError(f"Rank 0 could not compute a metric: {outcome[1]}")
-    value: T = outcome[0]
-    return value
+    return cast(T, outcome[0])
 
 
 class StudyMetric(Metric, Generic[Details]):

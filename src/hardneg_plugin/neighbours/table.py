@@ -37,8 +37,9 @@ def read_neighbours(path: str | Path) -> dict[str, list[str]]:
     content = read_json(file, "neighbour table")
     if not isinstance(content, dict):
         raise UserError(f"Expected {{study id: [ids, nearest first]}} in {file}, but got {json_kind(content)}.")
-    if _is_annotation(content):
-        return _read_annotation(content["train"], file)
+    entries = content.get("train")
+    if isinstance(entries, list) and entries and isinstance(entries[0], dict):  # not the neighbours of a study "train"
+        return _read_annotation(entries, file)
     return _checked(content.items(), file)
 
 
@@ -135,12 +136,6 @@ def _read_parquet(file: Path) -> list[tuple[Any, Any]]:
         reason = error.strerror or str(error).splitlines()[0]
         raise UserError(f"Expected the neighbour table file {file}, but it cannot be read ({reason}).") from error
     return list(zip(*(columns[name].to_pylist() for name in wanted), strict=True))
-
-
-def _is_annotation(content: Mapping[str, Any]) -> bool:
-    """Whether this is a list of entries per split, and not a table with a study named "train"."""
-    entries = content.get("train")
-    return isinstance(entries, list) and bool(entries) and isinstance(entries[0], dict)
 
 
 def _read_annotation(entries: Sequence[Any], file: Path) -> dict[str, list[str]]:

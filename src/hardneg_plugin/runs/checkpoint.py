@@ -96,8 +96,7 @@ def load_released_model(model: DictConfig, path: Path, tokenizer: Tokenizer, **a
     Raises:
         UserError: the file cannot be read, or does not fit the model.
     """
-    config = _without_starting_weights(model, {})
-    built = instantiate(config, _partial_=True)(tokenizer=tokenizer, **arguments)
+    built = instantiate(_without_starting_weights(model, {}), _partial_=True)(tokenizer=tokenizer, **arguments)
     load_released(read_released(path), built.decoder, built.visual, source=str(path))
     return built
 

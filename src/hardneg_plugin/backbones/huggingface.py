@@ -139,7 +139,7 @@ class HuggingFaceDecoder(ReportDecoder):
             **self._image(patches, patch_mask),
         }
         with quietly():
-            ids = self.model.generate(begin, **inputs, **_generation_arguments(decoding, self.vocab_size))
+            ids = self.model.generate(begin, **inputs, **_generation_arguments(decoding))
         tokens = (ids[:, 1:] + 1) % (self.vocab_size + 1)
         tokens = F.pad(tokens, (0, decoding.max_length - tokens.shape[1])).unflatten(0, (len(patches), -1))
         sums = [self._log_prob(patches, report, patch_mask) for report in tokens.unbind(1)]
@@ -212,9 +212,9 @@ class HuggingFaceDecoder(ReportDecoder):
             )
 
 
-def _generation_arguments(decoding: Decoding, end: int) -> dict[str, Any]:
-    """The arguments of `generate` that correspond to `decoding`; `end` is the row of token 0."""
-    from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, NoRepeatNGramLogitsProcessor
+def _generation_arguments(decoding: Decoding) -> dict[str, Any]:
+    """The arguments of `generate` that correspond to `decoding`."""
+    from transformers import DynamicCache, EncoderDecoderCache, NoRepeatNGramLogitsProcessor
 
     options: dict[str, Any] = {"num_beams": 1 if decoding.sample else decoding.beam_size, "do_sample": decoding.sample}
     if decoding.sample:
@@ -228,14 +228,9 @@ def _generation_arguments(decoding: Decoding, end: int) -> dict[str, Any]:
         # without the begin token, which is the end token too and must stay possible
         processors.append(lambda ids, scores: forbid(ids[:, 1:], scores))
     return {
-        "generation_config": GenerationConfig(
-            max_new_tokens=decoding.max_length,
-            num_return_sequences=decoding.num_return,
-            bos_token_id=end,
-            eos_token_id=end,
-            pad_token_id=end,
-            **options,
-        ),
+        "max_new_tokens": decoding.max_length,
+        "num_return_sequences": decoding.num_return,
+        **options,
         "logits_processor": processors,
         # `generate` creates a cross-attention cache for encoder-decoder models only
         "past_key_values": EncoderDecoderCache(DynamicCache(), DynamicCache()),

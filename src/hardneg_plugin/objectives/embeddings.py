@@ -71,22 +71,19 @@ class PairEmbeddings:
             raise ValueError(f"Expected either `match_keys` or `{'`, `'.join(identities)}`, but got both.")
         elif len(self.match_keys) != len(self.images):
             raise ValueError(f"Expected `match_keys` of {len(self.images)} studies, but got {len(self.match_keys)}.")
-        for name, mask in (("regions", "region_mask"), ("words", "word_mask")):
-            _check_parts(name, getattr(self, name), mask, getattr(self, mask), len(self.images))
+        studies = len(self.images)
+        for name, mask_name in (("regions", "region_mask"), ("words", "word_mask")):
+            parts, mask = getattr(self, name), getattr(self, mask_name)
+            if parts is not None and (parts.ndim != 3 or len(parts) != studies):
+                raise ValueError(f"Expected `{name}` ({studies}, parts, width), but got {tuple(parts.shape)}.")
+            if mask is not None and (parts is None or mask.shape != parts.shape[:2]):
+                expected = f"no mask without `{name}`" if parts is None else f"`{mask_name}` {tuple(parts.shape[:2])}"
+                raise ValueError(f"Expected {expected}, but got {tuple(mask.shape)}.")
         for name in ("entities", "facts"):
             field = getattr(self, name)
-            if field is not None and len(field) != len(self.images):
-                raise ValueError(f"Expected `{name}` of {len(self.images)} studies, but got {tuple(field.shape)}.")
-        if self.negatives is not None and (not len(self.images) or len(self.negatives.images) % len(self.images)):
+            if field is not None and len(field) != studies:
+                raise ValueError(f"Expected `{name}` of {studies} studies, but got {tuple(field.shape)}.")
+        if self.negatives is not None and (not studies or len(self.negatives.images) % studies):
             raise ValueError(
-                f"Expected `negatives` with K rows for each of {len(self.images)} studies, "
-                f"but got {len(self.negatives.images)} rows."
+                f"Expected `negatives` with K rows for each of {studies} studies, but got {len(self.negatives.images)} rows."
             )
-
-
-def _check_parts(name: str, parts: Tensor | None, mask_name: str, mask: Tensor | None, studies: int) -> None:
-    if parts is not None and (parts.ndim != 3 or len(parts) != studies):
-        raise ValueError(f"Expected `{name}` ({studies}, parts, width), but got {tuple(parts.shape)}.")
-    if mask is not None and (parts is None or mask.shape != parts.shape[:2]):
-        expected = f"no mask without `{name}`" if parts is None else f"`{mask_name}` {tuple(parts.shape[:2])}"
-        raise ValueError(f"Expected {expected}, but got {tuple(mask.shape)}.")

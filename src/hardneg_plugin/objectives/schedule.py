@@ -21,10 +21,6 @@ class TrainingProgress:
     fraction: float = 0.0
 
 
-def _check_hardness(key: str, value: float) -> None:
-    require(0 <= value <= 1, f"schedule.{key}", "a hardness in [0, 1]", value)
-
-
 @dataclass(frozen=True)
 class Schedule:
     """The base of all schedules.
@@ -47,7 +43,7 @@ class Schedule:
         require(self.unit in units, "schedule.unit", f"one of {', '.join(units)}", repr(self.unit))
         longest = 1 if self.unit == "fraction" else math.inf
         require(0 <= self.warmup < longest, "schedule.warmup", ">= 0, and < 1 in fractions", self.warmup)
-        _check_hardness("cap", self.cap)
+        require(0 <= self.cap <= 1, "schedule.cap", "a hardness in [0, 1]", self.cap)
 
     def is_active(self, progress: TrainingProgress) -> bool:
         """Whether the warm-up is over."""
@@ -84,7 +80,7 @@ class Constant(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_hardness("hardness", self.hardness)
+        require(0 <= self.hardness <= 1, "schedule.hardness", "a hardness in [0, 1]", self.hardness)
 
     def curve(self, position: float) -> float:
         """`hardness` at every position."""
@@ -133,7 +129,7 @@ class Linear(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_hardness("peak", self.peak)
+        require(0 <= self.peak <= 1, "schedule.peak", "a hardness in [0, 1]", self.peak)
         expected = f"a position after the warm-up, which ends at {self.warmup}"
         require(self.end > self.warmup, "schedule.end", expected, self.end)
 

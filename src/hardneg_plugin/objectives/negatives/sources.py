@@ -23,20 +23,6 @@ class NegativeSource(Protocol):
         ...
 
 
-def check_choice(k: int, pool: int | None, ceiling: float) -> None:
-    """Check the options that sources share.
-
-    Args:
-        k, pool, ceiling: as of `InBatch`.
-
-    Raises:
-        UserError: one is out of its range.
-    """
-    require(k >= 1, "negatives.k", "a positive integer", k)
-    require(pool is None or pool >= k, "negatives.pool", f"an integer >= k = {k}", pool)
-    require(-1 < ceiling <= 1, "negatives.ceiling", "a cosine in (-1, 1]", ceiling)
-
-
 @dataclass(frozen=True)
 class InBatch:
     """The nearest reports in the batch of all ranks; no second forward, and the gradient reaches them.
@@ -55,7 +41,9 @@ class InBatch:
     ceiling: float = 1.0
 
     def __post_init__(self) -> None:
-        check_choice(self.k, self.pool, self.ceiling)
+        require(self.k >= 1, "negatives.k", "a positive integer", self.k)
+        require(self.pool is None or self.pool >= self.k, "negatives.pool", f"an integer >= k = {self.k}", self.pool)
+        require(-1 < self.ceiling <= 1, "negatives.ceiling", "a cosine in (-1, 1]", self.ceiling)
 
     def __call__(self, batch: EmbeddedBatch) -> HardNegatives:
         """The k nearest reports of the batch that are no matches, and their images."""
@@ -81,8 +69,7 @@ class Queue(nn.Module):
     def __init__(self, size: int = 1024, k: int = 1, pool: int | None = None, ceiling: float = 1.0) -> None:
         super().__init__()
         require(1 <= size <= QUEUE_LIMIT, "negatives.size", f"an integer in [1, {QUEUE_LIMIT}]", size)
-        check_choice(k, pool, ceiling)
-        self.k, self.pool, self.ceiling = k, pool, ceiling
+        self.choice = vars(InBatch(k, pool, ceiling))
         self.queue = ReportQueue(size)
 
     def forward(self, batch: EmbeddedBatch) -> HardNegatives:
@@ -95,9 +82,7 @@ class Queue(nn.Module):
                 images, reports, keys = self.queue.entries()
                 similarity = torch.cat([similarity, batch.reports @ reports.T], dim=1)
                 is_match = torch.cat([is_match, match_mask(batch.keys.columns, keys)], dim=1)
-        index, valid = most_similar(
-            similarity, is_match, k=self.k, pool=self.pool, ceiling=self.ceiling, generator=batch.generator()
-        )
+        index, valid = most_similar(similarity, is_match, **self.choice, generator=batch.generator())
         in_batch = index < len(batch.all_reports)
         here = index.where(in_batch, 0)
         found = HardNegatives(batch.all_reports[here], batch.all_images[here], valid & in_batch, here)
@@ -125,7 +110,7 @@ class Paired:
     k: int = 1
 
     def __post_init__(self) -> None:
-        check_choice(self.k, None, 1.0)
+        require(self.k >= 1, "negatives.k", "a positive integer", self.k)
 
     def __call__(self, batch: EmbeddedBatch) -> HardNegatives:
         """The paired studies of the batch."""

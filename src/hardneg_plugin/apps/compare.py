@@ -5,7 +5,6 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from hardneg_plugin.apps.shared.train_settings import check_settings
 from hardneg_plugin.comparison.comparison import Comparison, seconds_of
 from hardneg_plugin.comparison.composing import compose_config, outside_of_hydra, run_settings
 from hardneg_plugin.comparison.planned_runs import PlannedRun, at_work_on, check_same_settings, run_folder
-from hardneg_plugin.comparison.plots import Curves, write_plots
+from hardneg_plugin.comparison.plots import write_plots
 from hardneg_plugin.comparison.processes import RunProcess, launched_processes, local_processes, run_all, task_processes
 from hardneg_plugin.comparison.progress import ComparisonProgress
 from hardneg_plugin.comparison.scored import compare_variants
@@ -195,7 +194,12 @@ def _compare_runs(
             name: [{c.name: c.points for c in read_curves(run.folder, name)} for run in some]
             for name, some in finished.items()
         }
-        _write(compared, curves, settings.path)
+        with writing(settings.path, AGAIN):
+            write_json(settings.path / "comparison.json", compared.to_json(), indent=None)
+            for name, text in (("comparison.md", markdown(compared)), ("comparison.tex", latex(compared))):
+                with whole_text_file(settings.path / name) as file:
+                    file.write(text)
+            write_plots(compared, curves, settings.path / "plots")
     _print_comparison(compared)
     has_page = settings.page > 0 and finished[settings.baseline][0].folder.predictions("test").is_file()
     if has_page:
@@ -204,25 +208,6 @@ def _compare_runs(
     print("  tables      comparison.md, comparison.tex; their values: comparison.json")
     print(f"  plots       plots/{', page.html' if has_page else ''}")
     return compared
-
-
-def _write(compared: Comparison, curves: Mapping[str, Sequence[Curves]], folder: Path) -> None:
-    """Write comparison.json, the tables and the plots.
-
-    Args:
-        compared: the comparison.
-        curves: by variant those of each run.
-        folder: where to.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    with writing(folder, AGAIN):
-        write_json(folder / "comparison.json", compared.to_json(), indent=None)
-        for name, text in (("comparison.md", markdown(compared)), ("comparison.tex", latex(compared))):
-            with whole_text_file(folder / name) as file:
-                file.write(text)
-        write_plots(compared, curves, folder / "plots")
 
 
 def _write_page_of(compared: Comparison, settings: ComparisonSettings) -> None:

@@ -9,9 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from hardneg_plugin.apps.shared.console import print_scores
 from hardneg_plugin.apps.shared.hydra_command import fail, run_command
-from hardneg_plugin.apps.shared.job import Job
 from hardneg_plugin.apps.shared.launch import carry_out
 from hardneg_plugin.apps.shared.ranks import (
+    Job,
     agreed,
     broadcast_job,
     interruptible,

@@ -74,9 +74,9 @@ def _check(config: DictConfig) -> None:
     """Raise a UserError for settings of a wrong type or range."""
     for name in ("batch_size", "beam_size", "max_length", "image_size"):
         value = config[name]
-        if (value is None and name != "batch_size") or (type(value) is int and value >= 1):
-            continue
-        raise UserError(f"{name}: expected a positive integer, but got {value!r}.")
+        is_left_out = value is None and name != "batch_size"
+        if not is_left_out and (type(value) is not int or value < 1):
+            raise UserError(f"{name}: expected a positive integer, but got {value!r}.")
     if not isinstance(config.attention, bool):
         raise UserError(f"attention: expected true or false, but got {config.attention!r}.")
 

@@ -11,7 +11,7 @@ from hardneg_plugin.apps.shared.hydra_command import run_command
 from hardneg_plugin.data.datamodule import StudyDataModule
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.evaluation.downstream.frozen_features import Model
-from hardneg_plugin.evaluation.downstream.run_tasks import TASKS, TaskInputs, TaskSettings
+from hardneg_plugin.evaluation.downstream.run_tasks import TASKS, TaskInputs
 from hardneg_plugin.files import write_json, write_jsonl
 from hardneg_plugin.metrics.task_scores import task_card
 from hardneg_plugin.models.base import move_to_device
@@ -75,14 +75,12 @@ def _inputs(config: DictConfig, run: RunFolder, checkpoint: Path, wanted: list[s
         instantiate(settings.get("knowledge")),
         wanted=wanted,
         names=_as_list(config.split),
-        settings=TaskSettings(
-            seed=config.seed,
-            shares=list(config.shares),
-            segmentation=instantiate(config.segmentation.training),
-            segmentation_studies=config.segmentation.studies,
-            segmentation_width=config.segmentation.width,
-            vqa=instantiate(config.vqa),
-        ),
+        seed=config.seed,
+        shares=list(config.shares),
+        segmentation=instantiate(config.segmentation.training),
+        segmentation_studies=config.segmentation.studies,
+        segmentation_width=config.segmentation.width,
+        vqa=instantiate(config.vqa),
         track=progress,
     )
 

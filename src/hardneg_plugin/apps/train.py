@@ -13,9 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from hardneg_plugin.apps.shared.console import print_scores
 from hardneg_plugin.apps.shared.hydra_command import fail, run_command
-from hardneg_plugin.apps.shared.job import Job
 from hardneg_plugin.apps.shared.launch import carry_out
-from hardneg_plugin.apps.shared.ranks import agreed, broadcast_job, interruptible, make_trainer, setup_distributed
+from hardneg_plugin.apps.shared.ranks import Job, agreed, broadcast_job, interruptible, make_trainer, setup_distributed
 from hardneg_plugin.apps.shared.train_settings import check_settings
 from hardneg_plugin.data.datamodule import StudyDataModule
 from hardneg_plugin.data.tokenizer import check_vocabulary

@@ -35,11 +35,6 @@ class FinishedRun:
     """The row of each predicted study in `studies`, in that order."""
 
     @property
-    def is_host(self) -> bool:
-        """Whether it was trained without hard negatives."""
-        return self.config.model.get("hard_negatives") is None
-
-    @property
     def checkpoint(self) -> str:
         """The name of the checkpoint that wrote the predictions."""
         return "best" if self.metrics.get("checkpoint") else "last"

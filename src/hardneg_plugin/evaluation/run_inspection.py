@@ -53,11 +53,6 @@ class InspectedRun:
     knows_facts: bool
     """Whether it is known what the reports state of the entities that the model looks for."""
 
-    @property
-    def looks_for_entities(self) -> bool:
-        """Whether the model says which entities it finds."""
-        return any(study.entities is not None for study in self.studies.values())
-
 
 def inspect_run(
     run: FinishedRun, shown: Sequence[str], *, device: str | None = None, trust: bool = False, track: Track

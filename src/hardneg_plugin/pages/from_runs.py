@@ -44,8 +44,13 @@ def build_page(
         UserError: a run is not finished, has no such predictions, or does not fit its data or the other runs.
     """
     finished = [read_run(name, folder, split, data=data, trust=trust) for name, folder in runs.items()]
-    _check_same_studies(finished)
     first = finished[0]
+    for run in finished[1:]:
+        if different := first.records.keys() ^ run.records.keys():
+            raise UserError(
+                f"Expected runs scored on the same studies, but only one of {first.folder.path} and {run.folder.path} has "
+                f"the study {min(different)!r} ({len(different)} such studies)."
+            )
     ids = list(first.rows)
     score, chosen = _choice(finished, ids, limit)
     shown = [ids[index] for index in chosen]
@@ -93,16 +98,6 @@ def split_scores(metrics: Mapping[str, Any], split: SplitName) -> dict[str, Scor
     }
 
 
-def _check_same_studies(runs: Sequence[FinishedRun]) -> None:
-    first = runs[0]
-    for run in runs[1:]:
-        if different := first.records.keys() ^ run.records.keys():
-            raise UserError(
-                f"Expected runs scored on the same studies, but only one of {first.folder.path} and {run.folder.path} has "
-                f"the study {min(different)!r} ({len(different)} such studies)."
-            )
-
-
 def _choice(runs: Sequence[FinishedRun], ids: Sequence[str], limit: int) -> tuple[str | None, list[int]]:
     """The score that the shown studies are spread over, if there is one, and their indices in `ids`."""
     scores = [[run.records[study].get("scores", {}) for run in runs] for study in ids]
@@ -121,7 +116,7 @@ def _notes(runs: Sequence[InspectedRun]) -> list[str]:
     notes = []
     for inspected in runs:
         run, name = inspected.run, inspected.run.name
-        negatives = "TF-IDF" if run.is_host else "its report embeddings"
+        negatives = "TF-IDF" if run.config.model.get("hard_negatives") is None else "its report embeddings"
         hardened = (
             "" if inspected.hardness is None else f", hardened at {inspected.hardness:.2f}, the end of its schedule"
         )
@@ -137,7 +132,8 @@ def _notes(runs: Sequence[InspectedRun]) -> list[str]:
             )
         if not inspected.gives_attention:
             notes.append(f"{name}: its decoder gives no attention, so there are no heat maps.")
-        if inspected.looks_for_entities and not inspected.knows_facts:
+        has_entities = any(study.entities is not None for study in inspected.studies.values())
+        if has_entities and not inspected.knows_facts:
             notes.append(
                 f"{name}: what reports state of its entities is not known, since its data have no data.knowledge."
             )

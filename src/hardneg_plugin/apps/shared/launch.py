@@ -28,7 +28,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from hardneg_plugin.apps.shared.hydra_command import is_first
-from hardneg_plugin.apps.shared.job import Job
+from hardneg_plugin.apps.shared.ranks import Job
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.runs.folder import RunFolder
 from hardneg_plugin.runs.overrides import check_overrides

@@ -18,7 +18,7 @@ from typing import NoReturn
 import torch
 
 from hardneg_plugin.apps.shared.hydra_command import explain, hush_libraries
-from hardneg_plugin.apps.shared.job import Job
+from hardneg_plugin.apps.shared.ranks import Job
 from hardneg_plugin.files import whole_file
 
 REPORT = "rank_{rank}.json"

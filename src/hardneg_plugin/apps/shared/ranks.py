@@ -1,28 +1,74 @@
-"""The ranks of one job: they connect before anything is loaded, follow rank 0, and share the batches."""
+"""A job, and its ranks: they connect before anything is loaded, follow rank 0, and share the batches."""
 
+import json
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch.distributed as dist
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.strategies import Strategy
 from torch.utils.data import DataLoader
 
-from hardneg_plugin.apps.shared.hydra_command import explain, remove_if_empty
-from hardneg_plugin.apps.shared.job import Job
+from hardneg_plugin.apps.shared.hydra_command import explain, remove_if_empty, run_directory
 from hardneg_plugin.errors import UserError
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of hardneg-train or hardneg-evaluate.
+
+    Args:
+        settings: the resolved config.
+        folder: the run folder, absolute.
+        overrides: of the command line, without `resume` and `trust`.
+        logging: for `logging.config.dictConfig`.
+        command: "train" or "evaluate": a module of `apps` and the function in it that does the job.
+    """
+
+    settings: dict[str, Any]
+    folder: str
+    overrides: list[str]
+    logging: dict[str, Any]
+    command: str = "train"
+
+    @classmethod
+    def of_command_line(cls, config: DictConfig, command: str = "train") -> "Job":
+        """The job that Hydra is running."""
+        settings: Any = OmegaConf.to_container(config, resolve=True)
+        hydra = HydraConfig.get()
+        overrides = [o for o in hydra.overrides.task if not o.startswith(("resume=", "trust="))]
+        logging: Any = OmegaConf.to_container(hydra.job_logging, resolve=True)
+        return cls(settings, str(run_directory()), overrides, logging, command)
+
+    @classmethod
+    def read(cls, path: Path) -> "Job":
+        """The job that `write` wrote."""
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+    def write(self, path: Path) -> None:
+        """Write it for other processes."""
+        path.write_text(json.dumps(vars(self)), encoding="utf-8")
+
+    @property
+    def config(self) -> DictConfig:
+        """The settings as a config."""
+        config = OmegaConf.create(self.settings)
+        assert isinstance(config, DictConfig)
+        return config
 
 
 def make_trainer(config: DictConfig, **arguments: Any) -> pl.Trainer:

@@ -28,26 +28,6 @@ OF_PAIRS = {"retrieval", "zero_shot"}
 OF_PATCHES = {"segmentation", "vqa"}
 
 
-@dataclass(frozen=True)
-class TaskSettings:
-    """Settings of the tasks that train heads.
-
-    Args:
-        seed: of subsets, heads and questions, >= 0.
-        shares: of the training labels that linear probes see, each in (0, 1].
-        segmentation, vqa: how their heads are trained.
-        segmentation_studies: the decoder is trained on the masks of the first so many, >= 1.
-        segmentation_width: channels of the decoder, >= 1.
-    """
-
-    seed: int
-    shares: Sequence[float]
-    segmentation: HeadTraining
-    segmentation_studies: int
-    segmentation_width: int
-    vqa: HeadTraining
-
-
 @dataclass
 class TaskInputs:
     """The model and the data of a run; splits are encoded when first used.
@@ -58,7 +38,11 @@ class TaskInputs:
         known: the findings that a study may have; None where the data do not name them.
         wanted: names of `TASKS`.
         names: of the splits that are scored.
-        settings: of the tasks.
+        seed: of subsets, heads and questions, >= 0.
+        shares: of the training labels that linear probes see, each in (0, 1].
+        segmentation, vqa: how their heads are trained.
+        segmentation_studies: the decoder is trained on the masks of the first so many, >= 1.
+        segmentation_width: channels of the decoder, >= 1.
         track: iterates over the steps of a named part of the work.
 
     Raises:
@@ -70,11 +54,29 @@ class TaskInputs:
     known: Knowledge | None
     wanted: Sequence[str]
     names: Sequence[SplitName]
-    settings: TaskSettings
+    seed: int
+    shares: Sequence[float]
+    segmentation: HeadTraining
+    segmentation_studies: int
+    segmentation_width: int
+    vqa: HeadTraining
     track: Callable[[Iterable[Any], str], Iterable[Any]]
 
     def __post_init__(self) -> None:
-        self._check_possible()
+        if not isinstance(self.model, AlignedModel):
+            grounded = {"localisation"} if isinstance(self.model.visual, GroundedVisual) else set()
+            self._refuse(
+                OF_ALIGNMENT - grounded,
+                "needs a space that texts and images share, but this run is of the bare host: train with model=hard_negatives or "
+                "model=pretrain",
+            )
+        if self.known is None:
+            self._refuse(
+                OF_KNOWLEDGE,
+                "needs data.knowledge, which the data do not have: add data=... with one, as in conf/data/annotations.yaml",
+            )
+        if not isinstance(self.data.source.split(self.names[0]), PhantomSplit):
+            self._refuse(OF_PHANTOM, "needs boxes, masks or facts of every finding, which only data=phantom has")
         self.pair_scorer = PairScorer.of(self.model)
         self._splits: dict[SplitName, EncodedSplit] = {}
 
@@ -115,22 +117,6 @@ class TaskInputs:
             self._splits[name] = EncodedSplit(self.data.source.split(name), features)
         return self._splits[name]
 
-    def _check_possible(self) -> None:
-        if not isinstance(self.model, AlignedModel):
-            grounded = {"localisation"} if isinstance(self.model.visual, GroundedVisual) else set()
-            self._refuse(
-                OF_ALIGNMENT - grounded,
-                "needs a space that texts and images share, but this run is of the bare host: train with model=hard_negatives or "
-                "model=pretrain",
-            )
-        if self.known is None:
-            self._refuse(
-                OF_KNOWLEDGE,
-                "needs data.knowledge, which the data do not have: add data=... with one, as in conf/data/annotations.yaml",
-            )
-        if not isinstance(self.data.source.split(self.names[0]), PhantomSplit):
-            self._refuse(OF_PHANTOM, "needs boxes, masks or facts of every finding, which only data=phantom has")
-
     def _refuse(self, tasks: set[str], reason: str) -> None:
         if impossible := [name for name in self.wanted if name in tasks]:
             left = [name for name in self.wanted if name not in tasks]
@@ -168,8 +154,7 @@ def _zero_shot(inputs: TaskInputs) -> list[TaskResult]:
 
 
 def _linear_probe(inputs: TaskInputs) -> list[TaskResult]:
-    settings = inputs.settings
-    return tasks.probe(*inputs.trained_on, inputs.scored, inputs.knowledge, settings.shares, settings.seed)
+    return tasks.probe(*inputs.trained_on, inputs.scored, inputs.knowledge, inputs.shares, inputs.seed)
 
 
 def _localisation(inputs: TaskInputs) -> list[TaskResult]:
@@ -177,23 +162,22 @@ def _localisation(inputs: TaskInputs) -> list[TaskResult]:
 
 
 def _segmentation(inputs: TaskInputs) -> list[TaskResult]:
-    settings = inputs.settings
     return phantom_tasks.segmentation(
         *inputs.trained_on,
         inputs.scored,
-        settings.segmentation,
-        studies=settings.segmentation_studies,
-        width=settings.segmentation_width,
+        inputs.segmentation,
+        studies=inputs.segmentation_studies,
+        width=inputs.segmentation_width,
         device=inputs.device,
     )
 
 
 def _vqa(inputs: TaskInputs) -> list[TaskResult]:
-    train, val, scored, seed = *inputs.trained_on, inputs.scored, inputs.settings.seed
+    train, val, scored, seed = *inputs.trained_on, inputs.scored, inputs.seed
     by_study = [of_study for split in (train, val, *scored) for of_study in phantom_tasks.questions_of(split, seed)]
     texts = sorted({question.text for of_study in by_study for question in of_study})
     embedded = dict(zip(texts, text_features(inputs.model, texts), strict=True))
-    return phantom_tasks.vqa(train, val, scored, embedded, inputs.settings.vqa, seed=seed, device=inputs.device)
+    return phantom_tasks.vqa(train, val, scored, embedded, inputs.vqa, seed=seed, device=inputs.device)
 
 
 TASKS: dict[str, Callable[[TaskInputs], list[TaskResult]]] = {

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from hardneg_plugin.apps.shared import rank_main
-from hardneg_plugin.apps.shared.job import Job
 from hardneg_plugin.apps.shared.launch import launch, resume_hint, to_launch
+from hardneg_plugin.apps.shared.ranks import Job
 from hardneg_plugin.errors import UserError
 
 

@@ -51,7 +51,9 @@ def divided(arguments: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
     >>> divided(["compare.jobs=2", "+experiment=ablations_ithn", "hydra.launcher.nodes=1", "hardening=ascent", "--cfg=job"])
     (['compare.jobs=2', '+experiment=ablations_ithn', '--cfg=job'], ['hydra.launcher.nodes=1'], ['hardening=ascent'])
     """
-    own, for_launcher, for_runs = list[str](), list[str](), list[str]()
+    own: list[str] = []
+    for_launcher: list[str] = []
+    for_runs: list[str] = []
     is_value = False  # of the option before it
     for argument in arguments:
         name = argument.lstrip("+~")
@@ -221,10 +223,8 @@ def _write_page_of(compared: Comparison, settings: ComparisonSettings) -> None:
         # trusted: their settings have been compared with those of this command
         page = build_page(best, "test", settings.page, trust=True)
     seeds = ", ".join(f"{name} {folder.path.name.replace('_', ' ')}" for name, folder in best.items())
-    notes = [choice(compared), *verdicts(compared, "test"), *cautions(compared)]
-    page = dataclasses.replace(
-        page, notes=[*notes, f"Reports and scores below are of one run each, the best on val: {seeds}.", *page.notes]
-    )
+    of_one_run = f"Reports and scores below are of one run each, the best on val: {seeds}."
+    page = dataclasses.replace(page, notes=[*_in_words(compared), of_one_run, *page.notes])
     with writing(settings.path / "page.html", AGAIN):
         write_page(settings.path / "page.html", page)
 
@@ -236,8 +236,12 @@ def _print_comparison(compared: Comparison) -> None:
         for row in table.rows:
             shown.add_row(*row)
         console(at_least=180).print(shown)
-    for sentence in (choice(compared), *verdicts(compared, "test"), *cautions(compared)):
-        print(sentence)
+    print(*_in_words(compared), sep="\n")
+
+
+def _in_words(compared: Comparison) -> list[str]:
+    """What the tables show."""
+    return [choice(compared), *verdicts(compared, "test"), *cautions(compared)]
 
 
 if __name__ == "__main__":

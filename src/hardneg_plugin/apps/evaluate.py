@@ -99,9 +99,8 @@ def _load(config: DictConfig) -> tuple[StudyDataModule, StudyModel[Any], dict[st
     if chosen or checkpoint_path.suffix == ".pth":
         check_writes_reports(trained.model, run)
     decoding = OmegaConf.merge(trained.decoding, chosen) if writes_reports(trained.model) else None
-    arguments = {}
-    if decoding is not None:
-        arguments = {"read_findings": data.source.read_findings, "decoding": instantiate(decoding)}
+    reader = data.source.read_findings
+    arguments = {} if decoding is None else {"read_findings": reader, "decoding": instantiate(decoding)}
     if checkpoint_path.suffix == ".pth":
         model: StudyModel[Any] = load_released_model(trained.model, checkpoint_path, data.tokenizer, **arguments)
     else:

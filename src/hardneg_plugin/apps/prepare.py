@@ -60,8 +60,7 @@ def _print_summary(title: str, summary: Mapping[str, Any]) -> None:
         table.add_row(f"left out: {reason}", "" if of_views else str(count), str(count) if of_views else "")
     console(at_least=160).print(table)
     print(f"read {summary['read']}, stored {summary['bytes'] / 1e9:.2f} GB")
-    drawn = summary["split"]["by the seed"]
-    if drawn:
+    if drawn := summary["split"]["by the seed"]:
         print(f"split by the seed and the patient: {drawn} studies")
     if strays := summary["in_another_split_than_their_patient"]:
         print(f"in another split than their patient's first study, by the source: {strays} studies")

@@ -171,26 +171,18 @@ def _found_entities(
     with torch.autocast(model.device.type, enabled=False):  # as in training
         probabilities = objective.entity(found.float()).squeeze(-1).sigmoid()
     maps = model.visual.attention(features, batch.get("boxes"))
-    maps = maps.unflatten(-1, (-1, *features.grid)).float().cpu()
-    return [
-        _study_entities(
-            model.visual.grounding.prompts, probabilities[study].cpu(), maps[study][:, view_mask], stated.get(name, {})
+    maps = maps.unflatten(-1, (-1, *features.grid)).float().cpu()  # (B, prompts, views, rows, columns)
+    prompts, entities = model.visual.grounding.prompts, []
+    columns = zip(batch["ids"], probabilities.cpu(), maps, batch["view_mask"].cpu(), strict=True)
+    for study, of_prompts, their_maps, view_mask in columns:
+        facts = [stated.get(study, {}).get(prompt) for prompt in prompts]
+        order = of_prompts.argsort(descending=True, stable=True).tolist()
+        kept = [row for row in order if of_prompts[row] > FOUND_ABOVE or facts[row] == PRESENT]
+        shown = zip(kept, quantise(their_maps[kept][:, view_mask]), strict=True)
+        entities.append(
+            [FoundEntity(prompts[row].phrase, float(of_prompts[row]), facts[row], one) for row, one in shown]
         )
-        for study, (name, view_mask) in enumerate(zip(batch["ids"], batch["view_mask"].cpu(), strict=True))
-    ]
-
-
-def _study_entities(
-    prompts: tuple[Prompt, ...], probabilities: Tensor, maps: Tensor, stated: Mapping[Prompt, int]
-) -> list[FoundEntity]:
-    """Of one study: probabilities `(Q,)` and maps `(Q, views, rows, columns)` of Q prompts."""
-    facts = [stated.get(prompt) for prompt in prompts]
-    order = probabilities.argsort(descending=True, stable=True).tolist()
-    kept = [row for row in order if probabilities[row] > FOUND_ABOVE or facts[row] == PRESENT]
-    return [
-        FoundEntity(prompts[row].phrase, float(probabilities[row]), facts[row], attention)
-        for row, attention in zip(kept, quantise(maps[kept]), strict=True)
-    ]
+    return entities
 
 
 def _with_rare_words(read: list[str], reference: list[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,9 +51,22 @@ def thin(points: list[tuple[int, float]], most: int = POINTS) -> list[tuple[int,
     >>> thin([(0, 0.1), (1, 0.2), (2, 0.3), (3, 0.4), (4, 0.5)], most=3)
     [(0, 0.1), (2, 0.3), (4, 0.5)]
     """
-    if len(points) <= most:
-        return points
-    return [points[index] for index in np.linspace(0, len(points) - 1, most).round().astype(int).tolist()]
+    return [points[index] for index in spread(range(len(points)), most)]
+
+
+def spread(scores: Sequence[float], limit: int) -> list[int]:
+    """Indices of the lowest score, the highest, and an even spread between them, ascending.
+
+    Args:
+        scores: N of them.
+        limit: at most so many indices, >= 1.
+
+    >>> spread([0.4, 0.1, 0.3, 0.2, 0.5], 3)
+    [1, 2, 4]
+    """
+    order = np.argsort(scores, kind="stable")
+    chosen: list[int] = order[np.linspace(0, len(order) - 1, min(limit, len(order))).round().astype(int)].tolist()
+    return sorted(chosen)
 
 
 def _read(file: Path) -> dict[str, Points]:

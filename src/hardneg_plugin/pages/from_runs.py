@@ -12,7 +12,7 @@ from hardneg_plugin.evaluation.finished_runs import FinishedRun, read_run
 from hardneg_plugin.evaluation.inspected_study import InspectedStudy
 from hardneg_plugin.evaluation.run_inspection import InspectedRun, Track, inspect_run
 from hardneg_plugin.pages.content import PageContent, Score, StudyContent
-from hardneg_plugin.pages.curves import read_curves
+from hardneg_plugin.pages.curves import read_curves, spread
 from hardneg_plugin.runs.folder import RunFolder
 
 SPREAD_OVER = ("findings_attributes_F1", "CIDEr", "ROUGE-L", "specificity")
@@ -55,10 +55,12 @@ def build_page(
     score, chosen = _choice(finished, ids, limit)
     shown = [ids[index] for index in chosen]
     inspected = [inspect_run(run, shown, device=device, trust=trust, track=track) for run in finished]
+    how = "from the first to the last" if score is None else f"from the lowest to the highest {score}"
+    choice = f"Shown are {len(shown)} of {len(ids)} studies, spread evenly {how}; scores are of all of them."
     negatives = {study.hard_negative for each in inspected for study in each.studies.values()}
     return PageContent(
         title=f"{', '.join(runs)}: {split} split",
-        notes=[*_notes(inspected), *_notes_on_choice(len(shown), len(ids), score)],
+        notes=[*_notes(inspected), *([] if len(shown) == len(ids) else [choice])],
         variants=list(runs),
         studies=[_study(first, name, {each.run.name: each.studies[name] for each in inspected}) for name in shown],
         neighbours=[_study(first, name, {}) for name in ids if name in negatives and name not in set(shown)],
@@ -66,21 +68,6 @@ def build_page(
         curves=[curve for run in finished for curve in read_curves(run.folder, run.name)],
         configs={run.name: run.folder.config.read_text(encoding="utf-8") for run in finished},
     )
-
-
-def spread(scores: Sequence[float], limit: int) -> list[int]:
-    """Indices of the lowest score, the highest, and an even spread between them, ascending.
-
-    Args:
-        scores: N of them.
-        limit: at most so many indices, >= 1.
-
-    >>> spread([0.4, 0.1, 0.3, 0.2, 0.5], 3)
-    [1, 2, 4]
-    """
-    order = np.argsort(scores, kind="stable")
-    chosen: list[int] = order[np.linspace(0, len(order) - 1, min(limit, len(order))).round().astype(int)].tolist()
-    return sorted(chosen)
 
 
 def split_scores(metrics: Mapping[str, Any], split: SplitName) -> dict[str, Score]:
@@ -138,10 +125,3 @@ def _notes(runs: Sequence[InspectedRun]) -> list[str]:
                 f"{name}: what reports state of its entities is not known, since its data have no data.knowledge."
             )
     return notes
-
-
-def _notes_on_choice(shown: int, number: int, score: str | None) -> list[str]:
-    if shown == number:
-        return []
-    how = "from the first to the last" if score is None else f"from the lowest to the highest {score}"
-    return [f"Shown are {shown} of {number} studies, spread evenly {how}; scores are of all of them."]

@@ -76,8 +76,7 @@ def _studies_of_table(table: Path) -> Iterator[StudyFiles]:
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
-            missing = [name for name in ("id", "images") if name not in (reader.fieldnames or ())]
-            if missing:
+            if not {"id", "images"} <= set(reader.fieldnames or ()):
                 found = ", ".join(map(str, reader.fieldnames or ())) or "nothing"
                 raise UserError(f"Expected a table with the columns id and images, but {table} has {found}.")
             for row in reader:

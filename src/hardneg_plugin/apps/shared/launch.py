@@ -159,8 +159,7 @@ def _rendezvous(nodes: int) -> dict[str, Any]:
             "rdzv_endpoint": "localhost:0",  # any free port
             "local_addr": "localhost",
         }
-    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in os.environ]
-    if missing:
+    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in os.environ]:
         raise UserError(
             f"trainer.num_nodes={nodes}: expected the addresses of the nodes in the environment, but it has no "
             f"{', '.join(missing)}. Run the same command on each node with MASTER_ADDR and MASTER_PORT (the first node and a "

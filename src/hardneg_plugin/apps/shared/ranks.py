@@ -66,9 +66,7 @@ class Job:
     @property
     def config(self) -> DictConfig:
         """The settings as a config."""
-        config = OmegaConf.create(self.settings)
-        assert isinstance(config, DictConfig)
-        return config
+        return DictConfig(self.settings)
 
 
 def make_trainer(config: DictConfig, **arguments: Any) -> pl.Trainer:

@@ -125,15 +125,13 @@ class TaskInputs:
 
 
 def _retrieval(inputs: TaskInputs) -> list[TaskResult]:
-    if inputs.pair_scorer is None:
-        return [tasks.retrieval(split) for split in inputs.scored]
-    results = []
-    for split in inputs.scored:
-        with evaluating(inputs.model):
-            scores = inputs.pair_scorer.scores(
-                *split.features.pair_sides, track=lambda steps: inputs.track(steps, "scoring pairs")
-            )
-        results.append(tasks.retrieval(split, scores))
+    results, by_pair = [], None
+    with evaluating(inputs.model):
+        for split in inputs.scored:
+            if inputs.pair_scorer is not None:
+                sides = split.features.pair_sides
+                by_pair = inputs.pair_scorer.scores(*sides, track=lambda steps: inputs.track(steps, "scoring pairs"))
+            results.append(tasks.retrieval(split, by_pair))
     return results
 
 
@@ -141,16 +139,14 @@ def _zero_shot(inputs: TaskInputs) -> list[TaskResult]:
     model, pair_scorer, wordings = inputs.model, inputs.pair_scorer, inputs.knowledge.wordings()
     assert isinstance(model, AlignedModel)
     sentences = [wordings[name] for name in entity_names(inputs.knowledge)]
+    results, by_pair = [], None
     with evaluating(model), torch.no_grad():
         present, absent = (torch.stack([model.embed_texts(pair[side]) for pair in sentences]).cpu() for side in (0, 1))
-        scores = [
-            None if pair_scorer is None else pair_scorer.scores_of_sentences(split.features.pair_sides[0], sentences)
-            for split in inputs.scored
-        ]
-    return [
-        tasks.zero_shot(split, inputs.knowledge, present, absent, by_pair)
-        for split, by_pair in zip(inputs.scored, scores, strict=True)
-    ]
+        for split in inputs.scored:
+            if pair_scorer is not None:
+                by_pair = pair_scorer.scores_of_sentences(split.features.pair_sides[0], sentences)
+            results.append(tasks.zero_shot(split, inputs.knowledge, present, absent, by_pair))
+    return results
 
 
 def _linear_probe(inputs: TaskInputs) -> list[TaskResult]:

@@ -92,7 +92,7 @@ def launch(job: Job, processes: int) -> None:
         SystemExit: after any other error of one of them, once it is printed.
     """
     nodes = job.settings["trainer"].get("num_nodes", 1)
-    rendezvous = _rendezvous(nodes)
+    config = LaunchConfig(nodes, nodes, processes, max_restarts=0, **_rendezvous(nodes))
     # its own report of failures, which ours replaces
     for logger in ("torch.distributed.elastic", "torchelastic-events-null"):
         logging.getLogger(logger).propagate = False
@@ -104,7 +104,6 @@ def launch(job: Job, processes: int) -> None:
             stack.callback(signal.signal, number, signal.getsignal(number))
         job_file = Path(directory) / "job.json"
         job.write(job_file)
-        config = LaunchConfig(nodes, nodes, processes, max_restarts=0, **rendezvous)
         try:
             elastic_launch(config, sys.executable)("-c", RANK, str(job_file))
         except SignalException as ended:

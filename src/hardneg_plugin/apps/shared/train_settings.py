@@ -32,8 +32,7 @@ def check_settings(config: DictConfig) -> None:
 
 
 def _check_monitor(monitor: str, *, has_caption: bool) -> None:
-    scores = every_score().union(WITHOUT_INTERVAL)
-    known = {f"val/{name}".lower(): f"val/{name}" for name in scores}
+    known = {f"val/{name}".lower(): f"val/{name}" for name in every_score().union(WITHOUT_INTERVAL)}
     near = difflib.get_close_matches(str(monitor).lower(), known, n=1, cutoff=0.75)
     # what resembles none of our scores may be one that the user logs
     if near and monitor != known[near[0]]:

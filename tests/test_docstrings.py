@@ -1,6 +1,7 @@
-"""What every public name says of itself: its arguments, and for what others use an example that runs."""
+"""What every public name says of itself, and what the documents name: arguments, examples, files."""
 
 import ast
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -40,3 +41,10 @@ def test_what_a_user_of_the_plug_in_imports_has_an_example():
     exported = {*hardneg_plugin.__all__, *objectives.__all__} - elsewhere
     missing = [name for name in sorted(exported) if ">>>" not in classes[name]]
     assert not missing
+
+
+def test_files_that_the_documents_name_are_there():
+    root = SOURCE.parents[1]
+    for document in [*root.glob("*.md"), *root.glob("docs/*.md")]:
+        for path in re.findall(r"`((?:\w+/)+\w+\.(?:py|yaml|md))`", document.read_text()):
+            assert any((folder / path).is_file() for folder in (root, SOURCE, document.parent)), f"{document.name}: {path}"

@@ -47,4 +47,6 @@ def test_files_that_the_documents_name_are_there():
     root = SOURCE.parents[1]
     for document in [*root.glob("*.md"), *root.glob("docs/*.md")]:
         for path in re.findall(r"`((?:\w+/)+\w+\.(?:py|yaml|md))`", document.read_text()):
-            assert any((folder / path).is_file() for folder in (root, SOURCE, document.parent)), f"{document.name}: {path}"
+            assert any((folder / path).is_file() for folder in (root, SOURCE, document.parent)), (
+                f"{document.name}: {path}"
+            )

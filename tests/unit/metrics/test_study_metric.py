@@ -160,7 +160,7 @@ def test_a_collection_holds_several_of_one_kind_and_moves_between_dtypes():
     assert (scores["short_words"], scores["long_words"]) == (1, 3)
 
 
-def test_what_was_seen_is_a_copy(studies):
+def test_what_was_seen_is_a_copy(fake_meteor, studies):
     (given,) = updates(studies, range(23), size=23)["scores"]
     metric = ReportScores(caption=None)
     metric.update(**given)

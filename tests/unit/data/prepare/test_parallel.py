@@ -6,6 +6,8 @@ import pytest
 from hardneg_plugin.data.prepare.parallel import map_in_order
 from hardneg_plugin.errors import UserError
 
+pytestmark = pytest.mark.slow  # real processes
+
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_results_in_order_and_few_items_at_a_time(workers):

@@ -171,6 +171,7 @@ def small_transformer(seed: int, vocab_size: int, **options) -> EncoderDecoder:
     return small("transformer", seed, vocab_size, **options)
 
 
+@pytest.mark.slow  # the plain search runs the decoder anew for every token
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_cached_decoders_decode_as_the_plain_search(kind: str) -> None:

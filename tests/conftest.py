@@ -1,5 +1,6 @@
 """What holds for all tests: nothing is fetched, logs go to a stream that outlives a test, what takes long comes first."""
 
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -7,6 +8,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read once, at import
 
 import huggingface_hub  # noqa: F401  # its log handler keeps the error stream there is when it is imported
 import pytest
+
+# the fork server of a test process is started once, by whichever test is first
+multiprocessing.set_forkserver_preload(["hardneg_plugin.apps.train", "hardneg_plugin.apps.evaluate"])
 
 INTEGRATION = Path(__file__).parent / "integration"
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"

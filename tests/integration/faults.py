@@ -1,5 +1,6 @@
 """A callback for tests: what can happen to one process in the middle of a training."""
 
+import multiprocessing
 import os
 import signal
 
@@ -24,4 +25,4 @@ class Fault(pl.Callback):
         if self.kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.kind == "interrupt":
-            os.kill(os.getppid(), signal.SIGINT)
+            os.kill(multiprocessing.parent_process().pid, signal.SIGINT)

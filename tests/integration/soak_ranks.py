@@ -1,4 +1,4 @@
-"""Thousands of steps of a small plugged-in host under Lightning's DDP; a module of its own, for spawned processes."""
+"""Thousands of steps of a small plugged-in host under Lightning's DDP; a module of its own, for started processes."""
 
 import gc
 import os
@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
-from torch.multiprocessing import spawn
+from torch.multiprocessing import start_processes
 from torch.utils.data import DataLoader
 
 from hardneg_plugin import HardNegativeObjective, plug_in
@@ -89,7 +89,7 @@ def soak(folder: Path) -> list[dict[str, Any]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    spawn(_rank, (port, str(folder)), nprocs=2)
+    start_processes(_rank, (port, str(folder)), nprocs=2, start_method="forkserver")
     return [torch.load(folder / f"seen-{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 

@@ -1,4 +1,4 @@
-"""Two processes of a gloo group that share a metric's studies; a module of its own, for spawned processes to import."""
+"""Two processes of a gloo group that share a metric's studies; a module of its own, for started processes to import."""
 
 import sys
 from pathlib import Path
@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing import spawn
+from torch.multiprocessing import start_processes
 
+from hardneg_plugin.apps.shared.rank_main import Surroundings
 from hardneg_plugin.metrics.study_metric import StudyMetric
 
 
@@ -43,11 +44,12 @@ def compute_over_two_ranks(
         folder: an empty one.
     """
     torch.save(tasks, folder / "tasks.pt")
-    spawn(_rank, (str(folder),), nprocs=2)
+    # the fake Java is on the path of this process, which the fork server may not know
+    start_processes(_rank, (str(folder), Surroundings()), nprocs=2, start_method="forkserver")
     return [torch.load(folder / f"results-{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 
-def _rank(rank: int, folder: str) -> None:
+def _rank(rank: int, folder: str, surroundings: None) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     tasks = torch.load(f"{folder}/tasks.pt", weights_only=False)

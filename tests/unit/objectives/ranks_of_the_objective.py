@@ -1,4 +1,4 @@
-"""The objective under DDP in two processes; a module of its own, for spawned processes to import."""
+"""The objective under DDP in two processes; a module of its own, for started processes to import."""
 
 import itertools
 from functools import partial
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.multiprocessing import spawn
+from torch.multiprocessing import start_processes
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.rnn import pad_sequence
 
@@ -168,7 +168,7 @@ def run(model: nn.Module, objective: HardNegativeObjective, ranks: list[int]) ->
 
 def in_two_ranks(folder: Path) -> list[dict[str, Any]]:
     """What each of two ranks saw, by case."""
-    spawn(_rank, (str(folder),), nprocs=2)
+    start_processes(_rank, (str(folder),), nprocs=2, start_method="forkserver")
     return [torch.load(folder / f"seen-{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 

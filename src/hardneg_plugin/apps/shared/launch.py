@@ -7,6 +7,7 @@ each composes its own config and run folder, and a failed rank ends in SIGKILL o
 import contextlib
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -27,6 +28,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from hardneg_plugin.apps.shared import rank_main
 from hardneg_plugin.apps.shared.hydra_command import is_first
 from hardneg_plugin.apps.shared.ranks import Job
 from hardneg_plugin.errors import UserError
@@ -34,8 +36,8 @@ from hardneg_plugin.runs.folder import RunFolder
 from hardneg_plugin.runs.overrides import check_overrides
 from hardneg_plugin.runs.trusted import check_trusted
 
-# an interrupt during the imports ends a rank without a traceback
-RANK = "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); from hardneg_plugin.apps.shared.rank_main import main; main()"
+IMPORTED_ONCE = ["hardneg_plugin.apps.train", "hardneg_plugin.apps.evaluate"]
+"""What the fork server imports for all ranks, of all jobs of a sweep."""
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -80,7 +82,8 @@ def to_launch(trainer: dict[str, Any]) -> int:
 def launch(job: Job, processes: int) -> None:
     """Do a job in several processes on this machine, and as many on each other node; returns when all are done.
 
-    torchrun's launcher starts and watches them: one that fails ends the others.
+    torchrun's launcher starts and watches them: one that fails ends the others. They are forked from a server that has imported
+    the project, so that N ranks do not import it N times.
 
     Args:
         job: the run.
@@ -92,9 +95,10 @@ def launch(job: Job, processes: int) -> None:
         SystemExit: after any other error of one of them, once it is printed.
     """
     nodes = job.settings["trainer"].get("num_nodes", 1)
-    config = LaunchConfig(nodes, nodes, processes, max_restarts=0, **_rendezvous(nodes))
+    config = LaunchConfig(nodes, nodes, processes, max_restarts=0, start_method="forkserver", **_rendezvous(nodes))
+    multiprocessing.set_forkserver_preload(IMPORTED_ONCE)
     # its own report of failures, which ours replaces
-    for logger in ("torch.distributed.elastic", "torchelastic-events-null"):
+    for logger in ("torch.distributed.elastic", "torch.multiprocessing", "torchelastic-events-null"):
         logging.getLogger(logger).propagate = False
         logging.getLogger(logger).addHandler(logging.NullHandler())
     # and what libraries of the other ranks log when one is gone
@@ -105,7 +109,7 @@ def launch(job: Job, processes: int) -> None:
         job_file = Path(directory) / "job.json"
         job.write(job_file)
         try:
-            elastic_launch(config, sys.executable)("-c", RANK, str(job_file))
+            elastic_launch(config, rank_main.main)(rank_main.Surroundings(), str(job_file))
         except SignalException as ended:
             if ended.sigval == signal.SIGINT:
                 raise KeyboardInterrupt from ended

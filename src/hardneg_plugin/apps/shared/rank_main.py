@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging.config
 import math
+import multiprocessing
 import os
 import pkgutil
 import select
@@ -12,10 +13,13 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
+from multiprocessing.reduction import DupFd
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
+from tqdm import tqdm
 
 from hardneg_plugin.apps.shared.hydra_command import explain, hush_libraries
 from hardneg_plugin.apps.shared.ranks import Job
@@ -29,12 +33,41 @@ PATIENCE = 1.0
 launcher is to see that death first."""
 
 
-def main() -> None:
-    """Entry point of a rank. Its argument is the file of the job; it writes its report of an error beside it."""
+class Surroundings:
+    """Working folder, environment and output of the launcher.
+
+    A fork server has those of its own start. A process takes on the launcher's when it unpickles this, which is before torch's
+    launcher adds the variables of the rank.
+    """
+
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[Any, ...]]:
+        return _take_on, (os.getcwd(), dict(os.environ), DupFd(1), DupFd(2))
+
+
+def _take_on(folder: str, environment: dict[str, str], output: Any, errors: Any) -> None:
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, stream in ((1, output), (2, errors)):
+        descriptor = stream.detach()
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+
+
+def main(surroundings: None, job_file: str) -> None:
+    """Entry point of a rank.
+
+    Args:
+        surroundings: what is left of `Surroundings`.
+        job_file: of the job; the rank writes its report of an error beside it.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    _end_with_the_launcher()
-    job_file = Path(sys.argv[1])
-    job = Job.read(job_file)
+    launcher = multiprocessing.parent_process()
+    assert launcher is not None
+    _end_with(launcher.sentinel)
+    # no other process writes progress; the default lock is a semaphore that `_end` would leave behind
+    tqdm.set_lock(threading.RLock())
+    job = Job.read(Path(job_file))
     hush_libraries()
     logging.config.dictConfig(job.logging)
     if "OMP_NUM_THREADS" not in os.environ:  # the ranks share the cores
@@ -51,7 +84,7 @@ def main() -> None:
         text = message or traceback.format_exc()
         report = {"time": time.time(), "explained": message is not None, "text": text}
         # atomic: the launcher may end this rank while it writes
-        with whole_file(job_file.parent / REPORT.format(rank=os.environ["RANK"])) as file:
+        with whole_file(Path(job_file).parent / REPORT.format(rank=os.environ["RANK"])) as file:
             file.write(json.dumps(report).encode())
         if message is None:  # perhaps of a connection to a dead rank
             time.sleep(PATIENCE)
@@ -66,13 +99,14 @@ def _end(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _end_with_the_launcher() -> None:
+def _end_with(launcher: int) -> None:
     """End this process on SIGTERM or when the launcher is gone, whatever the main thread waits for.
+
+    `launcher` is a descriptor that is at its end when the launcher is gone.
 
     Lightning's SIGTERM handler asks the other ranks, which may be dead, and Python runs no handler while the main thread is
     inside a collective call. Python does write the numbers of arriving signals into a pipe, which a thread reads here.
     """
-    parent = os.getppid()
     arrived, arriving = os.pipe()
     os.set_blocking(arriving, False)
     signal.signal(signal.SIGTERM, lambda *_: None)  # only signals with a handler are written
@@ -81,10 +115,10 @@ def _end_with_the_launcher() -> None:
 
     def watch() -> None:
         deadline = math.inf
-        while os.getppid() == parent and time.monotonic() < deadline:
-            ready, _, _ = select.select([arrived], [], [], 0.2)
-            numbers = os.read(arrived, 64) if ready else b""
-            if signal.SIGTERM in numbers:
+        while time.monotonic() < deadline:
+            ready, _, _ = select.select([arrived, launcher], [], [], 0.2)
+            numbers = os.read(arrived, 64) if arrived in ready else b""
+            if signal.SIGTERM in numbers or launcher in ready:
                 break
             if signal.SIGINT in numbers:
                 deadline = time.monotonic() + GRACE

@@ -1,5 +1,6 @@
 """Which processes are started, and that they do not outlive who started them."""
 
+import multiprocessing
 import os
 import time
 from dataclasses import replace
@@ -86,14 +87,36 @@ def test_a_job_is_read_as_it_was_written(tmp_path):
     assert job.config.optimizer.lr == 5e-5
 
 
+def _tell(surroundings):
+    os.write(1, f"{os.getcwd()} {os.environ.get('FIRST')} {os.environ.get('SECOND')}\n".encode())
+    os.write(2, b"an error\n")
+
+
+@pytest.mark.slow
+def test_a_forked_rank_has_folder_environment_and_output_of_the_launcher_of_today(monkeypatch, tmp_path, capfd):
+    for first, second in (("1", None), (None, "2")):  # the server has been started in the first round, or before
+        folder = tmp_path / f"{first} {second}"
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        for name, value in (("FIRST", first), ("SECOND", second)):
+            monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
+        rank = multiprocessing.get_context("forkserver").Process(target=_tell, args=(rank_main.Surroundings(),))
+        rank.start()
+        rank.join(60)
+        assert rank.exitcode == 0
+        assert capfd.readouterr() == (f"{folder} {first} {second}\n", "an error\n")
+
+
 @pytest.mark.parametrize("how", ["the launcher is gone", "told to"])
 def test_a_rank_ends_whatever_it_waits_for(how):
     reading, writing = os.pipe()
+    sentinel, alive = os.pipe()
     launcher = os.fork()
     if launcher == 0:
         worker = os.fork()
         if worker == 0:  # holds the pipe open as long as it lives
-            rank_main._end_with_the_launcher()
+            os.close(alive)
+            rank_main._end_with(sentinel)
             os.write(writing, b"%07d" % os.getpid())
             time.sleep(60)
             os.write(writing, b"outlived")
@@ -102,12 +125,14 @@ def test_a_rank_ends_whatever_it_waits_for(how):
         time.sleep(60)
         os._exit(0)
     os.close(writing)
+    os.close(alive)
     worker = int(os.read(reading, 7))
     os.kill(launcher if how == "the launcher is gone" else worker, 9 if how == "the launcher is gone" else 15)
     assert os.read(reading, 8) == b""  # closed: it has ended
     os.kill(launcher, 9)
     os.waitpid(launcher, 0)
     os.close(reading)
+    os.close(sentinel)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,8 @@
 """The features of any host: paths and callables into its batch, outputs and submodules."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -12,23 +11,25 @@ from torch import Tensor, nn
 
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.objectives import PairEmbeddings
+from hardneg_plugin.plugin.feature import Feature, Where, call, check_place, closed_over
 from hardneg_plugin.plugin.feature_pooling import kind_of, parts, pool
+from hardneg_plugin.plugin.host_paths import SEE, find_module, nearest_modules, pick
 
-Where = str | Callable[[Any, Any], Any]
 Calls = dict[str, list[Any]]
 """By path, what the module returned in one step, call by call."""
 
 _ROOTS = ("batch", "outputs")
+_MASKS = {"images": "image_mask", "reports": "report_mask"}
 
 
 @dataclass(frozen=True)
 class FeaturePaths:
-    """The places of a step's features in a host, each a path or a callable `(batch, outputs) -> value`; see `plug_in`.
+    """The places of a step's features in a host, each a path, a `Feature`, or a callable; see `plug_in`.
 
     >>> places = FeaturePaths(images="encoder.1", reports="outputs.states", study_ids="batch.id")
 
     Raises:
-        UserError: a place that is neither path nor callable.
+        UserError: a value that is no place, or two masks for one feature.
     """
 
     images: Where
@@ -45,12 +46,24 @@ class FeaturePaths:
 
     def __post_init__(self) -> None:
         for name, where in vars(self).items():
-            if where is None and name not in ("images", "reports"):
+            if where is not None or name in _MASKS:
+                check_place(name, where)
+            if not isinstance(where, Feature):
                 continue
-            if not callable(where) and (not isinstance(where, str) or "" in where.split(".")):
-                raise UserError(
-                    f"{name}: expected a path such as 'encoder.1', 'batch.mask' or 'outputs.pooled', "
-                    f"or a callable (batch, outputs) -> value, but got {where!r}."
+            if name not in _MASKS and (where.mask is not None or where.align != "left"):
+                raise UserError(f"{name}={where}: mask and align go with images and reports.")
+            if where.mask is not None and getattr(self, _MASKS[name]) is not None:
+                raise UserError(f"{name}={where} has a mask, and so has {_MASKS[name]}: give one.")
+        self.warn_of_modules_held()
+
+    def warn_of_modules_held(self) -> None:
+        """Warn of callables that hold a module, which may be the host: its copies would go on to use it."""
+        for name, where in self._places():
+            if (held := closed_over(where)) is not None:
+                rank_zero_warn(
+                    f"{name}: this callable holds the module {held!r}. Where that is the host or a part of it, a copy of the host "
+                    "and one from load_from_checkpoint read and train this one instead of themselves: let the callable take three "
+                    "arguments, (host, batch, outputs)."
                 )
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -60,10 +73,11 @@ class FeaturePaths:
         Raises:
             UserError: the host has no such submodule.
         """
+        paths = ((name, where.path if isinstance(where, Feature) else where) for name, where in self._places())
         return {
-            where: find_module(host, where, name)[0]
-            for name, where in vars(self).items()
-            if isinstance(where, str) and where.split(".")[0] not in _ROOTS
+            path: find_module(host, path, name)[0]
+            for name, path in paths
+            if isinstance(path, str) and path.split(".")[0] not in _ROOTS
         }
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -77,14 +91,23 @@ class FeaturePaths:
             calls: from `recorded`.
 
         Raises:
-            UserError: a path that leads nowhere, a module that was not called exactly once, or features that cannot be pooled.
+            UserError: a path that leads nowhere, a module that was called more or less often than its place says, or features that
+                cannot be pooled.
         """
 
         def read(name: str) -> Any:
             return self.read(name, host, batch, outputs, calls)
 
-        images, image_mask = read("images"), read("image_mask")
-        reports, report_mask = read("reports"), read("report_mask")
+        def masked(name: str) -> tuple[Any, Any]:
+            where, features, mask = getattr(self, name), read(name), read(_MASKS[name])
+            if not isinstance(where, Feature):
+                return features, mask
+            if where.mask is not None:
+                mask = self._value(f"{name}.mask", where.mask, host, batch, outputs, calls)
+            return where.fitted(features, mask, len(calls.get(where.path, ())))
+
+        images, image_mask = masked("images")
+        reports, report_mask = masked("reports")
         pooled = pool(images, image_mask, "image"), pool(reports, report_mask, "report")
         regions, region_mask = parts(images, image_mask)
         words, word_mask = parts(reports, report_mask)
@@ -96,7 +119,7 @@ class FeaturePaths:
             region_mask=region_mask,
             words=words,
             word_mask=word_mask,
-            grid=(images.shape[2], images.shape[3]) if images.ndim == 4 else None,
+            grid=self._grid(host, images, calls),
             negatives=_paired(read("negatives")),
             **same,
         )
@@ -110,33 +133,65 @@ class FeaturePaths:
             host, batch, outputs, calls: as of `pairs`.
 
         Raises:
-            UserError: a path that leads nowhere, or a module that was not called exactly once.
+            UserError: a path that leads nowhere, or a module that was called more or less often than its place says.
         """
         where = getattr(self, name)
-        if where is None or not isinstance(where, str):
-            return None if where is None else where(batch, outputs)
-        root, *keys = where.split(".")
-        if root in _ROOTS:
-            return pick(batch if root == "batch" else outputs, keys, f"{name}={where!r}: {root}")
-        module, keys = find_module(host, where, name)
-        path = where.removesuffix("." + ".".join(keys))
-        if len(calls[where]) != 1:
-            raise UserError(
-                f"{name}={where!r}: expected {path!r} to be called once in training_step, but it was called "
-                f"{len(calls[where])} times. Return the features from training_step and give 'outputs.KEY', or a callable "
-                "(batch, outputs) -> features. Only module(x) counts as a call, not module.forward(x) or other methods. If a model "
-                "without the plug-in was compiled before in this process, call torch.compiler.reset() first."
-            )
-        value = pick(
-            calls[where][0], keys, f"{name}={where!r}: the output of {path!r}", hint=_nearest_modules(host, where)
-        )
-        is_feature = name in ("images", "reports") and isinstance(value, Tensor)
-        if is_feature and not value.requires_grad and any(p.requires_grad for p in module.parameters()):
-            rank_zero_warn(
-                f"{name}={where!r}: these features carry no gradient, although {path!r} is trained: it runs under "
-                "no_grad, or with activation checkpointing that has use_reentrant=True (set it to False)."
-            )
+        value = None if where is None else self._value(name, where, host, batch, outputs, calls)
+        path = where.path if isinstance(where, Feature) else where
+        if name in _MASKS and path in calls and isinstance(value, Tensor) and not value.requires_grad:
+            module, keys = find_module(host, path, name)
+            if any(p.requires_grad for p in module.parameters()):
+                rank_zero_warn(
+                    f"{name}={path!r}: these features carry no gradient, although {_module_of(path, keys)!r} is trained: it runs "
+                    "under no_grad, or with activation checkpointing that has use_reentrant=True (set it to False)."
+                )
         return value
+
+    def _places(self) -> Iterator[tuple[str, Any]]:
+        for name, where in vars(self).items():
+            yield name, where
+            if isinstance(where, Feature):
+                yield f"{name}.mask", where.mask
+
+    def _value(self, name: str, where: Where, host: nn.Module, batch: Any, outputs: Any, calls: Calls) -> Any:
+        if not isinstance(where, str | Feature):
+            return call(where, host, batch, outputs)
+        path = where if isinstance(where, str) else where.path
+        root, *keys = path.split(".")
+        if root in _ROOTS:
+            return pick(batch if root == "batch" else outputs, keys, f"{name}={path!r}: {root}")
+        _, keys = find_module(host, path, name)
+        module, called = _module_of(path, keys), calls[path]
+        if not called or (len(called) != 1 and (isinstance(where, str) or where.calls is None)):
+            often = "at least once" if isinstance(where, Feature) and where.calls is not None else "once"
+            several = f'Give Feature({path!r}, calls="mean"), calls="last", calls="stack" or the number of a call.'
+            raise UserError(
+                f"{name}={path!r}: expected {module!r} to be called {often} in training_step, but it was called {len(called)} "
+                f"times. {several if called else _NOT_CALLED} {SEE}"
+            )
+        hint = nearest_modules(host, path)
+        found = [pick(output, keys, f"{name}={path!r}: the output of {module!r}", hint) for output in called]
+        return found[0] if isinstance(where, str) else where.of_calls(found, name)
+
+    def _grid(self, host: nn.Module, images: Tensor, calls: Calls) -> tuple[int, int] | None:
+        if images.ndim == 4:
+            return images.shape[2], images.shape[3]
+        if not isinstance(self.images, Feature) or self.images.calls != "stack":
+            return None
+        path = self.images.path
+        first = pick(calls[path][0], find_module(host, path, "images")[1], path)
+        return (first.shape[2], first.shape[3]) if first.ndim == 4 else None
+
+
+_NOT_CALLED = (
+    "Return the features from training_step and give 'outputs.KEY', or a callable (batch, outputs) -> features. Only module(x) "
+    "counts as a call, not module.forward(x) or other methods. If a model without the plug-in was compiled before in this "
+    "process, call torch.compiler.reset() first."
+)
+
+
+def _module_of(path: str, keys: list[str]) -> str:
+    return path.removesuffix("." + ".".join(keys))
 
 
 @contextmanager
@@ -169,97 +224,3 @@ def _paired(value: Any) -> PairEmbeddings | None:
         f"negatives: expected paired studies as PairEmbeddings(images, reports, ...), but got {kind_of(value)}: give a callable "
         "(batch, outputs) -> PairEmbeddings."
     )
-
-
-def find_module(host: nn.Module, path: str, name: str) -> tuple[nn.Module, list[str]]:
-    """The submodule at the longest prefix of a dotted path, and the keys after it: "encoder.1" is a layer or an output.
-
-    Args:
-        host: the module to search.
-        path: of a submodule, with or without keys.
-        name: of the field, for messages.
-
-    Raises:
-        UserError: the first name of the path is no submodule.
-
-    >>> find_module(nn.ModuleDict({"encoder": nn.Identity()}), "encoder.pooled", "images")
-    (Identity(), ['pooled'])
-    """
-    module, keys = host, path.split(".")
-    while keys and (child := _child(module, keys[0])) is not None:
-        module, keys = child, keys[1:]
-    if module is host:
-        raise UserError(
-            f"{name}={path!r}: {type(host).__name__} has no module {keys[0]!r}.{_nearest_modules(host, path)} "
-            f"Its modules are {_listed(key for key, _ in host.named_children())}; 'batch' and 'outputs' start other paths."
-        )
-    return module, keys
-
-
-def _child(module: nn.Module, name: str) -> nn.Module | None:
-    child = module._modules.get(name)
-    if child is None and (compiled := module._modules.get("_orig_mod")) is not None:  # torch.compile(module)
-        child = compiled._modules.get(name)
-    return child
-
-
-def pick(value: Any, keys: Sequence[str], place: str, hint: str = "") -> Any:
-    """Follow keys, indices and attributes into a value.
-
-    Args:
-        value: a mapping, sequence or object.
-        keys: from the outermost.
-        place: of the value, for messages.
-        hint: for messages.
-
-    Raises:
-        UserError: a key that does not exist; the message lists those that do.
-
-    >>> pick({"states": (1, 2)}, ["states", "1"], "outputs")
-    2
-    """
-    for key in keys:
-        try:
-            value = _pick(value, key)
-        except LookupError as error:
-            raise UserError(f"{place} has no {key!r}: it is {_described(value, key)}{hint}") from error
-        place = f"{place}.{key}"
-    return value
-
-
-def _pick(value: Any, key: str) -> Any:
-    if isinstance(value, Tensor):  # an index would pick a study, not a feature
-        raise LookupError(key)
-    if isinstance(value, Mapping) and key in value:
-        return value[key]
-    if key.lstrip("-").isdigit() and hasattr(value, "__getitem__"):
-        return value[int(key)]
-    if isinstance(value, Mapping) or not hasattr(value, key):
-        raise LookupError(key)
-    return getattr(value, key)
-
-
-def _described(value: Any, key: str) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)}."
-    if isinstance(value, Mapping):
-        names, kind = [str(name) for name in value], "keys"
-    elif isinstance(value, Sequence) and not hasattr(value, "_fields"):
-        return f"a {type(value).__name__} of {len(value)}."
-    else:
-        attributes: Any = getattr(value, "_fields", None) or getattr(value, "__dict__", ())
-        names, kind = [name for name in attributes if not name.startswith("_")], "attributes"
-    return f"a {type(value).__name__} with the {kind} {_listed(names)}.{_nearest(key, names)}"
-
-
-def _nearest_modules(host: nn.Module, path: str) -> str:
-    return _nearest(path, [name for name, _ in host.named_modules() if name not in ("", path)])
-
-
-def _nearest(name: str, names: Sequence[str]) -> str:
-    nearest = get_close_matches(name, names, n=3)
-    return f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names) or "none"

@@ -40,7 +40,8 @@ def pool(features: Any, mask: Any, kind: str) -> Tensor:
     if mask.shape[1] != shape[1]:
         raise UserError(
             f"{kind}_mask has {mask.shape[1]} positions, but the features {shape} have {shape[1]}. Where a decoder has no "
-            f'state for the first token: {kind}_mask=lambda batch, outputs: batch["mask"][:, 1:].'
+            f'state for the first token: {kind}_mask=lambda batch, outputs: batch["mask"][:, 1:]. Where the text ends a longer '
+            f'output: {kind}s=Feature(path, align="right").'
         )
     return masked_mean(features, mask)
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.objectives import HardNegativeObjective, ObjectiveOutput, PairEmbeddings
-from hardneg_plugin.plugin.feature_paths import Calls, FeaturePaths, Where, recorded
+from hardneg_plugin.plugin.feature import Where
+from hardneg_plugin.plugin.feature_paths import Calls, FeaturePaths, recorded
 from hardneg_plugin.plugin.mixin import HardNegativeMixin
 from hardneg_plugin.plugin.optimizer_group import add_group
 
@@ -40,11 +41,13 @@ def plug_in(
 ) -> Host:
     """Add increasingly hard negatives to the training of any report generator, without a change to its code.
 
-    Each place is a path or a callable `(batch, outputs) -> value`. "batch.mask" and "batch.0" lead into the batch, and
-    "outputs.pooled" into what the host's `training_step` returned, by key, index or attribute. Other paths start with a
-    submodule and mean what it returned in this step: "encoder", "encoder.last_hidden_state", "encoder.1" (layer 1 of a
-    Sequential, or element 1 of a returned tuple); it must be called once per step. Features are attached to the graph and dropped
-    after the step. There are no hooks in validation, test and prediction.
+    Each place is a path, a `Feature` or a callable. "batch.mask" and "batch.0" lead into the batch, and "outputs.pooled" into what
+    the host's `training_step` returned, by key, index or attribute. Other paths start with a submodule and mean what it returned in
+    this step: "encoder", "encoder.last_hidden_state", "encoder.1" (layer 1 of a Sequential, or element 1 of a returned tuple). It
+    must be called once per step; where it is called more often, `Feature` says which calls count. A callable takes
+    `(batch, outputs)`, or `(host, batch, outputs)` where it uses the host, which is another one after a copy or
+    `load_from_checkpoint`. Features are attached to the graph and dropped after the step. There are no hooks in validation, test
+    and prediction.
 
     The host's optimizer gets the parameters of the objective as a further group, with the options of its first group but no weight
     decay. Losses, weights, logs and checkpoints are those of `HardNegativeMixin`.

@@ -3,6 +3,8 @@
 Everything here uses the default process group; without one there is one rank.
 """
 
+import os
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +17,13 @@ from torch import Tensor
 def world_size() -> int:
     """The number of ranks; 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def warn_on_first_rank(message: str) -> None:
+    """Warn on rank 0, which launchers name in the environment before there is a process group."""
+    rank = dist.get_rank() if world_size() > 1 else int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0)
+    if rank == 0:
+        warnings.warn(message, stacklevel=3)
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:

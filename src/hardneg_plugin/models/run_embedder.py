@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -80,6 +81,7 @@ class ModelEmbedder:
     def _batch(self, texts: Sequence[str]) -> Tensor:
         if isinstance(self.model, AlignedModel):
             return self.model.embed_texts(texts, self.max_length).cpu()
-        tokens, mask = self.model.tokenize(texts, self.max_length)
-        pooled = masked_mean(self.model.decoder.text_states(tokens), mask[:, 1:])
+        model = cast(ReportGenerator, self.model)
+        tokens, mask = model.tokenize(texts, self.max_length)
+        pooled = masked_mean(model.decoder.text_states(tokens), mask[:, 1:])
         return F.normalize(pooled.float(), dim=-1).cpu()

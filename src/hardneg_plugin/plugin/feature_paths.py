@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from hardneg_plugin.distributed import warn_on_first_rank
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.objectives import PairEmbeddings
 from hardneg_plugin.plugin.feature import Feature, Where, call, check_place, closed_over
@@ -60,7 +60,7 @@ class FeaturePaths:
         """Warn of callables that hold a module, which may be the host: its copies would go on to use it."""
         for name, where in self._places():
             if (held := closed_over(where)) is not None:
-                rank_zero_warn(
+                warn_on_first_rank(
                     f"{name}: this callable holds the module {held!r}. Where that is the host or a part of it, a copy of the host "
                     "and one from load_from_checkpoint read and train this one instead of themselves: let the callable take three "
                     "arguments, (host, batch, outputs)."
@@ -141,7 +141,7 @@ class FeaturePaths:
         if name in _MASKS and path in calls and isinstance(value, Tensor) and not value.requires_grad:
             module, keys = find_module(host, path, name)
             if any(p.requires_grad for p in module.parameters()):
-                rank_zero_warn(
+                warn_on_first_rank(
                     f"{name}={path!r}: these features carry no gradient, although {_module_of(path, keys)!r} is trained: it runs "
                     "under no_grad, or with activation checkpointing that has use_reentrant=True (set it to False)."
                 )

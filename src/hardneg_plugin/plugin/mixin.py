@@ -6,22 +6,18 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
-from hardneg_plugin.distributed import mean_over_ranks
+from hardneg_plugin.distributed import mean_over_ranks, warn_on_first_rank
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.objectives import HardNegativeObjective, ObjectiveOutput, PairEmbeddings
 from hardneg_plugin.objectives.schedule import TrainingProgress
+from hardneg_plugin.plugin.lightning_hosts import lightning_module_of
 from hardneg_plugin.plugin.signatures import constructor_shown_as, step_shown_as
 
-# The mixin stands before a LightningModule in the bases; for a type checker it is one, at run time it must not be.
-if TYPE_CHECKING:
-    _Host = pl.LightningModule
-else:
-    _Host = object
+# The mixin stands before a LightningModule of either package in the bases, and takes its methods from there.
+_Host: Any = Any if TYPE_CHECKING else object
 
 _NAME = "hard_negatives"
 
@@ -45,6 +41,7 @@ class HardNegativeMixin(_Host):
         hard_negatives: the objective, left out of saved hyperparameters; None: `HardNegativeObjective()`. All other arguments go
             to the host.
 
+    >>> import pytorch_lightning as pl  # or: import lightning.pytorch as pl
     >>> class Host(pl.LightningModule):
     ...     def __init__(self):
     ...         super().__init__()
@@ -67,7 +64,7 @@ class HardNegativeMixin(_Host):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if not issubclass(cls, pl.LightningModule):  # still without a host
+        if lightning_module_of(cls) is None:  # still without a host
             return
         if cls.training_step is HardNegativeMixin.training_step:
             cls.training_step = step_shown_as(cls.training_step, super().training_step)  # type: ignore
@@ -174,7 +171,7 @@ class HardNegativeMixin(_Host):
         super().on_load_checkpoint(checkpoint)
         weights = checkpoint.get(_NAME, inside)
         if not weights and (weights := self.hard_negatives.state_dict()):
-            rank_zero_warn(
+            warn_on_first_rank(
                 "The checkpoint holds no hard-negative objective, as one of the bare host: the objective starts afresh. "
                 "Load it by load_from_checkpoint; trainer.fit(ckpt_path=...) needs the objective's optimizer state, too."
             )

@@ -8,19 +8,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.model_helpers import is_overridden
-from torch import Tensor
+from torch import Tensor, nn
 
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.objectives import HardNegativeObjective, ObjectiveOutput, PairEmbeddings
 from hardneg_plugin.plugin.feature import Where
 from hardneg_plugin.plugin.feature_paths import Calls, FeaturePaths, recorded
+from hardneg_plugin.plugin.lightning_hosts import PACKAGES, lightning_module_of, overrides
 from hardneg_plugin.plugin.mixin import HardNegativeMixin
 from hardneg_plugin.plugin.optimizer_group import add_group
 
-Host = TypeVar("Host", bound=pl.LightningModule | type[pl.LightningModule])
+Host = TypeVar("Host", bound=nn.Module | type[nn.Module])
 
 
 def plug_in(
@@ -69,6 +68,7 @@ def plug_in(
         UserError: a path that leads nowhere (at the start of training if the host makes its modules in `configure_model` or
             `setup`), a host that is no LightningModule or is plugged in already, or what `HardNegativeMixin` cannot train.
 
+    >>> import pytorch_lightning as pl  # or: import lightning.pytorch as pl
     >>> class Host(pl.LightningModule):
     ...     def __init__(self):
     ...         super().__init__()
@@ -94,7 +94,7 @@ def plug_in(
         )
     if hasattr(host, "hard_negatives"):
         raise UserError(f"This {type(host).__name__} has an attribute hard_negatives already: rename it.")
-    if not any(is_overridden(hook, host) for hook in ("configure_model", "setup")):  # else modules may come later
+    if not any(overrides(host, hook) for hook in ("configure_model", "setup")):  # else modules may come later
         features.modules(host)
     # the class keeps an untrained objective for further instances, such as those of load_from_checkpoint
     host.__class__ = _Plug(type(host), deepcopy(objective), features).plugged_class
@@ -103,9 +103,9 @@ def plug_in(
 
 
 def _check_host(host: type) -> None:
-    if not issubclass(host, pl.LightningModule):
+    if lightning_module_of(host) is None:
         raise UserError(
-            f"plug_in takes a LightningModule of pytorch_lightning, but got {host.__module__}.{host.__qualname__}: "
+            f"plug_in takes a LightningModule of {' or '.join(PACKAGES)}, but got {host.__module__}.{host.__qualname__}: "
             "if it was compiled or wrapped, pass the module itself and compile it afterwards."
         )
     if issubclass(host, HardNegativeMixin):
@@ -116,7 +116,7 @@ def _check_host(host: type) -> None:
 class _Plug:
     """The host's class, the objective and the places of features, of which a plugged class is made."""
 
-    host: type[pl.LightningModule]
+    host: type[nn.Module]
     objective: HardNegativeObjective
     features: FeaturePaths
 

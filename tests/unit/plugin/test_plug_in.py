@@ -81,7 +81,7 @@ def test_features_are_those_of_the_step_pooled_and_attached(tmp_path, source):
         return PairEmbeddings(host.encoder(images).mean(1), host.decoder["norm"](host.decoder["words"](tokens)).mean(1))
 
     weights = Weights(0.7, 0.2, 0.1)
-    places = {**PLACES, "negatives": lambda batch, outputs: mined(plugged, batch)}
+    places = {**PLACES, "negatives": lambda host, batch, outputs: mined(host, batch)}
     plug_in(plugged, objective(negatives=source, weights=weights), **places)
     batch = next(iter(loader()))
 
@@ -262,9 +262,9 @@ def test_extra_outputs_reach_callbacks_and_places(tmp_path):
 
 
 def test_callables_may_run_the_hosts_modules_again(tmp_path):
-    def states(batch, outputs):
+    def states(host, batch, outputs):
         assert outputs.shape == ()
-        return model.decoder["norm"](model.decoder["words"](batch["tokens"]))
+        return host.decoder["norm"](model.decoder["words"](batch["tokens"]))
 
     model = Captioner()
     # the path to the same module still means the host's own call

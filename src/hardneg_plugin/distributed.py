@@ -1,17 +1,22 @@
-"""Rows of all ranks on every rank: a gather that keeps the gradient and takes batches of different sizes.
+"""Ranks that agree: their rows on every rank, gradients averaged, and a check that a module has one state on all of them.
 
 Everything here uses the default process group; without one there is one rank.
 """
 
+import hashlib
 import os
 import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from hardneg_plugin.errors import UserError
 
 
 def world_size() -> int:
@@ -41,6 +46,99 @@ def from_first_rank(values: Tensor) -> Tensor:
         values = values.contiguous()
         dist.broadcast(values, src=0)
     return values
+
+
+@torch.no_grad()
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over the ranks, in place, where no wrapper of the model does so; one collective per dtype.
+
+    Call it on all ranks after a backward pass and before gradients are clipped. It may follow each of several accumulated backward
+    passes: the mean of a mean is the mean. A rank without a gradient counts as zero; without one on any rank there is none.
+
+    Args:
+        parameters: the same ones in the same order on all ranks; frozen and sharded ones (`DTensor`) are left out.
+
+    >>> weight = nn.Parameter(torch.ones(2))
+    >>> (3 * weight).sum().backward()
+    >>> average_gradients([weight])  # one rank: as it was
+    >>> weight.grad
+    tensor([3., 3.])
+    """
+    if world_size() == 1:
+        return
+    by_dtype: dict[torch.dtype, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        if parameter.requires_grad and not isinstance(parameter, DTensor):
+            by_dtype.setdefault(parameter.dtype, []).append(parameter)
+    for alike in by_dtype.values():
+        gradients = [p.new_zeros(p.shape) if p.grad is None else p.grad for p in alike]
+        exist = alike[0].new_tensor([float(p.grad is not None) for p in alike])
+        *sums, ranks_with_one = _summed([*gradients, exist])
+        for parameter, total, ranks in zip(alike, sums, ranks_with_one.tolist(), strict=True):
+            if ranks:
+                mean = total / world_size()
+                parameter.grad = mean if parameter.grad is None else parameter.grad.copy_(mean)
+
+
+def _summed(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The sums over the ranks of tensors of one dtype and device; one collective."""
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    dist.all_reduce(flat)
+    return [
+        part.view_as(tensor) for part, tensor in zip(flat.split([t.numel() for t in tensors]), tensors, strict=True)
+    ]
+
+
+@torch.no_grad()
+def check_agreement(module: nn.Module, name: str, device: torch.device | None = None) -> None:
+    """Check that parameters, buffers and extra state of a module are the same on all ranks, bit for bit; one collective.
+
+    Sharded parameters (`DTensor`) differ by design and are left out. The check reads the whole state once.
+
+    Args:
+        module: the same one on all ranks.
+        name: of the module, for the message.
+        device: of the collective; None: that of the module's first parameter, or the CPU.
+
+    Raises:
+        UserError: on all ranks, if two ranks differ.
+
+    >>> check_agreement(nn.Linear(2, 2), "head")
+    """
+    if world_size() == 1:
+        return
+    if device is None:
+        device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    state = {key: value for key, value in module.state_dict().items() if not isinstance(value, DTensor)}
+    digests = torch.tensor([_digest(value) for value in state.values()] or [0], device=device)
+    bounds = torch.stack([digests, -digests])
+    dist.all_reduce(bounds, op=dist.ReduceOp.MAX)
+    differ = [key for key, is_one in zip(state, (bounds[0] == -bounds[1]).tolist(), strict=False) if not is_one]
+    if differ:
+        raise UserError(
+            f"{name}: expected the same values on all {world_size()} ranks, but {', '.join(differ)} differ: nothing averages "
+            "their gradients, or ranks began with different values or saw a different number of batches."
+        )
+
+
+def _digest(value: Any) -> int:
+    """63 bits of a hash over tensors, nested in mappings and sequences, and plain values."""
+    digest = hashlib.blake2b(digest_size=8)
+    _feed(digest, value)
+    return int.from_bytes(digest.digest(), "big") >> 1
+
+
+def _feed(digest: Any, value: Any) -> None:
+    if isinstance(value, Tensor):
+        digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    elif isinstance(value, Mapping):
+        _feed(digest, list(value.items()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _feed(digest, item)
+    else:
+        digest.update(repr(value).encode())
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ class FeaturePaths:
         if root in _ROOTS:
             return pick(batch if root == "batch" else outputs, keys, f"{name}={path!r}: {root}")
         _, keys = find_module(host, path, name)
-        module, called = _module_of(path, keys), calls[path]
+        module, called = _module_of(path, keys), calls.get(path, [])
         if not called or (len(called) != 1 and (isinstance(where, str) or where.calls is None)):
             often = "at least once" if isinstance(where, Feature) and where.calls is not None else "once"
             several = f'Give Feature({path!r}, calls="mean"), calls="last", calls="stack" or the number of a call.'

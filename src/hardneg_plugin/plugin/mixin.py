@@ -14,7 +14,7 @@ from hardneg_plugin.errors import UserError
 from hardneg_plugin.objectives import HardNegativeObjective, ObjectiveOutput, PairEmbeddings
 from hardneg_plugin.objectives.schedule import TrainingProgress
 from hardneg_plugin.plugin.lightning_hosts import lightning_module_of
-from hardneg_plugin.plugin.signatures import constructor_shown_as, step_shown_as
+from hardneg_plugin.plugin.signatures import constructor_shown_as, names_in_own_methods, step_shown_as
 
 # The mixin stands before a LightningModule of either package in the bases, and takes its methods from there.
 _Host: Any = Any if TYPE_CHECKING else object
@@ -56,11 +56,13 @@ class HardNegativeMixin(_Host):
     >>> model = HardNegativeHost(hard_negatives=HardNegativeObjective())
 
     Raises:
-        UserError: at the start of training, if the host optimises manually or takes `dataloader_iter`, no optimizer holds the
-            parameters of the objective, or its schedule counts in fractions of a training without an end.
+        UserError: at the start of training, if the host optimises manually without `with_hard_negatives` or takes
+            `dataloader_iter`, no optimizer holds the parameters of the objective, or its schedule counts in fractions of a training
+            without an end.
     """
 
     hard_negatives: HardNegativeObjective
+    _added = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -88,6 +90,27 @@ class HardNegativeMixin(_Host):
             f"{type(self).__name__} must define embed(self, batch, outputs) -> PairEmbeddings(images=(B, D), reports=(B, D), ...)."
         )
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def with_hard_negatives(self, loss: Tensor, batch: Any, outputs: Any) -> Tensor:
+        """A loss of the host with the weighted terms of the objective, for a `training_step` that optimises manually.
+
+        Call it there before `manual_backward`, with the loss of the generator: nothing is added to what such a step returns.
+
+        Args:
+            loss: scalar.
+            batch: as `embed` gets it.
+            outputs: for `embed`, whatever it needs from the step.
+
+        >>> def training_step(self, batch, batch_idx):
+        ...     outputs = self.generator(batch)
+        ...     loss = self.with_hard_negatives(outputs["loss"], batch, outputs)
+        ...     self.manual_backward(loss)
+        """
+        self._added = True
+        pairs = self.embed(batch, outputs)
+        statements = self.embed_statements(batch, outputs) if self.hard_negatives.statement_texts else None
+        return self._with_terms(loss, pairs, statements)
+
     def embed_statements(self, batch: Any, outputs: Any) -> Tensor | None:
         """Features `(2, Q, D)` of the objective's `statement_texts`, pooled as reports are; called if there are such texts.
 
@@ -100,7 +123,10 @@ class HardNegativeMixin(_Host):
     @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """The host's step, with the terms of the objective added to its loss."""
+        self._added = False
         outputs = self._host_step(*args, **kwargs)
+        if self._added or not self.automatic_optimization:
+            return outputs
         report_loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if report_loss is None:  # Lightning skips the batch, or raises its error for a mapping without a loss
             return outputs
@@ -108,13 +134,7 @@ class HardNegativeMixin(_Host):
         batch = args[0] if args else next(iter(inspect.signature(self.training_step).bind(**kwargs).arguments.values()))
         pairs = self.embed(batch, outputs)
         statements = self.embed_statements(batch, outputs) if self.hard_negatives.statement_texts else None
-        terms = self._terms(pairs, statements, report_loss)
-        weights = self.hard_negatives.weights
-        loss = (
-            weights.report * report_loss
-            + weights.alignment * terms.alignment_loss
-            + weights.separation * terms.separation_loss
-        )
+        loss = self._with_terms(report_loss, pairs, statements)
         return {**outputs, "loss": loss} if isinstance(outputs, Mapping) else loss
 
     def on_fit_start(self) -> None:
@@ -126,10 +146,11 @@ class HardNegativeMixin(_Host):
                 f"{name}.training_step takes dataloader_iter, so it fetches batches itself, but hard negatives need the batch: "
                 "let it take (self, batch) or (self, batch, batch_idx)."
             )
-        if not self.automatic_optimization:
+        if not self.automatic_optimization and not names_in_own_methods(type(self), "with_hard_negatives"):
             raise UserError(
-                f"{name} optimises manually, but HardNegativeMixin adds to the loss that training_step returns: "
-                "set automatic_optimization to True, or call self.hard_negatives(pairs, progress) in your own step."
+                f"{name} optimises manually, but none of its methods adds the terms of the objective: "
+                "set automatic_optimization to True, or call loss = self.with_hard_negatives(loss, batch, outputs) "
+                "in its training_step before manual_backward."
             )
         held = {
             id(p) for optimizer in self.trainer.optimizers for group in optimizer.param_groups for p in group["params"]
@@ -181,6 +202,16 @@ class HardNegativeMixin(_Host):
     def _host_step(self, *args: Any, **kwargs: Any) -> Any:
         return super().training_step(*args, **kwargs)
 
+    def _with_terms(self, report_loss: Tensor, pairs: PairEmbeddings, statements: Tensor | None) -> Tensor:
+        terms = self._terms(pairs, statements, report_loss)
+        weights = self.hard_negatives.weights
+        loss: Tensor = (
+            weights.report * report_loss
+            + weights.alignment * terms.alignment_loss
+            + weights.separation * terms.separation_loss
+        )
+        return loss
+
     def _default_objective(self) -> HardNegativeObjective:
         return HardNegativeObjective()
 
@@ -202,7 +233,13 @@ class HardNegativeMixin(_Host):
     def _progress(self) -> TrainingProgress:
         total = self.trainer.estimated_stepping_batches
         step = self.trainer.global_step
-        fraction = 0.0 if math.isinf(total) else min(1.0, step / max(total, 1))
+        done = 0.0 if math.isinf(total) else step / max(total, 1)
+        if not self.automatic_optimization and not math.isinf(total):
+            # each optimizer's steps count in global_step and in max_steps, but not in the estimate, which counts batches
+            step = self.trainer.fit_loop.total_batch_idx
+            of_steps = self.trainer.global_step / self.trainer.max_steps if self.trainer.max_steps > 0 else 0.0
+            done = max(step / max(total, 1), of_steps)
+        fraction = min(1.0, done)
         return TrainingProgress(step=step, epoch=self.trainer.current_epoch, fraction=fraction)
 
 

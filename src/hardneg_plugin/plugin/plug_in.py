@@ -143,6 +143,7 @@ class _Plugged(HardNegativeMixin):
 
     _plug: ClassVar[_Plug]
     _calls: Calls = {}  # noqa: RUF012 - replaced, never changed
+    _in_step = False
 
     def embed(self, batch: Any, outputs: Any) -> PairEmbeddings:
         """The features of this step."""
@@ -169,13 +170,19 @@ class _Plugged(HardNegativeMixin):
     @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]
     def _host_step(self, *args: Any, **kwargs: Any) -> Any:
         with recorded(self._plug.features.modules(self)) as calls:
-            outputs = super()._host_step(*args, **kwargs)
-        self._calls = {} if outputs is None else calls
+            self._calls, self._in_step = calls, True
+            try:
+                outputs = super()._host_step(*args, **kwargs)
+            finally:
+                self._in_step = False
+        if outputs is None or self._added:
+            self._calls = {}
         return outputs
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _terms(self, pairs: PairEmbeddings, statements: Tensor | None, report_loss: Tensor) -> ObjectiveOutput:
-        self._calls = {}  # everything is read
+        if not self._in_step:
+            self._calls = {}  # everything is read
         terms: ObjectiveOutput = super()._terms(pairs, statements, report_loss)
         return terms
 

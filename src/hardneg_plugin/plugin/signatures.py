@@ -1,8 +1,8 @@
-"""Methods that show the signature of another: Lightning reads the arguments of a step and of a constructor."""
+"""Signatures and code of a host's methods: Lightning reads the arguments of a step and of a constructor."""
 
 import inspect
 from collections.abc import Callable
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any, cast
 
 
@@ -32,6 +32,25 @@ def constructor_shown_as(
     """
     arguments = [*inspect.signature(hosts).parameters.values(), inspect.signature(constructor).parameters[keyword]]
     return _shown_as(constructor, inspect.Signature(sorted(arguments, key=lambda argument: argument.kind)))
+
+
+def names_in_own_methods(kind: type, name: str) -> bool:
+    """Whether code of a class, of its bases or of functions within their methods names an attribute.
+
+    Args:
+        kind: a class; of its bases, those that this package and Lightning define don't count.
+        name: of the attribute.
+    """
+    foreign = ("hardneg_plugin.plugin.", "pytorch_lightning.", "lightning.", "torch.")
+    own = [base for base in kind.__mro__ if not base.__module__.startswith(foreign)]
+    methods = (
+        inspect.unwrap(value) for base in own for value in vars(base).values() if isinstance(value, FunctionType)
+    )
+    return any(_names(method.__code__, name) for method in methods)
+
+
+def _names(code: CodeType, name: str) -> bool:
+    return name in code.co_names or any(_names(one, name) for one in code.co_consts if isinstance(one, CodeType))
 
 
 def _shown_as(method: Callable[..., Any], signature: inspect.Signature) -> FunctionType:

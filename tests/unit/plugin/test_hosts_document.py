@@ -1,0 +1,141 @@
+"""Every block of docs/HOSTS.md runs, and does what the text says. Recipes of published generators: test_published_hosts.py."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hardneg_plugin import HardNegativeObjective, plug_in
+from hardneg_plugin.objectives.schedule import Constant
+from hardneg_plugin.plugin.feature_paths import FeaturePaths, recorded
+
+sys.path.append(str(Path(__file__).parent))
+import hosts_document
+import plugged_hosts
+import published_hosts
+from hosts_document import run
+from plugged_hosts import PLACES, loader, trainer
+
+TESTED_HERE = {
+    "Plug into your module",
+    "Lightning",
+    "accelerate, or a loop by hand",
+    "Features",
+    "Few studies per device",
+}
+
+
+class ReturnsFeatures(plugged_hosts.Captioner):
+    """A host that returns pooled features of width 16."""
+
+    def __init__(self):
+        super().__init__(width=16)
+
+    def training_step(self, batch, batch_idx):
+        patches = self.encoder(batch["images"]).mean(1)
+        words = self.decoder["norm"](self.decoder["words"](batch["tokens"])).mean(1)
+        return {"loss": (patches - words).square().mean(), "pooled": patches, "words": words}
+
+
+def objective(**options):
+    return HardNegativeObjective(
+        **{"image_width": 16, "report_width": 16, "width": 8, "schedule": Constant(hardness=0.5), **options}
+    )
+
+
+def logged(run):
+    return run.callback_metrics["train/alignment_loss"].item()
+
+
+def test_every_block_has_its_test():
+    of_recipes = set(hosts_document.blocks()) - TESTED_HERE
+    assert set(hosts_document.blocks()) >= TESTED_HERE
+    assert all(f"### {heading}\n" in hosts_document.TEXT for heading in of_recipes)
+
+
+def test_the_objective_and_both_ways_of_lightning(tmp_path):
+    (names,) = [run("Plug into your module")]
+    fitted = trainer(tmp_path, max_epochs=1)
+    model = plugged_hosts.Captioner(width=16)
+    run("Lightning", 0, model=model, objective=names["objective"], trainer=fitted, loader=loader())
+    assert logged(fitted) > 0
+    assert type(model).__name__ == "HardNegativeCaptioner"
+
+    again = trainer(tmp_path, max_epochs=1)
+    subclassed = run("Lightning", 1, Captioner=ReturnsFeatures, objective=objective())["model"]
+    again.fit(subclassed, loader())
+    assert logged(again) > 0
+
+
+def pairs_of(host, batch, **places):
+    """The features of one step of a host, without dropout."""
+    features = FeaturePaths(**places)
+    host.eval()
+    with recorded(features.modules(host)) as calls:
+        outputs = host.training_step(batch, 0)
+    return features.pairs(host, batch, outputs, calls)
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to")  # log without a trainer
+def test_each_feature_is_what_the_text_says_of_it():
+    views_once, views_kept, fourth, last, behind_a_prefix, masked = range(6)
+    torch.manual_seed(1)
+    studies = published_hosts.studies()
+    batch = published_hosts.r2gengpt_batch(studies)
+    host = published_hosts.R2GenGPT(published_hosts.r2gengpt_arguments())
+    texts = [f"{text} [EOS]" for text in batch["input_text"]]
+    lengths = [len(text.split()) for text in texts]
+    mask = torch.tensor([[position < length for position in range(11)] for length in lengths])
+    states = []
+    host.llama_model.model.norm.register_forward_hook(lambda module, arguments, output: states.append(output))
+
+    def pairs(number, name, other, **places):
+        feature = run("Features", number)[name]
+        return pairs_of(host, batch, **{name: feature, **other}, **places)
+
+    views = [host.eval().visual_encoder(view).last_hidden_state for view in batch["image"]]
+    once = pairs(views_once, "images", {"reports": "llama_proj"})
+    torch.testing.assert_close(once.regions, (views[0] + views[1]) / 2)
+    kept = pairs(views_kept, "images", {"reports": "llama_proj"})
+    torch.testing.assert_close(kept.regions, torch.cat(views, dim=1))
+
+    for number in (fourth, last):
+        found = pairs(number, "reports", {"images": "llama_proj"}, report_mask=lambda batch, outputs: mask)
+        for row, text in zip(found.reports, texts, strict=True):
+            ids = host.llama_tokenizer(text, add_special_tokens=False).input_ids
+            torch.testing.assert_close(row, sum(host.embed_tokens.weight[word] for word in ids) / len(ids))
+
+    found = pairs(behind_a_prefix, "reports", {"images": "llama_proj"}, report_mask=lambda batch, outputs: mask)
+    assert states[-1].shape[1] > mask.shape[1]
+    for row, of_a_study, length in zip(found.reports, states[-1], lengths, strict=True):
+        torch.testing.assert_close(row, of_a_study[-11:][:length].mean(0))
+
+    batch, host = published_hosts.cxrmate_batch(studies), published_hosts.CXRMate()
+    found = pairs(masked, "images", {"reports": "encoder_decoder.decoder.bert.embeddings"})
+    encoded = host.encoder_decoder.encoder(batch["images"]).last_hidden_state
+    for number, (row, patches) in enumerate(zip(found.images, encoded, strict=True)):
+        torch.testing.assert_close(row, patches[: len(patches) // (1 + number % 2)].mean(0))
+
+
+def test_the_loop_by_hand_trains_host_and_objective():
+    before = hosts_document.Loop().state_dict()
+    after = hosts_document.loop_by_hand(batch_size=8)
+    assert not torch.equal(after["encoder.weight"], before["encoder.weight"])
+    assert not torch.equal(after["objective.log_scales"], objective().log_scales)
+
+
+@pytest.mark.slow
+def test_two_processes_loop_as_one_with_all_their_studies(tmp_path):
+    alone = hosts_document.loop_by_hand(batch_size=8)
+    for together in hosts_document.loop_in_two_processes(tmp_path):
+        assert together.keys() == alone.keys()
+        for name, value in alone.items():
+            torch.testing.assert_close(together[name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_a_queue_finds_negatives_for_one_study_at_a_time(tmp_path):
+    model, fitted = plugged_hosts.Captioner(width=16), trainer(tmp_path, max_epochs=1)
+    plug_in(model, run("Few studies per device")["objective"], **PLACES)
+    fitted.fit(model, loader(batch_size=1))
+    assert fitted.callback_metrics["train/negatives_found"] == 1

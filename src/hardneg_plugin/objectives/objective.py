@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -91,6 +92,9 @@ class HardNegativeObjective(nn.Module):
 
     statement_texts: Sequence[str] = ()
     """Sentences whose features `forward` needs at each step (`GroundedKnowledgeObjective`)."""
+
+    reads_parts: ClassVar[bool] = False
+    """Whether `forward` reads regions and words of `PairEmbeddings`; where it does not, `chunks` leave them out."""
 
     def __init__(
         self,

@@ -43,6 +43,7 @@ class FeaturePaths:
     facts: Where | None = None
     statements: Where | None = None
     negatives: Where | None = None
+    chunk_weight: Where | None = None
 
     def __post_init__(self) -> None:
         for name, where in vars(self).items():

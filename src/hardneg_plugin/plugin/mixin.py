@@ -4,7 +4,7 @@ import inspect
 import math
 from collections.abc import Mapping, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,16 +13,19 @@ from hardneg_plugin.distributed import mean_over_ranks, warn_on_first_rank
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.objectives import HardNegativeObjective, ObjectiveOutput, PairEmbeddings
 from hardneg_plugin.objectives.schedule import TrainingProgress
+from hardneg_plugin.plugin.batch_parts import Chunks
+from hardneg_plugin.plugin.chunks import check_chunks, warn_of_batch_norm
 from hardneg_plugin.plugin.lightning_hosts import lightning_module_of
+from hardneg_plugin.plugin.negatives_watch import NegativesWatch
 from hardneg_plugin.plugin.signatures import constructor_shown_as, names_in_own_methods, step_shown_as
-
-# The mixin stands before a LightningModule of either package in the bases, and takes its methods from there.
-_Host: Any = Any if TYPE_CHECKING else object
+from hardneg_plugin.plugin.step_in_parts import StepInParts
 
 _NAME = "hard_negatives"
+_KEYWORDS = (_NAME, "chunks")
+"""Keywords of the mixin's constructor that no host gets."""
 
 
-class HardNegativeMixin(_Host):
+class HardNegativeMixin(StepInParts):
     """Add increasingly hard negatives to an existing report generator.
 
     Put it before the host among the bases, define `embed`, and pass the objective. The host keeps its validation, optimizers and
@@ -37,9 +40,16 @@ class HardNegativeMixin(_Host):
     In a checkpoint, `state_dict` loads into the bare host class; the weights of the objective are beside it, under
     `hard_negatives`. From a checkpoint without them the objective starts afresh, with a warning.
 
+    With `chunks=N` the host's step, `embed` and `chunk_weight` run on N parts of the batch under activation checkpointing, and the
+    contrast is over the whole batch: the exact gradient with the activations of one part, for one more forward
+    (`plugin.chunks`). The report loss is the mean over parts, weighted by `chunk_weight`, and what the host logs likewise. Batch
+    norms in training take their statistics from a part.
+
     Args:
-        hard_negatives: the objective, left out of saved hyperparameters; None: `HardNegativeObjective()`. All other arguments go
-            to the host.
+        hard_negatives: the objective, left out of saved hyperparameters; None: `HardNegativeObjective()`. All other arguments but
+            `chunks` go to the host.
+        chunks: into how many parts each batch is split by study, or a callable from the batch to its parts; left out of saved
+            hyperparameters. None: one, the step as it is.
 
     >>> import pytorch_lightning as pl  # or: import lightning.pytorch as pl
     >>> class Host(pl.LightningModule):
@@ -63,6 +73,7 @@ class HardNegativeMixin(_Host):
 
     hard_negatives: HardNegativeObjective
     _added = False
+    _negatives_watch: NegativesWatch | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -71,13 +82,21 @@ class HardNegativeMixin(_Host):
         if cls.training_step is HardNegativeMixin.training_step:
             cls.training_step = step_shown_as(cls.training_step, super().training_step)  # type: ignore
         if cls.__init__ is HardNegativeMixin.__init__:
-            cls.__init__ = constructor_shown_as(cls.__init__, super().__init__, _NAME)  # type: ignore
+            cls.__init__ = constructor_shown_as(cls.__init__, super().__init__, _KEYWORDS)  # type: ignore
 
-    def __init__(self, *args: Any, hard_negatives: HardNegativeObjective | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        hard_negatives: HardNegativeObjective | None = None,
+        chunks: Chunks | None = None,
+        **kwargs: Any,
+    ) -> None:
         # save_hyperparameters reads the arguments of every frame, the outer ones last: those of the host must count
         arguments, kwargs = kwargs, {}
         super().__init__(*args, **arguments)
         self.hard_negatives = self._default_objective() if hard_negatives is None else hard_negatives
+        if chunks is not None:
+            self._chunks = check_chunks(chunks)
 
     def embed(self, batch: Any, outputs: Any) -> PairEmbeddings:
         """Pooled image and report features of a batch, attached to the graph.
@@ -106,6 +125,10 @@ class HardNegativeMixin(_Host):
         ...     loss = self.with_hard_negatives(outputs["loss"], batch, outputs)
         ...     self.manual_backward(loss)
         """
+        if self._part_log is not None:
+            raise UserError(
+                "with_hard_negatives contrasts a part of the batch only, where chunks contrast all: leave it out."
+            )
         self._added = True
         pairs = self.embed(batch, outputs)
         statements = self.embed_statements(batch, outputs) if self.hard_negatives.statement_texts else None
@@ -123,19 +146,23 @@ class HardNegativeMixin(_Host):
     @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """The host's step, with the terms of the objective added to its loss."""
-        self._added = False
-        outputs = self._host_step(*args, **kwargs)
-        if self._added or not self.automatic_optimization:
-            return outputs
-        report_loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if report_loss is None:  # Lightning skips the batch, or raises its error for a mapping without a loss
-            return outputs
         # the first argument, whatever its name is
-        batch = args[0] if args else next(iter(inspect.signature(self.training_step).bind(**kwargs).arguments.values()))
-        pairs = self.embed(batch, outputs)
-        statements = self.embed_statements(batch, outputs) if self.hard_negatives.statement_texts else None
-        loss = self._with_terms(report_loss, pairs, statements)
-        return {**outputs, "loss": loss} if isinstance(outputs, Mapping) else loss
+        name = None if args else next(iter(inspect.signature(self.training_step).bind(**kwargs).arguments))
+        batch = args[0] if name is None else kwargs[name]
+        self._added = False
+        if self._chunks == 1:
+            outputs = self._host_step(*args, **kwargs)
+            if self._added or not self.automatic_optimization:
+                return outputs
+            whole = self._read(batch, outputs)
+        elif name is None:
+            whole = self._in_parts(batch, lambda part: self._host_step(part, *args[1:], **kwargs))
+        else:
+            whole = self._in_parts(batch, lambda part: self._host_step(**{**kwargs, name: part}))
+        if whole.loss is None or whole.pairs is None:
+            return whole.outputs
+        loss = self._with_terms(whole.loss, whole.pairs, whole.statements)
+        return {**whole.outputs, "loss": loss} if isinstance(whole.outputs, Mapping) else loss
 
     def on_fit_start(self) -> None:
         """Check that the objective can be trained, before the first step."""
@@ -152,6 +179,10 @@ class HardNegativeMixin(_Host):
                 "set automatic_optimization to True, or call loss = self.with_hard_negatives(loss, batch, outputs) "
                 "in its training_step before manual_backward."
             )
+        if self._chunks != 1:
+            if not self.automatic_optimization:
+                raise UserError(f"chunks={self._chunks}: {name} optimises manually, within its step: set chunks to 1.")
+            warn_of_batch_norm(self)
         held = {
             id(p) for optimizer in self.trainer.optimizers for group in optimizer.param_groups for p in group["params"]
         }
@@ -162,6 +193,7 @@ class HardNegativeMixin(_Host):
                 f"No optimizer holds the objective's parameters {', '.join(left_out)}: let {name}."
                 "configure_optimizers pass self.parameters(), or self.hard_negatives.parameters() in a further group."
             )
+        self._negatives_watch = NegativesWatch()
         if self.hard_negatives.schedule.unit == "fraction" and math.isinf(self.trainer.estimated_stepping_batches):
             raise UserError(
                 "schedule.unit is fraction, but training has no end: set trainer.max_epochs or max_steps, "
@@ -179,7 +211,7 @@ class HardNegativeMixin(_Host):
         ignore = [ignore] if isinstance(ignore, str) else list(ignore or ())
         current = inspect.currentframe()
         frame = frame or (current.f_back if current else None)
-        super().save_hyperparameters(*args, ignore=[*ignore, _NAME], frame=frame, logger=logger)
+        super().save_hyperparameters(*args, ignore=[*ignore, *_KEYWORDS], frame=frame, logger=logger)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the host's weights in the state dict, and put those of the objective beside it."""
@@ -218,7 +250,8 @@ class HardNegativeMixin(_Host):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _terms(self, pairs: PairEmbeddings, statements: Tensor | None, report_loss: Tensor) -> ObjectiveOutput:
         given = {} if statements is None else {"statements": statements}
-        terms: ObjectiveOutput = self.hard_negatives(pairs, self._progress(), **given)
+        progress = self._progress()
+        terms: ObjectiveOutput = self.hard_negatives(pairs, progress, **given)
         values = {
             "report_loss": report_loss,
             "alignment_loss": terms.alignment_loss,
@@ -226,7 +259,10 @@ class HardNegativeMixin(_Host):
             **terms.logs,
         }
         local = [value.detach().to(report_loss.device, torch.float32).reshape(()) for value in values.values()]
-        for name, mean in zip(values, mean_over_ranks(torch.stack(local)).unbind(), strict=True):
+        means = dict(zip(values, mean_over_ranks(torch.stack(local)).unbind(), strict=True))
+        if self._negatives_watch is not None:
+            self._negatives_watch(means["negatives_found"], len(pairs.images), self.hard_negatives, progress)
+        for name, mean in means.items():
             self.log(f"train/{name}", mean, batch_size=len(pairs.images))
         return terms
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.objectives import HardNegativeObjective, ObjectiveOutput, PairEmbeddings
+from hardneg_plugin.plugin.batch_parts import Chunks
+from hardneg_plugin.plugin.chunks import check_chunks
 from hardneg_plugin.plugin.feature import Where
 from hardneg_plugin.plugin.feature_paths import Calls, FeaturePaths, recorded
 from hardneg_plugin.plugin.lightning_hosts import PACKAGES, lightning_module_of, overrides
@@ -37,6 +39,8 @@ def plug_in(
     facts: Where | None = None,
     statements: Where | None = None,
     negatives: Where | None = None,
+    chunks: Chunks = 1,
+    chunk_weight: Where | None = None,
 ) -> Host:
     """Add increasingly hard negatives to the training of any report generator, without a change to its code.
 
@@ -63,6 +67,9 @@ def plug_in(
         facts: `(B, Q)`, as of `PairEmbeddings`, for `GroundedKnowledgeObjective`.
         statements: `(2, Q, D)` pooled report features of its `statement_texts`, for `GroundedKnowledgeObjective`.
         negatives: features of paired studies as `PairEmbeddings`, for the source `Paired`.
+        chunks: into how many parts each batch is split, as of `HardNegativeMixin`; a callable place then gets a part.
+        chunk_weight: a place whose sum weighs the loss of a part, such as a mask of tokens where the host takes a mean over tokens;
+            None: the number of studies.
 
     Raises:
         UserError: a path that leads nowhere (at the start of training if the host makes its modules in `configure_model` or
@@ -79,12 +86,24 @@ def plug_in(
     >>> model = plug_in(Host(), HardNegativeObjective(), images="image", reports="text", study_ids="batch.id")
     """
     features = FeaturePaths(
-        images, reports, image_mask, report_mask, study_ids, patient_ids, texts, labels, facts, statements, negatives
+        images=images,
+        reports=reports,
+        image_mask=image_mask,
+        report_mask=report_mask,
+        study_ids=study_ids,
+        patient_ids=patient_ids,
+        texts=texts,
+        labels=labels,
+        facts=facts,
+        statements=statements,
+        negatives=negatives,
+        chunk_weight=chunk_weight,
     )
+    check_chunks(chunks)
     objective = HardNegativeObjective() if hard_negatives is None else hard_negatives
     if isinstance(host, type):
         _check_host(host)
-        plugged: Host = _Plug(host, objective, features).plugged_class
+        plugged: Host = _Plug(host, objective, features, chunks).plugged_class
         return plugged
     _check_host(type(host))
     if "training_step" in vars(host):
@@ -97,7 +116,7 @@ def plug_in(
     if not any(overrides(host, hook) for hook in ("configure_model", "setup")):  # else modules may come later
         features.modules(host)
     # the class keeps an untrained objective for further instances, such as those of load_from_checkpoint
-    host.__class__ = _Plug(type(host), deepcopy(objective), features).plugged_class
+    host.__class__ = _Plug(type(host), deepcopy(objective), features, chunks).plugged_class
     host.hard_negatives = objective
     return host
 
@@ -119,10 +138,13 @@ class _Plug:
     host: type[nn.Module]
     objective: HardNegativeObjective
     features: FeaturePaths
+    chunks: Chunks
 
     @cached_property
     def plugged_class(self) -> Any:
-        body = {"_plug": self, "__module__": self.host.__module__, "__doc__": self.host.__doc__}
+        # not a function as attribute of a class, which would be a method
+        chunks = staticmethod(self.chunks) if callable(self.chunks) else self.chunks
+        body = {"_plug": self, "_chunks": chunks, "__module__": self.host.__module__, "__doc__": self.host.__doc__}
         return types.new_class(
             f"HardNegative{self.host.__name__}", (_Plugged, self.host), exec_body=lambda names: names.update(body)
         )
@@ -131,7 +153,12 @@ class _Plug:
         return self  # a copied model is of the same class
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return _Plug, (self.host, self.objective, self.features)  # without the class, which cannot be pickled by name
+        return _Plug, (
+            self.host,
+            self.objective,
+            self.features,
+            self.chunks,
+        )  # without the class, which cannot be pickled by name
 
     def blank(self) -> Any:
         """An instance without state, for unpickling."""
@@ -154,6 +181,11 @@ class _Plugged(HardNegativeMixin):
         """The features of the objective's statements, where a place is given."""
         statements: Tensor | None = self._plug.features.read("statements", self, batch, outputs, self._calls)
         return statements
+
+    def chunk_weight(self, batch: Any, outputs: Any) -> Tensor | float | None:
+        """The sum of the value at the place `chunk_weight`, where one is given."""
+        weight = self._plug.features.read("chunk_weight", self, batch, outputs, self._calls)
+        return weight.sum() if isinstance(weight, Tensor) else weight
 
     def configure_optimizers(self) -> Any:
         """The host's optimizers and schedulers, with the parameters of the objective in a further group."""
@@ -185,6 +217,9 @@ class _Plugged(HardNegativeMixin):
             self._calls = {}  # everything is read
         terms: ObjectiveOutput = super()._terms(pairs, statements, report_loss)
         return terms
+
+    def _forget_step(self) -> None:
+        self._calls = {}
 
     def _default_objective(self) -> HardNegativeObjective:
         return deepcopy(self._plug.objective)

@@ -1,7 +1,7 @@
 """Signatures and code of a host's methods: Lightning reads the arguments of a step and of a constructor."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import CodeType, FunctionType
 from typing import Any, cast
 
@@ -21,16 +21,17 @@ def step_shown_as(step: Callable[..., Any], hosts: Callable[..., Any]) -> Callab
 
 
 def constructor_shown_as(
-    constructor: Callable[..., Any], hosts: Callable[..., Any], keyword: str
+    constructor: Callable[..., Any], hosts: Callable[..., Any], keywords: Sequence[str]
 ) -> Callable[..., Any]:
-    """A copy of a constructor with the host's signature and one more keyword, by which `load_from_checkpoint` passes arguments.
+    """A copy of a constructor with the host's signature and further keywords, by which `load_from_checkpoint` passes arguments.
 
     Args:
-        constructor: takes any arguments and `keyword`.
+        constructor: takes any arguments and `keywords`.
         hosts: the host's constructor.
-        keyword: of `constructor`.
+        keywords: of `constructor`.
     """
-    arguments = [*inspect.signature(hosts).parameters.values(), inspect.signature(constructor).parameters[keyword]]
+    own = inspect.signature(constructor).parameters
+    arguments = [*inspect.signature(hosts).parameters.values(), *(own[keyword] for keyword in keywords)]
     return _shown_as(constructor, inspect.Signature(sorted(arguments, key=lambda argument: argument.kind)))
 
 

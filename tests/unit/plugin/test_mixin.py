@@ -187,6 +187,7 @@ def test_lightning_sees_the_signatures_of_the_host():
     assert [*inspect.signature(Plugged.__init__).parameters] == [
         *inspect.signature(Host.__init__).parameters,
         "hard_negatives",
+        "chunks",
     ]
     # those of the host and of the mixin stay as they were
     assert names(OnlyBatch.training_step)[0] == ["self", "studies"]

@@ -60,6 +60,8 @@ class GroundedKnowledgeObjective(HardNegativeObjective):
 
     is_swap: Tensor
 
+    reads_parts = True
+
     def __init__(
         self,
         *,

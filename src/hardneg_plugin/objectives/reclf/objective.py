@@ -54,6 +54,8 @@ class RelationEnhancedObjective(HardNegativeObjective):
         UserError: a number out of its range.
     """
 
+    reads_parts = True
+
     def __init__(
         self,
         *,

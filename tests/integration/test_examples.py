@@ -23,6 +23,7 @@ LEAST_GAIN = {
     "ground_what_is_known": 0.04,
     "own_hydra_app": 0.06,
     "wrap_huggingface": 0.02,
+    "wrap_manual_optimisation": 0.1,
     "wrap_vlm_lora": 0.02,
     "wrap_without_touching": 0.06,
     "wrap_your_module": 0.06,

@@ -22,6 +22,7 @@ TESTED_HERE = {
     "Lightning",
     "accelerate, or a loop by hand",
     "Features",
+    "Manual optimisation",
     "Few studies per device",
 }
 
@@ -132,6 +133,15 @@ def test_two_processes_loop_as_one_with_all_their_studies(tmp_path):
         assert together.keys() == alone.keys()
         for name, value in alone.items():
             torch.testing.assert_close(together[name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_manual_optimisation_trains_the_objective(tmp_path):
+    make = run("Manual optimisation", Captioner=ReturnsFeatures)["ManualCaptioner"]
+    model, fitted = make(hard_negatives=objective()), trainer(tmp_path, max_epochs=1)
+    before = objective().log_scales.clone()
+    fitted.fit(model, loader())
+    assert logged(fitted) > 0
+    assert not torch.equal(model.hard_negatives.log_scales, before)
 
 
 def test_a_queue_finds_negatives_for_one_study_at_a_time(tmp_path):

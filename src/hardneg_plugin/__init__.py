@@ -1,8 +1,9 @@
 """Increasingly hard negatives for chest X-ray report generation, as a plug-in for any LightningModule."""
 
 from hardneg_plugin.objectives import HardNegativeObjective, PairEmbeddings
+from hardneg_plugin.plugin.describe import describe
 from hardneg_plugin.plugin.feature import Feature
 from hardneg_plugin.plugin.mixin import HardNegativeMixin
 from hardneg_plugin.plugin.plug_in import plug_in
 
-__all__ = ["Feature", "HardNegativeMixin", "HardNegativeObjective", "PairEmbeddings", "plug_in"]
+__all__ = ["Feature", "HardNegativeMixin", "HardNegativeObjective", "PairEmbeddings", "describe", "plug_in"]

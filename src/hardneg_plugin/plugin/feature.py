@@ -132,6 +132,8 @@ def check_place(name: str, where: Any) -> None:
     """
     if isinstance(where, Feature):
         return
+    if where == "?":
+        raise UserError(f"{name}='?': print(hardneg_plugin.describe(host, batch)) lists the places to choose from.")
     if not callable(where) and (not isinstance(where, str) or "" in where.split(".")):
         raise UserError(
             f"{name}: expected a path such as 'encoder.1', 'batch.mask' or 'outputs.pooled', a Feature, "

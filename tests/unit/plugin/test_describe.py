@@ -1,0 +1,201 @@
+"""The table of places: what it lists, that they are right, and that the host stays as it was."""
+
+import copy
+import random
+import sys
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from hardneg_plugin import Feature, HardNegativeMixin, HardNegativeObjective, describe, plug_in
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.plugin.feature_paths import FeaturePaths, recorded
+
+sys.path.append(str(Path(__file__).parent))
+from plugged_hosts import PLACES, Captioner, loader, trainer
+
+
+def rows(table):
+    """By path, the other columns."""
+    lines = [line.split("  ") for line in table.splitlines()[2:] if "  " in line]
+    cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
+    return {path: tuple(rest) for path, *rest in cells}
+
+
+def test_the_table_of_a_host():
+    expected = """\
+Captioner, a step with 4 studies:
+path          calls  shape            gradient
+encoder       1      (4, 5, 8)        yes       per position
+encoder.0     1      (4, 5, 8)        yes       per position
+encoder.1     1      (4, 5, 8)        yes       per position
+decoder.words 1      (4, 6, 8)        yes       per position
+decoder.norm  1      (4, 6, 8)        yes       per position
+batch.id             (4,) str         no        identities
+batch.images         (4, 5, 4)        no        per position
+batch.tokens         (4, 6) int64     no        mask or token ids
+batch.mask           (4, 6) bool      no        mask or token ids"""
+    table = describe(Captioner(), next(iter(loader())))
+    assert [line.split() for line in table.splitlines()] == [line.split() for line in expected.splitlines()]
+
+
+class Layers(nn.Module):
+    """Frozen layers that repeat, an output with names, views in one batch, a module called for each view, a leap to a list."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(5)).requires_grad_(False)
+        self.named, self.views, self.pooled, self.idle = Named(), nn.Linear(4, 4), nn.Linear(4, 6), nn.Linear(4, 4)
+
+    def forward(self, images, **rest):
+        for layer in self.layers:
+            images = layer(images)
+        self.named(images)
+        self.views(images.repeat(2, 1, 1))
+        self.pooled(images[:, 0])
+        self.pooled(images.mean(1))
+        return SimpleNamespace(kept=images, loss=images.mean())
+
+
+class Named(nn.Module):
+    def forward(self, images):
+        return {"last": images, "all": (images, images, images, images), "map": images.mT[..., None], "more": {"x": 3}}
+
+
+def test_repeated_layers_named_outputs_and_several_calls():
+    batch = {"images": torch.randn(3, 5, 4), "labels": [0, 1, 2], "note": "text", "number": torch.tensor(4.0)}
+    table = describe(Layers(), batch)
+    assert rows(table) == {
+        "layers.4": ("1", "(3, 5, 4)", "no", "per position, the last of 5 alike"),
+        "named.last": ("1", "(3, 5, 4)", "no", "per position"),
+        "named.all.-1": ("1", "(3, 5, 4)", "no", "per position"),
+        "named.map": ("1", "(3, 4, 5, 1)", "no", "per cell of a map"),
+        "pooled": ("2", "(3, 6)", "yes", "per study"),
+        "outputs.kept": ("(3, 5, 4)", "no", "per position"),
+        "batch.images": ("(3, 5, 4)", "no", "per position"),
+        "batch.labels": ("(3,) int", "no", "identities"),
+    }
+    assert "Further modules return tensors whose first size is not 3, as views (6, 5, 4)." in table
+    assert 'Several calls: Feature(path, calls="mean")' in table
+
+
+def test_every_path_of_the_table_leads_to_a_tensor_of_its_shape():
+    host, batch = Layers(), {"images": torch.randn(3, 5, 4), "labels": [0, 1, 2]}
+    found = rows(describe(host, batch))
+    for path, cells in found.items():
+        place = Feature(path, calls="last") if cells[0].isdigit() else path
+        features = FeaturePaths(images=place, reports="pooled")
+        with recorded(features.modules(host)) as calls:
+            outputs = host(**batch)
+        value = features.read("images", host, batch, outputs, calls)
+        assert str(tuple(value.shape) if isinstance(value, torch.Tensor) else (len(value),)) in " ".join(cells)
+    assert len(found) == 8
+
+
+class Leaves(Captioner):
+    """A host whose step changes all that a step could."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.counted, self.kept = nn.BatchNorm1d(4), {}, 0
+        self.frozen = nn.Linear(2, 2)
+        self.frozen.weight.grad = torch.ones(2, 2)
+
+    def training_step(self, batch, batch_idx):
+        self.norm(batch["images"].flatten(0, 1))
+        self.counted[len(self.counted)] = random.random() + numpy.random.rand()  # noqa: NPY002
+        self.kept, self.added = self.kept + 1, True
+        self.frozen.eval()
+        self.log("loss", self.kept)
+        self.log_dict({"a": 1.0})
+        loss = super().training_step(batch, batch_idx)
+        (self.frozen.weight.sum() + loss).backward()
+        batch["images"] = None
+        return loss
+
+
+@pytest.mark.parametrize("plugged", [False, True])
+def test_the_host_and_the_generators_are_as_before(plugged):
+    host = Leaves()
+    if plugged:
+        plug_in(host, HardNegativeObjective(), **PLACES)
+    state, modes = copy.deepcopy(host.state_dict()), [module.training for module in host.modules()]
+    names = set(vars(host))
+    batch = next(iter(loader()))
+    given = dict(batch)
+    generators = torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].copy()  # noqa: NPY002
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # as of log outside a trainer
+        assert "encoder" in rows(describe(host, batch))
+    assert torch.equal(torch.get_rng_state(), generators[0])
+    assert random.getstate() == generators[1]
+    assert (numpy.random.get_state()[1] == generators[2]).all()  # noqa: NPY002
+    assert all(torch.equal(value, state[name]) for name, value in host.state_dict().items())
+    assert [module.training for module in host.modules()] == modes
+    assert set(vars(host)) == names
+    assert (host.counted, host.kept, host.seen) == ({}, 0, [])
+    assert [name for name, p in host.named_parameters() if p.grad is not None] == ["frozen.weight"]
+    assert torch.equal(host.frozen.weight.grad, torch.ones(2, 2))
+    assert batch == given
+    assert not any(module._forward_hooks for module in host.modules())
+
+
+def test_a_training_goes_on_as_without_a_look(tmp_path):
+    runs = []
+    for looks in (False, True):
+        pl.seed_everything(3, verbose=False)
+        model = plug_in(Captioner(), HardNegativeObjective(), **PLACES)
+
+        class Look(pl.Callback):
+            def on_train_batch_start(self, trainer, pl_module, batch, batch_idx, looks=looks):
+                if looks:
+                    assert "hard_negatives" not in describe(pl_module, batch)
+
+        run = trainer(tmp_path, callbacks=[Look()], max_epochs=1)
+        run.fit(model, loader())
+        runs.append((torch.stack(model.seen), run.callback_metrics["train/alignment_loss"]))
+    assert torch.equal(runs[0][0], runs[1][0])
+    assert runs[0][1] == runs[1][1]
+
+
+class NeedsATrainer(Captioner):
+    def training_step(self, batch):
+        loss = self.loss(batch)
+        return loss * self.trainer.global_step
+
+
+class Fails(Captioner):
+    def training_step(self, studies):
+        raise KeyError(studies["image"])
+
+
+def test_a_step_that_fails_is_told_with_what_it_called():
+    batch = next(iter(loader()))
+    table = describe(NeedsATrainer(), batch)
+    assert {"encoder", "decoder.norm", "batch.mask"} <= rows(table).keys()
+    assert "The step failed after these calls. RuntimeError: NeedsATrainer" in table
+    with pytest.raises(UserError, match=r"the step of Fails failed before it called a module: 'image'\. Pass a batch"):
+        describe(Fails(), batch)
+    with pytest.raises(UserError, match=r"describe takes a module, but got a type: pass an instance"):
+        describe(Captioner, batch)
+
+
+class OwnStep(HardNegativeMixin, Captioner):
+    def training_step(self, batch, batch_idx):
+        return self.with_hard_negatives(self.loss(batch), batch, None)
+
+
+def test_a_host_that_adds_the_terms_itself():
+    assert "encoder" in rows(describe(OwnStep(), next(iter(loader()))))
+
+
+def test_places_are_asked_for_by_a_question_mark():
+    message = r"images='\?': print\(hardneg_plugin\.describe\(host, batch\)\) lists the places"
+    with pytest.raises(UserError, match=message):
+        plug_in(Captioner(), **{**PLACES, "images": "?"})

@@ -15,7 +15,7 @@ LISTED = 8
 """Maximum number of names that an error lists."""
 
 
-def read_released(path: Path) -> dict[str, Tensor]:
+def read_released(path: str | Path) -> dict[str, Tensor]:
     """The state dict in a released `.pth` file, read without running code from it.
 
     Args:
@@ -24,6 +24,7 @@ def read_released(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: If the file does not exist, cannot be read, or holds something else.
     """
+    path = Path(path)
     if not path.is_file():
         raise UserError(f"Expected released weights (a .pth file), but {path} is not a file.")
     try:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import reprlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,8 +25,9 @@ def read_neighbours(path: str | Path) -> dict[str, list[str]]:
     - `.parquet`: the columns `study` and `neighbours` of `write_neighbours`;
     - JSON: `{study id: [ids]}`, ids being texts, or integers that are read as texts;
     - JSON: an annotation in the R2Gen layout whose training entries have `neg_report` and `neg_image_path`, as released with
-      ITHN. A negative is the training study with these images, or else the only one with this report. A negative that is no
-      such study, or the study itself, is left out with a warning.
+      ITHN. A negative is the training study with these images, or else the only one with this report, or with one that reads
+      the same once it is cleaned as released. Of several negatives of a study the first counts. A negative that is no such study,
+      or the study itself, is left out with a warning.
 
     Raises:
         UserError: the file is missing, empty or no such table; a study has itself or another one twice as its neighbour; or no
@@ -149,11 +151,11 @@ def _read_annotation(entries: Sequence[Any], file: Path) -> dict[str, list[str]]
             f"Expected neg_report and neg_image_path in the entries of {file}, but none has them: it is an annotation without "
             "negatives. Mine them with hardneg-mine."
         )
-    by_image, by_report = _owners(studies)
+    owners = _owners(studies)
     table: dict[str, list[str]] = {}
     left_out = dict.fromkeys(("unknown", "ambiguous", "the study itself", "without a negative"), 0)
     for study, entry in studies.items():
-        found = _owner(entry, by_image, by_report)
+        found = _owner(entry, *owners)
         reason = "the study itself" if found == {study} else found
         if isinstance(reason, str):
             left_out[reason] += 1
@@ -181,28 +183,44 @@ Owners = Mapping[str, set[str]]
 """By image or report, the studies that have it."""
 
 
-def _owners(studies: Mapping[str, Mapping[str, Any]]) -> tuple[Owners, Owners]:
-    """The owners of each image, and of each report."""
+def _owners(studies: Mapping[str, Mapping[str, Any]]) -> tuple[Owners, Owners, Owners]:
+    """The owners of each image, of each report, and of each report's text without what cleaning removes."""
     by_image: dict[str, set[str]] = defaultdict(set)
     by_report: dict[str, set[str]] = defaultdict(set)
+    by_text: dict[str, set[str]] = defaultdict(set)
     for study, entry in studies.items():
         for path in _paths(entry.get("image_path")):
             by_image[path].add(study)
         if isinstance(entry.get("report"), str):
             by_report[entry["report"].strip()].add(study)
-    return by_image, by_report
+            by_text[_bare(entry["report"])].add(study)
+    return by_image, by_report, by_text
 
 
-def _owner(entry: Mapping[str, Any], by_image: Owners, by_report: Owners) -> set[str] | str:
+def _bare(report: str) -> str:
+    """What a report and its cleaned form have in common: letters and digits, without the numbers that end a sentence or a list's.
+
+    >>> _bare("1. No effusion.  2. Heart-size 1.5 cm.") == _bare("no effusion . heart-size 15 cm .")
+    True
+    """
+    return re.sub(r"[\W_]+", "", re.sub(r"\d{1,2}[^\w.]*\.(?=\W|$)", "", report.lower()))
+
+
+def _owner(entry: Mapping[str, Any], by_image: Owners, by_report: Owners, by_text: Owners) -> set[str] | str:
     """The one study that a negative is, or why there is none."""
-    report, paths = entry.get("neg_report"), _paths(entry.get("neg_image_path"))
+    report, images = entry.get("neg_report"), entry.get("neg_image_path")
+    if isinstance(images, list) and images and (isinstance(images[0], list) or isinstance(report, list)):
+        images = images[0]
+    if isinstance(report, list):
+        report = report[0] if report else None
+    paths = _paths(images)
     if not paths and not isinstance(report, str):
         return "without a negative"
     # images first: studies share reports, but not images
     owners = [by_image.get(path, set()) for path in paths]
     found = set.intersection(*owners) if owners else set()
     if not found and isinstance(report, str):
-        found = by_report.get(report.strip(), set())
+        found = by_report.get(report.strip()) or by_text.get(_bare(report), set())
     if len(found) == 1:
         return found
     return "ambiguous" if found else "unknown"

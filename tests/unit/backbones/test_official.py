@@ -517,6 +517,6 @@ def test_a_new_file_replaces_the_one_before_and_all_may_read_it(tmp_path) -> Non
     path = tmp_path / "released.pth"
     save_released(path, make("r2gen"))
     save_released(path, make("r2gen", 1))
-    assert_same(read_released(path), released_state(make("r2gen", 1)))
+    assert_same(read_released(str(path)), released_state(make("r2gen", 1)))
     assert path.stat().st_mode & 0o777 == 0o644
     assert list(tmp_path.iterdir()) == [path]

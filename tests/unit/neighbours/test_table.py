@@ -4,6 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hardneg_plugin.data.cleaning import CLEANINGS
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.neighbours.table import read_metadata, read_neighbours, write_neighbours
 
@@ -131,6 +132,40 @@ def test_the_released_annotation_is_read(tmp_path, caplog):
     table = {"a": ["c"], "b": ["a"], "c": ["e"], "d": ["b"], "e": ["f"], "f": ["e"]}
     assert read_neighbours(write(tmp_path / "annotation.json", content)) == table
     assert not caplog.records
+
+
+REPORTS = [
+    "1. No acute disease. 2. Heart-size is NORMAL. 3. Nodule of 1.5 cm.",
+    "Effusion and/or pleural thickening; unchanged since T11.  Volume 75%.",
+    'Heart  size:\nnormal... Degenerative changes at L4/L5, (see above) "mild".',
+    "6. Six. 12. Twelve. Size 5",
+]
+
+
+@pytest.mark.parametrize("cleaning", ["iu_xray", "mimic_cxr"])
+def test_a_cleaned_report_is_that_of_its_study(tmp_path, caplog, cleaning):
+    clean = CLEANINGS[cleaning]
+    entries = [
+        {"id": str(i), "report": report, "neg_report": clean(REPORTS[i - 1])} for i, report in enumerate(REPORTS)
+    ]
+    entries.append({"id": "same", "report": clean(REPORTS[0]), "neg_report": REPORTS[1]})
+    table = read_neighbours(write(tmp_path / "annotation.json", {"train": entries}))
+    assert table == {"0": ["3"], "1": ["same"], "2": ["1"], "3": ["2"], "same": ["1"]}
+    assert not caplog.records
+
+
+def test_the_first_of_several_negatives_counts(tmp_path, caplog):
+    content = annotation(
+        a={"neg_report": ["Two.", "Five."]},
+        b={"neg_report": ["Three.", "One."], "neg_image_path": [["c/0.png", "c/1.png"], ["a/0.png"]]},
+        c={"neg_image_path": [["e/0.png"], ["a/0.png"]]},
+        d={"neg_report": ["Three.", "One."], "neg_image_path": ["c/0.png", "a/0.png"]},  # an image of each
+        e={"neg_report": [], "neg_image_path": []},
+        f={"neg_report": ["Five."], "neg_image_path": []},
+    )
+    table = {"a": ["b"], "b": ["c"], "c": ["e"], "d": ["c"], "e": [], "f": ["e"]}
+    assert read_neighbours(write(tmp_path / "annotation.json", content)) == table
+    assert "1 without a negative" in caplog.text
 
 
 def test_unknown_and_ambiguous_negatives_are_counted_and_left_out(tmp_path, caplog):

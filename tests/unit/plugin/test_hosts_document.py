@@ -21,6 +21,7 @@ TESTED_HERE = {
     "Plug into your module",
     "Lightning",
     "accelerate, or a loop by hand",
+    "Find the places",
     "Features",
     "Manual optimisation",
     "Few studies per device",
@@ -67,6 +68,15 @@ def test_the_objective_and_both_ways_of_lightning(tmp_path):
     subclassed = run("Lightning", 1, Captioner=ReturnsFeatures, objective=objective())["model"]
     again.fit(subclassed, loader())
     assert logged(again) > 0
+
+
+def test_describe_lists_the_places_that_the_document_plugs_in(capsys):
+    run("Find the places", model=plugged_hosts.Captioner(width=16), batch=next(iter(loader())))
+    printed = capsys.readouterr().out
+    kinds = {line.split()[0]: line for line in printed.splitlines()}
+    for where in PLACES.values():
+        expected = {"batch.mask": "mask", "batch.id": "identities", "batch.tokens": "ids"}.get(where, "per position")
+        assert expected in kinds[where]
 
 
 def pairs_of(host, batch, **places):

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -12,6 +13,8 @@ from hardneg_plugin.functional.match_keys import MatchKeys
 from hardneg_plugin.functional.pooling import masked_mean
 from hardneg_plugin.models.base import StepOutputs, StudyModel
 from hardneg_plugin.objectives import HardNegativeObjective, PairEmbeddings
+from hardneg_plugin.plugin.batch_parts import cut, split
+from hardneg_plugin.plugin.chunks import check_chunks
 from hardneg_plugin.plugin.mixin import HardNegativeMixin
 
 # A StudyModel for type checkers; at run time a mixin before a StudyModel.
@@ -19,6 +22,22 @@ if TYPE_CHECKING:
     _Host = StudyModel[Any]
 else:
     _Host = object
+
+
+def split_studies(batch: Batch, chunks: int) -> list[Batch]:
+    """A batch in parts, in which paired studies stay with theirs.
+
+    Args:
+        batch: of B studies.
+        chunks: the number of parts, at most B of them.
+    """
+    paired = batch.get("negatives")
+    parts: list[Batch] = split({name: value for name, value in batch.items() if name != "negatives"}, chunks)
+    if paired is not None:
+        each = len(paired["ids"]) // len(batch["ids"])
+        for part, negatives in zip(parts, cut(paired, each * len(parts[0]["ids"])), strict=True):
+            part["negatives"] = negatives
+    return parts
 
 
 class AlignedModel(ABC, HardNegativeMixin, _Host):
@@ -40,9 +59,15 @@ class AlignedModel(ABC, HardNegativeMixin, _Host):
         """
         return self.encode_reports(batch["tokens"])
 
-    def set_objective(self, objective: HardNegativeObjective) -> None:
-        """Set the objective; call it once `encode_reports` works, as it tokenizes the objective's statements."""
+    def set_objective(self, objective: HardNegativeObjective, chunks: int = 1) -> None:
+        """Set the objective; call it once `encode_reports` works, as it tokenizes the objective's statements.
+
+        Args:
+            objective: in training.
+            chunks: into how many parts each training batch is split, a positive integer; as of `HardNegativeMixin`.
+        """
         self.hard_negatives = objective
+        self._chunks = 1 if check_chunks(chunks) == 1 else partial(split_studies, chunks=chunks)
         tokens, mask = self.tokenize(objective.statement_texts) if objective.statement_texts else (None, None)
         self.register_buffer("statement_tokens", tokens, persistent=False)
         self.register_buffer("statement_mask", mask, persistent=False)

@@ -28,6 +28,7 @@ class HardNegativeReportGenerator(AlignedModel, ReportGenerator):
         report_feature: the feature whose mean over tokens represents a report. "word_embeddings" of the decoder: free, without the
             image, but without order. "text_only": states of the decoder without attention to the image, at the cost of a second
             pass. "decoder_states": free, but they attend to the report's own image and can leak it.
+        chunks: into how many parts each training batch is split, as of `HardNegativeMixin`: more studies than fit at once.
         arguments: of `ReportGenerator`.
 
     Recall (R@1, ...) always embeds reports without their image, which would leak the answer.
@@ -47,6 +48,7 @@ class HardNegativeReportGenerator(AlignedModel, ReportGenerator):
         *,
         hard_negatives: Callable[..., HardNegativeObjective],
         report_feature: ReportFeature = "word_embeddings",
+        chunks: int = 1,
         **arguments: Any,
     ) -> None:
         if report_feature not in get_args(ReportFeature):
@@ -58,7 +60,11 @@ class HardNegativeReportGenerator(AlignedModel, ReportGenerator):
         self._report_feature = report_feature
         embedding = self.decoder.word_embedding
         report_width = embedding.embedding_dim if report_feature == "word_embeddings" else self.decoder.width
-        self.set_objective(hard_negatives(image_width=self.visual.width, report_width=report_width))
+        self.set_objective(hard_negatives(image_width=self.visual.width, report_width=report_width), chunks)
+
+    def chunk_weight(self, batch: Batch, outputs: StepOutputs) -> Tensor:
+        """The number of tokens, over which the report loss is a mean."""
+        return outputs["losses"][:, 1].sum()
 
     def encode_reports(self, tokens: Tensor) -> Tensor:
         """See `AlignedModel`: word embeddings, or text-only states of the decoder."""

@@ -29,6 +29,7 @@ class ImageReportEncoder(AlignedModel, _ImageModel):
         text: makes the report encoder, called with `vocab_size`.
         hard_negatives: makes the objective, called with the widths of the features (`image_width`, `report_width`).
         tokenizer: text to token ids; every checkpoint holds its state.
+        chunks: into how many parts each training batch is split, as of `HardNegativeMixin`: more studies than fit at once.
         arguments: of `StudyModel`: visual, optimizer, grounding, lr_schedule, lr_interval, visual_lr, decay_vectors, channels_last,
             compile.
 
@@ -54,12 +55,13 @@ class ImageReportEncoder(AlignedModel, _ImageModel):
         text: Callable[..., TextEncoder],
         hard_negatives: Callable[..., HardNegativeObjective],
         tokenizer: Tokenizer,
+        chunks: int = 1,
         **arguments: Any,
     ) -> None:
         # not the mixin's __init__, which takes an objective: here its widths depend on the encoders
         StudyModel.__init__(self, tokenizer=tokenizer, make_scores=lambda split: AlignmentScores(), **arguments)
         self.text = text(vocab_size=tokenizer.vocab_size)
-        self.set_objective(hard_negatives(image_width=self.visual.width, report_width=self.text.width))
+        self.set_objective(hard_negatives(image_width=self.visual.width, report_width=self.text.width), chunks)
 
     def encode_reports(self, tokens: Tensor) -> Tensor:
         """See `AlignedModel`: the states of `text`."""

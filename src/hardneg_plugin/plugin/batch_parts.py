@@ -23,7 +23,7 @@ def split(batch: Any, chunks: Chunks) -> list[Any]:
     Tensors, arrays and lists with an entry per study are cut along their first dimension, at any depth of mappings, sequences,
     named tuples and dataclasses. What has no studies goes to every part: scalars, tensors without dimensions, strings, None, empty
     lists and objects of other classes. A sequence whose members all have B rows is a collection of such members; another one of
-    length B has an entry per study.
+    length B has an entry per study, and so have several records with a text or a number each.
 
     Args:
         batch: of B studies.
@@ -41,8 +41,20 @@ def split(batch: Any, chunks: Chunks) -> list[Any]:
     """
     if callable(chunks):
         return list(chunks(batch))
+    return cut(batch, max(1, -(-count_studies(batch) // chunks)))
+
+
+def cut(batch: Any, size: int) -> list[Any]:
+    """A batch in parts of `size` studies; the last may be smaller.
+
+    Args:
+        batch: as of `split`.
+        size: a positive integer.
+
+    Raises:
+        UserError: as of `split`.
+    """
     studies = count_studies(batch)
-    size = max(1, -(-studies // chunks))
     return [_rows(batch, slice(start, start + size), studies) for start in range(0, studies, size)] or [batch]
 
 
@@ -169,7 +181,14 @@ def _sizes(value: Any) -> list[int] | None:
         return _common(value)
     if not isinstance(value, list | tuple) or isinstance(value, torch.Size) or not value:
         return None
+    if len(value) > 1 and all(_is_record(member) and _has_scalars(member) for member in value):
+        return [len(value)]
     return list(dict.fromkeys([*(_common(value) or []), len(value)]))
+
+
+def _has_scalars(record: Any) -> bool:
+    """Whether a record has a text or a number of its own, as that of one study has."""
+    return any(isinstance(member, str | int | float) for _, member in _members(record))
 
 
 def _common(value: Any) -> list[int] | None:
@@ -182,7 +201,7 @@ def _common(value: Any) -> list[int] | None:
 
 def _is_collection(value: Any, studies: int) -> bool:
     """Whether each member of a sequence has an entry per study, rather than the sequence itself."""
-    return studies in (_common(value) or [])
+    return studies in (_sizes(value) or []) and studies in (_common(value) or [])
 
 
 def _rows(value: Any, rows: slice, studies: int) -> Any:

@@ -138,7 +138,7 @@ def load_weights(model: pl.LightningModule, checkpoint: dict[str, Any], path: Pa
 
 def _bare_host(model: DictConfig, checkpoint: dict[str, Any]) -> tuple[DictConfig, dict[str, Any]]:
     """The config and the checkpoint of the host, without the plug-in."""
-    host = {key: value for key, value in model.items() if key not in ("hard_negatives", "report_feature")}
+    host = {key: value for key, value in model.items() if key not in ("hard_negatives", "report_feature", "chunks")}
     weights = {
         name: value for name, value in checkpoint["state_dict"].items() if not name.startswith("hard_negatives.")
     }

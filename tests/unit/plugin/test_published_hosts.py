@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class Recipe:
     paths: tuple[str, str] = ("", "")
     """What the heading's paths are to be replaced by, and with."""
 
-    def plug_in(self, model, weight):
+    def plug_in(self, model, weight, chunks=1):
         """Run the recipe of the document on a model."""
         objective = HardNegativeObjective(
             schedule=Constant(hardness=0.5),
@@ -47,7 +48,8 @@ class Recipe:
             width=8,
         )
         (recipe,) = hosts_document.blocks()[self.heading]
-        names = {"model": model, "objective": objective, "plug_in": plug_in, "Feature": Feature}
+        plug = partial(plug_in, chunks=chunks)
+        names = {"model": model, "objective": objective, "plug_in": plug, "Feature": Feature}
         exec(recipe.replace(*self.paths) if self.paths[0] else recipe, names)
 
 
@@ -167,12 +169,12 @@ def watching(model, **methods):
     return type("Watching", (of.Callback,), methods)()
 
 
-def fit(recipe, folder, weight, steps, **methods):
+def fit(recipe, folder, weight, steps, chunks=1, **methods):
     """Train for some steps from a fixed seed, and return model and trainer; without a weight the bare host."""
     torch.manual_seed(3)
     model = recipe.host()
     if weight is not None:
-        recipe.plug_in(model, weight)
+        recipe.plug_in(model, weight, chunks)
     of = lightning if isinstance(model, lightning.LightningModule) else pytorch_lightning
     trainer = of.Trainer(
         max_epochs=steps,  # one batch each
@@ -221,7 +223,8 @@ def test_at_weight_0_the_host_trains_bit_for_bit_as_without(tmp_path, recipe):
 
 
 @each
-def test_features_are_those_made_by_hand(tmp_path, recipe):
+@pytest.mark.parametrize("chunks", [1, 3])
+def test_features_are_those_made_by_hand(tmp_path, recipe, chunks):
     expected, seen = [], []
 
     def without_dropout(self, trainer, module, batch, batch_idx):
@@ -229,7 +232,7 @@ def test_features_are_those_made_by_hand(tmp_path, recipe):
         expected.append(recipe.by_hand(module, batch))
         module.hard_negatives.register_forward_pre_hook(lambda objective, arguments: seen.append(arguments[0]))
 
-    fit(recipe, tmp_path, 1.0, steps=1, on_train_batch_start=without_dropout)
+    fit(recipe, tmp_path, 1.0, steps=1, chunks=chunks, on_train_batch_start=without_dropout)
     ((images, reports),), (pairs,) = expected, seen
     torch.testing.assert_close(pairs.images, torch.stack(list(images)))
     torch.testing.assert_close(pairs.reports, torch.stack(list(reports)))

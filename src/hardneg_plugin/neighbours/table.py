@@ -203,7 +203,9 @@ def _bare(report: str) -> str:
     >>> _bare("1. No effusion.  2. Heart-size 1.5 cm.") == _bare("no effusion . heart-size 15 cm .")
     True
     """
-    return re.sub(r"[\W_]+", "", re.sub(r"\d{1,2}[^\w.]*\.(?=\W|$)", "", report.lower()))
+    # the released cleaning takes "1. " out anywhere, and ends the last sentence
+    unnumbered = re.sub(r"\d{1,2}[^\w.]*\.(?=\W|$)", "", report.replace("1. ", "").lower() + ".")
+    return re.sub(r"[\W_]+", "", unnumbered)
 
 
 def _owner(entry: Mapping[str, Any], by_image: Owners, by_report: Owners, by_text: Owners) -> set[str] | str:

@@ -26,7 +26,8 @@ def world_size() -> int:
 
 def warn_on_first_rank(message: str) -> None:
     """Warn on rank 0, which launchers name in the environment before there is a process group."""
-    rank = dist.get_rank() if world_size() > 1 else int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0)
+    launched = (os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if os.environ.get(name))
+    rank = dist.get_rank() if world_size() > 1 else int(next(launched, 0))
     if rank == 0:
         warnings.warn(message, stacklevel=3)
 

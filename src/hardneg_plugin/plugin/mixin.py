@@ -15,6 +15,7 @@ from hardneg_plugin.objectives import HardNegativeObjective, ObjectiveOutput, Pa
 from hardneg_plugin.objectives.schedule import TrainingProgress
 from hardneg_plugin.plugin.batch_parts import Chunks
 from hardneg_plugin.plugin.chunks import check_chunks, warn_of_batch_norm
+from hardneg_plugin.plugin.host_state import check_default_fits, take_out
 from hardneg_plugin.plugin.lightning_hosts import lightning_module_of
 from hardneg_plugin.plugin.negatives_watch import NegativesWatch
 from hardneg_plugin.plugin.signatures import constructor_shown_as, names_in_own_methods, step_shown_as
@@ -37,8 +38,8 @@ class HardNegativeMixin(StepInParts):
     negative_similarity (of hard negatives), hardened_similarity, negatives_found (their share of those wanted) and
     false_negative_share (of all pairs).
 
-    In a checkpoint, `state_dict` loads into the bare host class; the weights of the objective are beside it, under
-    `hard_negatives`. From a checkpoint without them the objective starts afresh, with a warning.
+    In a checkpoint, `state_dict` loads into the bare host class, as `host_state_dict(model)` does; the weights of the objective are
+    beside it, under `hard_negatives`. From a checkpoint without them the objective starts afresh, with a warning.
 
     With `chunks=N` the host's step, `embed` and `chunk_weight` run on N parts of the batch under activation checkpointing, and the
     contrast is over the whole batch: the exact gradient with the activations of one part, for one more forward
@@ -73,6 +74,7 @@ class HardNegativeMixin(StepInParts):
 
     hard_negatives: HardNegativeObjective
     _added = False
+    _objective_is_default = False
     _negatives_watch: NegativesWatch | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -95,6 +97,7 @@ class HardNegativeMixin(StepInParts):
         arguments, kwargs = kwargs, {}
         super().__init__(*args, **arguments)
         self.hard_negatives = self._default_objective() if hard_negatives is None else hard_negatives
+        self._objective_is_default = hard_negatives is None
         if chunks is not None:
             self._chunks = check_chunks(chunks)
 
@@ -215,12 +218,12 @@ class HardNegativeMixin(StepInParts):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the host's weights in the state dict, and put those of the objective beside it."""
-        checkpoint[_NAME] = _take_out(checkpoint["state_dict"])
+        checkpoint[_NAME] = take_out(checkpoint["state_dict"])
         super().on_save_checkpoint(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the weights of the objective back into the state dict, after the host has read its own."""
-        inside = _take_out(checkpoint["state_dict"])
+        inside = take_out(checkpoint["state_dict"])
         super().on_load_checkpoint(checkpoint)
         weights = checkpoint.get(_NAME, inside)
         if not weights and (weights := self.hard_negatives.state_dict()):
@@ -228,6 +231,8 @@ class HardNegativeMixin(StepInParts):
                 "The checkpoint holds no hard-negative objective, as one of the bare host: the objective starts afresh. "
                 "Load it by load_from_checkpoint; trainer.fit(ckpt_path=...) needs the objective's optimizer state, too."
             )
+        if self._objective_is_default:
+            check_default_fits(weights, self.hard_negatives, type(self).__name__)
         checkpoint["state_dict"].update({f"{_NAME}.{name}": value for name, value in weights.items()})
 
     @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]
@@ -277,9 +282,3 @@ class HardNegativeMixin(StepInParts):
             done = max(step / max(total, 1), of_steps)
         fraction = min(1.0, done)
         return TrainingProgress(step=step, epoch=self.trainer.current_epoch, fraction=fraction)
-
-
-def _take_out(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Remove the entries of the objective from a model's state dict, and return them without their prefix."""
-    prefix = f"{_NAME}."
-    return {name.removeprefix(prefix): state_dict.pop(name) for name in list(state_dict) if name.startswith(prefix)}

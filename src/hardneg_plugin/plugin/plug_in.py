@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
+from multiprocessing.context import get_spawning_popen
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -153,6 +154,8 @@ class _Plug:
         return self  # a copied model is of the same class
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        if get_spawning_popen() is not None:
+            self.features.check_picklable()
         return _Plug, (
             self.host,
             self.objective,

@@ -1,7 +1,10 @@
 """Checkpoints of plugged models: back into the bare host, into the plugged class, and on with training."""
 
+import copy
 import logging
+import pickle
 import sys
+from multiprocessing.context import set_spawning_popen
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EMAWeightAveraging
 
-from hardneg_plugin import HardNegativeMixin, HardNegativeObjective, PairEmbeddings, plug_in
+from hardneg_plugin import Feature, HardNegativeMixin, HardNegativeObjective, PairEmbeddings, host_state_dict, plug_in
+from hardneg_plugin.errors import UserError
 from hardneg_plugin.objectives.schedule import Constant
 
 sys.path.append(str(Path(__file__).parent))
@@ -77,6 +81,80 @@ def test_a_bare_hosts_checkpoint_starts_the_objective_afresh(tmp_path, kind):
         model = type(make(kind)).load_from_checkpoint(tmp_path / "bare.ckpt", **arguments(kind))
     assert equal(bare.state_dict(), {name: model.state_dict()[name] for name in bare.state_dict()})
     trainer(tmp_path, max_epochs=1).fit(model, loader())
+
+
+def test_a_class_in_code_says_that_its_objective_has_to_be_passed(tmp_path):
+    model = make("code")
+    run = trainer(tmp_path, max_epochs=1)
+    run.fit(model, loader())
+    run.save_checkpoint(tmp_path / "model.ckpt")
+    message = r"weights .*image_head\.weight.*default one of InCode: pass.*InCode\.load_from_checkpoint\(path, hard_negatives="
+    with pytest.raises(UserError, match=message):
+        InCode.load_from_checkpoint(tmp_path / "model.ckpt")
+    with pytest.raises(UserError, match=message):
+        trainer(tmp_path, max_epochs=2).fit(InCode(), loader(), ckpt_path=tmp_path / "model.ckpt")
+    # an objective that was passed is the user's choice: torch says what does not fit
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*image_head"):
+        InCode.load_from_checkpoint(tmp_path / "model.ckpt", hard_negatives=HardNegativeObjective())
+    # of the default one's weights, the checkpoint is enough
+    default = InCode()
+    run = trainer(tmp_path, max_epochs=1)
+    run.fit(default, loader())
+    run.save_checkpoint(tmp_path / "default.ckpt")
+    assert equal(InCode.load_from_checkpoint(tmp_path / "default.ckpt").state_dict(), default.state_dict())
+
+
+@pytest.mark.parametrize("kind", ["instance", "class", "code"])
+def test_the_state_dict_of_the_host_loads_into_the_bare_class(kind):
+    model = make(kind)
+    assert model.state_dict().keys() > Captioner().state_dict().keys()
+    for wrapped in (model, torch.compile(model, backend="eager")):
+        bare = Captioner()
+        bare.load_state_dict(host_state_dict(wrapped))
+        assert equal(bare.state_dict(), host_state_dict(model))
+    assert equal(host_state_dict(bare), bare.state_dict())
+
+
+def test_a_loaded_or_copied_model_trains_itself_and_not_the_one_before(tmp_path):
+    def images(host, batch, outputs):
+        return host.encoder(batch["images"])
+
+    model = plug_in(Captioner(dropout=0.0), objective(), **{**PLACES, "images": images})
+    run = trainer(tmp_path, max_epochs=1)
+    run.fit(model, loader())
+    run.save_checkpoint(tmp_path / "model.ckpt")
+    before = copy.deepcopy(model.state_dict())
+    for again in (type(model).load_from_checkpoint(tmp_path / "model.ckpt"), copy.deepcopy(model)):
+        model.zero_grad()
+        trainer(tmp_path, max_steps=1).fit(again, loader())
+        assert all(parameter.grad is None for parameter in model.parameters())
+        assert equal(model.state_dict(), before)
+        assert not torch.equal(again.encoder[0].weight, model.encoder[0].weight)
+
+
+def mask_of(batch, outputs):
+    return batch["mask"]
+
+
+def test_a_lambda_is_told_before_processes_are_spawned(tmp_path):
+    for place in (
+        lambda batch, outputs: batch["mask"],
+        Feature("decoder.norm", mask=lambda batch, outputs: batch["mask"]),
+    ):
+        name = "reports" if isinstance(place, Feature) else "report_mask"
+        given = {**PLACES, name: place}
+        if name == "reports":
+            del given["report_mask"]
+        model = plug_in(Captioner(), objective(), **given)
+        message = rf"^{name}\S*: this callable cannot be sent to a spawned process \(Can't.*def at the top of a module"
+        with pytest.raises(UserError, match=message):
+            trainer(tmp_path, strategy="ddp_spawn", devices=2).fit(model, loader())
+    set_spawning_popen(object())  # as while a process is being spawned
+    try:
+        plugged = plug_in(Captioner(), objective(), **{**PLACES, "report_mask": mask_of})
+        pickle.dumps(plugged)
+    finally:
+        set_spawning_popen(None)
 
 
 def test_half_an_objective_is_still_an_error(tmp_path):

@@ -5,6 +5,7 @@ Everything here uses the default process group; without one there is one rank.
 
 import hashlib
 import os
+import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from hardneg_plugin.errors import UserError
 
@@ -49,6 +49,17 @@ def from_first_rank(values: Tensor) -> Tensor:
     return values
 
 
+def is_shard(value: Any) -> bool:
+    """Whether a value is a `DTensor`, of which each rank holds a part.
+
+    >>> is_shard(torch.zeros(2))
+    False
+    """
+    # whoever made one has imported its module, which takes long
+    tensors = sys.modules.get("torch.distributed.tensor")
+    return tensors is not None and isinstance(value, tensors.DTensor)
+
+
 @torch.no_grad()
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by its mean over the ranks, in place, where no wrapper of the model does so; one collective per dtype.
@@ -69,7 +80,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         return
     by_dtype: dict[torch.dtype, list[nn.Parameter]] = {}
     for parameter in parameters:
-        if parameter.requires_grad and not isinstance(parameter, DTensor):
+        if parameter.requires_grad and not is_shard(parameter):
             by_dtype.setdefault(parameter.dtype, []).append(parameter)
     for alike in by_dtype.values():
         gradients = [p.new_zeros(p.shape) if p.grad is None else p.grad for p in alike]
@@ -110,7 +121,7 @@ def check_agreement(module: nn.Module, name: str, device: torch.device | None = 
         return
     if device is None:
         device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-    state = {key: value for key, value in module.state_dict().items() if not isinstance(value, DTensor)}
+    state = {key: value for key, value in module.state_dict().items() if not is_shard(value)}
     digests = torch.tensor([_digest(value) for value in state.values()] or [0], device=device)
     bounds = torch.stack([digests, -digests])
     dist.all_reduce(bounds, op=dist.ReduceOp.MAX)

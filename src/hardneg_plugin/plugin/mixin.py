@@ -18,6 +18,13 @@ from hardneg_plugin.plugin.chunks import check_chunks, warn_of_batch_norm
 from hardneg_plugin.plugin.host_state import check_default_fits, take_out
 from hardneg_plugin.plugin.lightning_hosts import lightning_module_of
 from hardneg_plugin.plugin.negatives_watch import NegativesWatch
+from hardneg_plugin.plugin.rank_agreement import (
+    RankAgreement,
+    is_sharded,
+    load_whole_state,
+    require_host_keys,
+    whole_state,
+)
 from hardneg_plugin.plugin.signatures import constructor_shown_as, names_in_own_methods, step_shown_as
 from hardneg_plugin.plugin.step_in_parts import StepInParts
 
@@ -26,7 +33,7 @@ _KEYWORDS = (_NAME, "chunks")
 """Keywords of the mixin's constructor that no host gets."""
 
 
-class HardNegativeMixin(StepInParts):
+class HardNegativeMixin(RankAgreement, StepInParts):
     """Add increasingly hard negatives to an existing report generator.
 
     Put it before the host among the bases, define `embed`, and pass the objective. The host keeps its validation, optimizers and
@@ -218,12 +225,16 @@ class HardNegativeMixin(StepInParts):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the host's weights in the state dict, and put those of the objective beside it."""
-        checkpoint[_NAME] = take_out(checkpoint["state_dict"])
+        inside = take_out(checkpoint["state_dict"])
+        checkpoint[_NAME] = inside
+        if is_sharded(self):
+            checkpoint[_NAME] = whole_state(self.hard_negatives)
+            checkpoint["host_weights"] = list(checkpoint["state_dict"])
         super().on_save_checkpoint(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the weights of the objective back into the state dict, after the host has read its own."""
-        inside = take_out(checkpoint["state_dict"])
+        inside = take_out(checkpoint.get("state_dict", {}))
         super().on_load_checkpoint(checkpoint)
         weights = checkpoint.get(_NAME, inside)
         if not weights and (weights := self.hard_negatives.state_dict()):
@@ -233,7 +244,11 @@ class HardNegativeMixin(StepInParts):
             )
         if self._objective_is_default:
             check_default_fits(weights, self.hard_negatives, type(self).__name__)
-        checkpoint["state_dict"].update({f"{_NAME}.{name}": value for name, value in weights.items()})
+        if "state_dict" in checkpoint:
+            checkpoint["state_dict"].update({f"{_NAME}.{name}": value for name, value in weights.items()})
+        elif _NAME in checkpoint:  # the strategy has loaded the host's weights by itself
+            require_host_keys(self, checkpoint)
+            load_whole_state(self.hard_negatives, weights)
 
     @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]
     def _host_step(self, *args: Any, **kwargs: Any) -> Any:

@@ -1,0 +1,124 @@
+"""A plugged-in host under each strategy of Lightning: the rows of the table in docs/HOSTS.md; its columns are the tests."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+from torch.testing import assert_close
+
+sys.path.append(str(Path(__file__).parent))  # where started processes look, too
+from ranks_of_strategies import fit, fits, host, on_ranks
+
+RANKS = {
+    "single": 1,
+    "ddp": 2,
+    "ddp_find_unused_parameters_true": 2,
+    "ddp_spawn": 2,
+    "ddp_fork": 2,
+    "fsdp2_folder": 2,
+    "fsdp2_file": 2,
+}
+each_strategy = pytest.mark.parametrize("strategy", RANKS)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What all strategies left, each in a folder of its name."""
+    folder = tmp_path_factory.mktemp("strategies")
+    on_ranks(["ddp", "ddp_find_unused_parameters_true", "fsdp2_folder", "fsdp2_file"], folder)
+    on_ranks(["ddp_fork", "ddp_spawn"], folder)
+    (folder / "single").mkdir()
+    fits("single", folder / "single")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def seen(folder):
+    """By strategy and training, what each rank saw."""
+
+    def of(strategy, name):
+        return [torch.load(folder / strategy / f"{name}-{rank}.pt") for rank in range(RANKS[strategy])]
+
+    return of
+
+
+@each_strategy
+def test_own_loss_is_bit_equal_at_weight_0(seen, strategy):
+    for bare, plugged in zip(seen(strategy, "bare"), seen(strategy, "weight 0"), strict=True):
+        assert len(bare["losses"]) == 16 / len(seen(strategy, "bare"))
+        assert all(map(torch.equal, bare["losses"], plugged["losses"]))
+        assert_close(bare["host"], plugged["host"], rtol=0, atol=0)
+
+
+@each_strategy
+def test_alignment_falls(seen, strategy):
+    without, trained = (torch.tensor(seen(strategy, name)[0]["alignment"]) for name in ("weight 0", "whole"))
+    assert trained[0] == without[0]
+    assert trained[len(trained) // 2 :].mean() < 0.9 * without[len(trained) // 2 :].mean()
+
+
+@each_strategy
+def test_checkpoint_loads_into_the_bare_host(seen, strategy, folder, tmp_path):
+    path = folder / strategy / "epoch=1.ckpt"
+    if path.is_dir():
+        dcp_to_torch_save(path, path := tmp_path / "one file.ckpt")
+    bare = host(None)
+    bare.load_state_dict(torch.load(path)["state_dict"])
+    assert_close(dict(bare.state_dict()), seen(strategy, "whole")[0]["host"], rtol=0, atol=0)
+
+
+@each_strategy
+def test_resumed_training_is_equal(seen, strategy):
+    for whole, resumed in zip(seen(strategy, "whole"), seen(strategy, "resumed"), strict=True):
+        half = len(whole["losses"]) // 2
+        assert len(resumed["losses"]) == half
+        assert_close(resumed["losses"], whole["losses"][half:], rtol=0, atol=0)
+        assert_close(resumed["host"], whole["host"], rtol=0, atol=0)
+        assert_close(resumed["objective"], whole["objective"], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("strategy", [strategy for strategy, ranks in RANKS.items() if ranks == 2])
+def test_ranks_agree_and_equal_ddp(seen, strategy):
+    for name in ("whole", "accumulated"):  # accumulated ones are clipped, too
+        ddp = seen("ddp", name)[0]
+        first, second = seen(strategy, name)
+        assert_close(first["objective"], second["objective"], rtol=0, atol=0)
+        assert_close(first["objective"], ddp["objective"], rtol=0, atol=1e-6)
+        assert_close(first["host"], ddp["host"], rtol=0, atol=1e-6)
+        assert first["alignment"] == pytest.approx(ddp["alignment"], abs=1e-6 * 10)
+
+
+def test_accumulated_gradients_were_clipped(seen):
+    whole, clipped = seen("ddp", "whole")[0], seen("ddp", "accumulated")[0]
+    assert len(whole["losses"]) == len(clipped["losses"])
+    assert not torch.equal(whole["host"]["norm.weight"], clipped["host"]["norm.weight"])
+
+
+def test_sharded_objective_equals_ddp(seen):
+    for name in ("sharded objective", "sharded objective resumed"):
+        for rank in seen("fsdp2_folder", name):
+            ddp = seen("ddp", "whole")[0]
+            assert_close(rank["objective"], ddp["objective"], rtol=0, atol=1e-6)
+            assert_close(rank["host"], ddp["host"], rtol=0, atol=1e-6)
+
+
+def test_objective_starts_as_on_rank_0(seen):
+    for rank in seen("fsdp2_folder", "unseeded"):
+        assert_close(rank["objective"], seen("fsdp2_folder", "whole")[0]["objective"], rtol=0, atol=0)
+
+
+def test_ranks_that_cannot_agree(folder):
+    errors = [torch.load(folder / "fsdp2_folder" / f"errors-{rank}.pt") for rank in (0, 1)]
+    assert errors[0] == errors[1]
+    assert (
+        "the same values on all 2 ranks, but image_head.weight, report_head.weight differ" in errors[0]["not averaged"]
+    )
+    assert "set data_parallel_size=2 and tensor_parallel_size=1" in errors[0]["one batch for two ranks"]
+
+
+def test_spawned_ranks_equal_those_of_the_fork_server(seen, folder):
+    fit("spawn", folder, "spawn", host(1.0))
+    spawned = torch.load(folder / "spawn-0.pt")
+    assert_close(spawned["host"], seen("ddp_spawn", "whole")[0]["host"], rtol=0, atol=0)

@@ -40,6 +40,7 @@ class RankAgreement(_Host):
 
     hard_negatives: HardNegativeObjective
     _averages = False
+    _strict_loading: bool | None
     _first_step: int | None = None
     _is_first_epoch = False
 
@@ -98,7 +99,7 @@ class RankAgreement(_Host):
         if limit:
             clip_mixed(parameters, float(limit), str(getattr(algorithm, "value", algorithm)).lower())
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The weights; of a sharded host, those of the bare host."""
         whole: dict[str, Any] = super().state_dict(*args, **kwargs)
         if is_sharded(self):
@@ -150,15 +151,16 @@ def is_sharded(module: nn.Module) -> bool:
 
 def whole_state(module: nn.Module) -> dict[str, Any]:
     """The state dict with all shards gathered, on the CPU; collectives if there are shards."""
-
-    def whole(value: Tensor) -> Tensor:
-        return (value.full_tensor() if is_shard(value) else value).detach().cpu()
-
-    state: dict[str, Any] = tree_map_only(Tensor, whole, dict(module.state_dict()))
+    state: dict[str, Any] = tree_map_only(Tensor, lambda value: _whole(value).detach().cpu(), dict(module.state_dict()))
     return state
 
 
-def require_host_keys(host: nn.Module, checkpoint: dict[str, Any]) -> None:
+def _whole(value: Any) -> Tensor:
+    gathered: Tensor = value.full_tensor() if is_shard(value) else value
+    return gathered
+
+
+def require_host_keys(host: Any, checkpoint: dict[str, Any]) -> None:
     """Check that a file had all weights of a sharded host: Lightning has loaded it without `strict_loading`.
 
     Args:
@@ -209,6 +211,6 @@ def clip_mixed(parameters: Iterable[nn.Parameter], limit: float, algorithm: str)
             nn.utils.clip_grad_value_(alike, limit)
         return
     norms = [nn.utils.get_total_norm([p.grad for p in alike if p.grad is not None]) for alike in kinds.values()]
-    total = torch.stack([norm.full_tensor() if is_shard(norm) else norm for norm in norms]).norm()
+    total = torch.stack([_whole(norm) for norm in norms]).norm()
     for alike in kinds.values():
         nn.utils.clip_grads_with_norm_(alike, limit, total)

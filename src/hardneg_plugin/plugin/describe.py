@@ -14,7 +14,7 @@ from hardneg_plugin.plugin.feature_pooling import kind_of
 from hardneg_plugin.plugin.undisturbed import one_step, undisturbed
 
 _ALIKE = 3
-"""From this number on, the last of several layers or elements of one kind stands for all."""
+"""From this number on, the last of several elements of one kind stands for all; of blocks with modules inside, from two on."""
 _DEPTH = 3
 """How many keys deep outputs and batches are listed."""
 _PER = {2: "per study", 3: "per position", 4: "per cell of a map"}
@@ -75,7 +75,7 @@ def describe(host: nn.Module, batch: Any) -> str:
     rows = [row for look in looks if not look.is_alias for row in look.rows(studies)]
     rows += [place.row("") for place in (*returned, *given) if place.is_of(studies)]
     lines = [f"{type(host).__name__}, a step with {studies} studies:", *_table(rows)]
-    others = [place for place in of_modules if place.is_float and not place.is_of(studies)]
+    others = [place for place in of_modules if place.is_float and len(place.shape) > 1 and not place.is_of(studies)]
     if others:
         lines.append(f"Further modules return tensors whose first size is not {studies}, as {others[0]}.")
     if any(row[1] not in ("", "1") for row in rows):
@@ -165,7 +165,8 @@ def _shown(host: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
         children = dict(module.named_children())
         last = {type(child): name for name, child in children.items()}
         for name, child in children.items():
-            repeats = isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict) and alike[type(child)] >= _ALIKE
+            enough = _ALIKE if next(child.children(), None) is None else 2
+            repeats = isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict) and alike[type(child)] >= enough
             if repeats and last[type(child)] != name:
                 continue
             path = prefix if name == "_orig_mod" else f"{prefix}.{name}".lstrip(".")

@@ -1,6 +1,5 @@
 """The features of any host: paths and callables into its batch, outputs and submodules."""
 
-import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hardneg_plugin.distributed import warn_on_first_rank
-from hardneg_plugin.errors import UserError, first_line
+from hardneg_plugin.errors import UserError
 from hardneg_plugin.objectives import PairEmbeddings
 from hardneg_plugin.plugin.feature import Feature, Where, call, check_place, closed_over
 from hardneg_plugin.plugin.feature_pooling import kind_of, parts, pool
@@ -58,26 +57,9 @@ class FeaturePaths:
                 raise UserError(f"{name}={where} has a mask, and so has {_MASKS[name]}: give one.")
         self.warn_of_modules_held()
 
-    def check_picklable(self) -> None:
-        """Check that the places can be sent to processes that are spawned.
-
-        Raises:
-            UserError: a callable that cannot be pickled, such as a lambda.
-        """
-        for name, where in self._places():
-            if not callable(where):
-                continue
-            try:
-                pickle.dumps(where)
-            except Exception as error:  # whatever the callable raises
-                raise UserError(
-                    f"{name}: this callable cannot be sent to a spawned process ({first_line(error)}): define it by def at "
-                    "the top of a module, or train with strategy='ddp' or 'ddp_fork', which send nothing."
-                ) from error
-
     def warn_of_modules_held(self) -> None:
         """Warn of callables that hold a module, which may be the host: its copies would go on to use it."""
-        for name, where in self._places():
+        for name, where in self.places():
             if (held := closed_over(where)) is not None:
                 warn_on_first_rank(
                     f"{name}: this callable holds the module {held!r}. Where that is the host or a part of it, a copy of the host "
@@ -92,7 +74,7 @@ class FeaturePaths:
         Raises:
             UserError: the host has no such submodule.
         """
-        paths = ((name, where.path if isinstance(where, Feature) else where) for name, where in self._places())
+        paths = ((name, where.path if isinstance(where, Feature) else where) for name, where in self.places())
         return {
             path: find_module(host, path, name)[0]
             for name, path in paths
@@ -166,7 +148,8 @@ class FeaturePaths:
                 )
         return value
 
-    def _places(self) -> Iterator[tuple[str, Any]]:
+    def places(self) -> Iterator[tuple[str, Any]]:
+        """The places by the names of their fields, those of masks within features, too; None where there is none."""
         for name, where in vars(self).items():
             yield name, where
             if isinstance(where, Feature):

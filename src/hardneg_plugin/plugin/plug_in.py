@@ -1,7 +1,8 @@
 """The plug-in around a LightningModule whose code does not change."""
 
+import pickle
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.errors import UserError, first_line
 from hardneg_plugin.objectives import HardNegativeObjective, ObjectiveOutput, PairEmbeddings
 from hardneg_plugin.plugin.batch_parts import Chunks
 from hardneg_plugin.plugin.chunks import check_chunks
@@ -132,6 +133,20 @@ def _check_host(host: type) -> None:
         raise UserError(f"{host.__name__} has hard negatives already: plug in once.")
 
 
+def _check_picklable(given: Mapping[str, Any]) -> None:
+    """Check that callables, by the names they were given as, can be sent to processes that are spawned."""
+    for name, value in given.items():
+        if not callable(value):
+            continue
+        try:
+            pickle.dumps(value)
+        except Exception as error:  # whatever the callable raises
+            raise UserError(
+                f"{name}: this callable cannot be sent to a spawned process ({first_line(error)}): define it by def at the top of "
+                "a module, or train with strategy='ddp' or 'ddp_fork', which send nothing."
+            ) from error
+
+
 @dataclass(frozen=True, eq=False)
 class _Plug:
     """The host's class, the objective and the places of features, of which a plugged class is made."""
@@ -155,7 +170,7 @@ class _Plug:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         if get_spawning_popen() is not None:
-            self.features.check_picklable()
+            _check_picklable(dict([*self.features.places(), ("chunks", self.chunks)]))
         return _Plug, (
             self.host,
             self.objective,
@@ -201,6 +216,7 @@ class _Plugged(HardNegativeMixin):
         """Check the paths, too, now that all modules exist."""
         super().on_fit_start()
         self._plug.features.modules(self)
+        self._plug.features.warn_of_modules_held()  # some have their names since
 
     @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]
     def _host_step(self, *args: Any, **kwargs: Any) -> Any:

@@ -3,7 +3,7 @@
 import inspect
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import copy
 from typing import Any
 
@@ -14,7 +14,9 @@ from torch import nn
 from hardneg_plugin.plugin.lightning_hosts import lightning_module_of
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
-_SILENT = ("log", "log_dict", "print", "manual_backward")
+_SILENT = (
+    "log", "log_dict", "print", "manual_backward", "clip_gradients", "toggle_optimizer", "untoggle_optimizer", "lr_schedulers",
+)  # fmt: skip
 """Methods of a LightningModule that do nothing meanwhile."""
 
 
@@ -55,6 +57,7 @@ def undisturbed(host: nn.Module) -> Iterator[None]:
         if lightning_module_of(type(host)) is not None:
             for name in _SILENT:
                 object.__setattr__(host, name, _nothing)
+            object.__setattr__(host, "optimizers", lambda *args, **kwargs: _idle_optimizers(host))
         # a step may call it, though the host is not plugged in yet
         object.__setattr__(host, "with_hard_negatives", _the_loss)
         with torch.random.fork_rng(devices=list(devices)):
@@ -73,6 +76,22 @@ def undisturbed(host: nn.Module) -> Iterator[None]:
 
 def _nothing(*args: Any, **kwargs: Any) -> None:
     return None
+
+
+class _IdleOptimizer:
+    """An optimizer for a step that optimises manually: its methods do nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return nullcontext if name == "toggle_model" else _nothing
+
+
+def _idle_optimizers(host: Any) -> Any:
+    """One for each optimizer that the host configures, as `LightningModule.optimizers` returns them."""
+    configured = host.configure_optimizers()
+    if isinstance(configured, list | tuple) and configured and isinstance(configured[0], list | tuple):
+        configured = configured[0]  # optimizers and schedulers
+    count = len(configured) if isinstance(configured, list | tuple) else 1
+    return _IdleOptimizer() if count == 1 else [_IdleOptimizer() for _ in range(count)]
 
 
 def _the_loss(loss: Any, batch: Any, outputs: Any) -> Any:

@@ -137,11 +137,11 @@ def mask_of(batch, outputs):
 
 
 def test_a_lambda_is_told_before_processes_are_spawned(tmp_path):
-    for place in (
-        lambda batch, outputs: batch["mask"],
-        Feature("decoder.norm", mask=lambda batch, outputs: batch["mask"]),
+    for name, place in (
+        ("report_mask", lambda batch, outputs: batch["mask"]),
+        ("reports", Feature("decoder.norm", mask=lambda batch, outputs: batch["mask"])),
+        ("chunks", lambda batch: [batch]),
     ):
-        name = "reports" if isinstance(place, Feature) else "report_mask"
         given = {**PLACES, name: place}
         if name == "reports":
             del given["report_mask"]

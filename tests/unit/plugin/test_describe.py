@@ -186,6 +186,44 @@ def test_a_step_that_fails_is_told_with_what_it_called():
         describe(Captioner, batch)
 
 
+class Manual(Captioner):
+    """A step that optimises manually with several optimizers."""
+
+    forms = (
+        lambda one, two: (one, two),
+        lambda one, two: ([one, two], []),
+        lambda one, two: [{"optimizer": one}, {"optimizer": two}],
+    )
+
+    def __init__(self, form):
+        super().__init__()
+        self.automatic_optimization, self.form = False, form
+
+    def training_step(self, batch, batch_idx):
+        first, second = self.optimizers()
+        self.lr_schedulers()
+        with first.toggle_model():
+            first.zero_grad()
+        self.manual_backward(self.with_hard_negatives(self.loss(batch), batch, None))
+        self.clip_gradients(first, 1.0)
+        second.step()
+        assert second.step() is None
+
+    def configure_optimizers(self):
+        return Manual.forms[self.form](*(torch.optim.SGD(self.parameters(), lr=0.1) for _ in range(2)))
+
+
+@pytest.mark.parametrize("form", range(3))
+def test_a_step_that_optimises_manually_runs_through_and_trains_nothing(form):
+    host = Manual(form)
+    before = copy.deepcopy(host.state_dict())
+    table = describe(host, next(iter(loader())))
+    assert "encoder" in rows(table)
+    assert "failed" not in table
+    assert all(torch.equal(value, before[name]) for name, value in host.state_dict().items())
+    assert all(parameter.grad is None for parameter in host.parameters())
+
+
 class OwnStep(HardNegativeMixin, Captioner):
     def training_step(self, batch, batch_idx):
         return self.with_hard_negatives(self.loss(batch), batch, None)

@@ -25,6 +25,7 @@ TESTED_HERE = {
     "Features",
     "Manual optimisation",
     "Few studies per device",
+    "Checkpoints",
 }
 
 
@@ -159,3 +160,10 @@ def test_a_queue_finds_negatives_for_one_study_at_a_time(tmp_path):
     plug_in(model, run("Few studies per device")["objective"], **PLACES)
     fitted.fit(model, loader(batch_size=1))
     assert fitted.callback_metrics["train/negatives_found"] == 1
+
+
+def test_the_hosts_weights_load_into_the_bare_class(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = plug_in(plugged_hosts.Captioner(width=16), objective(), **PLACES)
+    run("Checkpoints", model=model, torch=torch)
+    plugged_hosts.Captioner(width=16).load_state_dict(torch.load("host.pt"))

@@ -1,11 +1,13 @@
 """The weights of the bare host, and those of the objective that is plugged into it."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from hardneg_plugin.distributed import warn_on_first_rank
 from hardneg_plugin.errors import UserError
 
 PREFIX = "hard_negatives."
@@ -37,13 +39,28 @@ def take_out(state_dict: dict[str, Any]) -> dict[str, Any]:
     return {name.removeprefix(PREFIX): state_dict.pop(name) for name in names}
 
 
-def check_default_fits(weights: Mapping[str, Any], objective: nn.Module, model: str) -> None:
-    """Check that the weights of a checkpoint's objective go into one that nobody chose.
+def settings_of(objective: nn.Module) -> dict[str, str]:
+    """What an objective is made of, in words: for a checkpoint, to be compared, not to be read back.
+
+    >>> settings_of(nn.Dropout(0.5))
+    {'p': '0.5', 'inplace': 'False'}
+    """
+    own = {name: value for name, value in vars(objective).items() if name not in vars(nn.Module())}
+    own |= dict(objective.named_children())
+    # without addresses, which are of one process, and without the whole of a long list
+    return {name: re.sub(r" at 0x[0-9a-f]+", "", repr(value))[:400] for name, value in own.items()}
+
+
+def check_default_fits(
+    weights: Mapping[str, Any], settings: Mapping[str, str], objective: nn.Module, model: str
+) -> None:
+    """Check an objective that nobody chose against that of a checkpoint; warn where it has other settings.
 
     Args:
         weights: of the checkpoint's objective.
+        settings: of the checkpoint's objective, from `settings_of`; empty if unknown.
         objective: the default one.
-        model: name of the plugged class, for the message.
+        model: name of the plugged class, for messages.
 
     Raises:
         UserError: weights that the default one does not have, or has in other shapes.
@@ -57,6 +74,15 @@ def check_default_fits(weights: Mapping[str, Any], objective: nn.Module, model: 
             f"The checkpoint holds an objective with the weights {', '.join(other)}, which do not fit the default one of {model}: "
             f"pass the objective that was trained, {model}.load_from_checkpoint(path, hard_negatives=HardNegativeObjective(...)). "
             "For inference, load the host's own class."
+        )
+    here = settings_of(objective)
+    differing = [
+        f"{name}={value} instead of {here[name]}" for name, value in settings.items() if here.get(name, value) != value
+    ]
+    if differing:
+        warn_on_first_rank(
+            f"The checkpoint's objective has {', '.join(differing)}, which the default one of {model} has: to train on with "
+            "the same, pass the objective by hard_negatives=."
         )
 
 

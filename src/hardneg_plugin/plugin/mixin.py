@@ -15,7 +15,7 @@ from hardneg_plugin.objectives import HardNegativeObjective, ObjectiveOutput, Pa
 from hardneg_plugin.objectives.schedule import TrainingProgress
 from hardneg_plugin.plugin.batch_parts import Chunks
 from hardneg_plugin.plugin.chunks import check_chunks, warn_of_batch_norm
-from hardneg_plugin.plugin.host_state import check_default_fits, take_out
+from hardneg_plugin.plugin.host_state import check_default_fits, settings_of, take_out
 from hardneg_plugin.plugin.lightning_hosts import lightning_module_of
 from hardneg_plugin.plugin.negatives_watch import NegativesWatch
 from hardneg_plugin.plugin.rank_agreement import (
@@ -29,6 +29,7 @@ from hardneg_plugin.plugin.signatures import constructor_shown_as, names_in_own_
 from hardneg_plugin.plugin.step_in_parts import StepInParts
 
 _NAME = "hard_negatives"
+_SETTINGS = "hard_negatives_settings"
 _KEYWORDS = (_NAME, "chunks")
 """Keywords of the mixin's constructor that no host gets."""
 
@@ -226,7 +227,7 @@ class HardNegativeMixin(RankAgreement, StepInParts):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the host's weights in the state dict, and put those of the objective beside it."""
         inside = take_out(checkpoint["state_dict"])
-        checkpoint[_NAME] = inside
+        checkpoint[_NAME], checkpoint[_SETTINGS] = inside, settings_of(self.hard_negatives)
         if is_sharded(self):
             checkpoint[_NAME] = whole_state(self.hard_negatives)
             checkpoint["host_weights"] = list(checkpoint["state_dict"])
@@ -243,7 +244,7 @@ class HardNegativeMixin(RankAgreement, StepInParts):
                 "Load it by load_from_checkpoint; trainer.fit(ckpt_path=...) needs the objective's optimizer state, too."
             )
         if self._objective_is_default:
-            check_default_fits(weights, self.hard_negatives, type(self).__name__)
+            check_default_fits(weights, checkpoint.get(_SETTINGS, {}), self.hard_negatives, type(self).__name__)
         if "state_dict" in checkpoint:
             checkpoint["state_dict"].update({f"{_NAME}.{name}": value for name, value in weights.items()})
         elif _NAME in checkpoint:  # the strategy has loaded the host's weights by itself

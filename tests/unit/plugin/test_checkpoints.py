@@ -4,6 +4,7 @@ import copy
 import logging
 import pickle
 import sys
+import warnings
 from multiprocessing.context import set_spawning_popen
 from pathlib import Path
 
@@ -96,12 +97,23 @@ def test_a_class_in_code_says_that_its_objective_has_to_be_passed(tmp_path):
     # an objective that was passed is the user's choice: torch says what does not fit
     with pytest.raises(RuntimeError, match=r"Unexpected key.*image_head"):
         InCode.load_from_checkpoint(tmp_path / "model.ckpt", hard_negatives=HardNegativeObjective())
+    # weights that fit do not say that the settings do
+    other = InCode(hard_negatives=HardNegativeObjective(schedule=Constant(hardness=0.5), hardening=None))
+    run = trainer(tmp_path, max_epochs=1)
+    run.fit(other, loader())
+    run.save_checkpoint(tmp_path / "other.ckpt")
+    message = r"objective has hardening=None instead of Arc\(.*\), schedule=Constant.* instead of Linear.*default one of InCode"
+    with pytest.warns(UserWarning, match=message):
+        InCode.load_from_checkpoint(tmp_path / "other.ckpt")
     # of the default one's weights, the checkpoint is enough
     default = InCode()
     run = trainer(tmp_path, max_epochs=1)
     run.fit(default, loader())
     run.save_checkpoint(tmp_path / "default.ckpt")
-    assert equal(InCode.load_from_checkpoint(tmp_path / "default.ckpt").state_dict(), default.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = InCode.load_from_checkpoint(tmp_path / "default.ckpt")
+    assert equal(again.state_dict(), default.state_dict())
 
 
 @pytest.mark.parametrize("kind", ["instance", "class", "code"])

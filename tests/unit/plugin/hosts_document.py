@@ -5,6 +5,7 @@ import re
 import socket
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -66,7 +67,8 @@ def loop_by_hand(batch_size):
         image_width=16, report_width=16, width=8, schedule=Constant(hardness=0.5)
     )
     model = Loop()
-    run("accelerate, or a loop by hand", model=model, objective=objective, loader=loader(batch_size=batch_size))
+    with patch.dict(os.environ, ACCELERATE_USE_CPU="true"):
+        run("accelerate, or a loop by hand", model=model, objective=objective, loader=loader(batch_size=batch_size))
     return {**model.state_dict(), **objective.state_dict(prefix="objective.")}
 
 

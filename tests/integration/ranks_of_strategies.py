@@ -12,7 +12,7 @@ import torch.distributed as dist
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.multiprocessing import start_processes
 from torch.utils.data import DataLoader
 
@@ -65,8 +65,12 @@ class Host(pl.LightningModule):
         parts = [self.encoder, self.words, self.norm]
         if self.shards == "objective too":
             parts.append(self.hard_negatives)
+        if self.shards == "whole host":
+            parts = [self.encoder, self]  # what is in no other part: the objective, too
         for part in parts:
             fully_shard(part, mesh=self.device_mesh["data_parallel"])
+        if self.shards == "whole host":
+            register_fsdp_forward_method(self, "training_step")  # which is not forward
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         torch.manual_seed(100 * self.current_epoch + batch_idx)  # a resumed training draws the same dropout
@@ -91,10 +95,28 @@ class Host(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=0.02)
 
 
-def host(weight: float | None, seed: int = 1, **options: Any) -> Host:
+class ManualHost(Host):
+    """Steps by itself after every second batch."""
+
+    def __init__(self, limit: float, algorithm: str) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.limit, self.algorithm = limit, algorithm
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        loss = super().training_step(batch, batch_idx)
+        self.manual_backward(self.with_hard_negatives(loss, batch, loss))
+        if batch_idx % 2:
+            optimizer = self.optimizers()
+            self.clip_gradients(optimizer, self.limit, self.algorithm)
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def host(weight: float | None, seed: int = 1, kind: type[Host] = Host, chunks: int = 1, **options: Any) -> Host:
     """A host; bare for no weight, else with an objective of heads, queue and separation, drawn with a seed."""
     torch.manual_seed(0)
-    model = Host(**options)
+    model = kind(**options)
     if weight is None:
         return model
     torch.manual_seed(seed)
@@ -107,7 +129,7 @@ def host(weight: float | None, seed: int = 1, **options: Any) -> Host:
         schedule=Constant(warmup=0.0),
         weights=Weights(alignment=weight, separation=weight),
     )
-    return plug_in(model, objective, images="encoder", reports="norm", study_ids="batch.id")
+    return plug_in(model, objective, images="encoder", reports="norm", study_ids="batch.id", chunks=chunks)
 
 
 def loader() -> DataLoader:
@@ -156,10 +178,15 @@ def fits(strategy: str, folder: Path) -> None:
     fit(strategy, folder, "whole", host(1.0), saves=True)
     fit(strategy, folder, "resumed", host(1.0), ckpt=folder / "epoch=0.ckpt")
     fit(strategy, folder, "accumulated", host(1.0), accumulate_grad_batches=2, gradient_clip_val=0.05)
+    if strategy in ("ddp", "fsdp2_folder"):
+        fit(strategy, folder, "manual", host(1.0, kind=ManualHost, limit=0.05, algorithm="norm"))
+        fit(strategy, folder, "clipped by value", host(1.0, kind=ManualHost, limit=1e-3, algorithm="value"))
+        fit(strategy, folder, "chunks", host(1.0, chunks=2))
     if strategy == "fsdp2_folder":
         fit(strategy, folder, "sharded objective", host(1.0, shards="objective too"), saves=True)
         sharded = host(1.0, shards="objective too")
         fit(strategy, folder, "sharded objective resumed", sharded, ckpt=folder / "epoch=0-v1.ckpt")
+        fit(strategy, folder, "sharded host", host(1.0, shards="whole host"))
         fit(strategy, folder, "unseeded", host(1.0, seed=1 + dist.get_rank()))
         fails(folder)
 

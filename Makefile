@@ -49,6 +49,7 @@ bench: .venv/.ready
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/mining.py
+	$(BIN)/python benchmarks/chunks.py
 
 # Runs in outputs/ are nobody's to remove but yours.
 clean:

@@ -1,5 +1,6 @@
 """A step in chunks against the unsplit step: gradients, dropout, memory, forwards, logs, and GradCache as an oracle."""
 
+import importlib.util
 import sys
 import warnings
 import weakref
@@ -9,8 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 from torchmetrics import MeanMetric
 
 from hardneg_plugin import HardNegativeMixin, HardNegativeObjective, PairEmbeddings, plug_in
@@ -23,6 +23,7 @@ from hardneg_plugin.plugin.chunks import HostStep, join_pairs, joined, run_parts
 sys.path.append(str(Path(__file__).parent))
 from plugged_hosts import PLACES, Captioner, loader, trainer
 
+ROOT = Path(__file__).parents[3]
 CHUNKS = (2, 3, 4, 8)
 
 
@@ -64,6 +65,24 @@ class MixedIn(HardNegativeMixin, Tokens):
         return outputs["tokens"].sum()
 
 
+class Checkpointed(Tokens):
+    """With activation checkpointing of its own."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        layers = self.encoder
+        self.encoder = Again(layers)
+
+
+class Again(nn.Module):
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, inputs):
+        return checkpoint(self.layers, inputs, use_reentrant=False)
+
+
 class Encodes(HardNegativeMixin, Captioner):
     """Encodes once more in `embed`, which is a part of what is computed again."""
 
@@ -75,6 +94,9 @@ HOSTS = {
     "plug_in, mask": lambda chunks: plug_in(Captioner(dropout=0.0), objective(), **PLACES, chunks=chunks),
     "plug_in, tokens": lambda chunks: plug_in(
         Tokens(dropout=0.0), objective(), **PLACES, chunks=chunks, chunk_weight="batch.mask"
+    ),
+    "plug_in, checkpointing": lambda chunks: plug_in(
+        Checkpointed(dropout=0.0), objective(), **PLACES, chunks=chunks, chunk_weight="outputs.tokens"
     ),
     "plug_in, words": lambda chunks: plug_in(
         Captioner(dropout=0.0), objective(RelationEnhancedObjective), **PLACES, chunks=chunks
@@ -167,22 +189,12 @@ def test_dropout_is_drawn_again_as_it_was():
         torch.testing.assert_close(found[name], parameter.grad, atol=1e-6, rtol=1e-5)
 
 
-class Alive(TorchDispatchMode):
-    """The peak of the bytes in tensors that were made while it is on and are still alive."""
-
-    def __init__(self):
-        super().__init__()
-        self.storages, self.peak = {}, 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        for value in out if isinstance(out, tuple | list) else [out]:
-            if isinstance(value, torch.Tensor):
-                storage = value.untyped_storage()
-                self.storages[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self.storages = {key: kept for key, kept in self.storages.items() if not kept[0].expired()}
-        self.peak = max(self.peak, sum(size for _, size in self.storages.values()))
-        return out
+def alive():
+    """The peak of bytes in tensors of a step, as the benchmark measures it."""
+    spec = importlib.util.spec_from_file_location("chunks_benchmark", ROOT / "benchmarks" / "chunks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Alive()
 
 
 class Deep(Captioner):
@@ -208,9 +220,9 @@ def test_memory_is_that_of_one_part_and_time_that_of_one_more_forward():
         model = outside_training(plug_in(Deep(), objective(), **PLACES, chunks=chunks))
         seen = []
         model.encoder.register_forward_pre_hook(lambda module, inputs, seen=seen: seen.append(len(inputs[0])))
-        with Alive() as alive:
+        with alive() as made_in_step:
             gradients(model, batch)
-        peaks[chunks], rows[chunks] = alive.peak, sum(seen)
+        peaks[chunks], rows[chunks] = made_in_step.peak, sum(seen)
     assert rows == {1: studies, 2: 2 * studies, 4: 2 * studies, 8: 2 * studies}
     for chunks in (2, 4, 8):  # weights, gradients and pooled features do not get less
         assert peaks[chunks] < (1 / chunks + 0.05) * peaks[1], peaks

@@ -37,7 +37,7 @@ STRATEGIES = {
     "spawn": lambda: "ddp_spawn",
     "tensor_parallel": lambda: ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=2),
 }
-STARTS_RANKS = ("ddp_fork", "ddp_spawn")
+STARTS_RANKS = ("ddp_fork", "ddp_spawn", "spawn")
 """Strategies that start their ranks in `fit`; the others run in ranks that are there."""
 
 

@@ -28,9 +28,10 @@ def folder(tmp_path_factory):
     """What all strategies left, each in a folder of its name."""
     folder = tmp_path_factory.mktemp("strategies")
     on_ranks(["ddp", "ddp_find_unused_parameters_true", "fsdp2_folder", "fsdp2_file"], folder)
-    on_ranks(["ddp_fork", "ddp_spawn"], folder)
-    (folder / "single").mkdir()
-    fits("single", folder / "single")
+    on_ranks(["ddp_fork"], folder)  # forks a process without threads
+    for strategy in ("ddp_spawn", "single"):  # the fork server of this process has imported everything
+        (folder / strategy).mkdir()
+        fits(strategy, folder / strategy)
     return folder
 
 

@@ -5,13 +5,14 @@ one part after the other. Losses and pooled features of the parts stay, and are 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from hardneg_plugin.distributed import warn_on_first_rank
@@ -69,13 +70,21 @@ def run_parts(step: Step, batch: Any, chunks: Chunks, host: nn.Module) -> list[H
         step: runs the host on a part.
         batch: of B studies.
         chunks: the number of parts, or a callable from the batch to its parts.
-        host: its random numbers and statistics are looked after.
+        host: its random numbers and statistics are looked after; the DDP module, where the step calls one.
 
     Returns:
         The steps of the parts, attached to the graph.
 
     Raises:
         UserError: the batch cannot be split, or the features of a part are not those of its studies.
+
+    >>> model = nn.Linear(3, 4)
+    >>> def step(part, index, again):
+    ...     states = model(part["rows"])
+    ...     return HostStep(states, states.square().mean(), PairEmbeddings(states, states), weight=len(states))
+    >>> whole = joined(run_parts(step, {"rows": torch.ones(5, 3)}, 2, model))
+    >>> whole.pairs.images.shape
+    torch.Size([5, 4])
     """
     parts = split(batch, chunks)
     if not parts:
@@ -102,7 +111,9 @@ class _Part:
     @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]
     def __call__(self, *on_devices: Tensor) -> HostStep:
         if self.again:
-            with _statistics_kept(self.host):
+            # DDP takes the forward before the backward for the last one, and must not see those within it
+            no_sync = self.host.no_sync() if isinstance(self.host, DistributedDataParallel) else nullcontext()
+            with _statistics_kept(self.host), no_sync:
                 return self.step(self.part, self.index, True)
         self.again = True
         return self.step(self.part, self.index, False)

@@ -12,9 +12,10 @@ from torch.distributed.tensor import DTensor
 from torch.multiprocessing import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
-from hardneg_plugin import HardNegativeObjective, plug_in
+from hardneg_plugin import HardNegativeObjective, PairEmbeddings, plug_in
 from hardneg_plugin.objectives import Weights
 from hardneg_plugin.objectives.schedule import Constant, TrainingProgress
+from hardneg_plugin.plugin.chunks import HostStep, joined, run_parts
 
 sys.path.append(str(Path(__file__).parent))
 from plugged_hosts import PLACES, Captioner, loader
@@ -51,10 +52,36 @@ def gradients_on_two_ranks(folder: Path) -> list[dict[str, dict[str, torch.Tenso
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 
+def layers() -> nn.Module:
+    """A host that DDP wraps alone, as in Hugging Face's Trainer; with a buffer, which DDP broadcasts."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(8, 6)).eval()
+
+
+def contrast(host: nn.Module, batch: dict[str, Any], chunks: int) -> torch.Tensor:
+    """A loss over all pairs of a rank's studies, from a host that is called in the step."""
+
+    def step(part: dict[str, Any], index: int, again: bool) -> HostStep:
+        states = host(part["images"])
+        pooled = states.mean(1)
+        return HostStep(states, states.square().mean(), PairEmbeddings(pooled, pooled), weight=len(pooled))
+
+    whole = joined(run_parts(step, batch, chunks, host))
+    assert whole.loss is not None
+    assert whole.pairs is not None
+    return whole.loss + (whole.pairs.images @ whole.pairs.reports.T).logsumexp(1).mean()
+
+
 def _rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    torch.save({strategy: _gradients(strategy, batches()[rank]) for strategy in STRATEGIES}, f"{folder}/{rank}.pt")
+    found = {strategy: _gradients(strategy, batches()[rank]) for strategy in STRATEGIES}
+    ddp = DistributedDataParallel(layers())
+    contrast(ddp, batches()[rank], 3).backward()
+    torch.save(
+        {**found, "called in the step": {name: p.grad for name, p in ddp.module.named_parameters()}},
+        f"{folder}/{rank}.pt",
+    )
     dist.destroy_process_group()
 
 

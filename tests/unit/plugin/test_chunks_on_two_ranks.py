@@ -7,7 +7,7 @@ import pytest
 import torch
 
 sys.path.append(str(Path(__file__).parent))  # where started processes look, too
-from chunks_on_two_ranks import STRATEGIES, InForward, batches, gradients_on_two_ranks
+from chunks_on_two_ranks import STRATEGIES, InForward, batches, contrast, gradients_on_two_ranks, layers
 
 
 @pytest.mark.slow
@@ -15,7 +15,11 @@ def test_the_gradient_is_that_of_one_process(tmp_path):
     step = InForward(chunks=1)
     step(batches()[2]).backward()
     expected = {name: p.grad for name, p in step.named_parameters()}
+    host = layers()
+    (sum(contrast(host, batch, 1) for batch in batches()[:2]) / 2).backward()
+    called = {name: p.grad for name, p in host.named_parameters()}
     for rank in gradients_on_two_ranks(tmp_path):
+        torch.testing.assert_close(rank["called in the step"], called, atol=1e-6, rtol=1e-5)
         for strategy in STRATEGIES:
             assert rank[strategy].keys() == expected.keys()
             for name, gradient in rank[strategy].items():

@@ -195,6 +195,24 @@ class _Plugged(HardNegativeMixin):
         pairs: PairEmbeddings = self._plug.features.pairs(self, batch, outputs, self._calls)
         return pairs
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def with_hard_negatives(self, loss: Tensor, batch: Any, outputs: Any) -> Tensor:
+        """As of the mixin, within the host's own step.
+
+        Args:
+            loss, batch, outputs: as of the mixin.
+
+        Raises:
+            UserError: it is called elsewhere, where no module's output has been kept.
+        """
+        if not self._in_step and self._plug.features.modules(self):
+            raise UserError(
+                f"with_hard_negatives reads what modules return while the training_step of {self._plug.host.__name__} runs, but "
+                "it was called outside: write the step into a class of the host and plug in that."
+            )
+        total: Tensor = super().with_hard_negatives(loss, batch, outputs)
+        return total
+
     def embed_statements(self, batch: Any, outputs: Any) -> Tensor | None:
         """The features of the objective's statements, where a place is given."""
         statements: Tensor | None = self._plug.features.read("statements", self, batch, outputs, self._calls)

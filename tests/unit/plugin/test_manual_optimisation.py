@@ -149,6 +149,32 @@ def test_a_step_of_the_subclass_may_add_them_to_what_it_returns(tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
+def test_a_step_around_a_plugged_class_is_told_where_it_belongs(tmp_path):
+    class Outside(plug_in(Captioner, objective(), **PLACES)):
+        def training_step(self, batch, batch_idx):
+            return self.with_hard_negatives(self.loss(batch), batch, None)
+
+    with pytest.raises(
+        UserError, match=r"while the training_step of Captioner runs, but.*a class of the host and plug in that"
+    ):
+        trainer(tmp_path).fit(Outside(), loader())
+
+    class Callables(plug_in(Captioner, objective(), images=encoded, reports=decoded, study_ids="batch.id")):
+        training_step = Outside.training_step
+
+    run = trainer(tmp_path, max_steps=1)
+    run.fit(Callables(), loader())
+    assert run.callback_metrics["train/alignment_loss"] > 0
+
+
+def encoded(host, batch, outputs):
+    return host.encoder(batch["images"])
+
+
+def decoded(host, batch, outputs):
+    return host.decoder["norm"](host.decoder["words"](batch["tokens"]))
+
+
 def test_a_step_that_adds_nothing_is_told_before_training(tmp_path):
     class Forgets(Captioner):
         def __init__(self):

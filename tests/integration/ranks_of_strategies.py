@@ -182,6 +182,8 @@ def fits(strategy: str, folder: Path) -> None:
         fit(strategy, folder, "manual", host(1.0, kind=ManualHost, limit=0.05, algorithm="norm"))
         fit(strategy, folder, "clipped by value", host(1.0, kind=ManualHost, limit=1e-3, algorithm="value"))
         fit(strategy, folder, "chunks", host(1.0, chunks=2))
+    if strategy == "fsdp2_file" and (of_ddp := folder.parent / "ddp" / "epoch=0.ckpt").exists():
+        fit(strategy, folder, "resumed from ddp", host(1.0), ckpt=of_ddp)
     if strategy == "fsdp2_folder":
         fit(strategy, folder, "sharded objective", host(1.0, shards="objective too"), saves=True)
         sharded = host(1.0, shards="objective too")

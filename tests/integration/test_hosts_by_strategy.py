@@ -109,6 +109,26 @@ def test_sharded_objective_equals_ddp(seen):
             assert_close(rank["host"], ddp["host"], rtol=0, atol=1e-6)
 
 
+def test_checkpoints_go_from_one_strategy_to_another(seen, folder):
+    whole = seen("ddp", "whole")[0]
+    for rank in seen("fsdp2_file", "resumed from ddp"):
+        assert_close(rank["objective"], whole["objective"], rtol=0, atol=1e-6)
+        assert_close(rank["host"], whole["host"], rtol=0, atol=1e-6)
+    loaded = type(host(1.0)).load_from_checkpoint(folder / "fsdp2_file" / "epoch=1.ckpt")
+    assert_close(dict(loaded.hard_negatives.state_dict()), seen("fsdp2_file", "whole")[0]["objective"], rtol=0, atol=0)
+
+
+def test_the_other_lightning_equals_this_one(seen, tmp_path):
+    pytest.importorskip("lightning.pytorch")
+    import ranks_of_strategies_of_lightning
+
+    ranks_of_strategies_of_lightning.on_ranks(["fsdp2_file"], tmp_path)
+    for name in ("whole", "resumed"):
+        other = torch.load(tmp_path / "fsdp2_file" / f"{name}-0.pt")
+        assert_close(other["objective"], seen("fsdp2_file", name)[0]["objective"], rtol=0, atol=0)
+        assert_close(other["host"], seen("fsdp2_file", name)[0]["host"], rtol=0, atol=0)
+
+
 def test_objective_starts_as_on_rank_0(seen):
     for rank in seen("fsdp2_folder", "unseeded"):
         assert_close(rank["objective"], seen("fsdp2_folder", "whole")[0]["objective"], rtol=0, atol=0)

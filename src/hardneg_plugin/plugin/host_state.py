@@ -66,8 +66,11 @@ def check_default_fits(
         UserError: weights that the default one does not have, or has in other shapes.
     """
     own = objective.state_dict()
+    # a queue or a bank is no tensor
     other = [
-        name for name, value in weights.items() if name not in own or getattr(own[name], "shape", None) != value.shape
+        name
+        for name, value in weights.items()
+        if name not in own or getattr(own[name], "shape", None) != getattr(value, "shape", None)
     ]
     if other:
         raise UserError(

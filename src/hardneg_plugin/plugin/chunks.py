@@ -5,7 +5,7 @@ one part after the other. Losses and pooled features of the parts stay, and are 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -111,9 +111,7 @@ class _Part:
     @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]
     def __call__(self, *on_devices: Tensor) -> HostStep:
         if self.again:
-            # DDP takes the forward before the backward for the last one, and must not see those within it
-            no_sync = self.host.no_sync() if isinstance(self.host, DistributedDataParallel) else nullcontext()
-            with _statistics_kept(self.host), no_sync:
+            with _statistics_kept(self.host), _unseen_by_ddp(self.host):
                 return self.step(self.part, self.index, True)
         self.again = True
         return self.step(self.part, self.index, False)
@@ -232,6 +230,19 @@ def _check_studies(batch: Any, steps: Sequence[HostStep], parts: int) -> None:
             f"chunks: expected features of {expected} studies from the parts of a batch of {studies}, but got {found}: the batch "
             "was split along something else than studies. Pass chunks as a callable from the batch to a list of its parts."
         )
+
+
+@contextmanager
+def _unseen_by_ddp(host: nn.Module) -> Iterator[None]:
+    """Call the module inside DDP: a forward of DDP prepares it for a backward, and there is one under way."""
+    if not isinstance(host, DistributedDataParallel):
+        yield
+        return
+    vars(host)["forward"] = host.module
+    try:
+        yield
+    finally:
+        del vars(host)["forward"]
 
 
 @contextmanager

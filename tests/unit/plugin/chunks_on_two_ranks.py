@@ -53,9 +53,11 @@ def gradients_on_two_ranks(folder: Path) -> list[dict[str, dict[str, torch.Tenso
 
 
 def layers() -> nn.Module:
-    """A host that DDP wraps alone, as in Hugging Face's Trainer; with a buffer, which DDP broadcasts."""
+    """A host that DDP wraps alone, as in Hugging Face's Trainer; with buffers, and a scale of what is outside the parts."""
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(8, 6)).eval()
+    host = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(8, 6)).eval()
+    host.register_parameter("scale", nn.Parameter(torch.ones(())))
+    return host
 
 
 def contrast(host: nn.Module, batch: dict[str, Any], chunks: int) -> torch.Tensor:
@@ -69,7 +71,9 @@ def contrast(host: nn.Module, batch: dict[str, Any], chunks: int) -> torch.Tenso
     whole = joined(run_parts(step, batch, chunks, host))
     assert whole.loss is not None
     assert whole.pairs is not None
-    return whole.loss + (whole.pairs.images @ whole.pairs.reports.T).logsumexp(1).mean()
+    # its gradient is there before that of any part
+    scale = host.get_parameter("scale" if isinstance(host, nn.Sequential) else "module.scale")
+    return whole.loss + (scale * whole.pairs.images @ whole.pairs.reports.T).logsumexp(1).mean()
 
 
 def _rank(rank: int, folder: str) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from hardneg_plugin.objectives import HardNegativeObjective, PairEmbeddings
 from hardneg_plugin.plugin.batch_parts import Chunks
-from hardneg_plugin.plugin.chunks import HostStep, joined, pooled_only, run_parts
+from hardneg_plugin.plugin.chunks import HostStep, joined, run_parts
+from hardneg_plugin.plugin.joined_features import pooled_only
 from hardneg_plugin.plugin.part_log import PartLog, log_together
 
 # It stands before a LightningModule in the bases, and takes its methods from there.

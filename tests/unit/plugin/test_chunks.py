@@ -18,7 +18,8 @@ from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.pooling import masked_mean
 from hardneg_plugin.objectives import Bank, Hinge, InfoNCE, Queue, RelationEnhancedObjective, Weights
 from hardneg_plugin.objectives.schedule import Constant, TrainingProgress
-from hardneg_plugin.plugin.chunks import HostStep, join_pairs, joined, run_parts
+from hardneg_plugin.plugin.chunks import HostStep, joined, run_parts
+from hardneg_plugin.plugin.joined_features import join_pairs
 
 sys.path.append(str(Path(__file__).parent))
 from plugged_hosts import PLACES, Captioner, loader, trainer

@@ -22,6 +22,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 LEAST_GAIN = {
     "ground_what_is_known": 0.04,
     "own_hydra_app": 0.06,
+    "wrap_hf_trainer": 0.02,
     "wrap_huggingface": 0.02,
     "wrap_manual_optimisation": 0.1,
     "wrap_vlm_lora": 0.02,

@@ -1,0 +1,268 @@
+"""The plug-in for transformers.Trainer: a mixin that adds an objective to the loss of any trainer built on it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+
+from hardneg_plugin.distributed import average_gradients, mean_over_ranks
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.hf.columns import KeptColumns, columns_read, columns_taken
+from hardneg_plugin.hf.objective_steps import ObjectiveSteps
+from hardneg_plugin.objectives import HardNegativeObjective, ObjectiveOutput
+from hardneg_plugin.objectives.schedule import TrainingProgress
+from hardneg_plugin.plugin.feature import Where
+from hardneg_plugin.plugin.feature_paths import FeaturePaths, recorded
+from hardneg_plugin.plugin.negatives_watch import NegativesWatch
+from hardneg_plugin.plugin.optimizer_group import add_group
+
+OBJECTIVE_FILE = "hard_negatives.pt"
+"""The weights of the objective in a checkpoint's folder."""
+
+_WHOLE = ""  # the path of the model itself
+
+# It stands before a Trainer in the bases, and takes its methods from there.
+_Trainer: Any = Any if TYPE_CHECKING else object
+
+
+class HardNegativeTrainerMixin(_Trainer):
+    """Add increasingly hard negatives to a trainer of Hugging Face; put it before `Trainer` or TRL's `SFTTrainer`.
+
+    The model runs once per step. The loss in training is
+    `weights.report * loss + weights.alignment * alignment_loss + weights.separation * separation_loss`; the terms of the objective
+    are averaged over accumulated batches, whichever way the host's loss is. Evaluation and prediction are those of the trainer.
+
+    Places are those of `plug_in`. Paths start at the model, or at the base model within one of peft; "batch.study_id" is a column,
+    and "outputs" is what the model returned. Columns that the model does not take are kept for the objective
+    (`remove_unused_columns`), also texts, and taken out before the model runs. A collator of your own gets them with the rest.
+
+    The objective is not part of the model. Its parameters are a group of their own in the optimizer, without weight decay, under
+    the same learning-rate schedule. `max_grad_norm` clips them on their own, and `grad_norm` in the logs is the model's. Their
+    gradients are averaged over ranks. They are saved as `checkpoint-N/hard_negatives.pt` with the optimizer's state (not with
+    `save_only_model`), and resumed from there. The contrast is over the batches of all ranks.
+
+    Logged with the loss, as means over the steps since the last log and over all ranks: report_loss, alignment_loss,
+    separation_loss, hardness and the others of `HardNegativeMixin`. The schedule counts optimizer steps.
+
+    Args:
+        hard_negatives: the objective; None: `HardNegativeObjective()`.
+        images, reports, image_mask, report_mask: features and their masks, as of `plug_in`.
+        study_ids, patient_ids, texts, labels, facts, statements, negatives: as of `plug_in`; `labels` are label sets of studies,
+            not the tokens that the model is trained on.
+        columns: further columns of the data set that callable places read. All other arguments go to the trainer.
+
+    Raises:
+        UserError: a path that leads nowhere, or training with DataParallel, DeepSpeed, FSDP, tensor or context parallelism.
+
+    >>> from trl import SFTTrainer  # doctest: +SKIP
+    >>> class HardNegativeSFTTrainer(HardNegativeTrainerMixin, SFTTrainer):  # doctest: +SKIP
+    ...     pass
+    """
+
+    data_collator: Any
+    _signature_columns: list[str] | None
+
+    def __init__(
+        self,
+        *args: Any,
+        hard_negatives: HardNegativeObjective | None = None,
+        images: Where,
+        reports: Where,
+        image_mask: Where | None = None,
+        report_mask: Where | None = None,
+        study_ids: Where | None = None,
+        patient_ids: Where | None = None,
+        texts: Where | None = None,
+        labels: Where | None = None,
+        facts: Where | None = None,
+        statements: Where | None = None,
+        negatives: Where | None = None,
+        columns: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> None:
+        self._places = FeaturePaths(
+            images=images,
+            reports=reports,
+            image_mask=image_mask,
+            report_mask=report_mask,
+            study_ids=study_ids,
+            patient_ids=patient_ids,
+            texts=texts,
+            labels=labels,
+            facts=facts,
+            statements=statements,
+            negatives=negatives,
+        )
+        self._columns = [*columns_read(self._places), *columns]
+        self.hard_negatives = HardNegativeObjective() if hard_negatives is None else hard_negatives
+        self._sums: dict[str, Tensor] = {}
+        self._batches = 0
+        self._negatives_watch = NegativesWatch()
+        super().__init__(*args, **kwargs)
+        self._check_strategy()
+        self._places.modules(self._host)
+        self.hard_negatives.to(self.args.device)
+        if self._kept:
+            self.data_collator = KeptColumns(self.data_collator, self._kept)
+        self.add_callback(ObjectiveSteps(self.hard_negatives))
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The trainer's loss, in training with the terms of the objective. Arguments are those of `Trainer`."""
+        batch, inputs = dict(inputs), self._for_model(inputs)
+        if not model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        host = self._host
+        # return_outputs would cost another forward in TRL: the outputs are taken from the model itself
+        with recorded({**self._places.modules(host), _WHOLE: self.model}) as calls:
+            result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss = result[0] if return_outputs else result
+        outputs = calls.pop(_WHOLE)[-1]
+        pairs = self._places.pairs(host, batch, outputs, calls)
+        given = {}
+        if self.hard_negatives.statement_texts:
+            given["statements"] = self._places.read("statements", host, batch, outputs, calls)
+        progress = self._progress()
+        terms: ObjectiveOutput = self.hard_negatives(pairs, progress, **given)
+        # the trainer divides a loss by the number of accumulated batches unless it is a share of theirs already
+        shares = self.current_gradient_accumulation_steps if self._is_share(num_items_in_batch) else 1
+        self._keep_logs(loss * shares, terms)
+        self._negatives_watch(terms.logs["negatives_found"], len(pairs.images), self.hard_negatives, progress)
+        weights = self.hard_negatives.weights
+        added = weights.alignment * terms.alignment_loss + weights.separation * terms.separation_loss
+        total = weights.report * loss + added / shares
+        return (total, *result[1:]) if return_outputs else total
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The trainer's step; the last of accumulated ones averages the objective's gradients over the ranks."""
+        loss: Tensor = super().training_step(*args, **kwargs)
+        if self.accelerator.sync_gradients:  # before a scaler looks for gradients that are not finite
+            average_gradients(self.hard_negatives.parameters())
+        return loss
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As the trainer's, with the columns that the model takes. Arguments are those of `Trainer`."""
+        return super().prediction_step(model, self._for_model(inputs), *args, **kwargs)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """The trainer's optimizer, with the parameters of the objective in a further group."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        added = {name: p for name, p in self.hard_negatives.named_parameters("hard_negatives") if id(p) not in held}
+        add_group((optimizer, self.lr_scheduler), added)
+        return optimizer
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As the trainer's; logs of training get the values of the objective. Arguments are those of `Trainer`."""
+        if "loss" in logs and self._batches:
+            means = mean_over_ranks(torch.stack(list(self._sums.values()))) / self._batches
+            logs = {**logs, **dict(zip(self._sums, means.tolist(), strict=True))}
+            self._sums, self._batches = {}, 0
+        super().log(logs, *args, **kwargs)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        known = self._signature_columns or []
+        self._signature_columns = [*known, *(name for name in self._columns if name not in known)]
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            torch.save(self.hard_negatives.state_dict(), Path(output_dir, OBJECTIVE_FILE))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            path = Path(checkpoint, OBJECTIVE_FILE)
+            if not path.exists():
+                raise UserError(
+                    f"{path}: expected the weights of the objective beside the model's, but there is no such file: resume from a "
+                    f"checkpoint of {type(self).__name__} saved without save_only_model, or start anew from the model's weights."
+                )
+            self.hard_negatives.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        super()._load_optimizer_and_scheduler(checkpoint)
+
+    @property
+    def _host(self) -> nn.Module:
+        model: Any = self.model
+        return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[no-any-return]
+
+    @property
+    def _kept(self) -> list[str]:
+        taken = {*columns_taken(self._host), "label", "label_ids", *self.label_names}
+        return [name for name in self._columns if name not in taken]
+
+    def _for_model(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        kept = self._kept
+        return {name: value for name, value in inputs.items() if name not in kept}
+
+    def _is_share(self, num_items_in_batch: Tensor | int | None) -> bool:
+        said = getattr(self, "loss_is_scaled_for_ga", None)  # newer releases of transformers say it
+        if said is not None:
+            return bool(said)
+        by_items = self.model_accepts_loss_kwargs and num_items_in_batch is not None
+        return bool(by_items) or self.compute_loss_func is not None
+
+    @torch.no_grad()
+    def _keep_logs(self, report_loss: Tensor, terms: ObjectiveOutput) -> None:
+        values = {
+            "report_loss": report_loss,
+            "alignment_loss": terms.alignment_loss,
+            "separation_loss": terms.separation_loss,
+            **terms.logs,
+        }
+        for name, value in values.items():
+            value = value.detach().to(report_loss.device, torch.float32).reshape(())
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._batches += 1
+
+    def _progress(self) -> TrainingProgress:
+        state = self.state
+        fraction = min(1.0, state.global_step / max(state.max_steps, 1))
+        return TrainingProgress(step=state.global_step, epoch=int(state.epoch or 0), fraction=fraction)
+
+    def _check_strategy(self) -> None:
+        found = {
+            "DataParallel over several GPUs of one process": self.args.n_gpu > 1,
+            "DeepSpeed": self.is_deepspeed_enabled,
+            "FSDP": self.is_fsdp_enabled,
+            "a parallelism_config": getattr(self.accelerator, "parallelism_config", None) is not None,
+        }
+        for name, is_used in found.items():
+            if is_used:
+                raise UserError(
+                    f"{type(self).__name__}: {name} has not been tested with hard negatives. One process and DDP have: start one "
+                    "process per GPU by torchrun or accelerate launch, without sharding."
+                )
+
+
+class HardNegativeTrainer(HardNegativeTrainerMixin, Trainer):  # type: ignore[misc]
+    """transformers.Trainer with increasingly hard negatives; see `HardNegativeTrainerMixin`.
+
+    >>> from hardneg_plugin import HardNegativeObjective
+    >>> from transformers import TrainingArguments
+    >>> class Generator(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.image, self.text = nn.Linear(6, 4), nn.Linear(5, 4)
+    ...
+    ...     def forward(self, pixels, words):
+    ...         return {"loss": (self.image(pixels) - self.text(words)).square().mean()}
+    >>> studies = [{"pixels": torch.randn(6), "words": torch.randn(5), "study": f"study {i}"} for i in range(8)]
+    >>> trainer = HardNegativeTrainer(
+    ...     model=Generator(),
+    ...     args=TrainingArguments("unused", max_steps=2, use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True),
+    ...     train_dataset=studies,
+    ...     hard_negatives=HardNegativeObjective(),
+    ...     images="image",
+    ...     reports="text",
+    ...     study_ids="batch.study",
+    ... )
+    """

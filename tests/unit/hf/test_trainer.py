@@ -1,0 +1,275 @@
+"""Hugging Face's Trainer with hard negatives, against a loop by hand."""
+
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer
+
+from hardneg_plugin import HardNegativeObjective, PairEmbeddings
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.hf import HardNegativeTrainer, HardNegativeTrainerMixin
+from hardneg_plugin.objectives.schedule import TrainingProgress
+
+sys.path.append(str(Path(__file__).parent))
+import tiny_generator as tiny
+from trainer_on_two_ranks import CASES, trained_on_two_ranks
+
+
+def by_hand(kind=tiny.Generator, accumulated=1, clip=0.0, steps=4, batch=4):
+    """Four updates without a trainer: weights, and the terms of each update."""
+    model, objective = tiny.generator(kind), tiny.objective()
+    weights = objective.weights
+    decayed = [p for name, p in model.named_parameters() if "bias" not in name]
+    groups = [
+        {"params": decayed, "weight_decay": 0.1},
+        {"params": [p for name, p in model.named_parameters() if "bias" in name]},
+        {"params": list(objective.parameters())},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    studies, logs = tiny.studies(), []
+    per_epoch = 16 // (batch * accumulated)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.1 * (1 - step / steps)
+        begin = step % per_epoch * batch * accumulated
+        parts = [studies[begin + i * batch : begin + (i + 1) * batch] for i in range(accumulated)]
+        # as the Trainer counts for a model of no known kind: all labels
+        words = sum(int((study["labels"] != -100).sum()) for part in parts for study in part)
+        update = []
+        for part in parts:
+            pixels, ids, mask, labels = (
+                torch.stack([s[key] for s in part]) for key in ("pixels", "input_ids", "mask", "labels")
+            )
+            images, embedded = model.image(pixels), model.words(ids)
+            logits = model.head(images[:, None] + embedded)
+            total = nn.functional.cross_entropy(logits[labels != -100], labels[labels != -100], reduction="sum")
+            # the mean over words of all parts, or the mean over parts of their means
+            loss = total / words if kind is tiny.Generator else total / (labels != -100).sum() / accumulated
+            reports = (embedded * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+            pairs = PairEmbeddings(
+                images=images,
+                reports=reports,
+                study_ids=[s["study"] for s in part],
+                texts=[s["report"] for s in part],
+            )
+            terms = objective(pairs, TrainingProgress(step, step // per_epoch, step / steps))
+            (weights.report * loss + weights.alignment * terms.alignment_loss / accumulated).backward()
+            update.append((loss.item() * accumulated, terms.alignment_loss.item(), terms.logs["hardness"].item()))
+        if clip:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
+            nn.utils.clip_grad_norm_(objective.parameters(), clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        logs.append(torch.tensor(update).mean(0).tolist())
+    model = {f"model.{name}": value for name, value in model.state_dict().items()}
+    return model | objective.state_dict(), logs
+
+
+def assert_same(found, expected, atol=1e-6):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=atol, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def logged(history):
+    names = ("report_loss", "alignment_loss", "hardness")
+    return [[one[name] for name in names] for one in history if "loss" in one]
+
+
+@pytest.mark.parametrize("kind", [tiny.Generator, tiny.MeanGenerator])
+@pytest.mark.parametrize(("accumulated", "clip"), [(1, 0.0), (2, 0.0), (2, 0.01)])
+def test_weights_and_logs_are_those_of_a_loop_by_hand(kind, accumulated, clip, tmp_path):
+    trainer = tiny.trainer(tmp_path, kind, gradient_accumulation_steps=accumulated, max_grad_norm=clip)
+    trainer.train()
+    expected, logs = by_hand(kind, accumulated, clip)
+    assert_same(tiny.weights(trainer), expected)
+    torch.testing.assert_close(torch.tensor(logged(trainer.state.log_history)), torch.tensor(logs), atol=1e-6, rtol=0)
+    losses = [one["loss"] for one in trainer.state.log_history if "loss" in one]
+    assert losses == pytest.approx([0.7 * report + 0.5 * alignment for report, alignment, _ in logs], abs=1e-4)
+
+
+def test_logs_are_means_over_logging_steps(tmp_path):
+    trainer = tiny.trainer(tmp_path, logging_steps=2)
+    trainer.train()
+    _, logs = by_hand()
+    expected = torch.tensor(logs).unflatten(0, (2, 2)).mean(1)
+    torch.testing.assert_close(torch.tensor(logged(trainer.state.log_history)), expected, atol=1e-6, rtol=0)
+
+
+def test_without_weight_the_own_training_is_bit_equal(tmp_path):
+    plugged = tiny.trainer(tmp_path, alignment=0.0, max_grad_norm=0.5)
+    plugged.hard_negatives.weights = type(plugged.hard_negatives.weights)(1.0, 0.0, 0.0)
+    plugged.train()
+
+    class InOrder(Trainer):
+        _get_train_sampler = tiny.InOrder._get_train_sampler
+
+    host = InOrder(
+        model=tiny.generator(), args=tiny.arguments(tmp_path, max_grad_norm=0.5), train_dataset=tiny.studies()
+    )
+    host.train()
+    for name, value in host.model.state_dict().items():
+        assert torch.equal(plugged.model.state_dict()[name], value), name
+    for own, bare in zip(plugged.state.log_history[:-1], host.state.log_history[:-1], strict=True):
+        assert (own["loss"], own["grad_norm"]) == (bare["loss"], bare["grad_norm"])
+
+
+def test_a_resumed_training_ends_as_an_uninterrupted_one(tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 2, "optim": "adamw_torch", "lr_scheduler_type": "cosine"}
+    whole = tiny.trainer(tmp_path, **options)
+    whole.train()
+    resumed = tiny.trainer(tmp_path, **options)
+    nn.init.zeros_(resumed.hard_negatives.image_head.weight)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert_same(tiny.weights(resumed), tiny.weights(whole), atol=0)
+    assert logged(resumed.state.log_history) == logged(whole.state.log_history)
+
+    bare, report = tiny.Generator.from_pretrained(tmp_path / "checkpoint-4", output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert all(torch.equal(value, whole.model.state_dict()[name]) for name, value in bare.state_dict().items())
+
+    (tmp_path / "checkpoint-2" / "hard_negatives.pt").unlink()
+    with pytest.raises(UserError, match="expected the weights of the objective"):
+        tiny.trainer(tmp_path, **options).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+def test_the_objective_has_a_group_without_weight_decay(tmp_path):
+    trainer = tiny.trainer(tmp_path)
+    *_, group = trainer.create_optimizer().param_groups
+    trainer.create_optimizer()
+    assert [id(p) for p in group["params"]] == [id(p) for p in trainer.hard_negatives.parameters()]
+    assert group["weight_decay"] == 0
+    assert len(trainer.optimizer.param_groups) == 3
+
+
+def test_evaluation_is_the_hosts(tmp_path):
+    plugged = tiny.trainer(tmp_path)
+    host = Trainer(model=plugged.model, args=tiny.arguments(tmp_path))
+    assert plugged.evaluate(tiny.studies())["eval_loss"] == host.evaluate(tiny.studies())["eval_loss"]
+    without_labels = [{k: v for k, v in study.items() if k != "labels"} for study in tiny.studies()]
+    assert plugged.predict(without_labels).predictions.shape == (16, 5, 11)
+
+
+def test_a_path_that_leads_nowhere_is_told(tmp_path):
+    with pytest.raises(UserError, match="image_encoder"):
+        HardNegativeTrainer(
+            model=tiny.generator(), args=tiny.arguments(tmp_path), images="image_encoder", reports="words"
+        )
+
+
+def test_sharding_is_refused(tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny.InOrder, "_check_strategy", lambda self: None)
+        trainer = tiny.trainer(tmp_path)
+    trainer.is_deepspeed_enabled = True
+    with pytest.raises(UserError, match=r"DeepSpeed has not been tested .* One process and DDP have"):
+        trainer._check_strategy()
+
+
+def llama():
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=40, **size))
+
+
+OF_TEXT = {
+    "images": "model.embed_tokens",
+    "reports": "model.norm",
+    "study_ids": "batch.study",
+    "texts": "batch.report",
+}
+
+
+def test_sft_trainer_with_lora(tmp_path):
+    trl = pytest.importorskip("trl", reason="TRL is not installed")
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+
+    sft_trainer: Any = trl.SFTTrainer
+
+    class SFT(HardNegativeTrainerMixin, sft_trainer):
+        pass
+
+    rows = [
+        {"input_ids": [1 + (i * 7 + j) % 39 for j in range(6)], "study": f"s{i}", "report": f"r{i}"} for i in range(8)
+    ]
+    rows = [row | {"labels": row["input_ids"]} for row in rows]
+
+    def sft(folder, cls, **keywords):
+        options = vars_of(tiny.arguments(folder), max_steps=4, gradient_accumulation_steps=2)
+        config = trl.SFTConfig(
+            str(folder), dataset_kwargs={"skip_prepare_dataset": True}, gradient_checkpointing=False, **options
+        )
+        torch.manual_seed(0)
+        return cls(
+            model=llama(),
+            args=config,
+            train_dataset=datasets.Dataset.from_list(rows),
+            processing_class=tokenizer(),
+            peft_config=peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"),
+            **keywords,
+        )
+
+    plugged = sft(
+        tmp_path, SFT, hard_negatives=HardNegativeObjective(image_width=16, report_width=16, width=4), **OF_TEXT
+    )
+    before = plugged.hard_negatives.image_head.weight.detach().clone()
+    plugged.train()
+    bare = sft(tmp_path, trl.SFTTrainer)
+    bare.train()
+    first, own = plugged.state.log_history[0], bare.state.log_history[0]
+    assert first["report_loss"] == pytest.approx(own["loss"], abs=1e-4)
+    assert first["negatives_found"] > 0
+    assert not torch.equal(before, plugged.hard_negatives.image_head.weight)
+    plugged.save_model(tmp_path / "adapter")
+    loaded = peft.PeftModel.from_pretrained(llama(), tmp_path / "adapter")
+    for name, value in peft.get_peft_model_state_dict(loaded).items():
+        assert torch.equal(value, peft.get_peft_model_state_dict(plugged.model)[name]), name
+
+
+def vars_of(arguments, **changes):
+    names = (
+        "per_device_train_batch_size",
+        "learning_rate",
+        "logging_steps",
+        "save_strategy",
+        "use_cpu",
+        "disable_tqdm",
+    )
+    return {name: getattr(arguments, name) for name in names} | {"report_to": "none", "bf16": False} | changes
+
+
+def tokenizer():
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"<pad>": 0, "<eos>": 1} | {f"w{i}": i for i in range(2, 40)}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(words, "<pad>")), pad_token="<pad>", eos_token="<eos>"
+    )
+
+
+@pytest.mark.slow
+def test_two_ranks_train_as_one_process_with_the_whole_batch(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = trained_on_two_ranks(tmp_path, port)
+    for case, (kind, accumulated) in CASES.items():
+        first, second = (rank[case] for rank in ranks)
+        assert_same(first[0], second[0], atol=0)
+        if kind is tiny.MeanGenerator:  # its loss is the mean of two means
+            continue
+        alone = tiny.trainer(tmp_path / "alone", kind, gradient_accumulation_steps=accumulated)
+        alone.train()
+        assert_same(first[0], tiny.weights(alone))
+        mine, theirs = logged(first[1]), logged(alone.state.log_history)
+        # losses of 2 to 14 in float32: relative to their size
+        torch.testing.assert_close(torch.tensor(mine), torch.tensor(theirs), atol=1e-6, rtol=1e-6)
+        assert logged(second[1]) == mine

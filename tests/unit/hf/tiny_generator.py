@@ -1,0 +1,120 @@
+"""A tiny report generator of transformers and its training; of its own, for started processes to import."""
+
+import torch
+from torch import nn
+from torch.utils.data import SequentialSampler
+from transformers import PreTrainedConfig, PreTrainedModel, TrainingArguments
+
+from hardneg_plugin import HardNegativeObjective
+from hardneg_plugin.hf import HardNegativeTrainer
+from hardneg_plugin.objectives import Weights
+from hardneg_plugin.objectives.schedule import Linear
+
+PLACES = {
+    "images": "image",
+    "reports": "words",
+    "report_mask": "batch.mask",
+    "study_ids": "batch.study",
+    "texts": "batch.report",
+}
+
+
+class TinyConfig(PreTrainedConfig):
+    model_type = "tiny"
+
+
+class Generator(PreTrainedModel):
+    """Its loss is a mean over words, and over all accumulated ones where the trainer gives their number."""
+
+    config_class = TinyConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.image, self.words, self.head = nn.Linear(6, 8), nn.Embedding(11, 8), nn.Linear(8, 11)
+        self.post_init()
+
+    def forward(self, pixels, input_ids, mask=None, labels=None, **kwargs):
+        logits = self.head(self.image(pixels)[:, None] + self.words(input_ids))
+        if labels is None:
+            return {"logits": logits}
+        losses = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum", ignore_index=-100)
+        return {"loss": losses / (kwargs.get("num_items_in_batch") or (labels != -100).sum()), "logits": logits}
+
+
+class MeanGenerator(Generator):
+    """One that takes no number of words: its loss is the mean of each batch."""
+
+    def forward(self, pixels, input_ids, mask=None, labels=None):
+        return super().forward(pixels, input_ids, mask, labels)
+
+
+class InOrder(HardNegativeTrainer):
+    def _get_train_sampler(self, *args):
+        return SequentialSampler(self.train_dataset)
+
+
+def studies(count=16):
+    generator = torch.Generator().manual_seed(5)
+    found = []
+    for i in range(count):
+        words = torch.randint(1, 11, (5,), generator=generator)
+        length = 2 + i % 4
+        labels = words.clone()
+        labels[length:] = -100
+        mask = (torch.arange(5) < length).long()
+        pixels = torch.randn(6, generator=generator)
+        found.append(
+            {
+                "pixels": pixels,
+                "input_ids": words,
+                "mask": mask,
+                "labels": labels,
+                "study": i,
+                "report": f"report {i % 13}",
+            }
+        )
+    return found
+
+
+def objective(alignment=0.5):
+    torch.manual_seed(1)
+    options = {"schedule": Linear(), "weights": Weights(0.7, alignment, 0.0)}
+    return HardNegativeObjective(image_width=8, report_width=8, width=4, **options)
+
+
+def generator(kind=Generator):
+    torch.manual_seed(0)
+    return kind(TinyConfig())
+
+
+def arguments(folder, **options):
+    given = {
+        "max_steps": 4,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 0.1,
+        "lr_scheduler_type": "linear",
+        "optim": "sgd",
+        "weight_decay": 0.1,
+        "max_grad_norm": 0.0,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+    return TrainingArguments(str(folder), **{**given, **options})
+
+
+def trainer(folder, kind=Generator, alignment=0.5, **options):
+    return InOrder(
+        model=generator(kind),
+        args=arguments(folder, **options),
+        train_dataset=studies(),
+        hard_negatives=objective(alignment),
+        **PLACES,
+    )
+
+
+def weights(trained):
+    model = {f"model.{name}": p.detach().clone() for name, p in trained.model.state_dict().items()}
+    return model | {name: p.detach().clone() for name, p in trained.hard_negatives.state_dict().items()}

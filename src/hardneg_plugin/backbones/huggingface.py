@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from hardneg_plugin.backbones.decoder import ReportDecoder
 from hardneg_plugin.backbones.decoding import Decoded, Decoding
+from hardneg_plugin.backbones.generation import best_first, generation_arguments
 from hardneg_plugin.backbones.huggingface_models import (
     INSTEAD,
     build,
@@ -131,6 +132,8 @@ class HuggingFaceDecoder(ReportDecoder):
 
     def search(self, patches: Tensor, decoding: Decoding, *, patch_mask: Tensor | None = None) -> Decoded:
         """See `ReportDecoder`; by the model's `generate`."""
+        from transformers import DynamicCache, EncoderDecoderCache
+
         self._check_length(decoding.max_length)
         begin = torch.full((len(patches), 1), self.vocab_size, device=patches.device)
         inputs = {
@@ -138,13 +141,16 @@ class HuggingFaceDecoder(ReportDecoder):
             **self._positions(begin),
             **self._image(patches, patch_mask),
         }
+        # `generate` creates a cross-attention cache for encoder-decoder models only
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         with quietly():
-            ids = self.model.generate(begin, **inputs, **_generation_arguments(decoding))
+            arguments = generation_arguments(decoding, begin_tokens=1)
+            ids = self.model.generate(begin, **inputs, **arguments, past_key_values=cache)
         tokens = (ids[:, 1:] + 1) % (self.vocab_size + 1)
         tokens = F.pad(tokens, (0, decoding.max_length - tokens.shape[1])).unflatten(0, (len(patches), -1))
         sums = [self._log_prob(patches, report, patch_mask) for report in tokens.unbind(1)]
         decoded = Decoded(tokens, torch.stack(sums, dim=1))
-        return decoded if decoding.sample else _best_first(decoded, decoding.length_penalty)
+        return decoded if decoding.sample else best_first(decoded, decoding.length_penalty)
 
     def _read(self, tokens: Tensor, **image: Tensor | None) -> Tensor:
         states: Tensor = self.model.base_model(**self._inputs(tokens), **image).last_hidden_state
@@ -210,40 +216,3 @@ class HuggingFaceDecoder(ReportDecoder):
                 f"Expected a model whose head turns its last hidden states into logits of one vocabulary, but {name} is "
                 f"built differently. {INSTEAD}"
             )
-
-
-def _generation_arguments(decoding: Decoding) -> dict[str, Any]:
-    """The arguments of `generate` that correspond to `decoding`."""
-    from transformers import DynamicCache, EncoderDecoderCache, NoRepeatNGramLogitsProcessor
-
-    options: dict[str, Any] = {"num_beams": 1 if decoding.sample else decoding.beam_size, "do_sample": decoding.sample}
-    if decoding.sample:
-        options |= {"temperature": decoding.temperature, "top_k": decoding.top_k or 0, "top_p": decoding.top_p or 1.0}
-    elif decoding.beam_size > 1:
-        # only "never" searches until no better report can follow
-        options |= {"length_penalty": decoding.length_penalty, "early_stopping": "never"}
-    processors = []
-    if decoding.no_repeat_ngram_size:
-        forbid = NoRepeatNGramLogitsProcessor(decoding.no_repeat_ngram_size)
-        # without the begin token, which is the end token too and must stay possible
-        processors.append(lambda ids, scores: forbid(ids[:, 1:], scores))
-    return {
-        "max_new_tokens": decoding.max_length,
-        "num_return_sequences": decoding.num_return,
-        **options,
-        "logits_processor": processors,
-        # `generate` creates a cross-attention cache for encoder-decoder models only
-        "past_key_values": EncoderDecoderCache(DynamicCache(), DynamicCache()),
-    }
-
-
-def _best_first(decoded: Decoded, length_penalty: float) -> Decoded:
-    """Sort reports by score, and remove those that a beam search repeats because it found too few."""
-    tokens, sums = decoded.tokens, decoded.log_probs
-    is_same = (tokens[:, :, None] == tokens[:, None]).all(-1)
-    sums = sums.masked_fill(is_same.tril(-1).any(-1), -torch.inf)
-    lengths = ((tokens > 0).sum(-1) + 1).clamp(max=tokens.shape[-1])
-    order = (sums / lengths**length_penalty).sort(dim=1, descending=True, stable=True).indices
-    sums = sums.gather(1, order)
-    tokens = tokens.gather(1, order[..., None].expand_as(tokens))
-    return Decoded(tokens.masked_fill(sums[..., None] == -torch.inf, 0), sums)

@@ -25,7 +25,7 @@ def config_of(name_or_path: str) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(name_or_path)
+        return AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     except Exception as error:  # the hub and the readers of its files raise errors of many kinds
         raise UserError(_cannot_load(name_or_path, error)) from error
 
@@ -97,7 +97,7 @@ def load(name_or_path: str, config: Any, vocab_size: int) -> Any:
 
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
-            name_or_path, config=config, dtype=torch.float32, output_loading_info=True
+            name_or_path, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
         )
     except Exception as error:  # the hub and the readers of its files raise errors of many kinds
         raise UserError(_cannot_load(name_or_path, error)) from error

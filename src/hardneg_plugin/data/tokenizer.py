@@ -225,7 +225,7 @@ def _load_backend(name_or_path: str) -> Backend:
     from transformers import AutoTokenizer  # seconds to import, and only needed here
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(
             f"Expected a Hugging Face tokenizer under {name_or_path!r}, but it could not be loaded ({first_line(error)}). "

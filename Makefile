@@ -44,6 +44,7 @@ lint: .venv/.ready
 
 bench: .venv/.ready
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/host_overhead.py
 	$(BIN)/python benchmarks/gather.py
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/train_step.py

@@ -9,32 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hardneg_plugin.distributed import mean_over_ranks, warn_on_first_rank
+from hardneg_plugin.distributed import mean_over_ranks
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.objectives import HardNegativeObjective, ObjectiveOutput, PairEmbeddings
 from hardneg_plugin.objectives.schedule import TrainingProgress
 from hardneg_plugin.plugin.batch_parts import Chunks
 from hardneg_plugin.plugin.chunks import check_chunks, warn_of_batch_norm
-from hardneg_plugin.plugin.host_state import check_default_fits, settings_of, take_out
 from hardneg_plugin.plugin.lightning_hosts import lightning_module_of
 from hardneg_plugin.plugin.negatives_watch import NegativesWatch
-from hardneg_plugin.plugin.rank_agreement import (
-    RankAgreement,
-    is_sharded,
-    load_whole_state,
-    require_host_keys,
-    whole_state,
-)
+from hardneg_plugin.plugin.objective_checkpoint import ObjectiveCheckpoint
 from hardneg_plugin.plugin.signatures import constructor_shown_as, names_in_own_methods, step_shown_as
 from hardneg_plugin.plugin.step_in_parts import StepInParts
 
 _NAME = "hard_negatives"
-_SETTINGS = "hard_negatives_settings"
 _KEYWORDS = (_NAME, "chunks")
 """Keywords of the mixin's constructor that no host gets."""
 
 
-class HardNegativeMixin(RankAgreement, StepInParts):
+class HardNegativeMixin(ObjectiveCheckpoint, StepInParts):
     """Add increasingly hard negatives to an existing report generator.
 
     Put it before the host among the bases, define `embed`, and pass the objective. The host keeps its validation, optimizers and
@@ -82,7 +74,6 @@ class HardNegativeMixin(RankAgreement, StepInParts):
 
     hard_negatives: HardNegativeObjective
     _added = False
-    _objective_is_default = False
     _negatives_watch: NegativesWatch | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -223,33 +214,6 @@ class HardNegativeMixin(RankAgreement, StepInParts):
         current = inspect.currentframe()
         frame = frame or (current.f_back if current else None)
         super().save_hyperparameters(*args, ignore=[*ignore, *_KEYWORDS], frame=frame, logger=logger)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave the host's weights in the state dict, and put those of the objective beside it."""
-        inside = take_out(checkpoint["state_dict"])
-        checkpoint[_NAME], checkpoint[_SETTINGS] = inside, settings_of(self.hard_negatives)
-        if is_sharded(self):
-            checkpoint[_NAME] = whole_state(self.hard_negatives)
-            checkpoint["host_weights"] = list(checkpoint["state_dict"])
-        super().on_save_checkpoint(checkpoint)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the weights of the objective back into the state dict, after the host has read its own."""
-        inside = take_out(checkpoint.get("state_dict", {}))
-        super().on_load_checkpoint(checkpoint)
-        weights = checkpoint.get(_NAME, inside)
-        if not weights and (weights := self.hard_negatives.state_dict()):
-            warn_on_first_rank(
-                "The checkpoint holds no hard-negative objective, as one of the bare host: the objective starts afresh. "
-                "Load it by load_from_checkpoint; trainer.fit(ckpt_path=...) needs the objective's optimizer state, too."
-            )
-        if self._objective_is_default:
-            check_default_fits(weights, checkpoint.get(_SETTINGS, {}), self.hard_negatives, type(self).__name__)
-        if "state_dict" in checkpoint:
-            checkpoint["state_dict"].update({f"{_NAME}.{name}": value for name, value in weights.items()})
-        elif _NAME in checkpoint:  # the strategy has loaded the host's weights by itself
-            require_host_keys(self, checkpoint)
-            load_whole_state(self.hard_negatives, weights)
 
     @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]
     def _host_step(self, *args: Any, **kwargs: Any) -> Any:

@@ -20,6 +20,7 @@ from plugged_hosts import PLACES, loader, trainer
 TESTED_HERE = {
     "Plug into your module",
     "Lightning",
+    "Hugging Face's Trainer",
     "accelerate, or a loop by hand",
     "Find the places",
     "Features",
@@ -69,6 +70,36 @@ def test_the_objective_and_both_ways_of_lightning(tmp_path):
     subclassed = run("Lightning", 1, Captioner=ReturnsFeatures, objective=objective())["model"]
     again.fit(subclassed, loader())
     assert logged(again) > 0
+
+
+def test_the_trainer_trains_and_another_is_mixed_in(tmp_path):
+    from transformers import TrainingArguments
+
+    torch.manual_seed(1)
+    args = TrainingArguments(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=4,
+        max_steps=2,
+        save_steps=2,
+        logging_steps=1,
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+    )
+    batch = published_hosts.llava_batch(published_hosts.studies())
+    own = objective(image_width=24, report_width=24)
+    before = own.log_scales.clone()
+    names = run(
+        "Hugging Face's Trainer",
+        model=published_hosts.Llava().model,
+        args=args,
+        train_dataset=[{name: column[i] for name, column in batch.items()} for i in range(8)],
+        objective=own,
+    )
+    assert not torch.equal(own.log_scales, before)
+    saved = torch.load(tmp_path / "checkpoint-2" / "hard_negatives.pt")
+    assert torch.equal(saved["log_scales"], own.log_scales)
+    assert names["HardNegativeSFTTrainer"].compute_loss is names["HardNegativeTrainer"].compute_loss
 
 
 def test_describe_lists_the_places_that_the_document_plugs_in(capsys):

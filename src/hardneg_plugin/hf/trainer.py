@@ -11,18 +11,19 @@ from transformers import Trainer
 from hardneg_plugin.distributed import average_gradients, mean_over_ranks
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.hf.columns import KeptColumns, columns_read, columns_taken
+from hardneg_plugin.hf.model_step import ModelStep
 from hardneg_plugin.hf.objective_steps import ObjectiveSteps
 from hardneg_plugin.objectives import HardNegativeObjective, ObjectiveOutput
 from hardneg_plugin.objectives.schedule import TrainingProgress
+from hardneg_plugin.plugin.batch_parts import Chunks
+from hardneg_plugin.plugin.chunks import check_chunks, warn_of_batch_norm
 from hardneg_plugin.plugin.feature import Where
-from hardneg_plugin.plugin.feature_paths import FeaturePaths, recorded
+from hardneg_plugin.plugin.feature_paths import FeaturePaths
 from hardneg_plugin.plugin.negatives_watch import NegativesWatch
 from hardneg_plugin.plugin.optimizer_group import add_group
 
 OBJECTIVE_FILE = "hard_negatives.pt"
 """The weights of the objective in a checkpoint's folder."""
-
-_WHOLE = ""  # the path of the model itself
 
 # It stands before a Trainer in the bases, and takes its methods from there.
 _Trainer: Any = Any if TYPE_CHECKING else object
@@ -52,7 +53,13 @@ class HardNegativeTrainerMixin(_Trainer):
         images, reports, image_mask, report_mask: features and their masks, as of `plug_in`.
         study_ids, patient_ids, texts, labels, facts, statements, negatives: as of `plug_in`; `labels` are label sets of studies,
             not the tokens that the model is trained on.
-        columns: further columns of the data set that callable places read. All other arguments go to the trainer.
+        columns: further columns of the data set that callable places read.
+        chunks: into how many parts each batch is split by study, or a callable from the batch to its parts. The model runs on them
+            one after the other, under activation checkpointing, and the contrast is over the whole batch (`plugin.chunks`). The
+            losses of parts are added where the model divides by `num_items_in_batch`, else their weighted mean is taken. TRL's
+            count of tokens counts them twice.
+        chunk_weight: for the weighted mean, a place whose sum weighs the loss of a part; None: the number of studies. All other
+            arguments go to the trainer.
 
     Raises:
         UserError: a path that leads nowhere, or training with DataParallel, DeepSpeed, FSDP, tensor or context parallelism.
@@ -81,6 +88,8 @@ class HardNegativeTrainerMixin(_Trainer):
         statements: Where | None = None,
         negatives: Where | None = None,
         columns: Sequence[str] = (),
+        chunks: Chunks = 1,
+        chunk_weight: Where | None = None,
         **kwargs: Any,
     ) -> None:
         self._places = FeaturePaths(
@@ -95,15 +104,20 @@ class HardNegativeTrainerMixin(_Trainer):
             facts=facts,
             statements=statements,
             negatives=negatives,
+            chunk_weight=chunk_weight,
         )
+        self._chunks = check_chunks(chunks)
         self._columns = [*columns_read(self._places), *columns]
         self.hard_negatives = HardNegativeObjective() if hard_negatives is None else hard_negatives
         self._sums: dict[str, Tensor] = {}
         self._batches = 0
         self._negatives_watch = NegativesWatch()
+        self._is_first_step = True
         super().__init__(*args, **kwargs)
         self._check_strategy()
         self._places.modules(self._host)
+        taken = {*columns_taken(self._host), "label", "label_ids", *self.label_names}
+        self._kept = [name for name in self._columns if name not in taken]
         self.hard_negatives.to(self.args.device)
         if self._kept:
             self.data_collator = KeptColumns(self.data_collator, self._kept)
@@ -117,29 +131,36 @@ class HardNegativeTrainerMixin(_Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The trainer's loss, in training with the terms of the objective. Arguments are those of `Trainer`."""
-        batch, inputs = dict(inputs), self._for_model(inputs)
         if not model.training:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        host = self._host
-        # return_outputs would cost another forward in TRL: the outputs are taken from the model itself
-        with recorded({**self._places.modules(host), _WHOLE: self.model}) as calls:
-            result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        loss = result[0] if return_outputs else result
-        outputs = calls.pop(_WHOLE)[-1]
-        pairs = self._places.pairs(host, batch, outputs, calls)
-        given = {}
-        if self.hard_negatives.statement_texts:
-            given["statements"] = self._places.read("statements", host, batch, outputs, calls)
+            return super().compute_loss(model, self._for_model(inputs), return_outputs, num_items_in_batch)
+        if self._is_first_step and self._chunks != 1:
+            warn_of_batch_norm(self.model)
+        self._is_first_step = False
+        own_loss, is_share = super().compute_loss, self._is_share(num_items_in_batch)
+        step = ModelStep(
+            self._places,
+            self._host,
+            self.model,
+            self.hard_negatives,
+            lambda part: own_loss(model, self._for_model(part), return_outputs, num_items_in_batch),
+            is_share,
+        )
+        batch = dict(inputs)
+        whole = step.whole(batch) if self._chunks == 1 else step.in_parts(batch, self._chunks, model)
+        loss, pairs = whole.loss, whole.pairs
+        assert loss is not None
+        assert pairs is not None
         progress = self._progress()
+        given = {} if whole.statements is None else {"statements": whole.statements}
         terms: ObjectiveOutput = self.hard_negatives(pairs, progress, **given)
         # the trainer divides a loss by the number of accumulated batches unless it is a share of theirs already
-        shares = self.current_gradient_accumulation_steps if self._is_share(num_items_in_batch) else 1
+        shares = self.current_gradient_accumulation_steps if is_share else 1
         self._keep_logs(loss * shares, terms)
         self._negatives_watch(terms.logs["negatives_found"], len(pairs.images), self.hard_negatives, progress)
         weights = self.hard_negatives.weights
         added = weights.alignment * terms.alignment_loss + weights.separation * terms.separation_loss
         total = weights.report * loss + added / shares
-        return (total, *result[1:]) if return_outputs else total
+        return (total, whole.outputs) if return_outputs else total
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """The trainer's step; the last of accumulated ones averages the objective's gradients over the ranks."""
@@ -194,14 +215,8 @@ class HardNegativeTrainerMixin(_Trainer):
         model: Any = self.model
         return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[no-any-return]
 
-    @property
-    def _kept(self) -> list[str]:
-        taken = {*columns_taken(self._host), "label", "label_ids", *self.label_names}
-        return [name for name in self._columns if name not in taken]
-
     def _for_model(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        kept = self._kept
-        return {name: value for name, value in inputs.items() if name not in kept}
+        return {name: value for name, value in inputs.items() if name not in self._kept}
 
     def _is_share(self, num_items_in_batch: Tensor | int | None) -> bool:
         said = getattr(self, "loss_is_scaled_for_ga", None)  # newer releases of transformers say it

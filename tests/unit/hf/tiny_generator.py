@@ -105,13 +105,14 @@ def arguments(folder, **options):
     return TrainingArguments(str(folder), **{**given, **options})
 
 
-def trainer(folder, kind=Generator, alignment=0.5, **options):
+def trainer(folder, kind=Generator, alignment=0.5, plugged=None, **options):
     return InOrder(
         model=generator(kind),
         args=arguments(folder, **options),
         train_dataset=studies(),
         hard_negatives=objective(alignment),
         **PLACES,
+        **(plugged or {}),
     )
 
 

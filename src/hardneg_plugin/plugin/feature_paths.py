@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -171,7 +172,7 @@ class FeaturePaths:
                 f"{name}={path!r}: expected {module!r} to be called {often} in training_step, but it was called {len(called)} "
                 f"times. {several if called else _NOT_CALLED} {SEE}"
             )
-        hint = nearest_modules(host, path)
+        hint = partial(nearest_modules, host, path)
         found = [pick(output, keys, f"{name}={path!r}: the output of {module!r}", hint) for output in called]
         return found[0] if isinstance(where, str) else where.of_calls(found, name)
 

@@ -1,6 +1,6 @@
 """Dotted paths into a host's submodules and into values, with errors that say what there is."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -44,14 +44,14 @@ def _child(module: nn.Module, name: str) -> nn.Module | None:
     return child
 
 
-def pick(value: Any, keys: Sequence[str], place: str, hint: str = "") -> Any:
+def pick(value: Any, keys: Sequence[str], place: str, hint: Callable[[], str] = str) -> Any:
     """Follow keys, indices and attributes into a value.
 
     Args:
         value: a mapping, sequence or object.
         keys: from the outermost.
         place: of the value, for messages.
-        hint: for messages.
+        hint: makes a text for messages; called in case of an error only, since a search for similar paths takes long.
 
     Raises:
         UserError: a key that does not exist; the message lists those that do.
@@ -63,7 +63,7 @@ def pick(value: Any, keys: Sequence[str], place: str, hint: str = "") -> Any:
         try:
             value = _pick(value, key)
         except LookupError as error:
-            raise UserError(f"{place} has no {key!r}: it is {_described(value, key)}{hint} {SEE}") from error
+            raise UserError(f"{place} has no {key!r}: it is {_described(value, key)}{hint()} {SEE}") from error
         place = f"{place}.{key}"
     return value
 

@@ -113,3 +113,18 @@ def test_hooks_are_there_only_while_recording_and_calls_are_kept_in_order():
     with pytest.raises(RuntimeError), recorded({"encoder": host.encoder}):
         raise RuntimeError
     assert not host.encoder._forward_hooks
+
+
+def test_similar_paths_are_searched_for_in_case_of_an_error_only(monkeypatch):
+    searched = []
+    monkeypatch.setattr(
+        "hardneg_plugin.plugin.host_paths.get_close_matches", lambda *given, **options: searched.append(given) or []
+    )
+    host, places = Nested(), FeaturePaths(images="encoder", reports="decoder.norm.states")
+    calls = {"encoder": [torch.ones(2, 2)], "decoder.norm.states": [{"states": torch.ones(2, 2)}]}
+    places.pairs(host, {}, None, calls)
+    assert not searched
+    calls["decoder.norm.states"] = [{"words": torch.ones(2, 2)}]
+    with pytest.raises(UserError, match="has no 'states'"):
+        places.pairs(host, {}, None, calls)
+    assert searched

@@ -1,6 +1,5 @@
 """Hugging Face's Trainer with hard negatives, against a loop by hand."""
 
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from hardneg_plugin.objectives.schedule import TrainingProgress
 
 sys.path.append(str(Path(__file__).parent))
 import tiny_generator as tiny
-from trainer_on_two_ranks import CASES, trained_on_two_ranks
 
 
 def by_hand(kind=tiny.Generator, accumulated=1, clip=0.0, steps=4, batch=4):
@@ -253,23 +251,3 @@ def tokenizer():
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel(words, "<pad>")), pad_token="<pad>", eos_token="<eos>"
     )
-
-
-@pytest.mark.slow
-def test_two_ranks_train_as_one_process_with_the_whole_batch(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ranks = trained_on_two_ranks(tmp_path, port)
-    for case, (kind, accumulated) in CASES.items():
-        first, second = (rank[case] for rank in ranks)
-        assert_same(first[0], second[0], atol=0)
-        if kind is tiny.MeanGenerator:  # its loss is the mean of two means
-            continue
-        alone = tiny.trainer(tmp_path / "alone", kind, gradient_accumulation_steps=accumulated)
-        alone.train()
-        assert_same(first[0], tiny.weights(alone))
-        mine, theirs = logged(first[1]), logged(alone.state.log_history)
-        # losses of 2 to 14 in float32: relative to their size
-        torch.testing.assert_close(torch.tensor(mine), torch.tensor(theirs), atol=1e-6, rtol=1e-6)
-        assert logged(second[1]) == mine

@@ -3,11 +3,11 @@
 import torch
 from torch import nn
 from torch.utils.data import SequentialSampler
-from transformers import PreTrainedConfig, PreTrainedModel, TrainingArguments
+from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
 
 from hardneg_plugin import HardNegativeObjective
 from hardneg_plugin.hf import HardNegativeTrainer
-from hardneg_plugin.objectives import Weights
+from hardneg_plugin.objectives import Bank, Queue, Weights
 from hardneg_plugin.objectives.schedule import Linear
 
 PLACES = {
@@ -118,4 +118,36 @@ def trainer(folder, kind=Generator, alignment=0.5, plugged=None, **options):
 
 def weights(trained):
     model = {f"model.{name}": p.detach().clone() for name, p in trained.model.state_dict().items()}
-    return model | {name: p.detach().clone() for name, p in trained.hard_negatives.state_dict().items()}
+    state = trained.hard_negatives.state_dict()
+    return model | {name: p.detach().clone() for name, p in state.items() if isinstance(p, torch.Tensor)}
+
+
+STRATEGY = ("bare", "weight 0", "aligned", "whole", "resumed")
+"""What the rows of the Trainer in docs/HOSTS.md compare; in this order, since "resumed" goes on from "whole"."""
+
+
+class BareInOrder(Trainer):
+    _get_train_sampler = InOrder._get_train_sampler
+
+
+def of_strategy(name, folder, batch):
+    """Weights and logs of a training with `batch` studies per process."""
+    options = {"per_device_train_batch_size": batch, "max_steps": 24}
+    if name in ("whole", "resumed"):
+        options |= {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "optim": "adamw_torch"}
+    folder = f"{folder}/{'whole' if name == 'resumed' else name}"
+    if name == "bare":
+        made = BareInOrder(model=generator(), args=arguments(folder, **options), train_dataset=studies())
+        made.train()
+        return {f"model.{key}": value for key, value in made.model.state_dict().items()}, made.state.log_history
+    made = trainer(folder, **options)
+    if name == "weight 0":
+        made.hard_negatives.weights = Weights(1.0, 0.0, 0.0)
+    made.train(resume_from_checkpoint=f"{folder}/checkpoint-2" if name == "resumed" else None)
+    return weights(made), made.state.log_history
+
+
+def with_negatives(name, folder, batch):
+    made = trainer(folder, per_device_train_batch_size=batch, max_steps=8)
+    made.hard_negatives.negatives = Queue(size=16) if name == "queue" else Bank()
+    return made

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch.multiprocessing import start_processes
 
 sys.path.append(str(Path(__file__).parent))
-from tiny_generator import Generator, MeanGenerator, trainer, weights
+from tiny_generator import STRATEGY, Generator, MeanGenerator, of_strategy, trainer, weights, with_negatives
 
 CASES = {"shares": (Generator, 1), "means": (MeanGenerator, 1), "accumulated shares": (Generator, 2)}
 
@@ -31,5 +31,11 @@ def _rank(rank, folder, port):
             torch.nn.init.zeros_(one.hard_negatives.image_head.weight)
         one.train()
         found[name] = weights(one), one.state.log_history
+    for name in ("queue", "bank"):
+        one = with_negatives(name, f"{folder}/{name}", 2)
+        one.train()
+        found[name] = weights(one), one.state.log_history
+    for name in STRATEGY:
+        found[name] = of_strategy(name, folder, 2)
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()

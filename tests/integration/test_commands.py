@@ -6,8 +6,17 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
+
+TINY_LLAMA = [
+    "backbone.config.hidden_size=16",
+    "backbone.config.intermediate_size=16",
+    "backbone.config.num_hidden_layers=1",
+    "backbone.config.num_attention_heads=2",
+    "backbone.config.num_key_value_heads=2",
+]
 
 
 def test_train_leaves_a_whole_run_folder_and_evaluate_gives_the_same_scores(cli, tiny, tmp_path, read_json):
@@ -134,7 +143,7 @@ def test_evaluate_names_the_command_for_what_it_does_not_do(cli, arguments, told
 
 
 @pytest.mark.parametrize("model", ["host", "hard_negatives"])
-@pytest.mark.parametrize("backbone", ["transformer", "r2gen", "r2gencmn", "huggingface"])
+@pytest.mark.parametrize("backbone", ["transformer", "r2gen", "r2gencmn", "huggingface", "causal_lm"])
 def test_every_backbone_trains_bare_and_with_hard_negatives_and_is_scored_again(
     cli, tiny, tmp_path, read_json, backbone, model
 ):
@@ -143,11 +152,12 @@ def test_every_backbone_trains_bare_and_with_hard_negatives_and_is_scored_again(
         "r2gen": ["backbone.memory_heads=2"],
         "r2gencmn": ["backbone.memory_size=32", "backbone.topk=4"],
         "huggingface": ["backbone.config.n_embd=32", "backbone.config.n_head=2", "backbone.config.n_layer=1"],
+        "causal_lm": TINY_LLAMA,
     }[backbone]
     settings = [
         argument
         for argument in tiny
-        if not (backbone == "huggingface" and argument.startswith("backbone."))
+        if not (backbone in ("huggingface", "causal_lm") and argument.startswith("backbone."))
         and not (model == "host" and argument.startswith("model."))
     ]
     run = tmp_path / "run"
@@ -159,6 +169,30 @@ def test_every_backbone_trains_bare_and_with_hard_negatives_and_is_scored_again(
     assert again.code == 0, again.err
     (folder,) = run.glob("evaluation_*")
     assert read_json(folder / "metrics.json")["test"] == pytest.approx(scores)
+
+
+def test_a_causal_language_model_shows_where_it_looks_writes_reports_and_cannot_be_exported(
+    cli, tiny, tmp_path, read_json
+):
+    settings = [argument for argument in tiny if not argument.startswith("backbone.")]
+    adapted = ["backbone.adapt=lora", "backbone.bridge=queries", "backbone.queries=4", "backbone.bridge_heads=2"]
+    run, page = tmp_path / "run", tmp_path / "page.html"
+    trained = cli("hardneg-train", *settings, "backbone=causal_lm", *TINY_LLAMA, *adapted, f"hydra.run.dir={run}")
+    assert trained.code == 0, trained.err
+    shown = cli("hardneg-page", f"run={run}", f"output={page}")
+    assert shown.code == 0, shown.err
+    assert "6 studies" in shown.out
+    assert page.stat().st_size > 10_000
+    Image.new("L", (32, 32)).save(tmp_path / "image.png")
+    written = cli("hardneg-predict", str(run), str(tmp_path / "image.png"), f"output={tmp_path}/reports.jsonl")
+    assert written.code == 0, written.err
+    assert set(json.loads((tmp_path / "reports.jsonl").read_text())) == {"id", "images", "report"}
+    exported = cli("hardneg-export", f"run={run}", f"output={tmp_path}/released.pth")
+    assert (exported.code, exported.err.count("\n")) == (2, 1)
+    assert "Expected R2Gen or R2GenCMN, as released weights are of those, but got CausalLMDecoder." in exported.err
+    resumed = cli("hardneg-train", f"resume={run}", "trainer.max_epochs=2")
+    assert resumed.code == 0, resumed.err
+    assert read_json(run / "metrics.json")["training"]["steps"] == 6
 
 
 @pytest.mark.parametrize("architecture", ["r2gen", "r2gencmn"])

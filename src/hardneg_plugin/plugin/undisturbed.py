@@ -110,6 +110,6 @@ def _restore(module: nn.Module, saved: dict[str, tuple[Any, Any]]) -> None:
         del own[name]
     for name, (value, content) in saved.items():
         own[name] = value
-        if content is not None and value != content:
+        if content is not None:  # without comparing: it may hold tensors
             value.clear()
             (value.extend if isinstance(value, list) else value.update)(content)

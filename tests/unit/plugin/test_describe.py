@@ -104,6 +104,7 @@ class Leaves(Captioner):
     def __init__(self):
         super().__init__()
         self.norm, self.counted, self.kept = nn.BatchNorm1d(4), {}, 0
+        self.latest = {"states": torch.zeros(3)}
         self.frozen = nn.Linear(2, 2)
         self.frozen.weight.grad = torch.ones(2, 2)
 
@@ -111,6 +112,7 @@ class Leaves(Captioner):
         self.norm(batch["images"].flatten(0, 1))
         self.counted[len(self.counted)] = random.random() + numpy.random.rand()  # noqa: NPY002
         self.kept, self.added = self.kept + 1, True
+        self.latest["states"] = torch.ones(3)
         self.frozen.eval()
         self.log("loss", self.kept)
         self.log_dict({"a": 1.0})
@@ -140,6 +142,7 @@ def test_the_host_and_the_generators_are_as_before(plugged):
     assert [module.training for module in host.modules()] == modes
     assert set(vars(host)) == names
     assert (host.counted, host.kept, host.seen) == ({}, 0, [])
+    assert torch.equal(host.latest["states"], torch.zeros(3))
     assert [name for name, p in host.named_parameters() if p.grad is not None] == ["frozen.weight"]
     assert torch.equal(host.frozen.weight.grad, torch.ones(2, 2))
     assert batch == given

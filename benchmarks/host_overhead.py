@@ -1,8 +1,8 @@
 """What the plug-in adds to a step under Hugging Face's Trainer and under Lightning: time over the bare host's, on a small LLaVA.
 
-In each of the two, the host and the plugged ones start from the same weights, see the same batch of 32 studies, and take turns in one
-process; the first five steps do not count. A step under Lightning is timed from one batch to the next, with its hooks and its log.
-Prints medians, and the median of the ratios to the host's step of the same turn.
+In each of the two, the host and the plugged ones start from the same weights, see the same batch of 32 studies, and take turns
+in one process; the first five steps do not count. A step under Lightning is timed from one batch to the next, with its hooks and
+its log. Prints medians, and the median of the ratios to the host's step of the same turn.
 
     python benchmarks/host_overhead.py
 """

@@ -54,6 +54,8 @@ class Host(pl.LightningModule):
         self.alignment: list[float] = []
 
     def setup(self, stage: str) -> None:
+        # Lightning's sampler shuffles by it, whatever a test before this one or the fork server has left there
+        os.environ["PL_GLOBAL_SEED"] = "0"
         if getattr(self.trainer.strategy, "_start_method", "") == "forkserver":
             # pickled tensors are shared by the ranks; Lightning copies them for spawn only
             for values in (*self.parameters(), *self.buffers()):
@@ -168,7 +170,8 @@ def fit(
     """Train; each rank leaves `NAME-RANK.pt`."""
     model.file = folder / name
     torch.manual_seed(2)
-    trainer(strategy, folder, epochs, **options).fit(model, loader(), ckpt_path=ckpt)
+    with patch.dict(os.environ):
+        trainer(strategy, folder, epochs, **options).fit(model, loader(), ckpt_path=ckpt)
 
 
 def fits(strategy: str, folder: Path) -> None:

@@ -143,10 +143,14 @@ def test_ranks_that_cannot_agree(folder):
     assert "set data_parallel_size=2 and tensor_parallel_size=1" in errors[0]["one batch for two ranks"]
 
 
-def test_spawned_ranks_agree(folder):
+def test_spawned_ranks_equal_those_of_the_fork_server(seen, folder, monkeypatch):
+    # spawned ranks get the environment of now, ranks of the fork server that of its start
+    monkeypatch.setenv("PL_GLOBAL_SEED", "7")
     fit("spawn", folder, "spawn", host(1.0))
-    first, second = (torch.load(folder / f"spawn-{rank}.pt") for rank in (0, 1))
-    assert_close(first["host"], second["host"], rtol=0, atol=0)
+    for rank, forked in enumerate(seen("ddp_spawn", "whole")):
+        spawned = torch.load(folder / f"spawn-{rank}.pt")
+        for name in ("losses", "host", "objective"):
+            assert_close(spawned[name], forked[name], rtol=0, atol=0)
 
 
 def test_the_document_has_each_cell():

@@ -26,8 +26,11 @@ def describe(host: nn.Module, batch: Any) -> str:
 
     One step runs, with a graph but without a backward pass, and leaves the host and the random generators as they were. For each
     module that it calls, for what `training_step` returns and for the batch, the table has the path, the number of calls, the
-    shapes, whether there is a gradient, and whether there is a vector per study or per position. Of layers that repeat it has the
-    last, without what is inside; of modules that return the same tensor, the one with the shortest path.
+    shapes, whether there is a gradient, and whether there is a vector per study or per position. A tensor `(B, T)` without
+    gradient whose values are 0 and 1 is a mask. Of layers that repeat it has the last, without what is inside; of modules that
+    return the same tensor, the one with the shortest path.
+
+    Shapes are all there is to tell studies from positions: a line below the table says so where a batch has as many of both.
 
     Args:
         host: a LightningModule, plugged in or not; or any other module, which is called with the batch.
@@ -80,6 +83,12 @@ def describe(host: nn.Module, batch: Any) -> str:
         lines.append(f"Further modules return tensors whose first size is not {studies}, as {others[0]}.")
     if any(row[1] not in ("", "1") for row in rows):
         lines.append(_SEVERAL)
+    if studies == 1:
+        lines.append(
+            "The batch has one study, and other first sizes of 1 look alike: pass a batch of several studies to tell."
+        )
+    elif any(row[4].startswith(_PER[2]) for row in rows):
+        lines += _doubt(studies, [*of_modules, *returned, *given])
     if failure is not None:
         lines.append(f"The step failed after these calls. {type(failure).__name__}: {first_line(failure)}.")
     return "\n".join(lines)
@@ -94,6 +103,7 @@ class _Place:
         self.is_float = isinstance(value, Tensor) and value.is_floating_point()
         self.gradient = isinstance(value, Tensor) and value.requires_grad
         self.dtype = str(value.dtype).removeprefix("torch.") if isinstance(value, Tensor) else type(value[0]).__name__
+        self.is_mask = isinstance(value, Tensor) and value.ndim == 2 and not self.gradient and _is_0_1(value)
 
     def __str__(self) -> str:
         return f"{self.path} {self.shape}"
@@ -105,11 +115,19 @@ class _Place:
 
     def row(self, calls: str) -> tuple[str, ...]:
         """The columns of the table."""
-        what = (
-            _PER[len(self.shape)] if self.is_float else ("identities" if len(self.shape) == 1 else "mask or token ids")
-        )
-        shape = f"{self.shape}" if self.is_float else f"{self.shape} {self.dtype}"
+        if self.is_mask:
+            what = "mask"
+        elif self.is_float:
+            what = _PER[len(self.shape)]
+        else:
+            what = "identities" if len(self.shape) == 1 else "token ids"
+        shape = f"{self.shape}" if self.is_float and not self.is_mask else f"{self.shape} {self.dtype}"
         return self.path, calls, shape, "yes" if self.gradient else "no", what
+
+    def inner_sizes(self) -> tuple[int, ...]:
+        """Sizes that could be a number of positions."""
+        of_positions = len(self.shape) == 3 or not self.is_float or self.is_mask
+        return self.shape[1:2] if of_positions else ()
 
 
 class _Recent:
@@ -146,15 +164,17 @@ class _Look:
             alias.is_alias = True
 
     def rows(self, studies: int) -> Iterator[tuple[str, ...]]:
-        """A row for each tensor of the output that has an entry for each study."""
+        """A row for each feature and mask of the output that has an entry for each study."""
         for path in dict.fromkeys(place.path for place in self.calls):
-            places = [place for place in self.calls if place.path == path and place.is_of(studies)]
-            if not places or not places[0].is_float:
+            every = [place for place in self.calls if place.path == path]
+            places = [place for place in every if place.is_of(studies) and (place.is_float or place.is_mask)]
+            if not places:
                 continue
             _, calls, shape, gradient, what = places[-1].row(str(self.count))
             shapes = list(dict.fromkeys(str(place.shape) for place in places))
             shape = shape if len(shapes) == 1 else f"{shapes[0]} ... {shapes[-1]}"
-            yield path, calls, shape, gradient, f"{what}{self.note}"
+            some = "" if len(places) == len(every) else f", in {len(places)} of {len(every)} calls"
+            yield path, calls, shape, gradient, f"{what}{some}{self.note}"
 
 
 def _shown(host: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
@@ -175,6 +195,21 @@ def _shown(host: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
                 yield from walk(child, path)
 
     yield from (entry for entry in walk(host, "") if entry[0].split(".")[0] not in ("", "hard_negatives"))
+
+
+def _is_0_1(value: Tensor) -> bool:
+    """Whether a tensor holds no other numbers, and a 1."""
+    return value.dtype == torch.bool or bool(((value == 0) | (value == 1)).all() and value.any())
+
+
+def _doubt(studies: int, places: Sequence[_Place]) -> Iterator[str]:
+    """A line where a number of positions is that of the studies."""
+    alike = next((place for place in places if studies in place.inner_sizes()), None)
+    if alike is not None:
+        yield (
+            f"{studies} is the number of studies and of positions in {alike}: what is per study here may be per position of one "
+            "study. Pass a batch of another size to tell."
+        )
 
 
 def _leaves(value: Any, path: str, depth: int = _DEPTH) -> Iterator[tuple[str, Any]]:

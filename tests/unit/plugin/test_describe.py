@@ -39,8 +39,8 @@ decoder.words 1      (4, 6, 8)        yes       per position
 decoder.norm  1      (4, 6, 8)        yes       per position
 batch.id             (4,) str         no        identities
 batch.images         (4, 5, 4)        no        per position
-batch.tokens         (4, 6) int64     no        mask or token ids
-batch.mask           (4, 6) bool      no        mask or token ids"""
+batch.tokens         (4, 6) int64     no        token ids
+batch.mask           (4, 6) bool      no        mask"""
     table = describe(Captioner(), next(iter(loader())))
     assert [line.split() for line in table.splitlines()] == [line.split() for line in expected.splitlines()]
 
@@ -96,6 +96,82 @@ def test_every_path_of_the_table_leads_to_a_tensor_of_its_shape():
         value = features.read("images", host, batch, outputs, calls)
         assert str(tuple(value.shape) if isinstance(value, torch.Tensor) else (len(value),)) in " ".join(cells)
     assert len(found) == 8
+
+
+class Masks(nn.Module):
+    """Modules that return masks of positions, and tensors that look like one."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.gate, self.codes, self.scores = Masked(), nn.ReLU(), Codes(), nn.Linear(4, 5)
+
+    def forward(self, images, tokens, **rest):
+        states = self.encoder(images)
+        self.gate((states["last_hidden_state"][..., 0] > -9).float())
+        self.codes(tokens)
+        return self.scores(states["last_hidden_state"][:, 0])
+
+
+class Masked(nn.Linear):
+    def __init__(self):
+        super().__init__(4, 4)
+
+    def forward(self, images):
+        return {"last_hidden_state": super().forward(images), "attention_mask": images[..., 0] > 0}
+
+
+class Codes(nn.Module):
+    def forward(self, tokens):
+        return tokens, tokens * 0, tokens[:, 0] > 0, (tokens > 2).int()
+
+
+def test_masks_are_told_from_token_ids_and_features_wherever_they_come_from():
+    batch = {
+        "images": torch.randn(3, 5, 4),
+        "tokens": torch.arange(18).view(3, 6),
+        "int_mask": torch.tensor([[1, 1, 0]] * 3)[:, [0, 1, 1, 2]],
+        "float_mask": torch.ones(3, 6),
+        "bool_mask": torch.zeros(3, 6, dtype=torch.bool),
+        "segments": torch.zeros(3, 6, dtype=torch.long),
+        "leaf": torch.ones(3, 6, requires_grad=True),
+    }
+    assert rows(describe(Masks(), batch)) == {
+        "encoder.last_hidden_state": ("1", "(3, 5, 4)", "yes", "per position"),
+        "encoder.attention_mask": ("1", "(3, 5) bool", "no", "mask"),
+        "gate": ("1", "(3, 5) float32", "no", "mask"),
+        "codes.3": ("1", "(3, 6) int32", "no", "mask"),
+        "scores": ("1", "(3, 5)", "yes", "per study"),
+        "outputs": ("(3, 5)", "yes", "per study"),
+        "batch.images": ("(3, 5, 4)", "no", "per position"),
+        "batch.tokens": ("(3, 6) int64", "no", "token ids"),
+        "batch.int_mask": ("(3, 4) int64", "no", "mask"),
+        "batch.float_mask": ("(3, 6) float32", "no", "mask"),
+        "batch.bool_mask": ("(3, 6) bool", "no", "mask"),
+        "batch.segments": ("(3, 6) int64", "no", "token ids"),
+        "batch.leaf": ("(3, 6)", "yes", "per study"),
+    }
+
+
+class EachText(nn.Module):
+    """Embeds each text on its own, as `(T, D)`."""
+
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(9, 4)
+
+    def forward(self, texts, **rest):
+        return torch.stack([self.words(text).mean(0) for text in texts])
+
+
+def test_positions_that_look_like_studies_are_told():
+    lengths = {"texts": [torch.arange(3), torch.arange(2), torch.arange(3)], "labels": [0, 1, 2]}
+    table = describe(EachText(), lengths)
+    assert rows(table)["words"] == ("3", "(3, 4)", "yes", "per study, in 2 of 3 calls")
+    tokens = torch.ones(3, 6, dtype=torch.long)
+    assert "Pass a batch of another size" not in describe(EachText(), {"texts": tokens})
+    doubt = "3 is the number of studies and of positions in batch.texts (3, 3): what is per study here may be per position of"
+    assert doubt in describe(EachText(), {"texts": tokens[:, :3]})
+    assert "The batch has one study, and other first sizes" in describe(EachText(), {"texts": tokens[:1]})
 
 
 class Leaves(Captioner):

@@ -15,7 +15,7 @@ import pytorch_lightning
 import torch
 from transformers.models.llava.modeling_llava import LlavaModel
 
-from hardneg_plugin import Feature, HardNegativeObjective, plug_in
+from hardneg_plugin import Feature, HardNegativeObjective, describe, plug_in
 from hardneg_plugin.objectives import Weights
 from hardneg_plugin.objectives.schedule import Constant
 
@@ -238,6 +238,11 @@ def test_features_are_those_made_by_hand(tmp_path, recipe, chunks):
     torch.testing.assert_close(pairs.reports, torch.stack(list(reports)))
     assert pairs.images.requires_grad
     assert len(pairs.images.unique(dim=0)) == len(pairs.reports.unique(dim=0)) == 8
+
+
+def test_describe_lists_the_mask_that_an_encoder_returns():
+    table = describe(hosts.CXRMate(), next(iter(hosts.loader(hosts.cxrmate_batch))))
+    assert re.search(r"^encoder_decoder.encoder.attention_mask +1 +\(8, 8\) bool +no +mask$", table, re.M)
 
 
 @each

@@ -13,6 +13,7 @@ PLUG_IN = [
     "errors",
     "files",
     "distributed",
+    "agreement",
     "knowledge",
     "functional",
     "neighbours",

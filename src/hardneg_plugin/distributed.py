@@ -1,13 +1,12 @@
-"""Ranks that agree: their rows on every rank, gradients averaged, and a check that a module has one state on all of them.
+"""Ranks that work together: the rows of all on every rank, means and sums, and gradients averaged.
 
 Everything here uses the default process group; without one there is one rank.
 """
 
-import hashlib
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +14,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from hardneg_plugin.errors import UserError
 
 
 def world_size() -> int:
@@ -99,58 +96,6 @@ def _summed(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [
         part.view_as(tensor) for part, tensor in zip(flat.split([t.numel() for t in tensors]), tensors, strict=True)
     ]
-
-
-@torch.no_grad()
-def check_agreement(module: nn.Module, name: str, device: torch.device | None = None) -> None:
-    """Check that parameters, buffers and extra state of a module are the same on all ranks, bit for bit; one collective.
-
-    Sharded parameters (`DTensor`) differ by design and are left out. The check reads the whole state once.
-
-    Args:
-        module: the same one on all ranks.
-        name: of the module, for the message.
-        device: of the collective; None: that of the module's first parameter, or the CPU.
-
-    Raises:
-        UserError: on all ranks, if two ranks differ.
-
-    >>> check_agreement(nn.Linear(2, 2), "head")
-    """
-    if world_size() == 1:
-        return
-    if device is None:
-        device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-    state = {key: value for key, value in module.state_dict().items() if not is_shard(value)}
-    digests = torch.tensor([_digest(value) for value in state.values()] or [0], device=device)
-    bounds = torch.stack([digests, -digests])
-    dist.all_reduce(bounds, op=dist.ReduceOp.MAX)
-    differ = [key for key, is_one in zip(state, (bounds[0] == -bounds[1]).tolist(), strict=False) if not is_one]
-    if differ:
-        raise UserError(
-            f"{name}: expected the same values on all {world_size()} ranks, but {', '.join(differ)} differ: nothing averages "
-            "their gradients, or ranks began with different values or saw a different number of batches."
-        )
-
-
-def _digest(value: Any) -> int:
-    """63 bits of a hash over tensors, nested in mappings and sequences, and plain values."""
-    digest = hashlib.blake2b(digest_size=8)
-    _feed(digest, value)
-    return int.from_bytes(digest.digest(), "big") >> 1
-
-
-def _feed(digest: Any, value: Any) -> None:
-    if isinstance(value, Tensor):
-        digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    elif isinstance(value, Mapping):
-        _feed(digest, list(value.items()))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            _feed(digest, item)
-    else:
-        digest.update(repr(value).encode())
 
 
 @dataclass(frozen=True)

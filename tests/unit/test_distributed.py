@@ -32,3 +32,8 @@ def test_ranks_agree(tmp_path):
     assert "the objective: expected the same values on all 2 ranks, but 1.weight differ" in errors["parameter"]
     assert "but _extra_state differ" in errors["queue"]
     assert "but running_var differ" in errors["buffer"]
+    assert errors["rounded"] == ""
+    assert "but weight, bias differ" in errors["shapes"]
+    assert "but 0.weight differ" in errors["infinite"]
+    assert "but bias differ" in errors["brief"]
+    assert all(name in errors["learned"] for name in ("0.weight", "1.weight"))

@@ -8,7 +8,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.multiprocessing import start_processes
 
-from hardneg_plugin.distributed import average_gradients, check_agreement
+from hardneg_plugin.agreement import check_agreement
+from hardneg_plugin.distributed import average_gradients
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.objectives.memory import ReportQueue
 
@@ -67,7 +68,20 @@ def _errors(rank: int) -> dict[str, str]:
     queue, buffer = ReportQueue(3), nn.BatchNorm1d(2)
     queue.push(torch.ones(2, 4), torch.ones(2, 4) + rank, torch.ones(2, 1, dtype=torch.int64))
     buffer.running_var[1] = rank
+    rounded, shapes, infinite = layer(), nn.Linear(2, 2 + rank), layer()
+    brief = nn.Linear(64, 64, dtype=torch.bfloat16)
+    learned = layer()
+    with torch.no_grad():
+        for parameter in rounded.parameters():  # as after some steps on devices of two kinds
+            parameter *= 1 + 8 * rank * torch.finfo(parameter.dtype).eps
+        infinite[0].weight[0, 0] = torch.inf if rank else torch.nan
+        nn.init.uniform_(brief.weight, -1, 1, generator=torch.Generator().manual_seed(0))
+        brief.bias.fill_(1.0 + rank / 128)  # the next bfloat16
+    optimizer = torch.optim.Adam(learned.parameters(), lr=1e-5)
+    losses(learned, batch(rank, 0)).backward()
+    optimizer.step()
     given = {"same": layer(), "parameter": drifted, "queue": queue, "buffer": buffer, "empty": nn.Identity()}
+    given |= {"rounded": rounded, "shapes": shapes, "infinite": infinite, "brief": brief, "learned": learned}
     return {name: _error(module) for name, module in given.items()}
 
 

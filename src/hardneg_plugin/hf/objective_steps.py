@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from hardneg_plugin.distributed import check_agreement, from_first_rank
+from hardneg_plugin.agreement import check_agreement
+from hardneg_plugin.distributed import from_first_rank
 
 
 class ObjectiveSteps(TrainerCallback):  # type: ignore[misc]

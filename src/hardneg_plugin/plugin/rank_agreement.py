@@ -9,7 +9,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
-from hardneg_plugin.distributed import average_gradients, check_agreement, from_first_rank, is_shard, world_size
+from hardneg_plugin.agreement import check_agreement
+from hardneg_plugin.distributed import average_gradients, from_first_rank, is_shard, world_size
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.objectives import HardNegativeObjective
 

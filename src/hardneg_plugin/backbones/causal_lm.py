@@ -1,17 +1,15 @@
 """Any causal language model of Hugging Face transformers as a report decoder that reads the image as a prefix."""
 
-import copy
-import inspect
 import warnings
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from hardneg_plugin.backbones.bridges import make_bridge
+from hardneg_plugin.backbones.causal_lm_layout import PrefixReader
 from hardneg_plugin.backbones.causal_lm_models import (
     adapt_language_model,
     build_language_model,
@@ -20,9 +18,8 @@ from hardneg_plugin.backbones.causal_lm_models import (
     prompt_rows,
     weights_checksum,
 )
-from hardneg_plugin.backbones.decoder import ReportDecoder
 from hardneg_plugin.backbones.decoding import Decoded, Decoding
-from hardneg_plugin.backbones.generation import best_first, generation_arguments
+from hardneg_plugin.backbones.generation import decode_by_generate
 from hardneg_plugin.backbones.huggingface_models import config_from_values, config_of, quietly, use_row_as_token_0
 from hardneg_plugin.errors import UserError
 
@@ -33,7 +30,7 @@ CHOICES = {
 }
 
 
-class CausalLMDecoder(ReportDecoder):
+class CausalLMDecoder(PrefixReader):
     """Llama, Qwen, Gemma, GPT-2, ...: a model of `AutoModelForCausalLM` that reads `[start, image, prompt, begin, report]`.
 
     Start and begin are learned vectors, at first that of the end token. Token `i` is row `i - 1` of the model's vocabulary, as in
@@ -74,7 +71,6 @@ class CausalLMDecoder(ReportDecoder):
     torch.Size([2, 3, 21])
     """
 
-    _rows: Tensor
     _is_repeated: Tensor
 
     def __init__(
@@ -99,7 +95,6 @@ class CausalLMDecoder(ReportDecoder):
         end_row: int | None = None,
         checksum: str | None = None,
     ) -> None:
-        super().__init__()
         _check_choices(bridge=bridge, adapt=adapt, dtype=dtype, queries=queries)
         is_loaded = name_or_path is not None and pretrained
         if dtype == "bfloat16" and (adapt == "full" or not is_loaded):
@@ -107,54 +102,40 @@ class CausalLMDecoder(ReportDecoder):
                 "dtype=bfloat16 is for frozen pretrained weights: set adapt=frozen or adapt=lora, or leave dtype=float32 and set "
                 "trainer.precision=bf16-mixed."
             )
-        self.vocab_size = vocab_size
-        self._checksum: str | None = None
+        found = None
         with quietly():
             if is_loaded:
-                self.model = load_language_model(cast(str, name_or_path), vocab_size, getattr(torch, dtype))
-                end_row = end_row_of(self.model, cast(str, name_or_path))
+                model = load_language_model(cast(str, name_or_path), vocab_size, getattr(torch, dtype))
+                end_row = end_row_of(model, cast(str, name_or_path))
                 if adapt != "full":
-                    self._checksum = weights_checksum(self.model)
+                    found = weights_checksum(model)
             else:
                 values = config_from_values(config) if name_or_path is None else config_of(name_or_path)
                 if end_row is None:
                     values.vocab_size, end_row = vocab_size + 1, vocab_size
                 values.bos_token_id = values.eos_token_id = values.pad_token_id = end_row
-                self.model = build_language_model(values)
+                model = build_language_model(values)
             before, after = prompt_rows(prompt, name_or_path, chat=chat)
-        if checksum is not None and self._checksum != checksum:
-            raise UserError(
-                f"Expected the weights of {name_or_path!r} that training started from, but they are others: the checkpoint holds "
-                "only what was trained. Give the same model (backbone.name_or_path=...)."
-            )
-        use_row_as_token_0(self.model, end_row)
-        self.width: int = self.model.config.hidden_size
-        # token to row; a pretrained end token is not written a second time under its own number
-        rows = torch.tensor([end_row, *range(vocab_size)])
-        self.register_buffer("_rows", rows, persistent=False)
-        self.register_buffer("_is_repeated", (rows == end_row) & (torch.arange(vocab_size + 1) > 0), persistent=False)
-        self._before, self._after = [*before_image, *before], after
-        self._check_prompt()
-        adapt_language_model(self.model, adapt, lora)
-        self._adapt, self._end_row, self._is_from_config = adapt, end_row, not is_loaded
-        self.bridge = make_bridge(
-            bridge, patch_width, self.width, queries=queries, heads=bridge_heads, max_patches=max_patches
+        if checksum is not None:
+            _check_same(checksum, found, name_or_path)
+        use_row_as_token_0(model, end_row)
+        adapt_language_model(model, adapt, lora)
+        made = make_bridge(
+            bridge, patch_width, model.config.hidden_size, queries=queries, heads=bridge_heads, max_patches=max_patches
         )
-        end = self.word_embedding(torch.tensor(end_row)).detach().float()
-        self.start, self.begin = nn.Parameter(end.clone()), nn.Parameter(end.clone())
-        self._left_out = (
-            {
-                f"model.{name}"
-                for name, value in self.model.named_parameters(remove_duplicate=False)
-                if not value.requires_grad
-            }
-            if self._checksum
-            else set[str]()
+        super().__init__(
+            model, made, vocab_size=vocab_size, end_row=end_row, before=[*before_image, *before], after=after
         )
+        self._name_or_path, self._end_row, self._checksum = name_or_path, end_row, found
+        # a pretrained end token is not written a second time under its own number
+        is_repeated = (self._rows == end_row) & (torch.arange(vocab_size + 1) > 0)
+        self.register_buffer("_is_repeated", is_repeated, persistent=False)
+        parameters = model.named_parameters(remove_duplicate=False) if found else ()
+        self._left_out = {f"model.{name}" for name, value in parameters if not value.requires_grad}
         if gradient_checkpointing:
             with warnings.catch_warnings():  # transformers 6 renames it
                 warnings.simplefilter("ignore", FutureWarning)
-                self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+                model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self._check_head()
         self.train()  # transformers loads models in evaluation mode
 
@@ -172,6 +153,11 @@ class CausalLMDecoder(ReportDecoder):
             "chat": False,
         }
 
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """See `ReportDecoder`: that frozen weights are those of the checkpoint."""
+        if "checksum" in settings:
+            _check_same(settings["checksum"], self._checksum, self._name_or_path)
+
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Without frozen weights that come from a folder or a name; arguments as of `nn.Module`."""
         prefix = kwargs.get("prefix", "")
@@ -186,134 +172,41 @@ class CausalLMDecoder(ReportDecoder):
             state_dict.setdefault(prefix + name, own[name].detach())
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
-    def states(self, patches: Tensor, tokens: Tensor, *, patch_mask: Tensor | None = None) -> Tensor:
-        """See `ReportDecoder`; the last hidden states from begin on."""
-        return self._read(*self._prefix(patches, patch_mask), tokens)
-
-    def text_states(self, tokens: Tensor) -> Tensor:
-        """See `ReportDecoder`: of `[start, begin, report]`, a pass of its own without image and prompt."""
-        prefix = torch.stack([self.start, self.begin]).expand(len(tokens), -1, -1)
-        return self._read(prefix, prefix.new_ones(prefix.shape[:2], dtype=torch.bool), tokens)
-
-    @property
-    def word_embedding(self) -> nn.Embedding:
-        """The model's input embeddings."""
-        return cast(nn.Embedding, self.model.get_input_embeddings())
-
-    def word_embeddings(self, tokens: Tensor) -> Tensor:
-        """See `ReportDecoder`."""
-        return self._embed(self._rows[tokens[:, 1:]])
-
     def classify(self, states: Tensor) -> Tensor:
         """See `ReportDecoder`."""
-        head = self.model.get_output_embeddings()
-        logits = head(states.to(head.weight.dtype))
-        cap = getattr(self.model.config, "final_logit_softcapping", None)
-        if cap is not None:
-            logits = cap * torch.tanh(logits / cap)
-        logits = logits[..., self._rows].float().masked_fill(self._is_repeated, torch.finfo(torch.float32).min)
+        logits = self._logits(states).float().masked_fill(self._is_repeated, torch.finfo(torch.float32).min)
         return F.log_softmax(logits, dim=-1)
-
-    def attention_maps(self, patches: Tensor, tokens: Tensor, *, patch_mask: Tensor | None = None) -> Tensor:
-        """See `ReportDecoder`: what each position of the report attends to within the image, as shares that sum to 1."""
-        # on a twin that shares the weights, as eager attention and evaluation mode are set for this call only
-        tensors = {id(tensor): tensor for tensor in chain(self.model.parameters(), self.model.buffers())}
-        twin = copy.deepcopy(self.model, tensors).eval()
-        twin.set_attn_implementation("eager")
-        prefix, mask = self._prefix(patches, patch_mask)
-        inputs = self._inputs(prefix, mask, tokens)
-        maps = torch.stack(twin.base_model(**inputs, output_attentions=True).attentions, dim=1).float()
-        first, last = 1 + len(self._before), prefix.shape[1] - 1 - len(self._after)
-        to_image = self.bridge.on_patches(maps[..., prefix.shape[1] - 1 :, first:last], patches, patch_mask)
-        return to_image / to_image.sum(-1, keepdim=True).clamp(min=1e-12)
 
     def search(self, patches: Tensor, decoding: Decoding, *, patch_mask: Tensor | None = None) -> Decoded:
         """See `ReportDecoder`; by the model's `generate`."""
         prefix, mask = self._prefix(patches, patch_mask)
-        self._check_length(prefix.shape[1] + decoding.max_length)
-        arguments = generation_arguments(decoding, begin_tokens=0)
-        arguments["logits_processor"].append(self._only_tokens)
-        with quietly():
-            rows = self.model.generate(
-                inputs_embeds=prefix.to(self.word_embedding.weight.dtype), attention_mask=mask.long(), **arguments
-            )
-        tokens = torch.where(rows == self._end_row, 0, rows + 1)
-        tokens = F.pad(tokens, (0, decoding.max_length - tokens.shape[1])).unflatten(0, (len(patches), -1))
-        sums = [self._log_prob(patches, report, patch_mask) for report in tokens.unbind(1)]
-        decoded = Decoded(tokens, torch.stack(sums, dim=1))
-        return decoded if decoding.sample else best_first(decoded, decoding.length_penalty)
+        self._check_length(prefix.shape[1] + decoding.max_length - 1)  # the last token is not read
+        head = self.model.get_output_embeddings().weight
+        is_token = torch.zeros(len(head), dtype=torch.bool, device=head.device)
+        is_token[self._rows] = True  # others pad the vocabulary
+        inputs = {"inputs_embeds": self._as_input(prefix), "attention_mask": mask.long()}
+        return decode_by_generate(self.model, decoding, inputs, end_row=self._end_row, is_token=is_token)
 
-    def _only_tokens(self, rows: Tensor, scores: Tensor) -> Tensor:
-        """Scores with padding rows of the vocabulary forbidden."""
-        is_token = torch.zeros(scores.shape[-1], dtype=torch.bool, device=scores.device)
-        is_token[self._rows] = True
-        return scores.masked_fill(~is_token, -torch.inf)
-
-    def _log_prob(self, patches: Tensor, tokens: Tensor, patch_mask: Tensor | None) -> Tensor:
-        """Summed log-probabilities `(B,)` of tokens `(B, T)` without the begin token, including the end."""
-        rows = F.pad(tokens, (1, 0))
-        log_probs = self.log_probs(patches, rows, patch_mask=patch_mask).gather(2, tokens[..., None])[..., 0]
-        is_counted = rows[:, :-1] > 0  # a token other than 0 is followed by a token or the end
-        is_counted[:, 0] = True
-        return (log_probs * is_counted).sum(1)
-
-    def _embed(self, rows: Tensor) -> Tensor:
-        embedded: Tensor = self.word_embedding(rows).to(self.start.dtype)
-        return embedded
-
-    def _prefix(self, patches: Tensor, patch_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """`[start, before, image, after, begin]`, `(B, S, width)`, and which positions there are, `(B, S)` bool."""
-        image, is_image = self.bridge(patches, patch_mask)
-        before, after = (
-            self._embed(torch.tensor(rows, dtype=torch.long, device=patches.device)).expand(len(patches), -1, -1)
-            for rows in (self._before, self._after)
-        )
-        start, begin = (vector.expand(len(patches), 1, -1) for vector in (self.start, self.begin))
-        dtype = self.start.dtype
-        prefix = torch.cat([start, before, image.to(dtype), after, begin], dim=1)
-        return prefix, F.pad(is_image, (1 + len(self._before), 1 + len(self._after)), value=True)
-
-    def _read(self, prefix: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
-        states: Tensor = self.model.base_model(**self._inputs(prefix, mask, tokens)).last_hidden_state
-        return states[:, prefix.shape[1] - 1 :].to(self.start.dtype)
-
-    def _inputs(self, prefix: Tensor, mask: Tensor, tokens: Tensor) -> dict[str, Any]:
-        text = tokens[:, 1:-1]
-        self._check_length(prefix.shape[1] + text.shape[1])
-        embedded = torch.cat([prefix, self._embed(self._rows[text])], dim=1)
-        mask = torch.cat([mask, text > 0], dim=1).long()
-        inputs = {
-            "inputs_embeds": embedded.to(self.word_embedding.weight.dtype),
-            "attention_mask": mask,
-            "use_cache": False,
-        }
-        if "position_ids" in inspect.signature(self.model.forward).parameters:  # as `generate` counts them
-            inputs["position_ids"] = (mask.cumsum(1) - 1).masked_fill(mask == 0, 0)
-        return inputs
-
-    def _check_length(self, tokens: int) -> None:
-        most = getattr(self.model.config, "max_position_embeddings", None)
-        if most is not None and tokens > most:
-            raise UserError(
-                f"Expected at most {most} positions of {type(self.model).__name__} for image, prompt and report, but got {tokens}: "
-                "lower data.max_length, set backbone.bridge=queries, or take a model with more positions."
-            )
-
-    def _check_prompt(self) -> None:
-        rows = self.word_embedding.num_embeddings
-        wrong = [row for row in (*self._before, *self._after) if not 0 <= row < rows]
-        if wrong:
-            raise UserError(f"prompt: expected rows in [0, {rows}) of the vocabulary, but got {wrong[0]}.")
+    def _logits(self, states: Tensor) -> Tensor:
+        """Of tokens 0 to V, `(..., V + 1)`."""
+        head = self.model.get_output_embeddings()
+        logits: Tensor = head(states.to(head.weight.dtype))
+        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        if cap is not None:
+            logits = cap * torch.tanh(logits / cap)
+        return logits[..., self._rows]
 
     @torch.no_grad()
     def _check_head(self) -> None:
-        """Check that logits are what `classify` makes of the last hidden states."""
+        """Check that logits are what `_logits` makes of the last hidden states."""
         self.eval()
-        tokens = torch.zeros(1, 2, dtype=torch.long)
-        prefix = torch.stack([self.start, self.begin])[None]
-        logits = self.model(**self._inputs(prefix, torch.ones(1, 2, dtype=torch.bool), tokens)).logits[:, -1:]
-        expected = logits[..., self._rows].float().masked_fill(self._is_repeated, torch.finfo(torch.float32).min)
-        if not torch.allclose(self.classify(self.text_states(tokens)), expected.log_softmax(-1), atol=1e-2):
+        inputs = self._inputs(*self._text_prefix(1), torch.zeros(1, 2, dtype=torch.long))
+        found = self._logits(self.model.base_model(**inputs).last_hidden_state)
+        expected = self.model(**inputs).logits[..., self._rows]
+        # the same products in the same type, so they differ by rounding at most; random weights give small logits, of which a
+        # scale or a bias changes little: relative to the largest
+        share = max(1e-4, 2 * torch.finfo(expected.dtype).eps)
+        if not (found - expected).abs().max() <= share * expected.abs().max():
             raise UserError(
                 f"Expected a model whose head turns its last hidden states into logits, but {type(self.model).__name__} is built "
                 "differently. Take a llama, qwen2, gemma or gpt2."
@@ -326,3 +219,12 @@ def _check_choices(*, queries: int, **given: str) -> None:
             raise UserError(f"backbone.{name}: expected {', '.join(CHOICES[name])}, but got {value!r}.")
     if queries < 1:
         raise UserError(f"backbone.queries: expected a positive integer, but got {queries}.")
+
+
+def _check_same(checksum: str, found: str | None, name_or_path: str | None) -> None:
+    """Check the checksum of the frozen weights of a model against that of a checkpoint."""
+    if found != checksum:
+        raise UserError(
+            f"Expected the weights of {name_or_path!r} that training started from, but they are others: the checkpoint holds only "
+            "what was trained. Give the same model (backbone.name_or_path=...)."
+        )

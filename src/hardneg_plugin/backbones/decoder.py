@@ -1,7 +1,7 @@
 """The interface of report decoders: teacher-forced states and log-probabilities, and decoding."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,6 +43,13 @@ class ReportDecoder(nn.Module, ABC):
         Only those that differ from the arguments it was built with; empty for most decoders.
         """
         return {}
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Check the `settings` of a checkpoint before its weights are loaded.
+
+        Raises:
+            UserError: the checkpoint leaves out weights that this decoder does not have.
+        """
 
     @abstractmethod
     def states(self, patches: Tensor, tokens: Tensor, *, patch_mask: Tensor | None = None) -> Tensor:

@@ -1,9 +1,7 @@
 """Any causal language model of Hugging Face transformers that can cross-attend, as a report decoder."""
 
-import copy
 import inspect
 from collections.abc import Mapping
-from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -12,12 +10,13 @@ from torch.nn import functional as F
 
 from hardneg_plugin.backbones.decoder import ReportDecoder
 from hardneg_plugin.backbones.decoding import Decoded, Decoding
-from hardneg_plugin.backbones.generation import best_first, generation_arguments
+from hardneg_plugin.backbones.generation import decode_by_generate
 from hardneg_plugin.backbones.huggingface_models import (
     INSTEAD,
     build,
     config_from_values,
     config_of,
+    eager_twin,
     first_position,
     load,
     quietly,
@@ -122,12 +121,8 @@ class HuggingFaceDecoder(ReportDecoder):
 
     def attention_maps(self, patches: Tensor, tokens: Tensor, *, patch_mask: Tensor | None = None) -> Tensor:
         """See `ReportDecoder`."""
-        # on a twin that shares the weights, as eager attention and evaluation mode are set for this call only
-        tensors = {id(tensor): tensor for tensor in chain(self.model.parameters(), self.model.buffers())}
-        twin = copy.deepcopy(self.model, tensors).eval()
-        twin.set_attn_implementation("eager")
         inputs = self._inputs(tokens) | self._image(patches, patch_mask)
-        maps = twin.base_model(**inputs, output_attentions=True).cross_attentions
+        maps = eager_twin(self.model).base_model(**inputs, output_attentions=True).cross_attentions
         return torch.stack(maps, dim=1)
 
     def search(self, patches: Tensor, decoding: Decoding, *, patch_mask: Tensor | None = None) -> Decoded:
@@ -137,20 +132,14 @@ class HuggingFaceDecoder(ReportDecoder):
         self._check_length(decoding.max_length)
         begin = torch.full((len(patches), 1), self.vocab_size, device=patches.device)
         inputs = {
+            "input_ids": begin,
             "attention_mask": torch.ones_like(begin),
             **self._positions(begin),
             **self._image(patches, patch_mask),
+            # `generate` creates a cross-attention cache for encoder-decoder models only
+            "past_key_values": EncoderDecoderCache(DynamicCache(), DynamicCache()),
         }
-        # `generate` creates a cross-attention cache for encoder-decoder models only
-        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        with quietly():
-            arguments = generation_arguments(decoding, begin_tokens=1)
-            ids = self.model.generate(begin, **inputs, **arguments, past_key_values=cache)
-        tokens = (ids[:, 1:] + 1) % (self.vocab_size + 1)
-        tokens = F.pad(tokens, (0, decoding.max_length - tokens.shape[1])).unflatten(0, (len(patches), -1))
-        sums = [self._log_prob(patches, report, patch_mask) for report in tokens.unbind(1)]
-        decoded = Decoded(tokens, torch.stack(sums, dim=1))
-        return decoded if decoding.sample else best_first(decoded, decoding.length_penalty)
+        return decode_by_generate(self.model, decoding, inputs, end_row=self.vocab_size)
 
     def _read(self, tokens: Tensor, **image: Tensor | None) -> Tensor:
         states: Tensor = self.model.base_model(**self._inputs(tokens), **image).last_hidden_state
@@ -177,14 +166,6 @@ class HuggingFaceDecoder(ReportDecoder):
             x = self.patch_positions(x)
         mask = attention_mask(patch_mask)
         return {"encoder_hidden_states": x, "encoder_attention_mask": None if mask is None else mask[:, 0, 0].long()}
-
-    def _log_prob(self, patches: Tensor, tokens: Tensor, patch_mask: Tensor | None) -> Tensor:
-        """Summed log-probabilities `(B,)` of tokens `(B, T)` without the begin token, including the end."""
-        rows = F.pad(tokens, (1, 0))
-        log_probs = self.log_probs(patches, rows, patch_mask=patch_mask).gather(2, tokens[..., None])[..., 0]
-        is_counted = rows[:, :-1] > 0  # a token other than 0 is followed by a token or the end
-        is_counted[:, 0] = True
-        return (log_probs * is_counted).sum(1)
 
     def _check_length(self, tokens: int) -> None:
         most = getattr(self.model.config, "max_position_embeddings", None)

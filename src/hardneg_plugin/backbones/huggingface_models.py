@@ -1,9 +1,11 @@
 """Models of Hugging Face transformers with cross-attention: built from a config, or loaded with their weights."""
 
+import copy
 import inspect
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -143,6 +145,14 @@ def use_row_as_token_0(model: Any, row: int) -> None:
     model.generation_config = GenerationConfig(bos_token_id=row, eos_token_id=row, pad_token_id=row)
     # the model's padding token is a token like any other, and gets a gradient
     model.get_input_embeddings().padding_idx = None
+
+
+def eager_twin(model: Any) -> Any:
+    """A copy that shares all weights, in evaluation mode and with attention that returns its maps; the model stays as it is."""
+    tensors = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+    twin = copy.deepcopy(model, tensors).eval()
+    twin.set_attn_implementation("eager")
+    return twin
 
 
 def first_position(model: Any) -> int:

@@ -201,6 +201,11 @@ class ReportGenerator(StudyModel[ReportScores]):
         super().on_save_checkpoint(checkpoint)
         checkpoint["backbone"] = self.decoder.settings
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the weights are of the same vocabulary, and that those it leaves out are here."""
+        super().on_load_checkpoint(checkpoint)
+        self.decoder.check_settings(checkpoint.get("backbone", {}))
+
     def _with_projected_entities(self, visual: VisualFeatures) -> VisualFeatures:
         if self.entity_projection is None:
             return visual

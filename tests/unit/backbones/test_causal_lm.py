@@ -80,28 +80,28 @@ def test_the_loss_is_that_of_the_models_own_forward(family: str, bridge: str) ->
     torch.testing.assert_close(loss_of(decoder, patches), total / count, atol=1e-5, rtol=1e-5)
 
 
+def log_prob_of(
+    decoder: CausalLMDecoder, patches: Tensor, report: list[int], patch_mask: Tensor | None = None
+) -> float:
+    """Of a report of one study, by teacher forcing: its tokens, and the end where it has one."""
+    rows = torch.tensor([[0, *report]])
+    log_probs = decoder.log_probs(patches[None], rows, patch_mask=None if patch_mask is None else patch_mask[None])[0]
+    counted = report[: report.index(0) + 1] if 0 in report else report
+    return sum(float(log_probs[position, token]) for position, token in enumerate(counted))
+
+
+@pytest.mark.parametrize(
+    "options", [{"sample": True, "num_return": 4}, {"beam_size": 1}, {"beam_size": 4, "num_return": 4}], ids=str
+)
 @every_bridge
 @every_family
 @torch.no_grad()
-def test_cached_decoding_reads_what_teacher_forcing_reads(family: str, bridge: str, monkeypatch) -> None:
-    decoder, outputs = make(family, bridge).eval(), []
-    generate = decoder.model.generate
-
-    def recording(*arguments, **options):
-        outputs.append(generate(*arguments, **options, return_dict_in_generate=True, output_logits=True))
-        return outputs[-1].sequences
-
-    monkeypatch.setattr(decoder.model, "generate", recording)
-    decoded = decoder.decode(
-        torch.randn(3, 4, 5), Decoding(sample=True, num_return=4, max_length=9), patch_mask=PATCH_MASK
-    )
-    own = torch.stack(outputs[0].logits, dim=1).float().log_softmax(-1).roll(1, -1).unflatten(0, (3, 4))
-    ended, sums = torch.zeros(3, 4, dtype=torch.bool), torch.zeros(3, 4)
-    for position in range(own.shape[2]):
-        ids = decoded.tokens[:, :, position]
-        sums += own[:, :, position].gather(2, ids[..., None])[..., 0] * ~ended
-        ended |= ids == 0
-    torch.testing.assert_close(decoded.log_probs, sums, atol=1e-4, rtol=1e-5)
+def test_cached_decoding_reads_what_teacher_forcing_reads(family: str, bridge: str, options: dict) -> None:
+    decoder, patches = make(family, bridge).eval(), torch.randn(3, 4, 5)
+    decoded = decoder.decode(patches, Decoding(max_length=9, **options), patch_mask=PATCH_MASK)
+    for study, (reports, found) in enumerate(zip(decoded.tokens.tolist(), decoded.log_probs, strict=True)):
+        expected = [log_prob_of(decoder, patches[study], report, PATCH_MASK[study]) for report in reports]
+        torch.testing.assert_close(found, torch.tensor(expected), atol=1e-4, rtol=1e-5)
 
 
 @every_family
@@ -122,9 +122,7 @@ def test_a_wide_beam_finds_the_likeliest_report() -> None:
     found = decoder.decode(patches, Decoding(beam_size=40, max_length=3))
     for study in range(2):
         reports = [[a, b, c] for a in range(4) for b in range(4) for c in range(4) if (a or not b + c) and (b or not c)]
-        scores = [
-            float(decoder._log_prob(patches[study : study + 1], torch.tensor([report]), None)) for report in reports
-        ]
+        scores = [log_prob_of(decoder, patches[study], report) for report in reports]
         assert found.tokens[study, 0].tolist() == reports[max(range(len(scores)), key=scores.__getitem__)]
 
 

@@ -89,26 +89,19 @@ def test_pretrained_rows_keep_their_meaning(kind: str, tied: bool, tmp_path: Pat
 
 @every_kind
 @torch.no_grad()
-def test_generate_reads_what_teacher_forcing_reads(kind: str, monkeypatch) -> None:
-    decoder = make(kind, max_patches=4).eval()
-    outputs, generate = [], decoder.model.generate
-
-    def recording(*arguments, **options):
-        outputs.append(generate(*arguments, **options, return_dict_in_generate=True, output_logits=True))
-        return outputs[-1].sequences
-
-    monkeypatch.setattr(decoder.model, "generate", recording)
-    patches = torch.randn(3, 4, 5)
-    decoded = decoder.decode(patches, Decoding(sample=True, num_return=4, max_length=9), patch_mask=PATCH_MASK)
-    own = torch.stack(outputs[0].logits, dim=1).log_softmax(-1).roll(1, -1).unflatten(0, (3, 4))
-    ended = torch.zeros(3, 4, dtype=torch.bool)
-    sums = torch.zeros(3, 4)
-    for position in range(own.shape[2]):
-        ids = decoded.tokens[:, :, position]
-        sums += own[:, :, position].gather(2, ids[..., None])[..., 0] * ~ended
-        ended |= ids == 0
-    torch.testing.assert_close(decoded.log_probs, sums, atol=1e-4, rtol=1e-5)
-    assert (decoded.tokens == 2).any()  # RoBERTa's padding is a token
+def test_generate_reads_what_teacher_forcing_reads(kind: str) -> None:
+    decoder, patches = make(kind, max_patches=4).eval(), torch.randn(3, 4, 5)
+    drawn = Decoding(sample=True, num_return=4, max_length=9)
+    for decoding in (drawn, Decoding(beam_size=1, max_length=9), Decoding(beam_size=3, num_return=3, max_length=9)):
+        decoded = decoder.decode(patches, decoding, patch_mask=PATCH_MASK)
+        for ids, found in zip(decoded.tokens.unbind(1), decoded.log_probs.unbind(1), strict=True):
+            rows = torch.cat([torch.zeros(3, 1, dtype=torch.long), ids], dim=1)
+            log_probs = decoder.log_probs(patches, rows, patch_mask=PATCH_MASK)
+            is_counted = (ids == 0).cumsum(1) - (ids == 0).long() == 0  # the tokens and the first end
+            sums = (log_probs.gather(2, ids[..., None])[..., 0] * is_counted).sum(1)
+            torch.testing.assert_close(found, sums, atol=1e-4, rtol=1e-5)
+        if decoding is drawn:
+            assert (decoded.tokens == 2).any()  # RoBERTa's padding is a token
 
 
 @every_kind

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from hardneg_plugin.backbones.attention import Attention
 from hardneg_plugin.backbones.layers import PatchPositions, attention_mask
+from hardneg_plugin.errors import require
 
 
 class Bridge(nn.Module, ABC):
@@ -125,7 +126,12 @@ def make_bridge(
     Args:
         kind: "linear", "mlp" or "queries".
         patch_width, width, queries, heads, max_patches: as in the classes; `queries` and `heads` for "queries" only.
+
+    Raises:
+        UserError: `heads` does not divide `width`.
     """
     if kind == "queries":
+        is_divisor = heads >= 1 and width % heads == 0
+        require(is_divisor, "backbone.bridge_heads", f"a divisor of {width}, the width of the language model", heads)
         return QueryBridge(patch_width, width, queries=queries, heads=heads, max_patches=max_patches)
     return PatchwiseBridge(patch_width, width, hidden=width if kind == "mlp" else None, max_patches=max_patches)

@@ -200,7 +200,9 @@ class CausalLMDecoder(PrefixReader):
     def _check_head(self) -> None:
         """Check that logits are what `_logits` makes of the last hidden states."""
         self.eval()
-        inputs = self._inputs(*self._text_prefix(1), torch.zeros(1, 2, dtype=torch.long))
+        # not start and begin: those of a new model are the embedding of padding, zero, and so would be its logits
+        prefix = torch.randn(1, 2, self.width, generator=torch.Generator().manual_seed(0))
+        inputs = self._inputs(prefix, torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, 2, dtype=torch.long))
         found = self._logits(self.model.base_model(**inputs).last_hidden_state)
         expected = self.model(**inputs).logits[..., self._rows]
         # the same products in the same type, so they differ by rounding at most; random weights give small logits, of which a
@@ -208,8 +210,8 @@ class CausalLMDecoder(PrefixReader):
         share = max(1e-4, 2 * torch.finfo(expected.dtype).eps)
         if not (found - expected).abs().max() <= share * expected.abs().max():
             raise UserError(
-                f"Expected a model whose head turns its last hidden states into logits, but {type(self.model).__name__} is built "
-                "differently. Take a llama, qwen2, gemma or gpt2."
+                "Expected a model whose head alone turns its last hidden states into logits, but "
+                f"{type(self.model).__name__} is built differently. Take a llama, qwen2, gemma or gpt2."
             )
 
 

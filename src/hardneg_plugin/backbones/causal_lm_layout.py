@@ -56,7 +56,8 @@ class PrefixReader(ReportDecoder):
 
     def text_states(self, tokens: Tensor) -> Tensor:
         """See `ReportDecoder`: of `[start, begin, report]`, a pass of its own without image and prompt."""
-        return self._read(*self._text_prefix(len(tokens)), tokens)
+        prefix = torch.stack([self.start, self.begin]).expand(len(tokens), -1, -1)
+        return self._read(prefix, prefix.new_ones(prefix.shape[:2], dtype=torch.bool), tokens)
 
     @property
     def word_embedding(self) -> nn.Embedding:
@@ -91,11 +92,6 @@ class PrefixReader(ReportDecoder):
         start, begin = (vector.expand(len(patches), 1, -1) for vector in (self.start, self.begin))
         prefix = torch.cat([start, before, image.to(start.dtype), after, begin], dim=1)
         return prefix, F.pad(is_image, (1 + len(self._before), 1 + len(self._after)), value=True)
-
-    def _text_prefix(self, studies: int) -> tuple[Tensor, Tensor]:
-        """`[start, begin]`, `(B, 2, width)`, and that both positions are there, `(B, 2)` bool."""
-        prefix = torch.stack([self.start, self.begin]).expand(studies, -1, -1)
-        return prefix, prefix.new_ones(prefix.shape[:2], dtype=torch.bool)
 
     def _embed(self, rows: Tensor) -> Tensor:
         embedded: Tensor = self.word_embedding(rows).to(self.start.dtype)

@@ -23,6 +23,7 @@ def build_language_model(config: Any) -> Any:
     """
     from transformers import AutoModelForCausalLM
 
+    _check_reads_text_only(config)
     try:
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     except Exception as error:  # values are checked by each model in its own way
@@ -55,6 +56,7 @@ def load_language_model(name_or_path: str, vocab_size: int, dtype: torch.dtype) 
             f"({first_line(error)}). Give a folder that holds a config.json and weights, or a name that is on the hub or in its "
             "local cache."
         ) from error
+    _check_reads_text_only(model.config)
     missing = sorted(report["missing_keys"])
     if missing:
         raise UserError(
@@ -67,6 +69,14 @@ def load_language_model(name_or_path: str, vocab_size: int, dtype: torch.dtype) 
             "model's tokenizer (tokenizer=huggingface tokenizer.name_or_path=...), or set pretrained=false."
         )
     return model
+
+
+def _check_reads_text_only(config: Any) -> None:
+    if getattr(config, "hidden_size", None) is None:
+        raise UserError(
+            f"Expected a language model alone, but a {config.model_type} has parts for images or sound beside it: take its text "
+            "model, such as a gemma3_text for a gemma3."
+        )
 
 
 def end_row_of(model: Any, name_or_path: str) -> int:
@@ -94,10 +104,10 @@ def adapt_language_model(model: Any, adapt: str, lora: Mapping[str, Any] | None)
     Args:
         model: the language model.
         adapt: "frozen", "lora" or "full".
-        lora: arguments of `peft.LoraConfig`; None: `target_modules="all-linear"` and its defaults.
+        lora: arguments of `peft.LoraConfig`; None: `target_modules="all-linear"` and its defaults. Its `bias` trains biases, too.
 
     Raises:
-        UserError: peft is not installed, or refuses the arguments.
+        UserError: peft is not installed, or refuses the arguments; weights in bfloat16 would be trained.
     """
     if adapt == "full":
         return
@@ -116,18 +126,27 @@ def adapt_language_model(model: Any, adapt: str, lora: Mapping[str, Any] | None)
     except Exception as error:  # peft checks each argument in its own way
         raise UserError(f"lora: expected arguments of peft.LoraConfig, but {first_line(error)}.") from error
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_("lora_" in name)
         if "lora_" in name:
             parameter.data = parameter.data.float()
+        elif parameter.requires_grad and parameter.dtype != torch.float32:
+            raise UserError(
+                f"lora: {name} would be trained in bfloat16: leave out what trains it (bias), or set dtype=float32."
+            )
 
 
 def weights_checksum(module: nn.Module) -> str:
-    """Of names, shapes and the first 1024 values of each tensor: enough to tell one model from another."""
+    """Of names, shapes and values, rounded to bfloat16: the same for a model in float32 and in bfloat16.
+
+    Every value counts in a sum, and up to 1024 of each tensor by their place.
+    """
     digest = hashlib.sha256()
     for name, tensor in module.state_dict().items():
-        values = tensor.detach().flatten()[:1024].float().cpu().contiguous()
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(values.numpy().tobytes())
+        bits = tensor.detach().flatten().bfloat16().view(torch.int16).cpu()
+        fours = len(bits) // 4 * 4  # summed four at a time, as one integer that may overflow
+        total = int(bits[:fours].view(torch.int64).sum())
+        digest.update(f"{name} {tuple(tensor.shape)} {total}".encode())
+        for some in (bits[:: 1 + len(bits) // 1024], bits[fours:]):
+            digest.update(some.numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -162,7 +181,8 @@ def prompt_rows(
             turn = [{"role": "user", "content": f"{IMAGE}{after}"}]
             text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
             before, after = text.split(IMAGE)
-        return tuple(tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, after))  # type: ignore[return-value]
+        rows = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, after)]
+        return rows[0], rows[1]
     except Exception as error:  # readers of its files and templates raise errors of many kinds
         raise UserError(
             f"prompt: expected a tokenizer{' with a chat template' if chat else ''} under {name_or_path!r}, but "

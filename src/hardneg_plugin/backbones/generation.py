@@ -68,17 +68,14 @@ def _only(is_token: Tensor) -> Any:
 
 
 def _no_repeat(size: int, begin: int) -> Any:
-    """A processor of `generate` that forbids sequences of `size` rows that a report has already, its `begin` rows left out."""
+    """A processor of `generate` that forbids sequences of `size` rows that a report has already, its first `begin` rows left out.
+
+    One row at least is left: an open report may end, and one that has ended is padded with rows that are not read.
+    """
     from transformers import NoRepeatNGramLogitsProcessor
 
     forbid = NoRepeatNGramLogitsProcessor(size)
-
-    def no_repeat(ids: Tensor, scores: Tensor) -> Tensor:
-        left = forbid(ids[:, begin:], scores)
-        # only a report that has ended can have no row left; sampling fails without one, though it is not read
-        return torch.where(left.isneginf().all(-1, keepdim=True), scores, left)
-
-    return no_repeat
+    return lambda ids, scores: forbid(ids[:, begin:], scores)
 
 
 class _ChosenLogProbs:

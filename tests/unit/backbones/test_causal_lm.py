@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hardneg_plugin.backbones.causal_lm import CausalLMDecoder
+from hardneg_plugin.backbones.causal_lm_models import weights_checksum
 from hardneg_plugin.backbones.decoding import Decoding
 from hardneg_plugin.errors import UserError
 
@@ -23,6 +24,7 @@ CONFIGS = {
     "gpt2": {"model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2},
     "gemma2": {"model_type": "gemma2", "head_dim": 8, **SIZES},  # caps its logits
 }
+BERT = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "is_decoder": True}
 TOKENS = torch.tensor([[0, 3, 1, 6, 2, 0, 0], [0, 5, 0, 0, 0, 0, 0], [0, 1, 1, 4, 3, 6, 0]])
 PATCH_MASK = torch.tensor([[1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 0, 0]]).bool()  # none counts as all
 BRIDGES = {"linear": {}, "mlp": {"prompt": [2, 5]}, "queries": {"queries": 3, "bridge_heads": 2, "before_image": [1]}}
@@ -174,6 +176,16 @@ def test_lora_trains_adapters_only(family: str) -> None:
     assert any("lora_A" in name for name in moved)
 
 
+def test_lora_trains_biases_where_asked_to_and_not_in_half_precision(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    decoder = make("gpt2", adapt="lora", lora={"r": 2, "bias": "all"})
+    trained = {name for name, parameter in decoder.model.named_parameters() if parameter.requires_grad}
+    assert trained == {name for name, _ in decoder.model.named_parameters() if "lora_" in name or name.endswith("bias")}
+    options = {"config": None, "name_or_path": str(save(tmp_path, "gpt2")), "vocab_size": 7, "adapt": "lora"}
+    with pytest.raises(UserError, match=r"lora: .*bias would be trained in bfloat16"):
+        make("gpt2", **options, lora={"bias": "all"}, dtype="bfloat16")
+
+
 @every_family
 @pytest.mark.parametrize("adapt", ["frozen", "lora", "full"])
 def test_gradient_checkpointing_changes_no_gradient(family: str, adapt: str) -> None:
@@ -212,6 +224,26 @@ def test_a_checkpoint_holds_trained_weights_and_names_the_rest(family: str, adap
     save(tmp_path / "lm", family, initializer_range=0.5)
     with pytest.raises(UserError, match="they are others"):
         make(family, **options, **decoder.settings)
+    with pytest.raises(UserError, match=r"of '.*lm' that training started from, but they are others"):
+        make(family, **options).check_settings(decoder.settings)
+    decoder.check_settings(decoder.settings)
+    decoder.check_settings({})  # of a decoder that leaves nothing out
+
+
+def test_one_changed_value_changes_the_checksum_and_half_precision_does_not() -> None:
+    torch.manual_seed(0)
+    module = torch.nn.ModuleList([torch.nn.Embedding(70, 51), torch.nn.Linear(3, 1)])
+    expected = weights_checksum(module)
+    assert weights_checksum(copy.deepcopy(module).bfloat16()) == expected
+    for name, count in (("0.weight", 70 * 51), ("1.weight", 3), ("1.bias", 1)):
+        for index in {0, 1, count // 2, count - 2, count - 1} & set(range(count)):
+            other = copy.deepcopy(module)
+            with torch.no_grad():
+                other.get_parameter(name).flatten()[index] += 0.1
+            assert weights_checksum(other) != expected, (name, index)
+    order = copy.deepcopy(module)
+    order[0].weight.data = order[0].weight.data.flip(0)  # the sum alone is the same
+    assert weights_checksum(order) != expected
 
 
 @every_family
@@ -280,6 +312,35 @@ def test_attention_maps(family: str, bridge: str) -> None:
     assert copy.deepcopy(decoder).settings == decoder.settings
 
 
+@torch.no_grad()
+def test_query_tokens_attend_to_patches_by_way_of_their_own_attention() -> None:
+    decoder, patches = make(bridge="queries").eval(), 3 * torch.randn(3, 4, 5)
+    prefix, mask = decoder._prefix(patches, PATCH_MASK)
+    decoder.model.set_attn_implementation("eager")
+    own = decoder.model.base_model(**decoder._inputs(prefix, mask, TOKENS), output_attentions=True).attentions
+    maps = decoder.attention_maps(patches, TOKENS, patch_mask=PATCH_MASK)
+    bridge = decoder.bridge
+    for study, present in enumerate(([0, 1, 2, 3], [1, 3], [0, 1, 2, 3])):
+        keys = bridge.attention.key(bridge.project(patches[study])).view(4, 2, 8)
+        queries = bridge.attention.query(bridge.queries).view(3, 2, 8)
+        by_query = torch.zeros(3, 4)  # the mean over two heads
+        for query, head in ((query, head) for query in range(3) for head in range(2)):
+            scores = keys[present, head] @ queries[query, head] / 8**0.5
+            by_query[query, present] += scores.softmax(0) / 2
+        for layer, head, position in ((0, 0, 0), (1, 1, 2), (1, 0, 5)):
+            # start, a row before the image, three queries, begin
+            to_queries = own[layer][study, head, 5 + position, 2:5]
+            expected = (to_queries[:, None] * by_query).sum(0) / to_queries.sum()
+            torch.testing.assert_close(maps[study, layer, head, position], expected, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_sliding_window_that_has_left_the_image_shows_none_of_it() -> None:
+    decoder = make(config={**CONFIGS["gemma2"], "sliding_window": 4})  # of the first layer
+    sums = decoder.attention_maps(torch.randn(1, 4, 5), TOKENS[:1]).sum(-1)[0, :, 0]
+    torch.testing.assert_close(sums, torch.tensor([[1.0, 1.0, 1.0, 0.0, 0.0, 0.0], [1.0] * 6]))
+
+
 def test_a_chat_template_puts_the_image_into_the_users_turn(tmp_path: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -309,6 +370,15 @@ def test_a_chat_template_puts_the_image_into_the_users_turn(tmp_path: Path) -> N
         ({"prompt": [7]}, r"expected rows in \[0, 7\)"),
         ({"config": None, "name_or_path": "nowhere"}, "nowhere"),
         ({"adapt": "lora", "lora": {"rank": 3}}, "arguments of peft.LoraConfig"),
+        ({"bridge": "queries", "bridge_heads": 3}, "backbone.bridge_heads: expected a divisor of 16, .* but got 3"),
+        ({"config": {"model_type": "gemma3"}}, "a language model alone, but a gemma3 has"),
+        ({"config": BERT}, "BertLMHeadModel is built differently"),
+        # both scale their logits, which new models have small
+        (
+            {"config": {"model_type": "granite", **SIZES, "logits_scaling": 1.02}},
+            "GraniteForCausalLM is built differently",
+        ),
+        ({"config": {"model_type": "cohere", **SIZES}}, "CohereForCausalLM is built differently"),
     ],
 )
 def test_errors(options: dict, message: str) -> None:

@@ -44,6 +44,14 @@ def arguments(kind):
     return {"hard_negatives": objective()} if kind == "code" else {}
 
 
+def saved(model, path):
+    """The path of a checkpoint of the model, trained for an epoch."""
+    run = trainer(path.parent, max_epochs=1)
+    run.fit(model, loader())
+    run.save_checkpoint(path)
+    return path
+
+
 def equal(first, second):
     assert first.keys() == second.keys()
     return all(torch.equal(value, second[name]) for name, value in first.items())
@@ -53,10 +61,7 @@ def equal(first, second):
 @pytest.mark.parametrize("old", [False, True], ids=["beside", "inside"])
 def test_a_checkpoint_loads_into_the_plugged_class_and_into_the_bare_host(tmp_path, kind, old):
     model = make(kind)
-    run = trainer(tmp_path, max_epochs=1)
-    run.fit(model, loader())
-    path = tmp_path / "model.ckpt"
-    run.save_checkpoint(path)
+    path = saved(model, tmp_path / "model.ckpt")
     checkpoint = torch.load(path)
     assert checkpoint["state_dict"].keys() == Captioner().state_dict().keys()
     assert equal(checkpoint["hard_negatives"], model.hard_negatives.state_dict())
@@ -75,44 +80,35 @@ def test_a_checkpoint_loads_into_the_plugged_class_and_into_the_bare_host(tmp_pa
 @pytest.mark.parametrize("kind", ["instance", "class", "code"])
 def test_a_bare_hosts_checkpoint_starts_the_objective_afresh(tmp_path, kind):
     bare = Captioner()
-    run = trainer(tmp_path, max_epochs=1)
-    run.fit(bare, loader())
-    run.save_checkpoint(tmp_path / "bare.ckpt")
+    path = saved(bare, tmp_path / "bare.ckpt")
     with pytest.warns(UserWarning, match="holds no hard-negative objective.*starts afresh"):
-        model = type(make(kind)).load_from_checkpoint(tmp_path / "bare.ckpt", **arguments(kind))
+        model = type(make(kind)).load_from_checkpoint(path, **arguments(kind))
     assert equal(bare.state_dict(), {name: model.state_dict()[name] for name in bare.state_dict()})
     trainer(tmp_path, max_epochs=1).fit(model, loader())
 
 
 def test_a_class_in_code_says_that_its_objective_has_to_be_passed(tmp_path):
-    model = make("code")
-    run = trainer(tmp_path, max_epochs=1)
-    run.fit(model, loader())
-    run.save_checkpoint(tmp_path / "model.ckpt")
+    path = saved(make("code"), tmp_path / "model.ckpt")
     message = r"weights .*image_head\.weight.*default one of InCode: pass.*InCode\.load_from_checkpoint\(path, hard_negatives="
     with pytest.raises(UserError, match=message):
-        InCode.load_from_checkpoint(tmp_path / "model.ckpt")
+        InCode.load_from_checkpoint(path)
     with pytest.raises(UserError, match=message):
-        trainer(tmp_path, max_epochs=2).fit(InCode(), loader(), ckpt_path=tmp_path / "model.ckpt")
+        trainer(tmp_path, max_epochs=2).fit(InCode(), loader(), ckpt_path=path)
     # an objective that was passed is the user's choice: torch says what does not fit
     with pytest.raises(RuntimeError, match=r"Unexpected key.*image_head"):
-        InCode.load_from_checkpoint(tmp_path / "model.ckpt", hard_negatives=HardNegativeObjective())
+        InCode.load_from_checkpoint(path, hard_negatives=HardNegativeObjective())
     # weights that fit do not say that the settings do
     other = InCode(hard_negatives=HardNegativeObjective(schedule=Constant(hardness=0.5), hardening=None))
-    run = trainer(tmp_path, max_epochs=1)
-    run.fit(other, loader())
-    run.save_checkpoint(tmp_path / "other.ckpt")
+    path = saved(other, tmp_path / "other.ckpt")
     message = r"objective has hardening=None instead of Arc\(.*\), schedule=Constant.* instead of Linear.*default one of InCode"
     with pytest.warns(UserWarning, match=message):
-        InCode.load_from_checkpoint(tmp_path / "other.ckpt")
+        InCode.load_from_checkpoint(path)
     # of the default one's weights, the checkpoint is enough
     default = InCode()
-    run = trainer(tmp_path, max_epochs=1)
-    run.fit(default, loader())
-    run.save_checkpoint(tmp_path / "default.ckpt")
+    path = saved(default, tmp_path / "default.ckpt")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        again = InCode.load_from_checkpoint(tmp_path / "default.ckpt")
+        again = InCode.load_from_checkpoint(path)
     assert equal(again.state_dict(), default.state_dict())
 
 

@@ -13,7 +13,7 @@ from hardneg_plugin.backbones.decoding import Decoding
 from hardneg_plugin.errors import UserError
 
 sys.path.append(str(Path(__file__).parent))
-from test_causal_lm import CONFIGS, PATCH_MASK, log_prob_of, make, save
+from tiny_language_models import CONFIGS, PATCH_MASK, log_prob_of, make, save
 
 
 def with_padding_rows(folder: Path, seed: int) -> CausalLMDecoder:

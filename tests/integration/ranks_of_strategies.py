@@ -187,6 +187,8 @@ def fits(strategy: str, folder: Path) -> None:
         fit(strategy, folder, "chunks", host(1.0, chunks=2))
     if strategy == "fsdp2_file" and (of_ddp := folder.parent / "ddp" / "epoch=0.ckpt").exists():
         fit(strategy, folder, "resumed from ddp", host(1.0), ckpt=of_ddp)
+    if strategy == "fsdp2_file":
+        after_the_bare_host(folder / "bare host")
     if strategy == "fsdp2_folder":
         fit(strategy, folder, "sharded objective", host(1.0, shards="objective too"), saves=True)
         sharded = host(1.0, shards="objective too")
@@ -194,6 +196,18 @@ def fits(strategy: str, folder: Path) -> None:
         fit(strategy, folder, "sharded host", host(1.0, shards="whole host"))
         fit(strategy, folder, "unseeded", host(1.0, seed=1 + dist.get_rank()))
         fails(folder)
+
+
+def after_the_bare_host(folder: Path) -> None:
+    """Plug in and go on from a checkpoint of the bare host; each rank leaves the error of one without a weight."""
+    fit("fsdp2_file", folder, "bare", host(None), epochs=1, saves=True)
+    fit("fsdp2_file", folder, "weight 0", host(0.0), ckpt=folder / "epoch=0.ckpt")
+    fit("fsdp2_file", folder, "whole", host(1.0), ckpt=folder / "epoch=0.ckpt")
+    checkpoint = torch.load(folder / "epoch=0.ckpt")
+    del checkpoint["state_dict"]["norm.weight"]
+    file = folder / f"few-{dist.get_rank()}.ckpt"
+    torch.save(checkpoint, file)
+    torch.save(error_of("fsdp2_file", folder, file), folder / f"error-{dist.get_rank()}.pt")
 
 
 def fails(folder: Path) -> None:
@@ -205,10 +219,10 @@ def fails(folder: Path) -> None:
     torch.save(errors, f"{folder}/errors-{dist.get_rank()}.pt")
 
 
-def error_of(strategy: str, folder: Path) -> str:
+def error_of(strategy: str, folder: Path, ckpt: Path | None = None) -> str:
     """The error of a training, or none."""
     try:
-        fit(strategy, folder, "failed", host(1.0))
+        fit(strategy, folder, "failed", host(1.0), ckpt=ckpt)
     except UserError as error:
         return str(error)
     return ""

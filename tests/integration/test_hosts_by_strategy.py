@@ -118,6 +118,19 @@ def test_checkpoints_go_from_one_strategy_to_another(seen, folder):
     assert_close(dict(loaded.hard_negatives.state_dict()), seen("fsdp2_file", "whole")[0]["objective"], rtol=0, atol=0)
 
 
+def test_a_sharded_host_is_plugged_in_after_a_checkpoint_of_the_bare_one(seen, folder):
+    for rank, bare in enumerate(seen("fsdp2_file", "bare")):
+        again, trained = (
+            torch.load(folder / "fsdp2_file" / "bare host" / f"{name}-{rank}.pt") for name in ("weight 0", "whole")
+        )
+        assert len(again["losses"]) == 4
+        assert all(map(torch.equal, again["losses"], bare["losses"][4:]))
+        assert_close(again["host"], bare["host"], rtol=0, atol=0)
+        assert not torch.equal(trained["host"]["norm.weight"], bare["host"]["norm.weight"])
+        error = torch.load(folder / "fsdp2_file" / "bare host" / f"error-{rank}.pt")
+        assert "The checkpoint has no weights norm.weight of HardNegativeHost" in error
+
+
 def test_the_other_lightning_equals_this_one(seen, tmp_path):
     pytest.importorskip("lightning.pytorch")
     import ranks_of_strategies_of_lightning

@@ -36,14 +36,18 @@ class ObjectiveCheckpoint(RankAgreement):
         super().on_load_checkpoint(checkpoint)
         weights = checkpoint.get(_NAME, inside)
         if not weights and (weights := self.hard_negatives.state_dict()):
-            warn_on_first_rank(
-                "The checkpoint holds no hard-negative objective, as one of the bare host: the objective starts afresh. "
-                "Load it by load_from_checkpoint; trainer.fit(ckpt_path=...) needs the objective's optimizer state, too."
+            message = (
+                "The checkpoint holds no hard-negative objective, as one of the bare host: the objective starts afresh."
             )
+            if "state_dict" in checkpoint:
+                message += " Load it by load_from_checkpoint: trainer.fit(ckpt_path=...) needs optimizer states of the objective."
+            warn_on_first_rank(message)
         if self._objective_is_default:
             check_default_fits(weights, checkpoint.get(_SETTINGS, {}), self.hard_negatives, type(self).__name__)
         if "state_dict" in checkpoint:
             checkpoint["state_dict"].update({f"{_NAME}.{name}": value for name, value in weights.items()})
-        elif _NAME in checkpoint:  # the strategy has loaded the host's weights by itself
-            require_host_keys(self, checkpoint)
+            return
+        # the strategy has loaded the host's weights by itself
+        require_host_keys(self, checkpoint, self.trainer.ckpt_path)
+        if _NAME in checkpoint:
             load_whole_state(self.hard_negatives, weights)

@@ -1,6 +1,8 @@
 """Whatever the strategy, the objective is the same on all ranks: what a LightningModule does for it where it is not under DDP."""
 
 from collections.abc import Iterable
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,8 +12,8 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from hardneg_plugin.agreement import check_agreement
-from hardneg_plugin.distributed import average_gradients, from_first_rank, is_shard, world_size
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.distributed import average_gradients, from_first_rank, is_shard, warn_on_first_rank, world_size
+from hardneg_plugin.errors import UserError, first_line
 from hardneg_plugin.objectives import HardNegativeObjective
 
 TESTED = "a single device, ddp, ddp_find_unused_parameters_true, ddp_spawn, ddp_fork and ModelParallelStrategy"
@@ -161,17 +163,26 @@ def _whole(value: Any) -> Tensor:
     return gathered
 
 
-def require_host_keys(host: Any, checkpoint: dict[str, Any]) -> None:
+def require_host_keys(host: Any, checkpoint: dict[str, Any], path: str | Path | None = None) -> None:
     """Check that a file had all weights of a sharded host: Lightning has loaded it without `strict_loading`.
 
     Args:
         host: with an attribute `_strict_loading`.
-        checkpoint: with the names of its weights under `host_weights`, or without any.
+        checkpoint: with the names of its weights under `host_weights`, or without any, as one of the bare host.
+        path: of the checkpoint, for names that it does not list. Of a folder, Lightning has checked them.
 
     Raises:
         UserError: weights that the file does not have.
     """
-    missing = set(host.state_dict()) - set(checkpoint.get("host_weights") or host.state_dict())
+    names = checkpoint.get("host_weights")
+    if names is None and path is not None and Path(path).is_file():
+        try:
+            names = torch.load(path, mmap=True, map_location="meta", weights_only=True)["state_dict"]
+        except (UnpicklingError, RuntimeError, KeyError) as error:
+            warn_on_first_rank(
+                f"Whether {path} has all weights of {type(host).__name__} is not checked: {first_line(error)}."
+            )
+    missing = set(host.state_dict()) - set(host.state_dict() if names is None else names)
     if missing and host._strict_loading is not False:
         raise UserError(
             f"The checkpoint has no weights {', '.join(sorted(missing))} of {type(host).__name__}: pass one of this class, or set "

@@ -79,6 +79,20 @@ def test_a_file_without_some_weights_of_the_host():
     require_host_keys(host, few)
 
 
+def test_a_file_of_the_bare_host_without_some_weights(tmp_path):
+    host = Captioner()
+    path = tmp_path / "bare.ckpt"
+    torch.save({"state_dict": host.state_dict()}, path)
+    require_host_keys(host, {}, path)
+    require_host_keys(host, {}, tmp_path)  # a folder
+    torch.save({"state_dict": {name: value for name, value in host.state_dict().items() if "norm" not in name}}, path)
+    with pytest.raises(UserError, match=r"no weights decoder.norm.bias, decoder.norm.weight of Captioner"):
+        require_host_keys(host, {}, path)
+    torch.save({"state_dict": host.state_dict(), "path": tmp_path}, path)  # a class that is not read without trust
+    with pytest.warns(UserWarning, match=r"bare.ckpt has all weights of Captioner is not checked: Weights only load"):
+        require_host_keys(host, {}, path)
+
+
 def test_whole_state_goes_into_another_module():
     first, second = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
     first(torch.randn(4, 3))

@@ -1,5 +1,6 @@
 """Dotted paths into a host's submodules and into values, with errors that say what there is."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -73,7 +74,7 @@ def _pick(value: Any, key: str) -> Any:
         raise LookupError(key)
     if isinstance(value, Mapping) and key in value:
         return value[key]
-    if key.lstrip("-").isdigit() and hasattr(value, "__getitem__"):
+    if re.fullmatch("-?[0-9]+", key) and hasattr(value, "__getitem__"):
         return value[int(key)]
     if isinstance(value, Mapping) or not hasattr(value, key):
         raise LookupError(key)

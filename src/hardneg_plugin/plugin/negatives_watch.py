@@ -13,7 +13,7 @@ STEPS = 10
 class NegativesWatch:
     """Counts the hard negatives of the first steps, and warns once if there are none, as with one study per device.
 
-    A bank finds none before its second epoch, so its first one does not count.
+    A bank knows no neighbours before its first search, so the epochs before that do not count.
 
     >>> import torch
     >>> watch = NegativesWatch()
@@ -37,7 +37,8 @@ class NegativesWatch:
             objective: names the source of negatives.
             progress: the position in training.
         """
-        if self.steps >= STEPS or (isinstance(objective.negatives, Bank) and progress.epoch == 0):
+        source = objective.negatives
+        if self.steps >= STEPS or (isinstance(source, Bank) and progress.epoch < source.refresh_every):
             return
         self.steps += 1
         self.found = self.found + found.detach()

@@ -2,7 +2,8 @@
 
 import inspect
 import random
-from collections.abc import Iterator, Mapping
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, nullcontext
 from copy import copy
 from typing import Any
@@ -13,9 +14,12 @@ from torch import nn
 
 from hardneg_plugin.plugin.lightning_hosts import lightning_module_of
 
-_OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
+_OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {
+    "training", "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set",
+}  # fmt: skip
+_COLLECTIONS = (list, dict, set, deque, OrderedDict, defaultdict, Counter)
 _SILENT = (
-    "log", "log_dict", "print", "manual_backward", "clip_gradients", "toggle_optimizer", "untoggle_optimizer", "lr_schedulers",
+    "log", "log_dict", "print", "manual_backward", "clip_gradients", "toggle_optimizer", "untoggle_optimizer",
 )  # fmt: skip
 """Methods of a LightningModule that do nothing meanwhile."""
 
@@ -27,7 +31,7 @@ def one_step(host: nn.Module, batch: Any) -> Any:
         host: a LightningModule, plugged or not, or any module.
         batch: as the step gets it.
     """
-    batch = copy(batch) if isinstance(batch, dict | list) else batch  # a step may take entries out of it
+    batch = copy(batch) if isinstance(batch, MutableMapping | list) else batch  # a step may take entries out of it
     plugged = getattr(host, "_host_step", None)
     step = getattr(host, "training_step", None)
     if step is None:
@@ -44,7 +48,8 @@ def one_step(host: nn.Module, batch: Any) -> Any:
 def undisturbed(host: nn.Module) -> Iterator[None]:
     """Give a host back as it was: its buffers, gradients and attributes, the modes of its modules, and the random generators.
 
-    Meanwhile it logs nothing. What it changes within objects other than lists, dicts and sets remains.
+    Meanwhile it logs nothing. What it writes into objects other than lists, dicts, sets and their like remains, and so does what it
+    writes into its parameters, as momentum encoders do: a copy of all weights may not fit into memory.
     """
     buffers = [(buffer, buffer.detach().clone()) for buffer in host.buffers()]
     gradients = [(parameter, parameter.grad) for parameter in host.parameters()]
@@ -57,7 +62,8 @@ def undisturbed(host: nn.Module) -> Iterator[None]:
         if lightning_module_of(type(host)) is not None:
             for name in _SILENT:
                 object.__setattr__(host, name, _nothing)
-            object.__setattr__(host, "optimizers", lambda *args, **kwargs: _idle_optimizers(host))
+            object.__setattr__(host, "optimizers", lambda *args, **kwargs: _as_lightning_gives(_configured(host)[0]))
+            object.__setattr__(host, "lr_schedulers", lambda: _as_lightning_gives(_configured(host)[1]) or None)
         # a step may call it, though the host is not plugged in yet
         object.__setattr__(host, "with_hard_negatives", _the_loss)
         with torch.random.fork_rng(devices=list(devices)):
@@ -78,20 +84,39 @@ def _nothing(*args: Any, **kwargs: Any) -> None:
     return None
 
 
-class _IdleOptimizer:
-    """An optimizer for a step that optimises manually: its methods do nothing."""
+class _Idle:
+    """An optimizer or a scheduler for a step that optimises manually: it can be read, and its methods do nothing."""
+
+    def __init__(self, of: Any) -> None:
+        self.optimizer = self.of = of
+
+    def step(self, closure: Any = None, *args: Any, **kwargs: Any) -> Any:
+        return closure() if callable(closure) else None
 
     def __getattr__(self, name: str) -> Any:
-        return nullcontext if name == "toggle_model" else _nothing
+        if name == "toggle_model":
+            return nullcontext
+        value = getattr(self.of, name, _nothing)
+        return _nothing if callable(value) else value
 
 
-def _idle_optimizers(host: Any) -> Any:
-    """One for each optimizer that the host configures, as `LightningModule.optimizers` returns them."""
+def _configured(host: Any) -> tuple[list[Any], list[Any]]:
+    """The optimizers and schedulers that a host configures."""
     configured = host.configure_optimizers()
-    if isinstance(configured, list | tuple) and configured and isinstance(configured[0], list | tuple):
-        configured = configured[0]  # optimizers and schedulers
-    count = len(configured) if isinstance(configured, list | tuple) else 1
-    return _IdleOptimizer() if count == 1 else [_IdleOptimizer() for _ in range(count)]
+    if not isinstance(configured, list | tuple):
+        configured = [configured]
+    if configured and isinstance(configured[0], list | tuple):
+        optimizers, schedulers = configured
+    else:
+        entries = [one for one in configured if isinstance(one, dict)]
+        optimizers = [one["optimizer"] if isinstance(one, dict) else one for one in configured]
+        schedulers = [one["lr_scheduler"] for one in entries if "lr_scheduler" in one]
+    return list(optimizers), [one["scheduler"] if isinstance(one, dict) else one for one in schedulers]
+
+
+def _as_lightning_gives(entries: list[Any]) -> Any:
+    idle = [_Idle(one) for one in entries]
+    return idle[0] if len(idle) == 1 else idle
 
 
 def _the_loss(loss: Any, batch: Any, outputs: Any) -> Any:
@@ -99,9 +124,9 @@ def _the_loss(loss: Any, batch: Any, outputs: Any) -> Any:
 
 
 def _attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
-    """An attribute and, of a list, dict or set, a copy."""
+    """An attribute and, of a collection, a copy."""
     own = {name: value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE}
-    return {name: (value, value.copy() if type(value) in (list, dict, set) else None) for name, value in own.items()}
+    return {name: (value, value.copy() if type(value) in _COLLECTIONS else None) for name, value in own.items()}
 
 
 def _restore(module: nn.Module, saved: dict[str, tuple[Any, Any]]) -> None:
@@ -110,6 +135,12 @@ def _restore(module: nn.Module, saved: dict[str, tuple[Any, Any]]) -> None:
         del own[name]
     for name, (value, content) in saved.items():
         own[name] = value
-        if content is not None:  # without comparing: it may hold tensors
+        if content is not None and _identities(value) != _identities(content):
             value.clear()
-            (value.extend if isinstance(value, list) else value.update)(content)
+            (value.extend if isinstance(value, list | deque) else value.update)(content)
+
+
+def _identities(collection: Any) -> list[int]:
+    """What tells whether a collection has changed, without a comparison of tensors."""
+    values = collection.values() if isinstance(collection, dict) else ()
+    return [id(one) for one in (*collection, *values)]

@@ -4,6 +4,7 @@ import copy
 import random
 import sys
 import warnings
+from collections import Counter, OrderedDict, defaultdict, deque
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
+from transformers import BatchEncoding
 
 from hardneg_plugin import Feature, HardNegativeMixin, HardNegativeObjective, describe, plug_in
 from hardneg_plugin.errors import UserError
@@ -225,6 +227,54 @@ def test_the_host_and_the_generators_are_as_before(plugged):
     assert not any(module._forward_hooks for module in host.modules())
 
 
+class Keeps(Captioner):
+    """A host that assigns to buffers, makes modules in its first step and keeps collections of several kinds."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("average", torch.zeros(3))
+        self.recent, self.counts = deque([1.0], maxlen=2), Counter(seen=1)
+        self.steps, self.names = defaultdict(list), OrderedDict(a=1)
+        self.late = None
+
+    def training_step(self, batch, batch_idx):
+        self.average = 0.9 * self.average + 1
+        self.late = nn.Linear(2, 2)
+        self.encoder.register_buffer("made", torch.ones(1), persistent=False)
+        self.recent.extend([2.0, 3.0])
+        self.counts["seen"] += 1
+        self.steps["a"].append(1)
+        self.names.pop("a")
+        return super().training_step(batch, batch_idx)
+
+
+def test_buffers_modules_and_collections_that_a_step_replaces_are_as_before():
+    host = Keeps()
+    average, names = host.average, list(host.state_dict())
+    assert "failed" not in describe(host, next(iter(loader())))
+    assert host.average is average
+    assert host.average.tolist() == [0, 0, 0]
+    assert list(host.state_dict()) == names
+    assert host.late is None
+    assert not list(host.encoder.buffers())
+    assert (list(host.recent), host.recent.maxlen, host.counts) == ([1.0], 2, Counter(seen=1))
+    assert (dict(host.steps), host.names) == ({}, OrderedDict(a=1))
+
+
+def test_a_batch_of_tokenizers_is_as_before():
+    class Pops(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def training_step(self, batch):
+            return self.layer(batch.pop("images"))
+
+    batch = BatchEncoding({"images": torch.randn(3, 4)})
+    assert "layer" in rows(describe(Pops(), batch))
+    assert list(batch) == ["images"]
+
+
 def test_a_training_goes_on_as_without_a_look(tmp_path):
     runs = []
     for looks in (False, True):
@@ -301,6 +351,48 @@ def test_a_step_that_optimises_manually_runs_through_and_trains_nothing(form):
     assert "failed" not in table
     assert all(torch.equal(value, before[name]) for name, value in host.state_dict().items())
     assert all(parameter.grad is None for parameter in host.parameters())
+
+
+class ReadsItsOptimizers(Captioner):
+    """A step that optimises manually by a closure, and reads rate and schedule."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.automatic_optimization, self.form = False, form
+
+    def training_step(self, batch, batch_idx):
+        optimizer, schedule = self.optimizers(), self.lr_schedulers()
+        assert optimizer.param_groups[0]["lr"] == optimizer.optimizer.defaults["lr"] == 0.1
+
+        def closure():
+            loss = self.loss(batch)
+            self.manual_backward(loss)
+            return loss
+
+        assert optimizer.step(closure).requires_grad
+        if self.form:
+            schedule.step()
+            assert schedule.base_lrs == [0.1]
+        else:
+            assert schedule is None
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+        return (
+            optimizer,
+            ([optimizer], [schedule]),
+            {"optimizer": optimizer, "lr_scheduler": schedule},
+            {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}},
+            ([optimizer], [{"scheduler": schedule}]),
+        )[self.form]
+
+
+@pytest.mark.parametrize("form", range(5))
+def test_optimizers_and_schedules_can_be_read(form):
+    table = describe(ReadsItsOptimizers(form), next(iter(loader())))
+    assert "encoder" in rows(table)
+    assert "failed" not in table
 
 
 class OwnStep(HardNegativeMixin, Captioner):

@@ -131,6 +131,9 @@ class Plugged(HardNegativeMixin):
             self._calls, self._in_step = calls, True
             try:
                 outputs = super()._host_step(*args, **kwargs)
+            except BaseException:
+                self._calls = {}  # their graph would stay in memory
+                raise
             finally:
                 self._in_step = False
         if outputs is None or self._added:

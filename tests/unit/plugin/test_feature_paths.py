@@ -52,6 +52,8 @@ def test_a_path_leads_by_keys_indices_and_attributes(value, keys, expected):
         (SimpleNamespace(mask=1), ["masc"], r"attributes mask\. Did you mean 'mask'\?"),
         (torch.zeros(2, 3), ["0"], r"batch has no '0': it is a tensor of shape \(2, 3\)"),
         ({}, ["items"], r"with the keys none"),
+        ((1, 2), ["--1"], r"batch has no '--1': it is a tuple of 2\."),
+        ((1, 2), ["²"], r"batch has no '²': it is a tuple of 2\."),
     ],
 )  # fmt: skip
 def test_a_wrong_path_says_what_there_is(value, keys, message):

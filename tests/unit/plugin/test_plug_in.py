@@ -245,6 +245,19 @@ def test_what_is_no_loss_is_left_to_lightning(tmp_path, returned):
             fit(tmp_path, Skips, max_epochs=1)
 
 
+def test_a_step_that_fails_keeps_no_outputs():
+    class Fails(Captioner):
+        def training_step(self, batch, batch_idx):
+            self.loss(batch)
+            raise MemoryError
+
+    model = plug_in(Fails(), HardNegativeObjective(image_width=8, report_width=8, width=4), **PLACES)
+    with pytest.raises(MemoryError):
+        model.training_step(next(iter(loader())), 0)
+    assert not model._calls
+    assert not model._in_step
+
+
 def test_extra_outputs_reach_callbacks_and_places(tmp_path):
     class Outputs(Captioner):
         def training_step(self, batch, batch_idx):

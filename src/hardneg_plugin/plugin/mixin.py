@@ -14,12 +14,13 @@ from hardneg_plugin.errors import UserError
 from hardneg_plugin.objectives import HardNegativeObjective, ObjectiveOutput, PairEmbeddings
 from hardneg_plugin.objectives.schedule import TrainingProgress
 from hardneg_plugin.plugin.batch_parts import Chunks
-from hardneg_plugin.plugin.chunks import check_chunks, warn_of_batch_norm
+from hardneg_plugin.plugin.chunks import check_chunks
 from hardneg_plugin.plugin.lightning_hosts import lightning_module_of
 from hardneg_plugin.plugin.negatives_watch import NegativesWatch
 from hardneg_plugin.plugin.objective_checkpoint import ObjectiveCheckpoint
-from hardneg_plugin.plugin.signatures import constructor_shown_as, names_in_own_methods, step_shown_as
+from hardneg_plugin.plugin.signatures import constructor_shown_as, step_shown_as
 from hardneg_plugin.plugin.step_in_parts import StepInParts
+from hardneg_plugin.plugin.trainable import check_trainable
 
 _NAME = "hard_negatives"
 _KEYWORDS = (_NAME, "chunks")
@@ -169,38 +170,8 @@ class HardNegativeMixin(ObjectiveCheckpoint, StepInParts):
     def on_fit_start(self) -> None:
         """Check that the objective can be trained, before the first step."""
         super().on_fit_start()
-        name = type(self).__name__
-        if "dataloader_iter" in inspect.signature(self.training_step).parameters:
-            raise UserError(
-                f"{name}.training_step takes dataloader_iter, so it fetches batches itself, but hard negatives need the batch: "
-                "let it take (self, batch) or (self, batch, batch_idx)."
-            )
-        if not self.automatic_optimization and not names_in_own_methods(type(self), "with_hard_negatives"):
-            raise UserError(
-                f"{name} optimises manually, but none of its methods adds the terms of the objective: "
-                "set automatic_optimization to True, or call loss = self.with_hard_negatives(loss, batch, outputs) "
-                "in its training_step before manual_backward."
-            )
-        if self._chunks != 1:
-            if not self.automatic_optimization:
-                raise UserError(f"chunks={self._chunks}: {name} optimises manually, within its step: set chunks to 1.")
-            warn_of_batch_norm(self)
-        held = {
-            id(p) for optimizer in self.trainer.optimizers for group in optimizer.param_groups for p in group["params"]
-        }
-        left_out = [name for name, p in self.hard_negatives.named_parameters() if p.requires_grad and id(p) not in held]
-        # if nothing at all is trained, Lightning has warned already
-        if left_out and not held.isdisjoint(id(p) for p in self.parameters()):
-            raise UserError(
-                f"No optimizer holds the objective's parameters {', '.join(left_out)}: let {name}."
-                "configure_optimizers pass self.parameters(), or self.hard_negatives.parameters() in a further group."
-            )
+        check_trainable(self, self._chunks)
         self._negatives_watch = NegativesWatch()
-        if self.hard_negatives.schedule.unit == "fraction" and math.isinf(self.trainer.estimated_stepping_batches):
-            raise UserError(
-                "schedule.unit is fraction, but training has no end: set trainer.max_epochs or max_steps, "
-                "or count in epoch or step."
-            )
 
     def save_hyperparameters(
         self,

@@ -100,7 +100,7 @@ def join(values: Sequence[Any], sizes: Sequence[int], weights: Sequence[Any]) ->
             return type(first)(entry for value in values for entry in value)
         return list(values)
     if isinstance(first, float):
-        return weighted_mean(values, weights)
+        return float(weighted_mean(values, weights))  # of tensors as weights, too
     return first if all(value is first or value == first for value in values) else list(values)
 
 

@@ -43,6 +43,12 @@ BATCHES = {
 }
 
 
+def test_a_number_of_a_host_stays_one_where_weights_are_tensors():
+    joined = join([{"accuracy": 0.5}, {"accuracy": 1.0}], [3, 2], [torch.tensor(6.0), torch.tensor(2.0)])
+    assert joined == {"accuracy": pytest.approx(0.625)}
+    assert type(joined["accuracy"]) is float
+
+
 @pytest.mark.parametrize("chunks", [1, 2, 3, 4, 5, 8])
 @pytest.mark.parametrize("name", BATCHES)
 def test_parts_are_slices_of_the_batchs_own_class(name, chunks):

@@ -1,12 +1,19 @@
 """The commands from end to end on tiny settings: what they write, and that a run can be scored again and resumed."""
 
+import base64
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
 from PIL import Image
+
+from hardneg_plugin.evaluation.inspected_study import quantise
+from hardneg_plugin.models.report_generator import ReportGenerator
+from hardneg_plugin.pages.from_runs import build_page
+from hardneg_plugin.runs.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -182,7 +189,19 @@ def test_a_causal_language_model_shows_where_it_looks_writes_reports_and_cannot_
     shown = cli("hardneg-page", f"run={run}", f"output={page}")
     assert shown.code == 0, shown.err
     assert "6 studies" in shown.out
-    assert page.stat().st_size > 10_000
+    text, model, content = page.read_text(), ReportGenerator.from_run(run), build_page({"run": RunFolder(run)}, "test")
+    words = 0
+    for study in content.studies:
+        (report,) = model.generate([study.views], attention=True)
+        written = study.written["run"]
+        assert report.text == written.text
+        # over the patches of a word; one layer, no sliding window
+        torch.testing.assert_close(report.attention.sum((1, 2, 3)), torch.ones(len(report.words)))
+        assert written.attention.shape == report.attention.shape
+        np.testing.assert_allclose(written.attention, quantise(report.attention), atol=1)
+        assert f'"run":"{base64.b64encode(written.attention.tobytes()).decode()}"' in text
+        words += len(report.words)
+    assert words
     Image.new("L", (32, 32)).save(tmp_path / "image.png")
     written = cli("hardneg-predict", str(run), str(tmp_path / "image.png"), f"output={tmp_path}/reports.jsonl")
     assert written.code == 0, written.err

@@ -225,6 +225,11 @@ def _check_choices(*, queries: int, **given: str) -> None:
 
 def _check_same(checksum: str, found: str | None, name_or_path: str | None) -> None:
     """Check the checksum of the frozen weights of a model against that of a checkpoint."""
+    if found is None:
+        raise UserError(
+            "Expected a pretrained language model with adapt=frozen or lora, as the checkpoint leaves out its frozen weights, but "
+            "this one has none: set backbone.name_or_path and backbone.adapt as in training."
+        )
     if found != checksum:
         raise UserError(
             f"Expected the weights of {name_or_path!r} that training started from, but they are others: the checkpoint holds only "

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from hardneg_plugin import HardNegativeObjective
+from hardneg_plugin.backbones.causal_lm import CausalLMDecoder
 from hardneg_plugin.backbones.decoding import Decoding
 from hardneg_plugin.backbones.transformer import TransformerDecoder
 from hardneg_plugin.backbones.visual import VisualExtractor
@@ -21,6 +22,7 @@ from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGene
 from hardneg_plugin.models.report_generator import ReportGenerator, report_losses
 from hardneg_plugin.objectives import GroundedKnowledgeObjective
 from hardneg_plugin.objectives.schedule import TrainingProgress
+from hardneg_plugin.runs.checkpoint import load_weights
 
 STUDIES = PhantomStudies(train=12, val=1, test=1, size=32).split("train")
 TOKENIZER = WordTokenizer.from_reports(STUDIES.reports, min_count=1)
@@ -253,3 +255,26 @@ def test_gradients_are_clipped_to_the_norm_asked_for_whatever_the_precision(prec
     )
     trainer.fit(model, DataLoader(studies, batch_size=4, collate_fn=StudyCollator(TOKENIZER, 40)))
     assert norms == pytest.approx([1e-2, 1e-2], rel=1e-2)
+
+
+def test_a_checkpoint_refuses_another_language_model_than_the_frozen_one_it_leaves_out(tmp_path):
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = LlamaConfig(vocab_size=TOKENIZER.vocab_size, eos_token_id=1, **sizes)
+    models = []
+    for name in ("one", "other"):
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / name)
+        backbone = partial(CausalLMDecoder, name_or_path=str(tmp_path / name), adapt="frozen")
+        models.append(ReportGenerator(**arguments(backbone=backbone)))
+    model, other = models
+    checkpoint = {"state_dict": model.state_dict()}
+    model.on_save_checkpoint(checkpoint)
+    assert not [name for name in checkpoint["state_dict"] if name.startswith("decoder.model.")]
+    load_weights(model, checkpoint, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=r"of '.*other' that training started from, but they are others") as error:
+        load_weights(other, checkpoint, tmp_path / "last.ckpt")  # as resume does
+    assert "\n" not in str(error.value)
+    full = ReportGenerator(**arguments(backbone=partial(CausalLMDecoder, name_or_path=str(tmp_path / "one"))))
+    with pytest.raises(UserError, match="Expected a pretrained language model with adapt=frozen or lora"):
+        full.on_load_checkpoint(checkpoint)

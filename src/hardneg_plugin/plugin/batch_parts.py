@@ -92,7 +92,7 @@ def join(values: Sequence[Any], sizes: Sequence[int], weights: Sequence[Any]) ->
     members = [dict(_members(value)) for value in values]
     if _is_record(first) and all(part.keys() == members[0].keys() for part in members):
         return _rebuilt(first, {key: join([part[key] for part in members], sizes, weights) for key in members[0]})
-    if isinstance(first, list | tuple):
+    if isinstance(first, list | tuple) and any(map(len, values)):
         if all(_is_collection(value, size) for value, size in zip(values, sizes, strict=True)):
             if len({len(value) for value in values}) == 1:
                 return type(first)(join(entries, sizes, weights) for entries in zip(*values, strict=True))
@@ -100,8 +100,9 @@ def join(values: Sequence[Any], sizes: Sequence[int], weights: Sequence[Any]) ->
             return type(first)(entry for value in values for entry in value)
         return list(values)
     if isinstance(first, float):
-        return float(weighted_mean(values, weights))  # of tensors as weights, too
-    return first if all(value is first or value == first for value in values) else list(values)
+        # by tensors, which divide by zero
+        return float(weighted_mean([torch.tensor(value, dtype=torch.float64) for value in values], weights))
+    return first if all(_is_same(value, first) for value in values) else list(values)
 
 
 def cat_padded(tensors: Sequence[Tensor]) -> Tensor:
@@ -114,11 +115,9 @@ def cat_padded(tensors: Sequence[Tensor]) -> Tensor:
     longest = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
 
     def padded(tensor: Tensor) -> Tensor:
-        missing = [(0, long - size) for long, size in zip(longest, tensor.shape[1:], strict=True)]
-        # F.pad counts from the last dimension
-        return (
-            F.pad(tensor, [edge for pair in reversed(missing) for edge in pair]) if any(map(sum, missing)) else tensor
-        )
+        missing = [long - size for long, size in zip(longest, tensor.shape[1:], strict=True)]
+        edges = [edge for size in reversed(missing) for edge in (0, size)]  # from the last dimension
+        return F.pad(tensor, edges) if any(edges) else tensor
 
     return torch.cat([padded(tensor) for tensor in tensors])
 
@@ -143,6 +142,13 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 _REMEDY = "Pass chunks as a callable from the batch to a list of its parts, if it should be split otherwise."
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    try:
+        return value is other or bool(value == other)
+    except (TypeError, ValueError, RuntimeError):  # compared element by element
+        return False
 
 
 def _is_record(value: Any) -> bool:

@@ -1,5 +1,6 @@
 """Batches of any nesting, split by study and joined again."""
 
+import math
 from collections import OrderedDict, UserDict, defaultdict, namedtuple
 from dataclasses import asdict, dataclass, field
 
@@ -47,6 +48,20 @@ def test_a_number_of_a_host_stays_one_where_weights_are_tensors():
     joined = join([{"accuracy": 0.5}, {"accuracy": 1.0}], [3, 2], [torch.tensor(6.0), torch.tensor(2.0)])
     assert joined == {"accuracy": pytest.approx(0.625)}
     assert type(joined["accuracy"]) is float
+    assert math.isnan(join([0.5, 1.0], [3, 2], [0, 0]))  # as a mean over no token
+
+
+def test_what_cannot_be_compared_becomes_a_list_and_what_is_empty_stays():
+    class Table:
+        def __eq__(self, other):
+            return np.array([True, False])
+
+        __hash__ = None
+
+    tables = [Table(), Table()]
+    joined = join([{"table": table, "past": ()} for table in tables], [3, 2], [3, 2])
+    assert all(table is own for table, own in zip(joined["table"], tables, strict=True))
+    assert joined["past"] == ()
 
 
 @pytest.mark.parametrize("chunks", [1, 2, 3, 4, 5, 8])

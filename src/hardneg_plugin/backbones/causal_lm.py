@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hardneg_plugin.backbones.bridges import make_bridge
-from hardneg_plugin.backbones.causal_lm_layout import PrefixReader
+from hardneg_plugin.backbones.causal_lm_layout import PrefixReader, check_choices
 from hardneg_plugin.backbones.causal_lm_models import (
     adapt_language_model,
     build_language_model,
@@ -22,12 +22,6 @@ from hardneg_plugin.backbones.decoding import Decoded, Decoding
 from hardneg_plugin.backbones.generation import decode_by_generate
 from hardneg_plugin.backbones.huggingface_models import config_from_values, config_of, quietly, use_row_as_token_0
 from hardneg_plugin.errors import UserError
-
-CHOICES = {
-    "bridge": ("linear", "mlp", "queries"),
-    "adapt": ("frozen", "lora", "full"),
-    "dtype": ("float32", "bfloat16"),
-}
 
 
 class CausalLMDecoder(PrefixReader):
@@ -95,7 +89,7 @@ class CausalLMDecoder(PrefixReader):
         end_row: int | None = None,
         checksum: str | None = None,
     ) -> None:
-        _check_choices(bridge=bridge, adapt=adapt, dtype=dtype, queries=queries)
+        check_choices(bridge=bridge, adapt=adapt, dtype=dtype, queries=queries)
         is_loaded = name_or_path is not None and pretrained
         if dtype == "bfloat16" and (adapt == "full" or not is_loaded):
             raise UserError(
@@ -207,20 +201,12 @@ class CausalLMDecoder(PrefixReader):
         expected = self.model(**inputs).logits[..., self._rows]
         # the same products in the same type, so they differ by rounding at most; random weights give small logits, of which a
         # scale or a bias changes little: relative to the largest
-        share = max(1e-4, 2 * torch.finfo(expected.dtype).eps)
+        share = max(1e-4, 2 * torch.finfo(found.dtype).eps)
         if not (found - expected).abs().max() <= share * expected.abs().max():
             raise UserError(
                 "Expected a model whose head alone turns its last hidden states into logits, but "
                 f"{type(self.model).__name__} is built differently. Take a llama, qwen2, gemma or gpt2."
             )
-
-
-def _check_choices(*, queries: int, **given: str) -> None:
-    for name, value in given.items():
-        if value not in CHOICES[name]:
-            raise UserError(f"backbone.{name}: expected {', '.join(CHOICES[name])}, but got {value!r}.")
-    if queries < 1:
-        raise UserError(f"backbone.queries: expected a positive integer, but got {queries}.")
 
 
 def _check_same(checksum: str, found: str | None, name_or_path: str | None) -> None:

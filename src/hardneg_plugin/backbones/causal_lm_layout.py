@@ -13,6 +13,12 @@ from hardneg_plugin.backbones.decoder import ReportDecoder
 from hardneg_plugin.backbones.huggingface_models import eager_twin
 from hardneg_plugin.errors import UserError
 
+CHOICES = {
+    "bridge": ("linear", "mlp", "queries"),
+    "adapt": ("frozen", "lora", "full"),
+    "dtype": ("float32", "bfloat16"),
+}
+
 
 class PrefixReader(ReportDecoder):
     """A report decoder that reads `[start, before, image, after, begin, report]` with a causal language model.
@@ -125,3 +131,20 @@ class PrefixReader(ReportDecoder):
                 f"{positions}: lower data.max_length and decoding.max_length, set backbone.bridge=queries, or take a model with "
                 "more positions."
             )
+
+
+def check_choices(*, queries: int, **given: str) -> None:
+    """Check the settings that have few values.
+
+    Args:
+        queries: positions of `bridge="queries"`.
+        given: by name, of `CHOICES`.
+
+    Raises:
+        UserError: a value is not among them.
+    """
+    for name, value in given.items():
+        if value not in CHOICES[name]:
+            raise UserError(f"backbone.{name}: expected {', '.join(CHOICES[name])}, but got {value!r}.")
+    if queries < 1:
+        raise UserError(f"backbone.queries: expected a positive integer, but got {queries}.")

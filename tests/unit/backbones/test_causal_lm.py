@@ -315,6 +315,12 @@ def test_a_chat_template_puts_the_image_into_the_users_turn(tmp_path: Path) -> N
     chat, plain = make(**options, chat=True), make(**options)
     assert (chat._before, chat._after) == ([0], [2, 3, 1])
     assert (plain._before, plain._after) == ([], [2, 3])
+    tokenizer.chat_template = "{{ messages[0].role }}"
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(
+        UserError, match=r"with a chat template under .*, but the template shows the user's turn 0 times"
+    ):
+        make(**options, chat=True)
 
 
 @pytest.mark.parametrize(
@@ -358,3 +364,10 @@ def test_without_peft_it_says_what_to_install(monkeypatch) -> None:
 def test_another_vocabulary_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="tokenizer=huggingface"):
         make(config=None, name_or_path=str(save(tmp_path)), vocab_size=9)
+    padded = str(save(tmp_path, rows=5100))  # as Phi-2 pads its vocabulary
+    assert (
+        make(config=None, name_or_path=padded, vocab_size=5000).log_probs(torch.randn(3, 4, 5), TOKENS).shape[-1]
+        == 5001
+    )
+    with pytest.raises(UserError, match="5100 rows, but the tokenizer has 4999 tokens"):
+        make(config=None, name_or_path=padded, vocab_size=4999)

@@ -58,6 +58,7 @@ class StepInParts(_Host):
 
     def _in_parts(self, batch: Any, host_step: Callable[[Any], Any]) -> HostStep:
         logs: list[PartLog] = []
+        first: list[int] = []  # the part that gives the statements, as soon as one has a loss
 
         @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]
         def step(part: Any, index: int, again: bool) -> HostStep:
@@ -65,9 +66,10 @@ class StepInParts(_Host):
                 if not again:
                     logs.append(log)
                 outputs = host_step(part)
-                found = self._read(part, outputs, has_statements=index == 0)
+                found = self._read(part, outputs, has_statements=first in ([], [index]))
                 if found.pairs is None:
                     return found
+                first[:] = first or [index]
                 weight = self.chunk_weight(part, outputs)
                 pairs = found.pairs if self.hard_negatives.reads_parts else pooled_only(found.pairs)
                 return replace(found, pairs=pairs, weight=len(pairs.images) if weight is None else weight)

@@ -4,6 +4,7 @@ import importlib.util
 import sys
 import warnings
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -371,6 +372,36 @@ def test_parts_without_a_loss_are_left_out():
         torch.testing.assert_close(gradient, expected[name], atol=1e-6, rtol=0)
     model.skips = lambda part: True
     assert model.training_step(batch, 0) is None
+
+
+def test_statements_are_those_of_the_first_part_with_a_loss():
+    class Statements(HardNegativeObjective):
+        statement_texts = ("no effusion",)
+        seen = ()
+
+        def forward(self, pairs, progress, statements=None):
+            self.seen += (statements,)
+            terms = super().forward(pairs, progress)
+            return replace(terms, alignment_loss=terms.alignment_loss + statements.sum())
+
+    class Skips(Tokens):
+        def training_step(self, batch, batch_idx):
+            outputs = super().training_step(batch, batch_idx)
+            return None if batch["id"][0] in self.skipped else outputs
+
+    class States(HardNegativeMixin, Skips):
+        asked, embed = (), MixedIn.embed
+
+        def embed_statements(self, batch, outputs):
+            self.asked += (batch["id"][0],)
+            return outputs["states"].mean() * torch.ones(2, 1, 8)
+
+    model = outside_training(States(hard_negatives=objective(Statements), chunks=4, dropout=0.0))
+    for skipped, first in (((), "study 0"), (("study 0", "study 2"), "study 4")):
+        model.skipped, model.asked = skipped, ()
+        gradients(model, batch_of())
+        assert model.asked == (first, first)  # in the forward, and once more in the backward
+        assert model.hard_negatives.seen[-1].requires_grad
 
 
 def test_more_chunks_than_studies_and_one_study():

@@ -1,6 +1,11 @@
-"""The plug-in for transformers.Trainer: a mixin that adds an objective to the loss of any trainer built on it."""
+"""The plug-in for transformers.Trainer: a mixin that adds an objective to the loss of any trainer built on it.
+
+Three private methods of `Trainer` are overridden, since nothing public does the same: `_set_signature_columns_if_needed`,
+`_save_optimizer_and_scheduler` and `_load_optimizer_and_scheduler`. Checked with transformers 5.24.
+"""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,11 +13,13 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
-from hardneg_plugin.distributed import average_gradients, mean_over_ranks
+from hardneg_plugin.distributed import average_gradients
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.hf.columns import KeptColumns, columns_read, columns_taken
 from hardneg_plugin.hf.model_step import ModelStep
 from hardneg_plugin.hf.objective_steps import ObjectiveSteps
+from hardneg_plugin.hf.step_logs import StepLogs
+from hardneg_plugin.hf.strategy import check_strategy
 from hardneg_plugin.objectives import HardNegativeObjective, ObjectiveOutput
 from hardneg_plugin.objectives.schedule import TrainingProgress
 from hardneg_plugin.plugin.batch_parts import Chunks
@@ -62,7 +69,7 @@ class HardNegativeTrainerMixin(_Trainer):
             arguments go to the trainer.
 
     Raises:
-        UserError: a path that leads nowhere, or training with DataParallel, DeepSpeed, FSDP, tensor or context parallelism.
+        UserError: a path that leads nowhere, or a strategy that `hf.strategy` refuses.
 
     >>> from trl import SFTTrainer  # doctest: +SKIP
     >>> class HardNegativeSFTTrainer(HardNegativeTrainerMixin, SFTTrainer):  # doctest: +SKIP
@@ -109,18 +116,23 @@ class HardNegativeTrainerMixin(_Trainer):
         self._chunks = check_chunks(chunks)
         self._columns = [*columns_read(self._places), *columns]
         self.hard_negatives = HardNegativeObjective() if hard_negatives is None else hard_negatives
-        self._sums: dict[str, Tensor] = {}
-        self._batches = 0
+        self._untrained: dict[str, Any] | None = None
+        self._step_logs = StepLogs()
         self._negatives_watch = NegativesWatch()
         self._is_first_step = True
         super().__init__(*args, **kwargs)
-        self._check_strategy()
+        check_strategy(self)
         self._places.modules(self._host)
         taken = {*columns_taken(self._host), "label", "label_ids", *self.label_names}
         self._kept = [name for name in self._columns if name not in taken]
         self.hard_negatives.to(self.args.device)
         if self._kept:
             self.data_collator = KeptColumns(self.data_collator, self._kept)
+            loading = self.accelerator.dataloader_config
+            if (
+                loading.dispatch_batches is None
+            ):  # rank 0 would send the batches of an iterable data set, and cannot send texts
+                loading.dispatch_batches = False
         self.add_callback(ObjectiveSteps(self.hard_negatives))
 
     def compute_loss(
@@ -155,7 +167,7 @@ class HardNegativeTrainerMixin(_Trainer):
         terms: ObjectiveOutput = self.hard_negatives(pairs, progress, **given)
         # the trainer divides a loss by the number of accumulated batches unless it is a share of theirs already
         shares = self.current_gradient_accumulation_steps if is_share else 1
-        self._keep_logs(loss * shares, terms)
+        self._step_logs.add(loss * shares, terms)
         self._negatives_watch(terms.logs["negatives_found"], len(pairs.images), self.hard_negatives, progress)
         weights = self.hard_negatives.weights
         added = weights.alignment * terms.alignment_loss + weights.separation * terms.separation_loss
@@ -173,6 +185,13 @@ class HardNegativeTrainerMixin(_Trainer):
         """As the trainer's, with the columns that the model takes. Arguments are those of `Trainer`."""
         return super().prediction_step(model, self._for_model(inputs), *args, **kwargs)
 
+    def call_model_init(self, *args: Any, **kwargs: Any) -> Any:
+        """The trainer's new model; the objective begins anew with it. Arguments are those of `Trainer`."""
+        if self._untrained is None:
+            self._untrained = deepcopy(self.hard_negatives.state_dict())
+        self.hard_negatives.load_state_dict(self._untrained)
+        return super().call_model_init(*args, **kwargs)
+
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """The trainer's optimizer, with the parameters of the objective in a further group."""
         optimizer = super().create_optimizer(*args, **kwargs)
@@ -183,10 +202,8 @@ class HardNegativeTrainerMixin(_Trainer):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As the trainer's; logs of training get the values of the objective. Arguments are those of `Trainer`."""
-        if "loss" in logs and self._batches:
-            means = mean_over_ranks(torch.stack(list(self._sums.values()))) / self._batches
-            logs = {**logs, **dict(zip(self._sums, means.tolist(), strict=True))}
-            self._sums, self._batches = {}, 0
+        if "loss" in logs:
+            logs = {**logs, **self._step_logs.means()}
         super().log(logs, *args, **kwargs)
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -225,37 +242,10 @@ class HardNegativeTrainerMixin(_Trainer):
         by_items = self.model_accepts_loss_kwargs and num_items_in_batch is not None
         return bool(by_items) or self.compute_loss_func is not None
 
-    @torch.no_grad()
-    def _keep_logs(self, report_loss: Tensor, terms: ObjectiveOutput) -> None:
-        values = {
-            "report_loss": report_loss,
-            "alignment_loss": terms.alignment_loss,
-            "separation_loss": terms.separation_loss,
-            **terms.logs,
-        }
-        for name, value in values.items():
-            value = value.detach().to(report_loss.device, torch.float32).reshape(())
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._batches += 1
-
     def _progress(self) -> TrainingProgress:
         state = self.state
         fraction = min(1.0, state.global_step / max(state.max_steps, 1))
         return TrainingProgress(step=state.global_step, epoch=int(state.epoch or 0), fraction=fraction)
-
-    def _check_strategy(self) -> None:
-        found = {
-            "DataParallel over several GPUs of one process": self.args.n_gpu > 1,
-            "DeepSpeed": self.is_deepspeed_enabled,
-            "FSDP": self.is_fsdp_enabled,
-            "a parallelism_config": getattr(self.accelerator, "parallelism_config", None) is not None,
-        }
-        for name, is_used in found.items():
-            if is_used:
-                raise UserError(
-                    f"{type(self).__name__}: {name} has not been tested with hard negatives. One process and DDP have: start one "
-                    "process per GPU by torchrun or accelerate launch, without sharding."
-                )
 
 
 class HardNegativeTrainer(HardNegativeTrainerMixin, Trainer):  # type: ignore[misc]

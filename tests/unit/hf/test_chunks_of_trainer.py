@@ -46,9 +46,9 @@ def test_gradient_is_that_of_the_unsplit_step(kind, words, plugged, chunks, tmp_
     whole, parts = (tiny.trainer(tmp_path, kind, plugged={"chunks": n, **plugged}) for n in (1, chunks))
     batch = whole.data_collator(tiny.studies(8))
     assert_same(gradients(parts, batch, words), gradients(whole, batch, words))
-    assert parts._sums.keys() == whole._sums.keys()
-    for name, value in whole._sums.items():
-        torch.testing.assert_close(parts._sums[name], value, rtol=0, atol=1e-5)
+    assert parts._step_logs.sums.keys() == whole._step_logs.sums.keys()
+    for name, value in whole._step_logs.sums.items():
+        torch.testing.assert_close(parts._step_logs.sums[name], value, rtol=0, atol=1e-5)
 
 
 def test_weight_is_the_number_of_studies_unless_given(tmp_path):
@@ -58,7 +58,7 @@ def test_weight_is_the_number_of_studies_unless_given(tmp_path):
     halves = [{k: v[part] for k, v in batch.items()} for part in (slice(0, 4), slice(4, 7))]
     losses = [trainer.compute_loss(trainer.model, half).item() for half in halves]
     gradients(trainer, batch)
-    assert float(trainer._sums["report_loss"]) == pytest.approx((4 * losses[0] + 3 * losses[1]) / 7)
+    assert float(trainer._step_logs.sums["report_loss"]) == pytest.approx((4 * losses[0] + 3 * losses[1]) / 7)
 
 
 @pytest.mark.parametrize("chunks", [2, 4])
@@ -98,7 +98,7 @@ def test_what_is_computed_again_is_not_kept(tmp_path):
     assert len(seen) == 8  # each part twice
     assert not [one for one in seen if one() is not None]
     assert not [m for m in trainer.model.modules() if m._forward_hooks]
-    assert trainer._batches == 1
+    assert trainer._step_logs.batches == 1
     assert len(trainer.hard_negatives.negatives.queue) == 8
 
 

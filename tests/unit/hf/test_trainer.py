@@ -6,77 +6,18 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer
 
-from hardneg_plugin import HardNegativeObjective, PairEmbeddings
+from hardneg_plugin import HardNegativeObjective
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.hf import HardNegativeTrainer, HardNegativeTrainerMixin
-from hardneg_plugin.objectives.schedule import TrainingProgress
+from hardneg_plugin.hf.strategy import check_strategy
 
 sys.path.append(str(Path(__file__).parent))
 import tiny_generator as tiny
-
-
-def by_hand(kind=tiny.Generator, accumulated=1, clip=0.0, steps=4, batch=4):
-    """Four updates without a trainer: weights, and the terms of each update."""
-    model, objective = tiny.generator(kind), tiny.objective()
-    weights = objective.weights
-    decayed = [p for name, p in model.named_parameters() if "bias" not in name]
-    groups = [
-        {"params": decayed, "weight_decay": 0.1},
-        {"params": [p for name, p in model.named_parameters() if "bias" in name]},
-        {"params": list(objective.parameters())},
-    ]
-    optimizer = torch.optim.SGD(groups, lr=0.1)
-    studies, logs = tiny.studies(), []
-    per_epoch = 16 // (batch * accumulated)
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = 0.1 * (1 - step / steps)
-        begin = step % per_epoch * batch * accumulated
-        parts = [studies[begin + i * batch : begin + (i + 1) * batch] for i in range(accumulated)]
-        # as the Trainer counts for a model of no known kind: all labels
-        words = sum(int((study["labels"] != -100).sum()) for part in parts for study in part)
-        update = []
-        for part in parts:
-            pixels, ids, mask, labels = (
-                torch.stack([s[key] for s in part]) for key in ("pixels", "input_ids", "mask", "labels")
-            )
-            images, embedded = model.image(pixels), model.words(ids)
-            logits = model.head(images[:, None] + embedded)
-            total = nn.functional.cross_entropy(logits[labels != -100], labels[labels != -100], reduction="sum")
-            # the mean over words of all parts, or the mean over parts of their means
-            loss = total / words if kind is tiny.Generator else total / (labels != -100).sum() / accumulated
-            reports = (embedded * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-            pairs = PairEmbeddings(
-                images=images,
-                reports=reports,
-                study_ids=[s["study"] for s in part],
-                texts=[s["report"] for s in part],
-            )
-            terms = objective(pairs, TrainingProgress(step, step // per_epoch, step / steps))
-            (weights.report * loss + weights.alignment * terms.alignment_loss / accumulated).backward()
-            update.append((loss.item() * accumulated, terms.alignment_loss.item(), terms.logs["hardness"].item()))
-        if clip:
-            nn.utils.clip_grad_norm_(model.parameters(), clip)
-            nn.utils.clip_grad_norm_(objective.parameters(), clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        logs.append(torch.tensor(update).mean(0).tolist())
-    model = {f"model.{name}": value for name, value in model.state_dict().items()}
-    return model | objective.state_dict(), logs
-
-
-def assert_same(found, expected, atol=1e-6):
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, atol=atol, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
-
-
-def logged(history):
-    names = ("report_loss", "alignment_loss", "hardness")
-    return [[one[name] for name in names] for one in history if "loss" in one]
+from by_hand import assert_same, by_hand, logged
 
 
 @pytest.mark.parametrize("kind", [tiny.Generator, tiny.MeanGenerator])
@@ -154,20 +95,30 @@ def test_evaluation_is_the_hosts(tmp_path):
     assert plugged.predict(without_labels).predictions.shape == (16, 5, 11)
 
 
+def test_deepspeed_is_refused(tmp_path):
+    trainer = tiny.trainer(tmp_path)
+    trainer.is_deepspeed_enabled = True
+    with pytest.raises(
+        UserError, match=r"DeepSpeed takes no optimizer .* Tested with hard negatives: one process, DDP"
+    ):
+        check_strategy(trainer)
+
+
+@pytest.mark.parametrize(
+    "name", ["_set_signature_columns_if_needed", "_save_optimizer_and_scheduler", "_load_optimizer_and_scheduler"]
+)
+def test_private_methods_that_are_overridden_exist(name):
+    assert name in vars(HardNegativeTrainerMixin)
+    assert hasattr(Trainer, name), (
+        f"transformers {transformers.__version__} has no Trainer.{name}: find what does its work now"
+    )
+
+
 def test_a_path_that_leads_nowhere_is_told(tmp_path):
     with pytest.raises(UserError, match="image_encoder"):
         HardNegativeTrainer(
             model=tiny.generator(), args=tiny.arguments(tmp_path), images="image_encoder", reports="words"
         )
-
-
-def test_sharding_is_refused(tmp_path):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny.InOrder, "_check_strategy", lambda self: None)
-        trainer = tiny.trainer(tmp_path)
-    trainer.is_deepspeed_enabled = True
-    with pytest.raises(UserError, match=r"DeepSpeed has not been tested .* One process and DDP have"):
-        trainer._check_strategy()
 
 
 def llama():

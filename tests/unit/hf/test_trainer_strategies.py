@@ -9,7 +9,8 @@ import torch
 
 sys.path.append(str(Path(__file__).parent))
 import tiny_generator as tiny
-from trainer_on_two_ranks import CASES, trained_on_two_ranks
+from by_hand import assert_same
+from trainer_on_two_ranks import CASES, CHUNKS, SHARDED, trained_on_two_ranks
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +28,6 @@ def one(tmp_path_factory):
     """The same of one process."""
     folder = tmp_path_factory.mktemp("one")
     return folder, [{name: tiny.of_strategy(name, folder, 4) for name in tiny.STRATEGY}]
-
-
-def assert_same(found, expected, atol):
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, atol=atol, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def logged(history, *names):
@@ -136,3 +131,36 @@ def test_negatives_kept_on_two_ranks_are_those_of_one_process(negatives, two, tm
     alone = tiny.with_negatives(negatives, tmp_path, 4)
     alone.train()
     check_equals_one_process([rank[negatives] for rank in two[1]], alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHUNKS)
+def test_chunks_on_two_ranks_train_as_one_process_with_the_whole_batch(name, two, tmp_path):
+    alone = tiny.trainer(tmp_path, gradient_accumulation_steps=CHUNKS[name])
+    alone.train()
+    check_equals_one_process([rank[name] for rank in two[1]], alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHARDED)
+def test_sharded_model_trains_as_one_process_with_the_whole_batch(name, two, tmp_path):
+    alone = tiny.trainer(tmp_path, gradient_accumulation_steps=SHARDED[name][0], max_grad_norm=0.5)
+    alone.train()
+    check_equals_one_process([rank[name] for rank in two[1]], alone)
+
+
+@pytest.mark.slow
+def test_what_has_not_been_tested_is_refused(two):
+    refused = [rank["refused"] for rank in two[1]]
+    assert refused[0] == refused[1]
+    for name in ("fsdp", "full_shard", "accelerate"):
+        assert "FSDP of accelerate" in refused[0][name]
+    assert "sharded by hand" in refused[0]["fully_shard"]
+    assert "DistributedConfig(dp_replicate_size=2) has not been tested" in refused[0]["replicas"]
+
+
+@pytest.mark.slow
+def test_iterable_data_set_with_texts_on_two_ranks(two, tmp_path):
+    alone = tiny.trainer(tmp_path)
+    alone.train()
+    check_equals_one_process([rank["streamed"] for rank in two[1]], alone)

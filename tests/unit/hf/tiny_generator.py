@@ -2,10 +2,11 @@
 
 import torch
 from torch import nn
-from torch.utils.data import SequentialSampler
+from torch.utils.data import IterableDataset, SequentialSampler
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
 
 from hardneg_plugin import HardNegativeObjective
+from hardneg_plugin.distributed import is_shard
 from hardneg_plugin.hf import HardNegativeTrainer
 from hardneg_plugin.objectives import Bank, Queue, Weights
 from hardneg_plugin.objectives.schedule import Linear
@@ -76,6 +77,11 @@ def studies(count=16):
     return found
 
 
+class Streamed(IterableDataset):
+    def __iter__(self):
+        return iter(studies())
+
+
 def objective(alignment=0.5):
     torch.manual_seed(1)
     options = {"schedule": Linear(), "weights": Weights(0.7, alignment, 0.0)}
@@ -106,20 +112,20 @@ def arguments(folder, **options):
 
 
 def trainer(folder, kind=Generator, alignment=0.5, plugged=None, **options):
-    return InOrder(
-        model=generator(kind),
-        args=arguments(folder, **options),
-        train_dataset=studies(),
-        hard_negatives=objective(alignment),
-        **PLACES,
-        **(plugged or {}),
-    )
+    """With `options` of TrainingArguments, and `plugged` of the trainer."""
+    given = {"model": generator(kind), "train_dataset": studies(), "hard_negatives": objective(alignment), **PLACES}
+    return InOrder(args=arguments(folder, **options), **{**given, **(plugged or {})})
 
 
 def weights(trained):
-    model = {f"model.{name}": p.detach().clone() for name, p in trained.model.state_dict().items()}
+    model = {f"model.{name}": whole(p).detach().clone() for name, p in trained.model.state_dict().items()}
     state = trained.hard_negatives.state_dict()
     return model | {name: p.detach().clone() for name, p in state.items() if isinstance(p, torch.Tensor)}
+
+
+def whole(parameter):
+    """Of a sharded parameter all shards."""
+    return parameter.full_tensor() if is_shard(parameter) else parameter
 
 
 STRATEGY = ("bare", "weight 0", "aligned", "whole", "resumed")

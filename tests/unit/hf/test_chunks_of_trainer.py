@@ -18,6 +18,7 @@ from hardneg_plugin.objectives import Queue
 
 sys.path.append(str(Path(__file__).parent))
 import tiny_generator as tiny
+from tiny_sft import OF_TEXT, sft
 
 TOKENS = {"chunk_weight": lambda batch, outputs: batch["labels"] != -100}
 
@@ -85,6 +86,30 @@ def test_gradient_of_lora(chunks, tmp_path):
         expected = gradients(trainer(1), batch, words)
         assert any("lora" in name for name in expected)
         assert_same(gradients(trainer(chunks), batch, words), expected)
+
+
+@pytest.mark.parametrize("kind", [tiny.Generator, tiny.MeanGenerator], ids=["shares", "mean"])
+def test_accumulated_batches_train_as_without_chunks(kind, tmp_path):
+    given = TOKENS if kind is tiny.MeanGenerator else {}
+    whole, parts = (
+        tiny.trainer(tmp_path, kind, gradient_accumulation_steps=2, plugged={"chunks": n, **given}) for n in (1, 2)
+    )
+    whole.train()
+    parts.train()
+    assert_same(tiny.weights(parts), tiny.weights(whole))
+
+
+def test_sft_trainer_trains_as_without_chunks(tmp_path):
+    for needed in ("trl", "peft", "datasets"):
+        pytest.importorskip(needed, reason=f"{needed} is not installed")
+    whole, parts = (sft(tmp_path, plugged={**OF_TEXT, "chunks": n}, optim="sgd") for n in (1, 2))
+    before = {name: value.clone() for name, value in tiny.weights(whole).items()}
+    whole.train()
+    parts.train()
+    assert_same(tiny.weights(parts), tiny.weights(whole))
+    assert any(
+        (value - before[name]).abs().max() > 1e-3 for name, value in tiny.weights(whole).items() if "lora" in name
+    )
 
 
 def test_what_is_computed_again_is_not_kept(tmp_path):

@@ -2,15 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import transformers
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer
+from transformers import Trainer
 
-from hardneg_plugin import HardNegativeObjective
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.hf import HardNegativeTrainer, HardNegativeTrainerMixin
 from hardneg_plugin.hf.strategy import check_strategy
@@ -18,6 +16,7 @@ from hardneg_plugin.hf.strategy import check_strategy
 sys.path.append(str(Path(__file__).parent))
 import tiny_generator as tiny
 from by_hand import assert_same, by_hand, logged
+from tiny_sft import OF_TEXT, llama, sft
 
 
 @pytest.mark.parametrize("kind", [tiny.Generator, tiny.MeanGenerator])
@@ -121,53 +120,11 @@ def test_a_path_that_leads_nowhere_is_told(tmp_path):
         )
 
 
-def llama():
-    torch.manual_seed(0)
-    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=40, **size))
-
-
-OF_TEXT = {
-    "images": "model.embed_tokens",
-    "reports": "model.norm",
-    "study_ids": "batch.study",
-    "texts": "batch.report",
-}
-
-
 def test_sft_trainer_with_lora(tmp_path):
     trl = pytest.importorskip("trl", reason="TRL is not installed")
     peft = pytest.importorskip("peft", reason="peft is not installed")
-    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
-
-    sft_trainer: Any = trl.SFTTrainer
-
-    class SFT(HardNegativeTrainerMixin, sft_trainer):
-        pass
-
-    rows = [
-        {"input_ids": [1 + (i * 7 + j) % 39 for j in range(6)], "study": f"s{i}", "report": f"r{i}"} for i in range(8)
-    ]
-    rows = [row | {"labels": row["input_ids"]} for row in rows]
-
-    def sft(folder, cls, **keywords):
-        options = vars_of(tiny.arguments(folder), max_steps=4, gradient_accumulation_steps=2)
-        config = trl.SFTConfig(
-            str(folder), dataset_kwargs={"skip_prepare_dataset": True}, gradient_checkpointing=False, **options
-        )
-        torch.manual_seed(0)
-        return cls(
-            model=llama(),
-            args=config,
-            train_dataset=datasets.Dataset.from_list(rows),
-            processing_class=tokenizer(),
-            peft_config=peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"),
-            **keywords,
-        )
-
-    plugged = sft(
-        tmp_path, SFT, hard_negatives=HardNegativeObjective(image_width=16, report_width=16, width=4), **OF_TEXT
-    )
+    pytest.importorskip("datasets", reason="datasets is not installed")
+    plugged = sft(tmp_path, plugged=OF_TEXT)
     before = plugged.hard_negatives.image_head.weight.detach().clone()
     plugged.train()
     bare = sft(tmp_path, trl.SFTTrainer)
@@ -180,25 +137,3 @@ def test_sft_trainer_with_lora(tmp_path):
     loaded = peft.PeftModel.from_pretrained(llama(), tmp_path / "adapter")
     for name, value in peft.get_peft_model_state_dict(loaded).items():
         assert torch.equal(value, peft.get_peft_model_state_dict(plugged.model)[name]), name
-
-
-def vars_of(arguments, **changes):
-    names = (
-        "per_device_train_batch_size",
-        "learning_rate",
-        "logging_steps",
-        "save_strategy",
-        "use_cpu",
-        "disable_tqdm",
-    )
-    return {name: getattr(arguments, name) for name in names} | {"report_to": "none", "bf16": False} | changes
-
-
-def tokenizer():
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
-    words = {"<pad>": 0, "<eos>": 1} | {f"w{i}": i for i in range(2, 40)}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(words, "<pad>")), pad_token="<pad>", eos_token="<eos>"
-    )

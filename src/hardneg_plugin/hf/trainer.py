@@ -1,22 +1,19 @@
 """The plug-in for transformers.Trainer: a mixin that adds an objective to the loss of any trainer built on it.
 
-Three private methods of `Trainer` are overridden, since nothing public does the same: `_set_signature_columns_if_needed`,
-`_save_optimizer_and_scheduler` and `_load_optimizer_and_scheduler`. Checked with transformers 5.24.
+Private methods of `Trainer` are overridden where nothing public does the same: `_set_signature_columns_if_needed` here,
+`_save_optimizer_and_scheduler` and `_load_optimizer_and_scheduler` in `objective_beside_model`. Checked with transformers 5.24.
 """
 
 from collections.abc import Sequence
-from copy import deepcopy
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
 from hardneg_plugin.distributed import average_gradients
-from hardneg_plugin.errors import UserError
 from hardneg_plugin.hf.columns import KeptColumns, columns_read, columns_taken
 from hardneg_plugin.hf.model_step import ModelStep
+from hardneg_plugin.hf.objective_beside_model import ObjectiveBesideModel
 from hardneg_plugin.hf.objective_steps import ObjectiveSteps
 from hardneg_plugin.hf.step_logs import StepLogs
 from hardneg_plugin.hf.strategy import check_strategy
@@ -27,16 +24,9 @@ from hardneg_plugin.plugin.chunks import check_chunks, warn_of_batch_norm
 from hardneg_plugin.plugin.feature import Where
 from hardneg_plugin.plugin.feature_paths import FeaturePaths
 from hardneg_plugin.plugin.negatives_watch import NegativesWatch
-from hardneg_plugin.plugin.optimizer_group import add_group
-
-OBJECTIVE_FILE = "hard_negatives.pt"
-"""The weights of the objective in a checkpoint's folder."""
-
-# It stands before a Trainer in the bases, and takes its methods from there.
-_Trainer: Any = Any if TYPE_CHECKING else object
 
 
-class HardNegativeTrainerMixin(_Trainer):
+class HardNegativeTrainerMixin(ObjectiveBesideModel):
     """Add increasingly hard negatives to a trainer of Hugging Face; put it before `Trainer` or TRL's `SFTTrainer`.
 
     The model runs once per step. The loss in training is
@@ -116,7 +106,6 @@ class HardNegativeTrainerMixin(_Trainer):
         self._chunks = check_chunks(chunks)
         self._columns = [*columns_read(self._places), *columns]
         self.hard_negatives = HardNegativeObjective() if hard_negatives is None else hard_negatives
-        self._untrained: dict[str, Any] | None = None
         self._step_logs = StepLogs()
         self._negatives_watch = NegativesWatch()
         self._is_first_step = True
@@ -185,21 +174,6 @@ class HardNegativeTrainerMixin(_Trainer):
         """As the trainer's, with the columns that the model takes. Arguments are those of `Trainer`."""
         return super().prediction_step(model, self._for_model(inputs), *args, **kwargs)
 
-    def call_model_init(self, *args: Any, **kwargs: Any) -> Any:
-        """The trainer's new model; the objective begins anew with it. Arguments are those of `Trainer`."""
-        if self._untrained is None:
-            self._untrained = deepcopy(self.hard_negatives.state_dict())
-        self.hard_negatives.load_state_dict(self._untrained)
-        return super().call_model_init(*args, **kwargs)
-
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """The trainer's optimizer, with the parameters of the objective in a further group."""
-        optimizer = super().create_optimizer(*args, **kwargs)
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        added = {name: p for name, p in self.hard_negatives.named_parameters("hard_negatives") if id(p) not in held}
-        add_group((optimizer, self.lr_scheduler), added)
-        return optimizer
-
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As the trainer's; logs of training get the values of the objective. Arguments are those of `Trainer`."""
         if "loss" in logs:
@@ -210,22 +184,6 @@ class HardNegativeTrainerMixin(_Trainer):
         super()._set_signature_columns_if_needed()
         known = self._signature_columns or []
         self._signature_columns = [*known, *(name for name in self._columns if name not in known)]
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self.args.should_save:
-            torch.save(self.hard_negatives.state_dict(), Path(output_dir, OBJECTIVE_FILE))
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            path = Path(checkpoint, OBJECTIVE_FILE)
-            if not path.exists():
-                raise UserError(
-                    f"{path}: expected the weights of the objective beside the model's, but there is no such file: resume from a "
-                    f"checkpoint of {type(self).__name__} saved without save_only_model, or start anew from the model's weights."
-                )
-            self.hard_negatives.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        super()._load_optimizer_and_scheduler(checkpoint)
 
     @property
     def _host(self) -> nn.Module:
@@ -251,6 +209,7 @@ class HardNegativeTrainerMixin(_Trainer):
 class HardNegativeTrainer(HardNegativeTrainerMixin, Trainer):  # type: ignore[misc]
     """transformers.Trainer with increasingly hard negatives; see `HardNegativeTrainerMixin`.
 
+    >>> import torch
     >>> from hardneg_plugin import HardNegativeObjective
     >>> from transformers import TrainingArguments
     >>> class Generator(nn.Module):

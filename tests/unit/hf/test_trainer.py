@@ -107,7 +107,7 @@ def test_deepspeed_is_refused(tmp_path):
     "name", ["_set_signature_columns_if_needed", "_save_optimizer_and_scheduler", "_load_optimizer_and_scheduler"]
 )
 def test_private_methods_that_are_overridden_exist(name):
-    assert name in vars(HardNegativeTrainerMixin)
+    assert any(name in vars(base) for base in HardNegativeTrainerMixin.__mro__)
     assert hasattr(Trainer, name), (
         f"transformers {transformers.__version__} has no Trainer.{name}: find what does its work now"
     )

@@ -149,6 +149,25 @@ def test_sharded_model_trains_as_one_process_with_the_whole_batch(name, two, tmp
     check_equals_one_process([rank[name] for rank in two[1]], alone)
 
 
+def sharded(two):
+    return two[0] / "fsdp2", [rank["fsdp2"] for rank in two[1]]
+
+
+@pytest.mark.slow
+def test_own_loss_is_bit_equal_with_a_sharded_model(two):
+    check_own_loss(sharded(two))
+
+
+@pytest.mark.slow
+def test_alignment_falls_with_a_sharded_model(two):
+    check_alignment(sharded(two))
+
+
+@pytest.mark.slow
+def test_checkpoint_of_a_sharded_model_loads_into_the_bare_model(two):
+    check_checkpoint(sharded(two))
+
+
 @pytest.mark.slow
 def test_what_has_not_been_tested_is_refused(two):
     refused = [rank["refused"] for rank in two[1]]

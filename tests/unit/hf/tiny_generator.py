@@ -136,17 +136,19 @@ class BareInOrder(Trainer):
     _get_train_sampler = InOrder._get_train_sampler
 
 
-def of_strategy(name, folder, batch):
-    """Weights and logs of a training with `batch` studies per process."""
+def of_strategy(name, folder, batch, sharded=None):
+    """Weights and logs of a training with `batch` studies per process; `sharded` loads a model that cannot be resumed."""
+    load = sharded or generator
     options = {"per_device_train_batch_size": batch, "max_steps": 24}
     if name in ("whole", "resumed"):
         options |= {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "optim": "adamw_torch"}
+        options["save_only_model"] = sharded is not None
     folder = f"{folder}/{'whole' if name == 'resumed' else name}"
     if name == "bare":
-        made = BareInOrder(model=generator(), args=arguments(folder, **options), train_dataset=studies())
+        made = BareInOrder(model=load(), args=arguments(folder, **options), train_dataset=studies())
         made.train()
-        return {f"model.{key}": value for key, value in made.model.state_dict().items()}, made.state.log_history
-    made = trainer(folder, **options)
+        return {f"model.{key}": whole(value) for key, value in made.model.state_dict().items()}, made.state.log_history
+    made = trainer(folder, plugged={"model": load()}, **options)
     if name == "weight 0":
         made.hard_negatives.weights = Weights(1.0, 0.0, 0.0)
     made.train(resume_from_checkpoint=f"{folder}/checkpoint-2" if name == "resumed" else None)

@@ -66,6 +66,11 @@ def _rank(rank, folder, port):
         found[name] = weights(one), one.state.log_history
     for name, (accumulated, chunks) in SHARDED.items():
         found[name] = _sharded(f"{folder}/bare", accumulated, chunks)
+    found["fsdp2"] = {
+        name: of_strategy(name, f"{folder}/fsdp2", 2, lambda: _loaded(f"{folder}/bare"))
+        for name in STRATEGY
+        if name != "resumed"
+    }
     found["streamed"] = _streamed(f"{folder}/streamed")
     found["refused"] = {name: _refusal(f"{folder}/refused", *asked) for name, asked in _asked(folder).items()}
     for name in STRATEGY:
@@ -83,10 +88,9 @@ def _save_bare(folder):
 def _sharded(folder, accumulated, chunks):
     """By FSDP2, as transformers loads a model."""
     _save_bare(folder)
-    config = DistributedConfig(fsdp_size=2, fsdp_plan=PLAN)
     one = trainer(
         folder,
-        plugged={"model": Generator.from_pretrained(folder, distributed_config=config), "chunks": chunks},
+        plugged={"model": _loaded(folder), "chunks": chunks},
         per_device_train_batch_size=2,
         gradient_accumulation_steps=accumulated,
         max_grad_norm=0.5,
@@ -94,6 +98,10 @@ def _sharded(folder, accumulated, chunks):
     one.train()
     assert all(is_shard(parameter) for parameter in one.model.parameters())
     return weights(one), one.state.log_history
+
+
+def _loaded(folder):
+    return Generator.from_pretrained(folder, distributed_config=DistributedConfig(fsdp_size=2, fsdp_plan=PLAN))
 
 
 def _streamed(folder):

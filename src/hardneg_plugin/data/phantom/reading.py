@@ -1,7 +1,7 @@
 """The grammar in reverse: from any text to the findings that it states.
 
 Reads sentence by sentence, raw or in a tokenizer's cleaned form (lower case, no punctuation but " . "), and never fails:
-attributes that a garbled sentence lacks are left out.
+attributes that a garbled sentence lacks are left out. A finding that a sentence only calls possible is hedged, not stated.
 """
 
 import re
@@ -35,6 +35,8 @@ DENIES_REST = re.compile(r"\b(?:no|without|free of|negative for)\b")
 """Denies every finding named after it in its sentence, up to a "but"."""
 DENIES_PART = re.compile(r"\b(?:not|absent)\b")
 """Denies every finding named in its part of the sentence, before or after it."""
+HEDGES_PART = re.compile(r"\b(?:possibl[ey]|may|might|questionable|suspected|cannot be excluded)\b")
+"""Makes every finding named in its part of the sentence a mere possibility."""
 BUT = re.compile(r"\bbut\b")
 JOINTS = re.compile(r"\b(?:and|with|without)\b")
 """Words that open a new part of a sentence if both parts name a finding: each part has separate attributes."""
@@ -76,12 +78,13 @@ def _attributes(name: str, part: str) -> tuple[tuple[str, Value], ...]:
     return tuple(read)
 
 
-def _stated(sentence: str) -> Iterator[Finding]:
+def _named(sentence: str, *, hedged: bool) -> Iterator[Finding]:
     for clause in BUT.split(sentence):
         denial = DENIES_REST.search(clause)
         denied_from = denial.start() if denial else len(clause)
         for start, part in _parts(clause):
-            if DENIES_PART.search(part):
+            is_hedged = HEDGES_PART.search(part) is not None
+            if is_hedged != hedged or (DENIES_PART.search(part) and not is_hedged):
                 continue
             for name, mention in MENTIONS.items():
                 match = mention.search(part)
@@ -92,8 +95,8 @@ def _stated(sentence: str) -> Iterator[Finding]:
 def read_findings(text: str) -> frozenset[tuple[str, Hashable]]:
     """The findings that a text states, each `(name, ((key, value), ...))` with the attributes that it gives.
 
-    Any text is read, raw or cleaned. A denied finding is not stated. A finding mentioned again with fewer attributes is the
-    same finding.
+    Any text is read, raw or cleaned. A denied or hedged finding is not stated. A finding mentioned again with fewer
+    attributes is the same finding.
 
     >>> text = "There is a small left pleural effusion. No pneumothorax."
     >>> read_findings(text) == {("pleural effusion", (("side", "left"), ("size", "small")))}
@@ -101,10 +104,24 @@ def read_findings(text: str) -> frozenset[tuple[str, Hashable]]:
     >>> read_findings("the lungs are clear without consolidation or nodule . heart is not enlarged .")
     frozenset()
     """
+    return _read(text, hedged=False)
+
+
+def read_hedged(text: str) -> frozenset[tuple[str, Hashable]]:
+    """The findings that a text calls possible without stating them, as `read_findings` gives those that it states.
+
+    >>> read_hedged("Possible small left pleural effusion. Scoliosis. No pneumothorax.")
+    frozenset({Finding(name='pleural effusion', attributes=(('side', 'left'), ('size', 'small')))})
+    """
+    stated = {name for name, _ in read_findings(text)}
+    return frozenset(found for found in _read(text, hedged=True) if found[0] not in stated)
+
+
+def _read(text: str, *, hedged: bool) -> frozenset[tuple[str, Hashable]]:
     plain = re.sub(r"[^a-z0-9.\-]+", " ", text.lower())
-    stated = {found for sentence in plain.split(".") for found in _stated(sentence)}
+    named = {found for sentence in plain.split(".") for found in _named(sentence, hedged=hedged)}
     return frozenset(
         found
-        for found in stated
-        if not any(found.name == other.name and set(found.attributes) < set(other.attributes) for other in stated)
+        for found in named
+        if not any(found.name == other.name and set(found.attributes) < set(other.attributes) for other in named)
     )

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hardneg_plugin.data.phantom.findings import Finding, canonical, draw_findings
-from hardneg_plugin.data.phantom.grammar import write_report
+from hardneg_plugin.data.phantom.findings import Finding, canonical
 from hardneg_plugin.data.phantom.reading import read_findings
+from hardneg_plugin.data.phantom.regimes import REGIMES, Regime, Statements
 from hardneg_plugin.data.phantom.regions import region_boxes
 from hardneg_plugin.data.phantom.render import VIEWS, Mark, Stream, find_marks, render
 from hardneg_plugin.data.studies import SPLITS, Sample, SplitName
@@ -36,19 +36,31 @@ class PhantomSplit(Dataset[Sample]):
         normal_share: probability, in [0, 1], that a study has no finding.
         cache: keep a study's images once drawn, for this process and every worker forked from it.
         boxes: whether samples have `boxes` of the anatomy's regions.
+        regime: how studies are drawn and reported.
     """
 
     def __init__(
-        self, name: SplitName, count: int, size: int, seed: int, normal_share: float, cache: bool, boxes: bool = False
+        self,
+        name: SplitName,
+        count: int,
+        size: int,
+        seed: int,
+        normal_share: float,
+        cache: bool,
+        boxes: bool = False,
+        regime: Regime = REGIMES["uniform"],
     ) -> None:
-        self.size, self.seed, self.normal_share = size, seed, normal_share
+        self.size, self.seed, self.normal_share, self.regime = size, seed, normal_share, regime
         # Each split numbers its studies from another start, so that splits never share one, whatever their lengths.
         self.first = SPLITS.index(name) << 32
         self.ids: Sequence[str] = [f"phantom-{name}-{index:06d}" for index in range(count)]
         draws = [default_rng((*self._stream(index), 0)) for index in range(count)]
-        self.findings: Sequence[frozenset[Finding]] = [draw_findings(rng, normal_share) for rng in draws]
-        """The findings of each study."""
-        self.reports: Sequence[str] = [write_report(*pair) for pair in zip(self.findings, draws, strict=True)]
+        self.findings: Sequence[frozenset[Finding]] = [regime.draw(rng, normal_share) for rng in draws]
+        """The findings of each study, which its images show."""
+        written = [regime.write(*pair) for pair in zip(self.findings, draws, strict=True)]
+        self.statements: Sequence[Statements] = [statements for statements, _ in written]
+        """What the report says of each finding of its study."""
+        self.reports: Sequence[str] = [report for _, report in written]
         self._cache = _SharedImages(count, size) if cache else None
         self._boxes = boxes
 
@@ -112,9 +124,11 @@ class PhantomStudies:
         train, val, test: number of studies of each split, >= 0.
         size: height and width of the images in pixels, >= 32.
         seed: another seed gives another population; >= 0.
-        normal_share: share of the studies without any finding, in [0, 1].
+        normal_share: share of the studies without any finding, in [0, 1]; None: the usual one of the regime.
         cache: keep images once drawn: 2 * size² bytes a study, shared by the workers of a data loader.
         boxes: samples also have `boxes` of the anatomy's regions (`REGIONS`).
+        regime: "uniform", all findings equally often, each stated, in random wording; or "clinic", findings and reports as
+            in a clinic: few and rare findings, a few readers who repeat themselves, findings that are hedged or left out.
 
     Raises:
         UserError: an argument is out of its range.
@@ -133,10 +147,14 @@ class PhantomStudies:
         test: int = 500,
         size: int = 128,
         seed: int = 0,
-        normal_share: float = 0.4,
+        normal_share: float | None = None,
         cache: bool = True,
         boxes: bool = False,
+        regime: str = "uniform",
     ) -> None:
+        if regime not in REGIMES:
+            raise UserError(f"PhantomStudies: expected `regime` to be one of {', '.join(REGIMES)}, but got {regime!r}.")
+        normal_share = REGIMES[regime].normal_share if normal_share is None else normal_share
         self._counts: dict[SplitName, int] = {"train": train, "val": val, "test": test}
         for name, number in {"train": train, "val": val, "test": test, "size": size, "seed": seed}.items():
             least = SMALLEST if name == "size" else 0
@@ -144,7 +162,7 @@ class PhantomStudies:
                 raise UserError(f"PhantomStudies: expected `{name}` >= {least}, but got {number}.")
         if not 0 <= normal_share <= 1:
             raise UserError(f"PhantomStudies: expected `normal_share` in [0, 1], but got {normal_share}.")
-        self._arguments = (size, seed, normal_share, cache, boxes)
+        self._arguments = (size, seed, normal_share, cache, boxes, REGIMES[regime])
         self._splits: dict[SplitName, PhantomSplit] = {}
 
     def split(self, name: SplitName) -> PhantomSplit:

@@ -110,7 +110,7 @@ def counts(archive: Path) -> dict[str, Counts]:
     for headings, text in _studies(archive):
         read = read_entities(text)
         for name, wanted in MESH.items():
-            is_indexed = any(_is(heading, want) for heading in headings for want in wanted)
+            is_indexed = any(is_heading(heading, want) for heading in headings for want in wanted)
             is_read = read.get(name) == Presence.PRESENT
             before = found[name]
             found[name] = Counts(
@@ -131,7 +131,7 @@ def place_counts(archive: Path) -> dict[str, Counts]:
             qualifiers = {
                 part.strip().lower()
                 for heading in headings
-                if any(_is(heading, want) for want in wanted)
+                if any(is_heading(heading, want) for want in wanted)
                 for part in heading.split("/")[1:]
             }
             for sort in (SIDES, ZONES):
@@ -165,7 +165,7 @@ def _studies(archive: Path) -> Iterator[tuple[list[str], str]]:
                 yield headings, text
 
 
-def _is(heading: str, wanted: str) -> bool:
+def is_heading(heading: str, wanted: str) -> bool:
     name, *qualifiers = (part.strip().lower() for part in heading.split("/"))
     wanted_name, _, qualifier = wanted.lower().partition("/")
     return name == wanted_name and (not qualifier or qualifier in qualifiers)

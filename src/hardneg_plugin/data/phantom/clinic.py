@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Collection, Mapping
-from enum import StrEnum
+from enum import Enum
 
 import numpy as np
 from numpy.random import Generator
@@ -18,42 +18,43 @@ COUNT_SHARES = (0.637, 0.248, 0.082, 0.033)
 """Shares of the other studies with one, two, three and four findings."""
 
 WEIGHTS: Mapping[str, float] = {
-    "nodule": 0.1075,
-    "cardiomegaly": 0.088,
-    "atelectasis": 0.0811,
-    "hyperinflation": 0.078,
-    "tortuous aorta": 0.0603,
-    "consolidation": 0.0485,
-    "pleural effusion": 0.0454,
-    "elevated hemidiaphragm": 0.0288,
-    "central line": 0.0267,
-    "scoliosis": 0.0236,
-    "oedema": 0.0236,
-    "pacemaker": 0.0163,
-    "rib fracture": 0.0153,
-    "pneumothorax": 0.0052,
+    "nodule": 0.196,
+    "cardiomegaly": 0.145,
+    "atelectasis": 0.136,
+    "hyperinflation": 0.165,
+    "tortuous aorta": 0.0753,
+    "consolidation": 0.0643,
+    "pleural effusion": 0.0507,
+    "elevated hemidiaphragm": 0.0424,
+    "central line": 0.0283,
+    "scoliosis": 0.0327,
+    "oedema": 0.0162,
+    "pacemaker": 0.0206,
+    "rib fracture": 0.0205,
+    "pneumothorax": 0.0072,
 }
-"""How often each finding is drawn, relative to the others, before `LIFTS`."""
+"""How often each finding is drawn, relative to the others, before `LIFTS`: so that each is as frequent as in IU X-Ray."""
 
 LIFTS: Mapping[frozenset[str], float] = {
     frozenset(pair): lift
     for *pair, lift in (
-        ("cardiomegaly", "oedema", 8.4),
-        ("pleural effusion", "oedema", 6.5),
-        ("pleural effusion", "consolidation", 5.3),
-        ("consolidation", "central line", 4.5),
-        ("atelectasis", "consolidation", 4.1),
-        ("pleural effusion", "central line", 4.0),
-        ("atelectasis", "pleural effusion", 3.8),
-        ("consolidation", "oedema", 3.6),
-        ("cardiomegaly", "pleural effusion", 3.3),
-        ("cardiomegaly", "elevated hemidiaphragm", 3.3),
-        ("atelectasis", "elevated hemidiaphragm", 2.8),
-        ("tortuous aorta", "elevated hemidiaphragm", 2.6),
-        ("cardiomegaly", "tortuous aorta", 2.5),
+        ("cardiomegaly", "oedema", 25),
+        ("pleural effusion", "oedema", 14),
+        ("pleural effusion", "consolidation", 35),
+        ("consolidation", "central line", 6),
+        ("atelectasis", "consolidation", 11),
+        ("pleural effusion", "central line", 6.5),
+        ("atelectasis", "pleural effusion", 14),
+        ("consolidation", "oedema", 8),
+        ("cardiomegaly", "pleural effusion", 4.8),
+        ("cardiomegaly", "elevated hemidiaphragm", 4),
+        ("atelectasis", "elevated hemidiaphragm", 5.5),
+        ("tortuous aorta", "elevated hemidiaphragm", 2.2),
+        ("cardiomegaly", "tortuous aorta", 3),
     )
 }
-"""How many times more often two findings occur together than by chance; other pairs: 1."""
+"""By how much a finding becomes likelier once the other is drawn; other pairs: 1. Fitted to the pairs that IU X-Ray has together at
+least 2.5 times as often as by chance; larger than that, as findings that share a `territory` are drawn again."""
 
 VALUE_SHARES: Mapping[tuple[str, str], tuple[float, ...]] = {
     ("cardiomegaly", "grade"): (0.82, 0.12, 0.06),
@@ -75,20 +76,20 @@ LEFT_OUT: Mapping[str, float] = {
     "oedema": 0.35,
     "atelectasis": 0.27,
     "central line": 0.26,
-    "pacemaker": 0.26,
+    "pacemaker": 0.4,
     "cardiomegaly": 0.2,
     "pneumothorax": 0.13,
     "scoliosis": 0.07,
 }
 """Share of a finding's studies whose report does not mention it."""
-OTHERS_LEFT_OUT = 0.03
+OTHERS_LEFT_OUT = 0.05
 
 HEDGED: Mapping[str, float] = {"atelectasis": 0.07, "oedema": 0.06, "pleural effusion": 0.04}
 """Share of a finding's studies whose report only says that it is possible."""
 OTHERS_HEDGED = 0.025
 
 
-class Statement(StrEnum):
+class Statement(Enum):
     """What a study's report says of one of its findings."""
 
     STATED = "stated"
@@ -96,29 +97,32 @@ class Statement(StrEnum):
     LEFT_OUT = "left out"
 
 
-def draw_clinic_findings(rng: Generator, normal_share: float = NORMAL_SHARE) -> frozenset[Finding]:
+def draw_clinic_findings(
+    rng: Generator, normal_share: float = NORMAL_SHARE, weights: Mapping[str, float] = WEIGHTS
+) -> frozenset[Finding]:
     """The findings of a random study of the clinic.
 
     Args:
         rng: the only source of randomness.
         normal_share: probability, in [0, 1], of no finding; otherwise one to four that can occur together.
+        weights: how often each finding is drawn, relative to the others, before `LIFTS`.
     """
     if rng.random() < normal_share:
         return frozenset()
     count = 1 + int(rng.choice(len(COUNT_SHARES), p=COUNT_SHARES))
     chosen: list[Finding] = []
     taken: set[str] = set()
-    weights = dict(WEIGHTS)
-    while len(chosen) < count and weights:
-        names, shares = list(weights), np.array(list(weights.values()))
+    left = dict(weights)
+    while len(chosen) < count and left:
+        names, shares = list(left), np.array(list(left.values()))
         name = names[int(rng.choice(len(names), p=shares / shares.sum()))]
-        del weights[name]
+        del left[name]
         candidate = Finding(name, tuple((key, _value(name, key, rng)) for key in ATTRIBUTES[name]))
         parts = territory(candidate)
         if taken.isdisjoint(parts):
             chosen.append(candidate)
             taken |= parts
-            weights = {other: weight * LIFTS.get(frozenset({name, other}), 1) for other, weight in weights.items()}
+            left = {other: weight * LIFTS.get(frozenset({name, other}), 1) for other, weight in left.items()}
     return frozenset(chosen)
 
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from hardneg_plugin.data.phantom.findings import ATTRIBUTES, Finding, Value
 from hardneg_plugin.data.phantom.grammar import written
 from hardneg_plugin.data.phantom.prompts import zero_shot_prompts
-from hardneg_plugin.data.phantom.reading import read_findings
+from hardneg_plugin.data.phantom.reading import read_findings, read_hedged
 from hardneg_plugin.knowledge import ABSENT, PRESENT, UNKNOWN, Prompt
 
 PLACED_BY = ("side", "lobe", "direction", "zone", "band")
@@ -33,11 +33,14 @@ class PhantomKnowledge:
         return zero_shot_prompts()
 
     def facts(self, report: str) -> list[int]:
-        """For each prompt whether the report states it; unknown where the report does not say the place."""
+        """For each prompt whether the report states it; unknown where it does not say the place, or only calls it possible."""
         stated: dict[str, set[str | None]] = {}
         for found in read_findings(report):
             stated.setdefault(found[0], set()).add(_place(Finding(*found)))  # type: ignore[arg-type]
-        return [_fact(prompt, stated.get(prompt.entity)) for prompt in self.prompts]
+        hedged = {name for name, _ in read_hedged(report)}
+        return [
+            UNKNOWN if prompt.entity in hedged else _fact(prompt, stated.get(prompt.entity)) for prompt in self.prompts
+        ]
 
 
 def _fact(prompt: Prompt, places: set[str | None] | None) -> int:

@@ -1,6 +1,6 @@
 """Questions about a phantom study, with answers from its findings."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 from numpy.random import Generator
@@ -40,7 +40,12 @@ class Question(NamedTuple):
     answer: str
 
 
-def ask(findings: Collection[Finding], rng: Generator, normal_share: float = 0.4) -> list[Question]:
+def ask(
+    findings: Collection[Finding],
+    rng: Generator,
+    normal_share: float = 0.4,
+    draw: Callable[[Generator, float], frozenset[Finding]] = draw_findings,
+) -> list[Question]:
     """All questions about the attributes of a study's findings, and some about what it has and has not.
 
     Presence is asked of every finding that either this study or another one drawn from `rng` has, but not both. So each
@@ -51,11 +56,12 @@ def ask(findings: Collection[Finding], rng: Generator, normal_share: float = 0.4
         rng: draws the other study.
         normal_share: share of normal studies, in [0, 1], that `findings` was drawn with, as in `PhantomStudies`; with another
             share, presence is not balanced.
+        draw: draws the findings of a study, as in the `regime` of `PhantomStudies`; with another one, neither.
 
     Returns:
         Presence first, then the findings in alphabetical order; empty if neither study has a finding.
     """
-    here, there = ({found.name for found in study} for study in (findings, draw_findings(rng, normal_share)))
+    here, there = ({found.name for found in study} for study in (findings, draw(rng, normal_share)))
     presence = [
         Question("presence", f"is there {_article(name)}{name}?", "yes" if name in here else "no")
         for name in sorted(here ^ there)

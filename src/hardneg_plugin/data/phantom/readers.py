@@ -2,17 +2,9 @@
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-from numpy.random import Generator
-
-from hardneg_plugin.data.phantom.clinic import Statement
-from hardneg_plugin.data.phantom.findings import Finding
-from hardneg_plugin.data.phantom.grammar import PHRASES, PLACES, count_words, written
-
-LONGEST = 62
-"""Words of a report, counting full stops: with begin and end, the 64 tokens of `data.max_length`."""
+from functools import cache
 
 HEART = ("cardiomegaly",)
 AORTA = ("tortuous aorta",)
@@ -43,171 +35,120 @@ class Reader:
 
 
 READERS: Sequence[Reader] = (
-    Reader(0.19, 0.5, (
+    Reader(0.19, 0.54, (
         (HEART, "the heart is of normal size"),
         (AORTA, "mediastinal contours are unremarkable"),
         (LUNGS, "both lungs are clear"),
         (PLEURA, "no {rest} is seen"),
     )),
-    Reader(0.17, 0.4, (
-        (LUNGS, "the lungs are (well expanded|well aerated|fully inflated) and free of focal (disease|change|opacity)"),
+    Reader(0.17, 0.44, (
+        (LUNGS,
+         "the lungs are (well expanded|well aerated|fully "
+         "inflated) and free of focal (disease|change|opacity)"),
         (SPACES, "there is no (evidence|sign|radiographic evidence) of {rest}"),
         (HEART, "(heart size|cardiac size|the size of the heart) is (normal|within the normal range|not increased)"),
         (BONES, "the (imaged|visible) skeleton is (intact|unremarkable|without acute change)"),
     )),
-    Reader(0.15, 0.32, (
-        ((), "(two views|frontal and lateral views|pa and lateral projections) of the chest (were reviewed|are presented)"),
+    Reader(0.15, 0.36, (
+        ((),
+         "(two views|frontal and lateral views|pa and lateral "
+         "projections) of the chest (were reviewed|are presented)"),
         (HEART, "the (cardiac|heart) shadow is (not enlarged|normal in width|normal)"),
-        (AORTA, "the aorta and (hilar structures|both hila) (are of normal shape|have a normal outline|appear normal)"),
+        (AORTA,
+         "the aorta and (hilar structures|both hila) (are of "
+         "normal shape|have a normal outline|appear normal)"),
         (VESSELS, "pulmonary vessels are (of normal calibre|normally distributed|not distended)"),
-        (LUNGS, "(no|without any) (parenchymal|pulmonary) (abnormality|lesion|change) (is found|on either side|in either lung)"),
+        (LUNGS,
+         "(no|without any) (parenchymal|pulmonary) (abnormality|"
+         "lesion|change) (is found|on either side|in either lung)"),
         (PLEURA, "(pleural recesses|both pleural recesses|the posterior recesses) are (sharp|free|sharply outlined)"),
         (BASES, "both domes of the diaphragm are (smooth|well defined|in their usual place)"),
         (BONES, "(bony thorax|the bony thorax|thoracic cage) is (unremarkable|intact|normal for age)"),
     )),
-    Reader(0.13, 0.28, (
+    Reader(0.13, 0.31, (
         (HEART, "cardiac silhouette (within normal limits|normal|unremarkable|is normal in appearance)"),
         (SPACES, "(negative for|no) {rest}"),
         (VESSELS, "no (vascular congestion|venous congestion|signs of failure)"),
         (BONES, "no (acute|recent) (bony|osseous|skeletal) (injury|lesion|abnormality)"),
         (ACUTE, "(no acute process|nothing acute|no acute disease in the chest)"),
     )),
-    Reader(0.11, 0.24, (
-        ((), "(examination|this study|the present film) is (compared with|read beside) the (previous|last|earlier) (one|study|radiograph)"),
-        (LUNGS, "(lung fields|both lung fields|the airspaces) remain (clear|free|transparent) (|in all zones|down to the bases)"),
+    Reader(0.11, 0.27, (
+        ((),
+         "(examination|this study|the present film) is (compared with|"
+         "read beside) the (previous|last|earlier) (one|study|radiograph)"),
+        (LUNGS,
+         "(lung fields|both lung fields|the airspaces) remain "
+         "(clear|free|transparent) (|in all zones|down to the bases)"),
         (AORTA, "mediastinum is (midline|central) (and slender|and of normal width|without widening)"),
         (HEART, "heart (shows a normal|has a normal|keeps its normal) (outline|configuration|transverse diameter)"),
         (PLEURA, "(pleural spaces|pleural cavities) (contain no fluid and no air|are empty|are dry and closed)"),
         (DEVICES, "no (foreign|implanted|surgical) material (is seen|overlies the chest|is projected on the chest)"),
         (ACUTE, "there is (no interval worsening|nothing new|no new finding) (|since then|in between)"),
     )),
-    Reader(0.1, 0.2, (
-        (HEART, "the (transverse|overall) size of the heart lies (within|inside) (normal limits|the norm|the expected range)"),
-        (AORTA, "the (thoracic aorta|aortic arch|aortic knob) (has a regular course|is smooth in outline|is not widened|looks normal)"),
-        (LUNGS, "(right and left lung|the two lungs) (expand|inflate) (symmetrically|equally|well) (and show no shadowing|and look clear|without shadowing)"),
+    Reader(0.1, 0.22, (
+        (HEART,
+         "the (transverse|overall) size of the heart lies (within|"
+         "inside) (normal limits|the norm|the expected range)"),
+        (AORTA,
+         "the (thoracic aorta|aortic arch|aortic knob) (has a regular "
+         "course|is smooth in outline|is not widened|looks normal)"),
+        (LUNGS,
+         "(right and left lung|the two lungs) (expand|inflate) (symmetrically|"
+         "equally|well) (and show no shadowing|and look clear|without shadowing)"),
         (SPACES, "(specifically|in particular) (no|there is no) {rest} (can be made out|is shown|is demonstrated)"),
         (BASES, "the diaphragm (moves into its normal position|is regular on both sides|has its normal curve)"),
-        (BONES, "(ribs and spine|the ribs and the dorsal spine|vertebral bodies and ribs) (are in order|show nothing of note|keep their height and alignment)"),
-        ((), "(soft tissues|the soft tissues of the chest wall|upper abdominal structures) (are normal|raise no concern|are not remarkable)"),
+        (BONES,
+         "(ribs and spine|the ribs and the dorsal spine|vertebral bodies and "
+         "ribs) (are in order|show nothing of note|keep their height and alignment)"),
+        ((),
+         "(soft tissues|the soft tissues of the chest wall|upper abdominal "
+         "structures) (are normal|raise no concern|are not remarkable)"),
     )),
-    Reader(0.08, 0.16, (
-        ((), "(the patient is slightly rotated|the film was taken in good inspiration|inspiration is adequate|penetration and position are adequate)"),
+    Reader(0.08, 0.18, (
+        ((),
+         "(the patient is slightly rotated|the film was taken in good inspiration|"
+         "inspiration is adequate|penetration and position are adequate)"),
         (PLEURA, "(there is no|no) (large|layering|free) {rest} (|on this film|on either view)"),
-        (LUNGS, "lungs (are without infiltrate|appear clear|look well ventilated|show regular markings) (|throughout|bilaterally)"),
+        (LUNGS,
+         "lungs (are without infiltrate|appear clear|look well "
+         "ventilated|show regular markings) (|throughout|bilaterally)"),
         (HEART, "heart and great vessels (are normal for age|do not stand out|appear age appropriate)"),
-        (AORTA, "(trachea and mediastinum lie central|the superior mediastinum is narrow|there is no mediastinal shift)"),
-        (BONES, "(thoracic spine and shoulders|shoulder girdle and ribs|the vertebral column) (show age related wear only|are grossly intact|present no destructive lesion)"),
+        (AORTA,
+         "(trachea and mediastinum lie central|the superior "
+         "mediastinum is narrow|there is no mediastinal shift)"),
+        (BONES,
+         "(thoracic spine and shoulders|shoulder girdle and ribs|the vertebral column) "
+         "(show age related wear only|are grossly intact|present no destructive lesion)"),
     )),
-    Reader(0.07, 0.08, (
-        (HEART, "(size and shape of the heart|cardiac contours|the heart borders) are (regular|ordinary|as expected)"),
-        (VESSELS, "(perfusion of the lungs|the vascular pattern|vascular pedicle and hila) (is balanced|is normal|follows the usual pattern)"),
-        (LUNGS, "(I see no|there is no|one finds no) (mass|patchy shadow|coin lesion|airspace process) (|in the upper, middle or lower fields|on the right or the left)"),
-        (PLEURA, "(gutters and sinuses|sinuses|lateral and posterior sinuses) (are open|unfold freely|are deep and dark)"),
-        (BASES, "(subphrenic|subdiaphragmatic) (region|space) (holds no free gas|is inconspicuous|shows normal stomach bubble)"),
+    Reader(0.07, 0.1, (
+        (HEART,
+         "(size and shape of the heart|cardiac contours|the "
+         "heart borders) are (regular|ordinary|as expected)"),
+        (VESSELS,
+         "(perfusion of the lungs|the vascular pattern|vascular pedicle "
+         "and hila) (is balanced|is normal|follows the usual pattern)"),
+        (LUNGS,
+         "(I see no|there is no|one finds no) (mass|patchy shadow|coin lesion|airspace "
+         "process) (|in the upper, middle or lower fields|on the right or the left)"),
+        (PLEURA,
+         "(gutters and sinuses|sinuses|lateral and posterior "
+         "sinuses) (are open|unfold freely|are deep and dark)"),
+        (BASES,
+         "(subphrenic|subdiaphragmatic) (region|space) (holds no "
+         "free gas|is inconspicuous|shows normal stomach bubble)"),
         (DEVICES, "(no medical devices|nothing implanted|no hardware in place)"),
         (ACUTE, "(overall a normal examination|conclusion: healthy chest|no disease requiring treatment)"),
     )),
 )  # fmt: skip
 """Sentences are our own; none is taken from a collection of reports."""
 
-NOUNS: Mapping[str, str] = {
-    "cardiomegaly": "{grade} cardiomegaly",
-    "pleural effusion": "{size} {side} pleural effusion",
-    "pneumothorax": "{size} {side} pneumothorax",
-    "consolidation": "{lobe} lobe consolidation",
-    "nodule": "{calcified} {mm} mm nodule in the {side} {zone} zone",
-    "atelectasis": "band-like atelectasis in the {side} {band}",
-    "oedema": "interstitial oedema",
-    "hyperinflation": "hyperinflation of both lungs",
-    "elevated hemidiaphragm": "elevated {side} hemidiaphragm",
-    "tortuous aorta": "tortuous aorta",
-    "scoliosis": "scoliosis of the thoracic spine, convex to the {direction}",
-    "rib fracture": "fracture of the {side} {number} rib",
-    "pacemaker": "{side} chest wall pacemaker",
-    "central line": "{side} central line",
-}
-HEDGES = ("possible {noun}", "{noun} cannot be excluded", "questionable {noun}", "{noun} is suspected", "{noun} is possible")
-"""How a reader says that a finding is only possible."""
 
-REWORDED = 0.4
-"""Share of the findings that are not worded as their reader usually does."""
-
-SPARED = 0.2
-"""Share of the normal sentences that a freely dictated report does without."""
-
-BORROWED = 0.6
-"""Share of its other normal sentences that are worded as any reader may word them."""
-
-
-def wordings(line: str) -> list[str]:
+@cache
+def wordings(line: str) -> tuple[str, ...]:
     """All wordings of a line of a `Reader`, the usual one first.
 
     >>> wordings("heart is (normal|not enlarged)")
-    ['heart is normal', 'heart is not enlarged']
+    ('heart is normal', 'heart is not enlarged')
     """
     parts = [part.split("|") for part in re.split(r"[()]", line)]
-    return [" ".join("".join(words).split()) for words in itertools.product(*parts)]
-
-
-def write_clinic_report(statements: Mapping[Finding, Statement], rng: Generator) -> str:
-    """A report of at most 62 words by one of the `READERS`.
-
-    A finding that is stated or hedged replaces the first normal sentence that it rules out, or goes before what is left of
-    that sentence, and removes the others. A finding that is left out changes nothing: its normal sentence stands.
-
-    Args:
-        statements: what to say of each finding; each finding with all of its attributes.
-        rng: draws the reader and the wording.
-    """
-    which = int(rng.choice(len(READERS), p=[reader.share for reader in READERS]))
-    reader = READERS[which]
-    lines = [(about, wordings(line)[0]) for about, line in reader.lines]
-    if rng.random() >= reader.habit:
-        lines = [(about, _freely(about, line, rng)) for about, line in reader.lines]
-    said = {found: how for found, how in statements.items() if how != Statement.LEFT_OUT}
-    waiting = sorted(said, key=lambda found: (PLACES[found.name], found))
-    normal: list[int] = []  # where a sentence could be spared
-    sentences: list[str] = []
-    names = {found.name for found in said}
-    for about, line in lines:
-        here = [found for found in waiting if found.name in about]
-        sentences += [_dictate(found, said[found], which, rng) for found in here]
-        waiting = [found for found in waiting if found not in here]
-        rest = [name for name in about if name not in names]
-        if line and (len(rest) == len(about) or ("{rest}" in line and rest)):
-            normal.append(len(sentences))
-            sentences.append(_sentence(line.format(rest=_listed(rest))))
-    sentences += [_dictate(found, said[found], which, rng) for found in waiting]
-    while sum(map(count_words, sentences)) > LONGEST:
-        del sentences[normal.pop()]
-    return " ".join(sentences)
-
-
-def _freely(about: Sequence[str], line: str, rng: Generator) -> str:
-    """A normal sentence about the same findings: "" for none, one of the reader's own, or one of any reader's."""
-    drawn = rng.random(2)
-    if drawn[0] < SPARED:
-        return ""
-    lines = [line]
-    if drawn[1] < BORROWED:
-        lines = [other for reader in READERS for these, other in reader.lines if these == about]
-    among = wordings(lines[int(rng.integers(len(lines)))])
-    return among[int(rng.integers(len(among)))]
-
-
-def _dictate(found: Finding, how: Statement, which: int, rng: Generator) -> str:
-    words = {key: written(key, value) for key, value in found.attributes}
-    phrases = PHRASES[found.name]
-    if how == Statement.HEDGED:
-        noun = NOUNS[found.name].format(**words)
-        phrases = [hedge.format(noun=noun) for hedge in HEDGES]
-    is_usual, other = rng.random() >= REWORDED, int(rng.integers(len(phrases)))
-    return _sentence(phrases[which % len(phrases) if is_usual else other].format(**words))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:] + "."
+    return tuple(" ".join("".join(words).split()) for words in itertools.product(*parts))

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from numpy.random import Generator
 
 from hardneg_plugin.data.phantom.clinic import NORMAL_SHARE, Statement, draw_clinic_findings, draw_statements
+from hardneg_plugin.data.phantom.dictation import write_clinic_report
 from hardneg_plugin.data.phantom.findings import Finding, draw_findings
 from hardneg_plugin.data.phantom.grammar import write_report
-from hardneg_plugin.data.phantom.readers import write_clinic_report
 
 Statements = Mapping[Finding, Statement]
 

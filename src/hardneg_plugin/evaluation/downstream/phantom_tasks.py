@@ -200,7 +200,7 @@ def questions_of(split: EncodedSplit, seed: int) -> list[list[Question]]:
     # spawned: the study that one is compared with must not be drawn from the seed that drew the study itself
     draws = (SeedSequence((seed, phantom.first + row), spawn_key=(0,)) for row in range(len(phantom)))
     return [
-        ask(findings, default_rng(draw), phantom.normal_share)
+        ask(findings, default_rng(draw), phantom.normal_share, phantom.regime.draw)
         for findings, draw in zip(phantom.findings, draws, strict=True)
     ]
 

@@ -2,7 +2,8 @@
 
 `data/phantom/clinic.py` holds the shares that are fitted to the first column. Of IU X-Ray, the indexing of a study stands for its
 findings, and what its report says of them is read by the rules of `knowledge/`. Who indexed had the whole report and no image, so
-what nobody wrote down is missing. Texts are the training reports of R2Gen's split, and as many of the phantom. Last, weights by which the clinic draws each finding as often as IU X-Ray has it.
+what nobody wrote down is missing. Texts are the training reports of R2Gen's split, and as many of the phantom. Last,
+weights by which the clinic draws each finding as often as IU X-Ray has it.
 
     python benchmarks/clinic_fit.py FOLDER      # with annotation.json of R2Gen and NLMCXR_reports.tgz
 """
@@ -12,7 +13,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from entities import is_heading
@@ -132,21 +133,17 @@ def _indexed(headings: Collection[str], report: str) -> Study:
         qualifiers = {part.strip().lower() for heading in own[name] for part in heading.split("/")[1:]}
         if said := [value for value, among in words.items() if qualifiers.intersection(among)]:
             values[name, key] = said[0]
-    said_of = {name: max((read[one] for one in ENTITIES[name] if one in read), default=None) for name in own}
-    statement = {Presence.PRESENT: Statement.STATED, Presence.UNCERTAIN: Statement.HEDGED}
     findings = frozenset(name for name, has in own.items() if has)
-    return Study(
-        findings,
-        {
-            name: statement.get(said, Statement.LEFT_OUT) if (said := said_of[name]) else Statement.LEFT_OUT
-            for name in findings
-        },
-        values,
-    )
+    return Study(findings, {name: _said(read, name) for name in findings}, values)
+
+
+def _said(read: Mapping[str, Presence], name: str) -> Statement:
+    highest = max((read[entity] for entity in ENTITIES[name] if entity in read), default=Presence.ABSENT)
+    return {Presence.PRESENT: Statement.STATED, Presence.UNCERTAIN: Statement.HEDGED}.get(highest, Statement.LEFT_OUT)
 
 
 def phantom(regime: str, like: Corpus) -> Corpus:
-    """A regime of the phantom, with as many studies.
+    """A regime of the phantom, with as many reports.
 
     Args:
         regime: its name.
@@ -184,21 +181,21 @@ def findings_figures(corpus: Corpus) -> dict[str, str]:
         corpus: the column.
     """
     studies = corpus.studies
-    share = {name: np.mean([name in study.findings for study in studies]) for name in ATTRIBUTES}
+    share = {name: float(np.mean([name in study.findings for study in studies])) for name in ATTRIBUTES}
     counts = Counter(len(study.findings) for study in studies)
     figures = {"studies without any of the 14 findings": _percent(counts[0] / len(studies))}
     for count in (1, 2, 3):
         figures[f"... with {count}"] = _percent(counts[count] / len(studies))
     figures["... with 4 or more"] = _percent(sum(n for count, n in counts.items() if count > 3) / len(studies))
     for name in HEADINGS:
-        figures[name] = _percent(float(share[name]), 1)
+        figures[name] = _percent(share[name], 1)
     for one, other in (
         ("cardiomegaly", "oedema"),
         ("pleural effusion", "consolidation"),
         ("atelectasis", "pleural effusion"),
         ("nodule", "tortuous aorta"),
     ):
-        both = np.mean([{one, other} <= study.findings for study in studies])
+        both = float(np.mean([{one, other} <= study.findings for study in studies]))
         figures[f"{one} with {other}, times chance"] = f"{both / share[one] / share[other]:.1f}"
     for row, name, key, words in GRADES:
         said = [study.values[name, key] for study in studies if (name, key) in study.values]
@@ -242,7 +239,7 @@ def text_figures(corpus: Corpus) -> dict[str, str]:
             f"{q:.2f}" for q in np.quantile(nearest, (0.1, 0.25, 0.5, 0.75, 0.9))
         ),
         "words of a report, mean (5 %, 95 %)": "{:.1f} ({:.0f}, {:.0f})".format(
-            np.mean(lengths), *np.quantile(lengths, (0.05, 0.95))
+            float(np.mean(lengths)), *map(float, np.quantile(lengths, (0.05, 0.95)))
         ),
         "different words, at least 3 times": str(sum(count >= 3 for count in words.values())),
         "sentences of a report": f"{len(everything) / len(reports):.1f}",
@@ -288,7 +285,7 @@ def fitted_weights(studies: Sequence[Study], rounds: int = 7, draws: int = 30000
     return {name: weight / total for name, weight in weights.items()}
 
 
-def _percent(share: float, digits: int = 0) -> str:
+def _percent(share: float | np.floating[Any], digits: int = 0) -> str:
     return f"{100 * share:.{digits}f} %"
 
 

@@ -3,8 +3,6 @@ from hashlib import sha256
 
 import numpy as np
 import pytest
-from test_studies import SMALL, digest
-from test_text import cleaned, every_finding
 
 from hardneg_plugin.data.phantom import PhantomKnowledge, PhantomStudies
 from hardneg_plugin.data.phantom.clinic import (
@@ -26,6 +24,9 @@ from hardneg_plugin.data.phantom.readers import READERS, wordings
 from hardneg_plugin.data.phantom.reading import read_findings, read_hedged
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.knowledge import UNKNOWN, Presence, Prompt, read_entities
+
+from .test_studies import SMALL, digest
+from .test_text import cleaned, every_finding
 
 STUDIES = 4000
 HOW = (Statement.LEFT_OUT, Statement.STATED, Statement.HEDGED)

@@ -181,7 +181,7 @@ def findings_figures(corpus: Corpus) -> dict[str, str]:
         corpus: the column.
     """
     studies = corpus.studies
-    share = {name: float(np.mean([name in study.findings for study in studies])) for name in ATTRIBUTES}
+    share = {name: _share(studies, {name}) for name in ATTRIBUTES}
     counts = Counter(len(study.findings) for study in studies)
     figures = {"studies without any of the 14 findings": _percent(counts[0] / len(studies))}
     for count in (1, 2, 3):
@@ -195,8 +195,7 @@ def findings_figures(corpus: Corpus) -> dict[str, str]:
         ("atelectasis", "pleural effusion"),
         ("nodule", "tortuous aorta"),
     ):
-        both = float(np.mean([{one, other} <= study.findings for study in studies]))
-        figures[f"{one} with {other}, times chance"] = f"{both / share[one] / share[other]:.1f}"
+        figures[f"{one} with {other}, times chance"] = f"{_lift(studies, one, other):.1f}"
     for row, name, key, words in GRADES:
         said = [study.values[name, key] for study in studies if (name, key) in study.values]
         figures[row] = _percent(np.mean([value == next(iter(words)) for value in said]))
@@ -204,6 +203,14 @@ def findings_figures(corpus: Corpus) -> dict[str, str]:
     for statement in Statement:
         figures[f"findings {statement.value} in the report"] = _percent(said_of[statement] / said_of.total(), 1)
     return figures
+
+
+def _share(studies: Sequence[Study], names: Collection[str]) -> float:
+    return float(np.mean([study.findings.issuperset(names) for study in studies]))
+
+
+def _lift(studies: Sequence[Study], one: str, other: str) -> float:
+    return _share(studies, {one, other}) / _share(studies, {one}) / _share(studies, {other})
 
 
 def text_figures(corpus: Corpus) -> dict[str, str]:
@@ -299,9 +306,13 @@ def main() -> None:
     print("| | " + " | ".join(corpus.name for corpus in corpora) + " |\n|---|" + "---|" * len(corpora))
     for row in columns[0]:
         print(f"| {row} | " + " | ".join(column[row] for column in columns) + " |")
+    pairs = [sorted(pair) for pair in clinic.LIFTS]
+    print("\ntogether, times chance, in IU X-Ray and the clinic:")
+    for one, other in pairs:
+        print(f"{one} with {other}: " + ", ".join(f"{_lift(corpus.studies, one, other):.1f}" for corpus in corpora[:2]))
     sentences = [{part for report in corpus.train for part in report.split(" . ")} for corpus in corpora[:2]]
     same = sorted(part for part in sentences[0] & sentences[1] if len(part.split()) > 4)
-    print(f"\n{len(same)} normal or abnormal sentences of five words or more are in both: {same}")
+    print(f"\n{len(same)} sentences of five words or more, full stops counted, are in both: {same}")
     fitted = fitted_weights(real.studies)
     print("\nweights:", {name: round(weight, 4) for name, weight in fitted.items()})
 

@@ -53,8 +53,10 @@ LIFTS: Mapping[frozenset[str], float] = {
         ("cardiomegaly", "tortuous aorta", 3),
     )
 }
-"""By how much a finding becomes likelier once the other is drawn; other pairs: 1. Fitted to the pairs that IU X-Ray has together at
-least 2.5 times as often as by chance; larger than that, as findings that share a `territory` are drawn again."""
+"""By how much the weight of one finding grows once the other is drawn; other pairs: 1.
+
+Chosen so that these pairs occur together about as often as in IU X-Ray, where each does at least 2.5 times as often as by chance.
+"""
 
 VALUE_SHARES: Mapping[tuple[str, str], tuple[float, ...]] = {
     ("cardiomegaly", "grade"): (0.82, 0.12, 0.06),
@@ -142,11 +144,8 @@ def draw_statements(findings: Collection[Finding], rng: Generator) -> Mapping[Fi
     for found, drawn in zip(sorted(findings), rng.random(len(findings)), strict=True):
         left_out = LEFT_OUT.get(found.name, OTHERS_LEFT_OUT)
         hedged = HEDGED.get(found.name, OTHERS_HEDGED)
-        statements[found] = (
-            Statement.LEFT_OUT
-            if drawn < left_out
-            else Statement.HEDGED
-            if drawn < left_out + hedged
-            else Statement.STATED
-        )
+        if drawn < left_out:
+            statements[found] = Statement.LEFT_OUT
+        else:
+            statements[found] = Statement.HEDGED if drawn < left_out + hedged else Statement.STATED
     return statements

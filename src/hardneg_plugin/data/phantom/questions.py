@@ -56,7 +56,7 @@ def ask(
         rng: draws the other study.
         normal_share: share of normal studies, in [0, 1], that `findings` was drawn with, as in `PhantomStudies`; with another
             share, presence is not balanced.
-        draw: draws the findings of a study, as in the `regime` of `PhantomStudies`; with another one, neither.
+        draw: drew `findings`: `draw` of the split's `regime`.
 
     Returns:
         Presence first, then the findings in alphabetical order; empty if neither study has a finding.

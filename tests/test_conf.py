@@ -15,6 +15,7 @@ from hardneg_plugin.backbones.official import load_official
 from hardneg_plugin.backbones.r2gen import R2Gen
 from hardneg_plugin.backbones.r2gencmn import R2GenCMN
 from hardneg_plugin.config import conf_dir
+from hardneg_plugin.data.phantom.regimes import REGIMES
 from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.functional.hardening import Released
 from hardneg_plugin.grounding import Boxes, Cells, Learned
@@ -95,6 +96,12 @@ def test_further_objectives_have_the_defaults_of_their_classes(choice, objective
     more = own.keys() - plain.keys()
     assert {key: own[key] for key in more - given} == {key: defaults[key].default for key in more - given}
     assert more == defaults.keys() - {"image_width", "report_width", "width", "grounding", "options"}
+
+
+@pytest.mark.parametrize(("overrides", "regime"), [((), "uniform"), (("data.regime=clinic",), "clinic")])
+def test_regimes_of_the_built_in_studies(overrides, regime):
+    source = instantiate(compose(*overrides).data.datamodule.source)
+    assert source.split("val").regime is REGIMES[regime]
 
 
 def test_the_objective_is_built_for_what_the_grounding_finds():

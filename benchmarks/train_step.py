@@ -17,7 +17,8 @@ import torch
 from released_sizes import DECODERS, HEADER, STUDIES, THREADS, VOCABULARY, WORDS, against_floor, make, row
 from torch import Tensor
 
-from hardneg_plugin.models.report_generator import report_losses
+from hardneg_plugin.functional.likelihood import mean_token_loss
+from hardneg_plugin.models.report_generator import token_losses
 
 RELEASED_SECONDS = {"r2gen": 4.2, "r2gencmn": 13.3}
 """The released code with two cores of the same kind."""
@@ -39,8 +40,8 @@ class Step:
 
     def loss(self) -> Tensor:
         mask = torch.ones(STUDIES, WORDS, dtype=torch.bool)
-        loss, words = report_losses(self.decoder.log_probs(self.patches, self.tokens), self.tokens, mask).sum(0)
-        return loss / words
+        read = token_losses(self.decoder.log_probs(self.patches, self.tokens), self.tokens, mask)
+        return mean_token_loss(read.losses, read.mask)
 
 
 def memory_of(name: str) -> dict[str, float]:

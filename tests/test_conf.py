@@ -23,10 +23,13 @@ from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.objectives import (
     Absolute,
     Bank,
+    ByImage,
+    ByText,
     GroundedKnowledgeObjective,
     Hinge,
     InBatch,
     InfoNCE,
+    LikelihoodMargin,
     Paired,
     Queue,
     RelationEnhancedObjective,
@@ -38,6 +41,11 @@ from hardneg_plugin.objectives.schedule import Constant, Cosine, Exponential, Li
 # those of hardening: tests/unit/functional/test_hardening.py
 STRATEGIES: dict[str, dict[str, Any]] = {
     "alignment": {"info_nce": InfoNCE(), "triplet": Triplet(), "released": ReleasedAlignment()},
+    "token_weights": {"by_image": ByImage(), "by_text": ByText(), "none": None},
+    "likelihood_margin": {
+        **{form: LikelihoodMargin(form=form) for form in ("softplus", "hinge", "info_nce")},
+        "none": None,
+    },
     "separation": {"hinge": Hinge(margin=0.5), "absolute": Absolute(), "none": None},
     "schedule": {
         "linear": Linear(warmup=0.05),
@@ -174,7 +182,7 @@ def test_the_other_commands_compose_with_every_choice(name, override):
 
 def test_the_released_recipe_is_the_released_one():
     config = compose("experiment=ithn_released")
-    assert dict(config.weights) == {"report": 0.7, "alignment": 0.1, "separation": 0.2}
+    assert dict(config.weights) == {"report": 0.7, "alignment": 0.1, "separation": 0.2, "likelihood": 0.1}
     assert instantiate(config.schedule) == Exponential(rate=0.01, unit="epoch")
     assert (instantiate(config.hardening), instantiate(config.alignment)) == (Released(), ReleasedAlignment())
 

@@ -18,6 +18,7 @@ from hardneg_plugin.backbones.visual import VisualExtractor, VisualFeatures
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.data.tokenizer import Tokenizer, check_vocabulary
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.functional.likelihood import TokenLosses
 from hardneg_plugin.grounding import Grounding
 from hardneg_plugin.metrics.study_metric import StudyMetric
 from hardneg_plugin.models.optim import parameter_groups
@@ -58,6 +59,8 @@ class StepOutputs(_VisualOutputs, total=False):
     """Scalar with gradient; every training step has it."""
     losses: Tensor
     """`(B, 2)`, detached: summed loss of each report and its number of tokens."""
+    token_losses: TokenLosses
+    """Of the reports with their images, attached to the graph."""
     states: Tensor
     """`(B, T - 1, width)`: hidden states of the report decoder, teacher-forced."""
 

@@ -16,14 +16,15 @@ from hardneg_plugin.backbones.visual import VisualFeatures
 from hardneg_plugin.data.studies import Batch, FindingsReader
 from hardneg_plugin.data.tokenizer import Tokenizer
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.functional.likelihood import TokenLosses
 from hardneg_plugin.metrics.caption import CaptionScores
 from hardneg_plugin.metrics.report_scores import EvaluationEmbeddings, ReportScores
 from hardneg_plugin.models.base import Evaluated, StepOutputs, StudyModel, move_to_device
 from hardneg_plugin.models.report_io import GeneratedReport, Images, generated_report, group_views, read_views
 
 
-def report_losses(log_probs: Tensor, tokens: Tensor, token_mask: Tensor) -> Tensor:
-    """Summed negative log-probability of each report, and its number of tokens including the end: `(B, 2)`.
+def token_losses(log_probs: Tensor, tokens: Tensor, token_mask: Tensor) -> TokenLosses:
+    """Negative log-probability of each token of a report, the end included.
 
     Args:
         log_probs: `(B, T - 1, V + 1)`, teacher-forced.
@@ -31,12 +32,11 @@ def report_losses(log_probs: Tensor, tokens: Tensor, token_mask: Tensor) -> Tens
         token_mask: `(B, T)` bool, True over `[0, tokens..., 0]`.
 
     >>> log_probs = torch.full((1, 3, 5), -2.0)
-    >>> report_losses(log_probs, torch.tensor([[0, 4, 0, 0]]), torch.tensor([[True, True, True, False]]))
-    tensor([[4., 2.]])
+    >>> token_losses(log_probs, torch.tensor([[0, 4, 0, 0]]), torch.tensor([[True, True, True, False]])).of_reports
+    tensor([4.])
     """
-    mask = token_mask[:, 1:]
     losses = -log_probs.gather(2, tokens[:, 1:, None])[:, :, 0]
-    return torch.stack([(losses * mask).sum(1), mask.sum(1).to(losses.dtype)], dim=1)
+    return TokenLosses(losses, token_mask[:, 1:], tokens[:, 1:])
 
 
 class ReportGenerator(StudyModel[ReportScores]):
@@ -214,9 +214,41 @@ class ReportGenerator(StudyModel[ReportScores]):
     def _teacher_forced(self, batch: Batch) -> StepOutputs:
         visual = self.encode_images(batch)
         states = self.decoder.states(visual.context, batch["tokens"], patch_mask=visual.context_mask)
-        losses = report_losses(self.decoder.classify(states), batch["tokens"], batch["token_mask"])
+        read = token_losses(self.decoder.classify(states), batch["tokens"], batch["token_mask"])
+        losses = torch.stack([read.of_reports, read.mask.sum(1).to(read.losses.dtype)], dim=1)
         loss, tokens = losses.sum(0)
-        return {"loss": loss / tokens, "losses": losses.detach(), "states": states, "visual": visual}
+        return {
+            "loss": loss / tokens,
+            "losses": losses.detach(),
+            "token_losses": read,
+            "states": states,
+            "visual": visual,
+        }
+
+    def token_losses(
+        self, batch: Batch, outputs: StepOutputs, image_order: Tensor | None = None, towards: Tensor | None = None
+    ) -> TokenLosses:
+        """The token losses of a batch of B reports, teacher-forced, with other images of the batch.
+
+        Args:
+            batch: of B studies.
+            outputs: of a step on them.
+            image_order: `(B,)` int64, the study whose image each report is read with; -1: the mean over the batch of each patch.
+                None: its own.
+            towards: `(B,)` in [0, 1], how far that image's patches move towards those of the report's own; None: 0.
+        """
+        if image_order is None:
+            return outputs["token_losses"]
+        visual = outputs["visual"]
+        patches, patch_mask = visual.context, visual.context_mask
+        others = patches[image_order.clamp_min(0)]
+        others = torch.where((image_order < 0)[:, None, None], patches.mean(0), others)
+        mask = None if patch_mask is None else patch_mask[image_order.clamp_min(0)] | (image_order < 0)[:, None]
+        if towards is not None:
+            way = towards[:, None, None].to(patches.dtype)
+            others = torch.lerp(others, patches, way if patch_mask is None else way * patch_mask[:, :, None])
+        log_probs = self.decoder.log_probs(others, batch["tokens"], patch_mask=mask)
+        return token_losses(log_probs, batch["tokens"], batch["token_mask"])
 
     def _generate_tokens(self, visual: VisualFeatures) -> Tensor:
         """Tokens `(B, T)` of a generated report for each study, padded with 0."""

@@ -5,6 +5,8 @@ from hardneg_plugin.objectives.alternating import Alternating
 from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
 from hardneg_plugin.objectives.embeddings import PairEmbeddings
 from hardneg_plugin.objectives.gk_mvlp.objective import GroundedKnowledgeObjective
+from hardneg_plugin.objectives.likelihood.margin import LikelihoodMargin
+from hardneg_plugin.objectives.likelihood.token_weights import ByImage, ByText
 from hardneg_plugin.objectives.negatives.bank import Bank
 from hardneg_plugin.objectives.negatives.sources import InBatch, Paired, Queue
 from hardneg_plugin.objectives.objective import HardNegativeObjective, ObjectiveOutput, Weights
@@ -15,6 +17,8 @@ __all__ = [
     "Absolute",
     "Alternating",
     "Bank",
+    "ByImage",
+    "ByText",
     "EmbeddedBatch",
     "GroundedKnowledgeObjective",
     "HardNegativeObjective",
@@ -22,6 +26,7 @@ __all__ = [
     "Hinge",
     "InBatch",
     "InfoNCE",
+    "LikelihoodMargin",
     "ObjectiveOutput",
     "PairEmbeddings",
     "Paired",

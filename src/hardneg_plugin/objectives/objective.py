@@ -17,6 +17,10 @@ from hardneg_plugin.functional.match_keys import MatchKeys
 from hardneg_plugin.objectives.alignment import Alignment, InfoNCE
 from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
 from hardneg_plugin.objectives.embeddings import PairEmbeddings
+from hardneg_plugin.objectives.likelihood.margin import LikelihoodMargin
+from hardneg_plugin.objectives.likelihood.negative_images import ReadReports
+from hardneg_plugin.objectives.likelihood.terms import NO_TERMS, LikelihoodTerms, likelihood_terms
+from hardneg_plugin.objectives.likelihood.token_weights import TokenWeights
 from hardneg_plugin.objectives.negatives.sources import InBatch, NegativeSource
 from hardneg_plugin.objectives.projection import ProjectionHead
 from hardneg_plugin.objectives.schedule import Linear, Schedule, TrainingProgress
@@ -41,6 +45,7 @@ class Weights:
     report: float = 1.0
     alignment: float = 0.05
     separation: float = 0.1
+    likelihood: float = 0.1
 
     def __post_init__(self) -> None:
         for name, weight in vars(self).items():
@@ -54,6 +59,27 @@ class ObjectiveOutput:
     alignment_loss: Tensor
     separation_loss: Tensor
     logs: dict[str, Tensor]
+    report_loss: Tensor | None = None
+    """In place of the host's, where `token_weights` weigh its tokens."""
+    likelihood_loss: Tensor | None = None
+
+
+def total_loss(weights: Weights, report_loss: Tensor, terms: ObjectiveOutput) -> Tensor:
+    """The loss of a step: the weighted sum of its terms.
+
+    Args:
+        weights: of the terms.
+        report_loss: of the host, a scalar.
+        terms: of the objective.
+
+    >>> one = torch.tensor(1.0)
+    >>> total_loss(Weights(alignment=0.5, separation=0.0), one, ObjectiveOutput(one, one, {}))
+    tensor(1.5000)
+    """
+    report_loss = report_loss if terms.report_loss is None else terms.report_loss
+    loss = weights.report * report_loss + weights.alignment * terms.alignment_loss
+    loss = loss + weights.separation * terms.separation_loss
+    return loss if terms.likelihood_loss is None else loss + weights.likelihood * terms.likelihood_loss
 
 
 class HardNegativeObjective(nn.Module):
@@ -65,7 +91,10 @@ class HardNegativeObjective(nn.Module):
         negatives: the source of hard negatives (`InBatch`, `Queue`, `Bank`, `Paired`); None: `InBatch()`.
         schedule: hardness over training (`Linear`, `Cosine`, `Exponential`, `Constant`); None: `Linear()`.
         separation: the loss between images of a study and of its hard negatives (`Hinge`, `Absolute`); None: none.
-        weights: of report loss, alignment loss and separation loss in the total.
+        token_weights: weights of the tokens in the report loss (`ByImage`, `ByText`); None: the host's report loss as it is.
+        likelihood_margin: `LikelihoodMargin`, how much likelier a report is with its own image; None: none. Both need a host that
+            reads its reports with other images (`HardNegativeMixin.token_losses`).
+        weights: of report loss, alignment loss, separation loss and likelihood margin in the total.
         image_width, report_width: of the features, where `width` is given.
         width: of the embeddings, to which bias-free heads map the features; None: no heads, and features of one width.
         centred: the heads subtract the running mean of their features (`ProjectionHead`).
@@ -104,6 +133,8 @@ class HardNegativeObjective(nn.Module):
         negatives: NegativeSource | None = None,
         schedule: Schedule | None = None,
         separation: Separation | None = None,
+        token_weights: TokenWeights | None = None,
+        likelihood_margin: LikelihoodMargin | None = None,
         weights: Weights | None = None,
         image_width: int | None = None,
         report_width: int | None = None,
@@ -116,6 +147,7 @@ class HardNegativeObjective(nn.Module):
         self.negatives: NegativeSource = negatives or InBatch()
         self.schedule = schedule or Linear()
         self.separation = separation
+        self.token_weights, self.likelihood_margin = token_weights, likelihood_margin
         self.weights = weights or Weights()
         self.image_head, self.report_head = _heads(image_width, report_width, width, centred)
         log_scales = torch.tensor(self.alignment.initial_log_scales)
@@ -134,17 +166,28 @@ class HardNegativeObjective(nn.Module):
             reports = F.normalize(self.report_head(pairs.reports.float()), dim=-1)
         return images, reports
 
-    def forward(self, pairs: PairEmbeddings, progress: TrainingProgress) -> ObjectiveOutput:
+    @property
+    def reads_reports(self) -> bool:
+        """Whether `forward` reads reports with other images."""
+        return self.token_weights is not None or self.likelihood_margin is not None
+
+    def forward(
+        self, pairs: PairEmbeddings, progress: TrainingProgress, *, read: ReadReports | None = None
+    ) -> ObjectiveOutput:
         """The terms of one batch; zero, with a zero gradient, during the warm-up.
 
         Args:
             pairs: of B local studies.
             progress: the position in training.
+            read: reads their reports with other images, where `reads_reports`.
         """
-        return self._terms(pairs, progress, self._align)
+        return self._terms(pairs, progress, self._align, read)
 
-    def _terms(self, pairs: PairEmbeddings, progress: TrainingProgress, align: Align) -> ObjectiveOutput:
+    def _terms(
+        self, pairs: PairEmbeddings, progress: TrainingProgress, align: Align, read: ReadReports | None
+    ) -> ObjectiveOutput:
         batch = self._embed(pairs, progress)
+        likelihood = self._likelihood(batch, read)
         with torch.autocast(batch.images.device.type, enabled=False):
             negatives = self.negatives(batch)
             hardness = self.schedule(progress)
@@ -157,8 +200,17 @@ class HardNegativeObjective(nn.Module):
             return ObjectiveOutput(
                 alignment_loss=is_on * batch.shards.mean(alignment),
                 separation_loss=is_on * batch.shards.mean(separation),
-                logs=self._logs(batch, negatives, hardened, hardness) | logs,
+                logs=self._logs(batch, negatives, hardened, hardness) | logs | likelihood.logs,
+                report_loss=likelihood.report_loss,
+                likelihood_loss=likelihood.margin_loss,
             )
+
+    def _likelihood(self, batch: EmbeddedBatch, read: ReadReports | None) -> LikelihoodTerms:
+        # in the host's precision, and not in the warm-up, which costs no further pass then
+        if not self.schedule.is_active(batch.progress):
+            return NO_TERMS
+        hardness = self.schedule(batch.progress)
+        return likelihood_terms(self.token_weights, self.likelihood_margin, batch, read, hardness)
 
     def _align(
         self, pairs: PairEmbeddings, batch: EmbeddedBatch, negatives: HardNegatives, hardened: Tensor | None

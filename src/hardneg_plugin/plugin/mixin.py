@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -11,7 +12,10 @@ from torch import Tensor
 
 from hardneg_plugin.distributed import mean_over_ranks
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.functional.likelihood import TokenLosses
 from hardneg_plugin.objectives import HardNegativeObjective, ObjectiveOutput, PairEmbeddings
+from hardneg_plugin.objectives.likelihood.negative_images import ReadReports
+from hardneg_plugin.objectives.objective import total_loss
 from hardneg_plugin.objectives.schedule import TrainingProgress
 from hardneg_plugin.plugin.batch_parts import Chunks
 from hardneg_plugin.plugin.chunks import check_chunks
@@ -135,7 +139,27 @@ class HardNegativeMixin(ObjectiveCheckpoint, StepInParts):
         self._added = True
         pairs = self.embed(batch, outputs)
         statements = self.embed_statements(batch, outputs) if self.hard_negatives.statement_texts else None
-        return self._with_terms(loss, pairs, statements)
+        return self._with_terms(loss, pairs, statements, partial(self.token_losses, batch, outputs))
+
+    def token_losses(
+        self, batch: Any, outputs: Any, image_order: Tensor | None = None, towards: Tensor | None = None
+    ) -> TokenLosses:
+        """The token losses of a batch of B reports with other images: those of the host's method of this name, if it has one.
+
+        Called if the objective `reads_reports`.
+
+        Args:
+            batch, outputs: as of `embed`.
+            image_order, towards: as of `ReadReports`.
+        """
+        of_host = getattr(super(), "token_losses", None)
+        if of_host is not None:
+            read: TokenLosses = of_host(batch, outputs, image_order, towards)
+            return read
+        raise UserError(
+            f"token_weights and likelihood_margin read each report again with other images: let {type(self).__name__} define "
+            "token_losses(self, batch, outputs, image_order=None, towards=None) -> TokenLosses, or set both to None."
+        )
 
     def embed_statements(self, batch: Any, outputs: Any) -> Tensor | None:
         """Features `(2, Q, D)` of the objective's `statement_texts`, pooled as reports are; called if there are such texts.
@@ -164,7 +188,8 @@ class HardNegativeMixin(ObjectiveCheckpoint, StepInParts):
             whole = self._in_parts(batch, lambda part: self._host_step(**{**kwargs, name: part}))
         if whole.loss is None or whole.pairs is None:
             return whole.outputs
-        loss = self._with_terms(whole.loss, whole.pairs, whole.statements)
+        read = partial(self.token_losses, batch, whole.outputs)
+        loss = self._with_terms(whole.loss, whole.pairs, whole.statements, read)
         return {**whole.outputs, "loss": loss} if isinstance(whole.outputs, Mapping) else loss
 
     def on_fit_start(self) -> None:
@@ -190,22 +215,22 @@ class HardNegativeMixin(ObjectiveCheckpoint, StepInParts):
     def _host_step(self, *args: Any, **kwargs: Any) -> Any:
         return super().training_step(*args, **kwargs)
 
-    def _with_terms(self, report_loss: Tensor, pairs: PairEmbeddings, statements: Tensor | None) -> Tensor:
-        terms = self._terms(pairs, statements, report_loss)
-        weights = self.hard_negatives.weights
-        loss: Tensor = (
-            weights.report * report_loss
-            + weights.alignment * terms.alignment_loss
-            + weights.separation * terms.separation_loss
-        )
-        return loss
+    def _with_terms(
+        self, report_loss: Tensor, pairs: PairEmbeddings, statements: Tensor | None, read: ReadReports
+    ) -> Tensor:
+        terms = self._terms(pairs, statements, report_loss, read)
+        return total_loss(self.hard_negatives.weights, report_loss, terms)
 
     def _default_objective(self) -> HardNegativeObjective:
         return HardNegativeObjective()
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _terms(self, pairs: PairEmbeddings, statements: Tensor | None, report_loss: Tensor) -> ObjectiveOutput:
-        given = {} if statements is None else {"statements": statements}
+    def _terms(
+        self, pairs: PairEmbeddings, statements: Tensor | None, report_loss: Tensor, read: ReadReports
+    ) -> ObjectiveOutput:
+        given: dict[str, Any] = {} if statements is None else {"statements": statements}
+        if self.hard_negatives.reads_reports:
+            given["read"] = read
         progress = self._progress()
         terms: ObjectiveOutput = self.hard_negatives(pairs, progress, **given)
         values = {
@@ -214,6 +239,8 @@ class HardNegativeMixin(ObjectiveCheckpoint, StepInParts):
             "separation_loss": terms.separation_loss,
             **terms.logs,
         }
+        if terms.likelihood_loss is not None:
+            values["likelihood_loss"] = terms.likelihood_loss
         local = [value.detach().to(report_loss.device, torch.float32).reshape(()) for value in values.values()]
         means = dict(zip(values, mean_over_ranks(torch.stack(local)).unbind(), strict=True))
         if self._negatives_watch is not None:

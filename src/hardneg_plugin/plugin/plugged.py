@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hardneg_plugin.errors import UserError, first_line
 from hardneg_plugin.objectives import HardNegativeObjective, ObjectiveOutput, PairEmbeddings
+from hardneg_plugin.objectives.likelihood.negative_images import ReadReports
 from hardneg_plugin.plugin.batch_parts import Chunks
 from hardneg_plugin.plugin.feature_paths import Calls, FeaturePaths, recorded
 from hardneg_plugin.plugin.mixin import HardNegativeMixin
@@ -141,10 +142,12 @@ class Plugged(HardNegativeMixin):
         return outputs
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _terms(self, pairs: PairEmbeddings, statements: Tensor | None, report_loss: Tensor) -> ObjectiveOutput:
+    def _terms(
+        self, pairs: PairEmbeddings, statements: Tensor | None, report_loss: Tensor, read: ReadReports
+    ) -> ObjectiveOutput:
         if not self._in_step:
             self._calls = {}  # everything is read
-        terms: ObjectiveOutput = super()._terms(pairs, statements, report_loss)
+        terms: ObjectiveOutput = super()._terms(pairs, statements, report_loss, read)
         return terms
 
     def _forget_step(self) -> None:

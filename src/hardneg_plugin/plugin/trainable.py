@@ -18,8 +18,8 @@ def check_trainable(host: Any, chunks: Chunks) -> None:
         chunks: 1: the step as it is.
 
     Raises:
-        UserError: the host optimises manually without `with_hard_negatives` or with chunks, or takes `dataloader_iter`, no
-            optimizer holds the parameters of the objective, or its schedule counts in fractions of a training without an end.
+        UserError: the host optimises manually without `with_hard_negatives` or with chunks, the objective reads reports with
+            other images in chunks, or the host takes `dataloader_iter`, no optimizer holds the parameters of the objective, or its schedule counts in fractions of a training without an end.
     """
     name = type(host).__name__
     if "dataloader_iter" in inspect.signature(host.training_step).parameters:
@@ -34,6 +34,11 @@ def check_trainable(host: Any, chunks: Chunks) -> None:
             "in its training_step before manual_backward."
         )
     if chunks != 1:
+        if host.hard_negatives.reads_reports:
+            raise UserError(
+                f"chunks={chunks}: token_weights and likelihood_margin read reports with images of the whole batch, of which "
+                "chunks keep a part: set chunks to 1."
+            )
         if not host.automatic_optimization:
             raise UserError(f"chunks={chunks}: {name} optimises manually, within its step: set chunks to 1.")
         warn_of_batch_norm(host)

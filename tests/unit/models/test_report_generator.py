@@ -19,7 +19,7 @@ from hardneg_plugin.data.tokenizer import WordTokenizer, check_vocabulary
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.grounding import Boxes, Cells, Grounding
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator, ReportFeature
-from hardneg_plugin.models.report_generator import ReportGenerator, report_losses
+from hardneg_plugin.models.report_generator import ReportGenerator, token_losses
 from hardneg_plugin.objectives import GroundedKnowledgeObjective
 from hardneg_plugin.objectives.schedule import TrainingProgress
 from hardneg_plugin.runs.checkpoint import load_weights
@@ -63,13 +63,15 @@ def batch():
     return StudyCollator(TOKENIZER, 40)([STUDIES[i] for i in range(4)])
 
 
-def test_report_losses_are_sums_over_words_and_end_without_padding():
+def test_token_losses_are_those_of_words_and_end_without_padding():
     tokens = torch.tensor([[0, 3, 1, 0, 0], [0, 2, 0, 0, 0]])
     mask = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0]]).bool()
     log_probs = torch.randn(2, 4, 5).log_softmax(-1)
     picked = [log_probs[0, 0, 3], log_probs[0, 1, 1], log_probs[0, 2, 0], log_probs[1, 0, 2], log_probs[1, 1, 0]]
-    expected = torch.tensor([[-sum(picked[:3]), 3], [-sum(picked[3:]), 2]])
-    torch.testing.assert_close(report_losses(log_probs, tokens, mask), expected)
+    read = token_losses(log_probs, tokens, mask)
+    assert read.mask.sum(1).tolist() == [3, 2]
+    torch.testing.assert_close(read.losses[read.mask], -torch.stack(picked))
+    torch.testing.assert_close(read.of_reports, torch.stack([-sum(picked[:3]), -sum(picked[3:])]))
 
 
 def test_every_parameter_gets_a_gradient(batch):

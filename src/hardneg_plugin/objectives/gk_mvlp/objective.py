@@ -14,6 +14,7 @@ from hardneg_plugin.knowledge import Knowledge, swaps
 from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
 from hardneg_plugin.objectives.embeddings import PairEmbeddings
 from hardneg_plugin.objectives.gk_mvlp.pair_matching import PairMatchingLoss
+from hardneg_plugin.objectives.likelihood.negative_images import ReadReports
 from hardneg_plugin.objectives.local_features import PartHeads
 from hardneg_plugin.objectives.objective import HardNegativeObjective, ObjectiveOutput
 from hardneg_plugin.objectives.projection import ProjectionHead
@@ -106,7 +107,12 @@ class GroundedKnowledgeObjective(HardNegativeObjective):
             self.pair_matching = PairMatchingLoss(width, heads=heads, layers=layers) if pair_matching_weight else None
 
     def forward(
-        self, pairs: PairEmbeddings, progress: TrainingProgress, statements: Tensor | None = None
+        self,
+        pairs: PairEmbeddings,
+        progress: TrainingProgress,
+        statements: Tensor | None = None,
+        *,
+        read: ReadReports | None = None,
     ) -> ObjectiveOutput:
         """The terms of one batch; zero, with a zero gradient, during the warm-up.
 
@@ -115,8 +121,9 @@ class GroundedKnowledgeObjective(HardNegativeObjective):
             progress: the position in training.
             statements: `(2, Q, D_r)` pooled report features of `statement_texts`: that each prompt is absent, and that it is
                 present.
+            read: as of `HardNegativeObjective`.
         """
-        return self._terms(pairs, progress, partial(self._align, statements=statements))
+        return self._terms(pairs, progress, partial(self._align, statements=statements), read)
 
     def _align(
         self,

@@ -35,6 +35,24 @@ class TokenLosses(NamedTuple):
         """`(B,)`, the sums over tokens."""
         return self.losses.where(self.mask, 0).sum(1)
 
+    @classmethod
+    def of_logits(cls, logits: Tensor, labels: Tensor, ignored: int = -100) -> "TokenLosses":
+        """Cross-entropy of each label.
+
+        Args:
+            logits: `(B, T, V)`; position t predicts label t. Those of a causal model of transformers predict the next label: pass
+                `logits[:, :-1]` and `labels[:, 1:]`.
+            labels: `(B, T)` int64.
+            ignored: the label of positions that do not count.
+
+        >>> TokenLosses.of_logits(torch.zeros(1, 2, 4), torch.tensor([[3, -100]])).of_reports  # log 4
+        tensor([1.3863])
+        """
+        mask = labels != ignored
+        tokens = labels.where(mask, 0)
+        losses = F.cross_entropy(logits.transpose(1, 2).float(), tokens, reduction="none")
+        return cls(losses, mask, tokens)
+
 
 def mean_token_loss(losses: Tensor, mask: Tensor, weights: Tensor | None = None) -> Tensor:
     """`Σ w l / Σ w` over all tokens that count, a scalar.

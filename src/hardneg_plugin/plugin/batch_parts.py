@@ -141,6 +141,25 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield from tensors_in(member)
 
 
+def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A value of the same classes with other tensors, at any depth.
+
+    Args:
+        value: tensors, mappings, sequences, named tuples and dataclasses of them; other values stay.
+        change: from a tensor to the one in its place.
+
+    >>> map_tensors({"a": torch.ones(2), "b": "text"}, lambda tensor: 2 * tensor)
+    {'a': tensor([2., 2.]), 'b': 'text'}
+    """
+    if isinstance(value, Tensor):
+        return change(value)
+    if _is_record(value):
+        return _rebuilt(value, {key: map_tensors(member, change) for key, member in _members(value)})
+    if type(value) in (list, tuple):
+        return type(value)(map_tensors(member, change) for member in value)
+    return value
+
+
 _REMEDY = "Pass chunks as a callable from the batch to a list of its parts, if it should be split otherwise."
 
 

@@ -45,6 +45,7 @@ class FeaturePaths:
     statements: Where | None = None
     negatives: Where | None = None
     chunk_weight: Where | None = None
+    token_losses: Where | None = None
 
     def __post_init__(self) -> None:
         for name, where in vars(self).items():

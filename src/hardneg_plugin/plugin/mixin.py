@@ -29,6 +29,10 @@ from hardneg_plugin.plugin.trainable import check_trainable
 _NAME = "hard_negatives"
 _KEYWORDS = (_NAME, "chunks")
 """Keywords of the mixin's constructor that no host gets."""
+_CANNOT_READ = (
+    "token_weights and likelihood_margin read each report again with other images: let {} define "
+    "token_losses(self, batch, outputs, image_order=None, towards=None) -> TokenLosses, or set both to None."
+)
 
 
 class HardNegativeMixin(ObjectiveCheckpoint, StepInParts):
@@ -152,14 +156,14 @@ class HardNegativeMixin(ObjectiveCheckpoint, StepInParts):
             batch, outputs: as of `embed`.
             image_order, towards: as of `ReadReports`.
         """
-        of_host = getattr(super(), "token_losses", None)
-        if of_host is not None:
-            read: TokenLosses = of_host(batch, outputs, image_order, towards)
-            return read
-        raise UserError(
-            f"token_weights and likelihood_margin read each report again with other images: let {type(self).__name__} define "
-            "token_losses(self, batch, outputs, image_order=None, towards=None) -> TokenLosses, or set both to None."
-        )
+        if not self._host_reads_reports:
+            raise UserError(_CANNOT_READ.format(type(self).__name__))
+        read: TokenLosses = super().token_losses(batch, outputs, image_order, towards)
+        return read
+
+    @property
+    def _host_reads_reports(self) -> bool:
+        return hasattr(super(), "token_losses")
 
     def embed_statements(self, batch: Any, outputs: Any) -> Tensor | None:
         """Features `(2, Q, D)` of the objective's `statement_texts`, pooled as reports are; called if there are such texts.

@@ -35,6 +35,7 @@ def plug_in(
     negatives: Where | None = None,
     chunks: Chunks = 1,
     chunk_weight: Where | None = None,
+    token_losses: Where | None = None,
 ) -> Host:
     """Add increasingly hard negatives to the training of any report generator, without a change to its code.
 
@@ -64,6 +65,8 @@ def plug_in(
         chunks: into how many parts each batch is split, as of `HardNegativeMixin`; a callable place then gets a part.
         chunk_weight: a place whose sum weighs the loss of a part, such as a mask of tokens where the host takes a mean over tokens;
             None: the number of studies.
+        token_losses: the `TokenLosses` of a step, for `token_weights` and `likelihood_margin` (`plugin.read_again`); None: the
+            method `token_losses` of the host, or the loss of the whole batch, which serves the margin only.
 
     Raises:
         UserError: a path that leads nowhere (at the start of training if the host makes its modules in `configure_model` or
@@ -92,6 +95,7 @@ def plug_in(
         statements=statements,
         negatives=negatives,
         chunk_weight=chunk_weight,
+        token_losses=token_losses,
     )
     check_chunks(chunks)
     objective = HardNegativeObjective() if hard_negatives is None else hard_negatives

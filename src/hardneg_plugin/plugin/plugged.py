@@ -14,12 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from hardneg_plugin.errors import UserError, first_line
+from hardneg_plugin.functional.likelihood import TokenLosses
 from hardneg_plugin.objectives import HardNegativeObjective, ObjectiveOutput, PairEmbeddings
 from hardneg_plugin.objectives.likelihood.negative_images import ReadReports
 from hardneg_plugin.plugin.batch_parts import Chunks
 from hardneg_plugin.plugin.feature_paths import Calls, FeaturePaths, recorded
 from hardneg_plugin.plugin.mixin import HardNegativeMixin
 from hardneg_plugin.plugin.optimizer_group import add_group
+from hardneg_plugin.plugin.part_log import PartLog
+from hardneg_plugin.plugin.read_again import check_can_read_again, images_of_others, read_once
 
 
 def _check_picklable(given: Mapping[str, Any]) -> None:
@@ -79,6 +82,7 @@ class Plugged(HardNegativeMixin):
     _plug: ClassVar[Plug]
     _calls: Calls = {}  # noqa: RUF012 - replaced, never changed
     _in_step = False
+    _arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
 
     def embed(self, batch: Any, outputs: Any) -> PairEmbeddings:
         """The features of this step."""
@@ -113,6 +117,27 @@ class Plugged(HardNegativeMixin):
         weight = self._plug.features.read("chunk_weight", self, batch, outputs, self._calls)
         return weight.sum() if isinstance(weight, Tensor) else weight
 
+    def token_losses(
+        self, batch: Any, outputs: Any, image_order: Tensor | None = None, towards: Tensor | None = None
+    ) -> TokenLosses:
+        """As of the mixin; of a host without such a method by its step, run again with other images (`plugin.read_again`).
+
+        Args:
+            batch, outputs, image_order, towards: as of the mixin.
+        """
+        if self._host_reads_reports:
+            return super().token_losses(batch, outputs, image_order, towards)
+        if image_order is None:
+            return read_once(self._plug.features, self, batch, outputs, self._calls)
+        args, kwargs = self._arguments
+        with images_of_others(self._plug.features, self, self._calls, image_order, towards) as calls:
+            self._part_log = PartLog()  # logs nothing
+            try:
+                outputs = super()._host_step(*args, **kwargs)
+            finally:
+                self._part_log = None
+        return read_once(self._plug.features, self, batch, outputs, calls)
+
     def configure_optimizers(self) -> Any:
         """The host's optimizers and schedulers, with the parameters of the objective in a further group."""
         with self._without_objective():
@@ -124,12 +149,14 @@ class Plugged(HardNegativeMixin):
         """Check the paths, too, now that all modules exist."""
         super().on_fit_start()
         self._plug.features.modules(self)
+        if self.hard_negatives.reads_reports and not self._host_reads_reports:
+            check_can_read_again(self._plug.features, self.hard_negatives, self.automatic_optimization)
         self._plug.features.warn_of_modules_held()  # some have their names since
 
     @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]
     def _host_step(self, *args: Any, **kwargs: Any) -> Any:
         with recorded(self._plug.features.modules(self)) as calls:
-            self._calls, self._in_step = calls, True
+            self._calls, self._in_step, self._arguments = calls, True, (args, kwargs)
             try:
                 outputs = super()._host_step(*args, **kwargs)
             except BaseException:
@@ -138,20 +165,20 @@ class Plugged(HardNegativeMixin):
             finally:
                 self._in_step = False
         if outputs is None or self._added:
-            self._calls = {}
+            self._forget_step()
         return outputs
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _terms(
         self, pairs: PairEmbeddings, statements: Tensor | None, report_loss: Tensor, read: ReadReports
     ) -> ObjectiveOutput:
-        if not self._in_step:
-            self._calls = {}  # everything is read
         terms: ObjectiveOutput = super()._terms(pairs, statements, report_loss, read)
+        if not self._in_step:
+            self._forget_step()  # everything is read
         return terms
 
     def _forget_step(self) -> None:
-        self._calls = {}
+        self._calls, self._arguments = {}, ((), {})
 
     def _default_objective(self) -> HardNegativeObjective:
         return deepcopy(self._plug.objective)

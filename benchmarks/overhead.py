@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.objectives import Bank, InBatch, Queue
+from hardneg_plugin.objectives.objective import total_loss
 from hardneg_plugin.objectives.schedule import TrainingProgress
 
 KEPT = 16_384
@@ -56,6 +58,10 @@ VARIANTS = {
     "bank": ["negatives=bank"],
     "paired": ["negatives=paired", "data.paired.table=unused"],
     "in_batch, text_only": ["model.report_feature=text_only"],
+    "token weights by image": ["token_weights=by_image"],
+    "... hardened": ["token_weights=by_image", "token_weights.hardened=true"],
+    "token weights by text": ["token_weights=by_text"],
+    "likelihood margin": ["likelihood_margin=softplus"],
     "reclf": ["objective=reclf"],
     "reclf, chunk 16": ["objective=reclf", "objective.chunk=16"],
     "reclf, one chunk": ["objective=reclf", "objective.chunk=128"],
@@ -127,13 +133,10 @@ class Step:
             # the bank looks for neighbours once, at its second step, which is not counted
             progress = TrainingProgress(step=self.done, epoch=min(self.done - 1, 1), fraction=0.5)
             pairs, statements = self.model.embed(self.batch, outputs), self.model.embed_statements(self.batch, outputs)
-            terms = objective(pairs, progress, **({} if statements is None else {"statements": statements}))
-            weights = objective.weights
-            loss = (
-                weights.report * loss
-                + weights.alignment * terms.alignment_loss
-                + weights.separation * terms.separation_loss
-            )
+            given: dict[str, Any] = {} if statements is None else {"statements": statements}
+            if objective.reads_reports:
+                given["read"] = partial(self.model.token_losses, self.batch, outputs)
+            loss = total_loss(objective.weights, loss, objective(pairs, progress, **given))
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()

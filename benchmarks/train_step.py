@@ -17,8 +17,7 @@ import torch
 from released_sizes import DECODERS, HEADER, STUDIES, THREADS, VOCABULARY, WORDS, against_floor, make, row
 from torch import Tensor
 
-from hardneg_plugin.functional.likelihood import mean_token_loss
-from hardneg_plugin.models.report_generator import token_losses
+from hardneg_plugin.functional.likelihood import mean_token_loss, token_losses
 
 RELEASED_SECONDS = {"r2gen": 4.2, "r2gencmn": 13.3}
 """The released code with two cores of the same kind."""

@@ -100,7 +100,10 @@ def _load(config: DictConfig) -> tuple[StudyDataModule, StudyModel[Any], dict[st
         check_writes_reports(trained.model, run)
     decoding = OmegaConf.merge(trained.decoding, chosen) if writes_reports(trained.model) else None
     reader = data.source.read_findings
-    arguments = {} if decoding is None else {"read_findings": reader, "decoding": instantiate(decoding)}
+    arguments: dict[str, Any] = {}
+    if decoding is not None:
+        splits = [config.split] if config.rank_by_likelihood else []
+        arguments = {"read_findings": reader, "decoding": instantiate(decoding), "rank_by_likelihood": splits}
     if checkpoint_path.suffix == ".pth":
         model: StudyModel[Any] = load_released_model(trained.model, checkpoint_path, data.tokenizer, **arguments)
     else:

@@ -54,6 +54,22 @@ class TokenLosses(NamedTuple):
         return cls(losses, mask, tokens)
 
 
+def token_losses(log_probs: Tensor, tokens: Tensor, token_mask: Tensor) -> TokenLosses:
+    """Negative log-probability of each token of a report, the end included.
+
+    Args:
+        log_probs: `(B, T - 1, V + 1)`, teacher-forced.
+        tokens: `(B, T)` int64, `[0, tokens..., 0, padding 0...]`.
+        token_mask: `(B, T)` bool, True over `[0, tokens..., 0]`.
+
+    >>> log_probs = torch.full((1, 3, 5), -2.0)
+    >>> token_losses(log_probs, torch.tensor([[0, 4, 0, 0]]), torch.tensor([[True, True, True, False]])).of_reports
+    tensor([4.])
+    """
+    losses = -log_probs.gather(2, tokens[:, 1:, None])[:, :, 0]
+    return TokenLosses(losses, token_mask[:, 1:], tokens[:, 1:])
+
+
 def mean_token_loss(losses: Tensor, mask: Tensor, weights: Tensor | None = None) -> Tensor:
     """`Σ w l / Σ w` over all tokens that count, a scalar.
 

@@ -19,10 +19,12 @@ RECALL = {
     "r2i_rank": ("r2i_R@", (1, 5, 10)),
     "peers_rank": ("peers_R@", (1, 5)),
     "peers_r2i_rank": ("peers_r2i_R@", (1, 5)),
+    "likelihood_rank": ("likelihood_R@", (1,)),
+    "likelihood_r2i_rank": ("likelihood_r2i_R@", (1,)),
 }
 """By the measured rank the score's name and its cutoffs k: the share of studies with a rank <= k."""
 
-AMONG_PEERS = {"peers_rank", "peers_r2i_rank", "image_specificity"}
+AMONG_PEERS = {"peers_rank", "peers_r2i_rank", "likelihood_rank", "likelihood_r2i_rank", "image_specificity"}
 """Measured only of studies that have peers."""
 
 

@@ -1,7 +1,7 @@
 """The metric of report generators: all scores of a split, each study counted once over all ranks."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -51,6 +51,21 @@ class ReportScores(StudyMetric[tuple[list[PredictionRecord], ScoreCard]]):
     ) -> None:
         super().__init__()
         self.caption, self.read_findings, self.cut = caption, read_findings, cut
+        self._measured: Mapping[str, Mapping[str, float]] = {}
+
+    def add_measured(self, by_id: Mapping[str, Mapping[str, float]]) -> None:
+        """Add what the model measured once all studies had passed, the same on all ranks; before the scores are computed.
+
+        Args:
+            by_id: numbers by name, by study.
+        """
+        self._measured = by_id
+        self._computed = None
+
+    def reset(self) -> None:
+        """Forget all studies."""
+        super().reset()
+        self._measured = {}
 
     def update(
         self,
@@ -85,6 +100,9 @@ class ReportScores(StudyMetric[tuple[list[PredictionRecord], ScoreCard]]):
         peers = Peers.of(references, patients, labels)
         if embeddings:
             _measure(records, EvaluationEmbeddings(*(column.to(self.device) for column in embeddings)), peers)
+        for record in records:
+            if late := self._measured.get(record["id"]):
+                record["measured"] = {**record.get("measured", {}), **late}
         card = score_records(records, caption=self.caption, peers=peers)
         for row, record in enumerate(records):
             record["scores"] = card.of_study(row)

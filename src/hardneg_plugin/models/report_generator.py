@@ -1,6 +1,6 @@
 """Report generators as LightningModules."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,27 +16,12 @@ from hardneg_plugin.backbones.visual import VisualFeatures
 from hardneg_plugin.data.studies import Batch, FindingsReader
 from hardneg_plugin.data.tokenizer import Tokenizer
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.functional.likelihood import TokenLosses
+from hardneg_plugin.functional.likelihood import TokenLosses, token_losses
 from hardneg_plugin.metrics.caption import CaptionScores
 from hardneg_plugin.metrics.report_scores import EvaluationEmbeddings, ReportScores
 from hardneg_plugin.models.base import Evaluated, StepOutputs, StudyModel, move_to_device
+from hardneg_plugin.models.likelihood_ranks import LikelihoodRanks
 from hardneg_plugin.models.report_io import GeneratedReport, Images, generated_report, group_views, read_views
-
-
-def token_losses(log_probs: Tensor, tokens: Tensor, token_mask: Tensor) -> TokenLosses:
-    """Negative log-probability of each token of a report, the end included.
-
-    Args:
-        log_probs: `(B, T - 1, V + 1)`, teacher-forced.
-        tokens: `(B, T)` int64, `[0, tokens..., 0, padding 0...]`.
-        token_mask: `(B, T)` bool, True over `[0, tokens..., 0]`.
-
-    >>> log_probs = torch.full((1, 3, 5), -2.0)
-    >>> token_losses(log_probs, torch.tensor([[0, 4, 0, 0]]), torch.tensor([[True, True, True, False]])).of_reports
-    tensor([4.])
-    """
-    losses = -log_probs.gather(2, tokens[:, 1:, None])[:, :, 0]
-    return TokenLosses(losses, token_mask[:, 1:], tokens[:, 1:])
 
 
 class ReportGenerator(StudyModel[ReportScores]):
@@ -51,6 +36,7 @@ class ReportGenerator(StudyModel[ReportScores]):
         decoding: options of decoding; None: `Decoding()`.
         caption: caption scores for validation and test; None: no such scores, and no need of pycocoevalcap.
         read_findings: reads findings from a text; None: no scores of findings.
+        rank_by_likelihood: the splits whose studies are ranked by likelihood among their peers (`LikelihoodRanks`).
         compile: run visual extractor and teacher-forced decoder through torch.compile.
         arguments: of `StudyModel`: visual, optimizer, grounding, lr_schedule, lr_interval, visual_lr, decay_vectors, channels_last.
 
@@ -71,6 +57,7 @@ class ReportGenerator(StudyModel[ReportScores]):
         decoding: Decoding | None = None,
         caption: CaptionScores | None = None,
         read_findings: FindingsReader | None = None,
+        rank_by_likelihood: Sequence[Evaluated] = (),
         compile: bool = False,
         **arguments: Any,
     ) -> None:
@@ -85,6 +72,7 @@ class ReportGenerator(StudyModel[ReportScores]):
             else None
         )
         self._decoding = decoding or Decoding()
+        self._ranks = {split: LikelihoodRanks() for split in rank_by_likelihood}
         if compile:
             self.decoder.states = torch.compile(self.decoder.states)  # type: ignore[method-assign]
 
@@ -189,6 +177,8 @@ class ReportGenerator(StudyModel[ReportScores]):
         tokens = self._generate_tokens(outputs["visual"])
         embeddings = self._embeddings(batch, outputs["visual"], tokens)
         self.scores_of(split).update(batch, self._texts(tokens), outputs["losses"], embeddings)
+        if split in self._ranks and not self.trainer.sanity_checking:
+            self._ranks[split].keep(batch, outputs["visual"])
         return outputs
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[str]:
@@ -278,5 +268,7 @@ class ReportGenerator(StudyModel[ReportScores]):
         return None
 
     def _log_scores(self, split: Evaluated) -> None:
+        if split in self._ranks:
+            self.scores_of(split).add_measured(self._ranks[split].compute(self.decoder, self.device))
         super()._log_scores(split)
         self.scores_of(split).warn_of_collapse()

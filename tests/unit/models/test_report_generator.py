@@ -17,9 +17,10 @@ from hardneg_plugin.data.collate import StudyCollator
 from hardneg_plugin.data.phantom import PhantomKnowledge, PhantomStudies
 from hardneg_plugin.data.tokenizer import WordTokenizer, check_vocabulary
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.functional.likelihood import token_losses
 from hardneg_plugin.grounding import Boxes, Cells, Grounding
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator, ReportFeature
-from hardneg_plugin.models.report_generator import ReportGenerator, token_losses
+from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.objectives import GroundedKnowledgeObjective
 from hardneg_plugin.objectives.schedule import TrainingProgress
 from hardneg_plugin.runs.checkpoint import load_weights

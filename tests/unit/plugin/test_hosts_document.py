@@ -26,6 +26,7 @@ TESTED_HERE = {
     "Features",
     "Manual optimisation",
     "Few studies per device",
+    "Reports read with other images",
     "Checkpoints",
 }
 
@@ -198,3 +199,36 @@ def test_the_hosts_weights_load_into_the_bare_class(tmp_path, monkeypatch):
     model = plug_in(plugged_hosts.Captioner(width=16), objective(), **PLACES)
     run("Checkpoints", model=model, torch=torch)
     plugged_hosts.Captioner(width=16).load_state_dict(torch.load("host.pt"))
+
+
+class Reads(plugged_hosts.Captioner):
+    """A host that predicts each token from the one before and the mean patch."""
+
+    def __init__(self):
+        super().__init__(width=16, dropout=0.0)
+        torch.manual_seed(4)
+        self.embed_tokens, self.out = torch.nn.Embedding(9, 16), torch.nn.Linear(16, 9)
+
+    def decoder_of(self, tokens, patches):
+        return self.out(self.embed_tokens(tokens) + patches.mean(1, keepdim=True))
+
+    def training_step(self, batch, batch_idx):
+        patches = self.encoder(batch["images"])
+        logits = self.decoder_of(batch["tokens"], patches)
+        loss = torch.nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), batch["labels"][:, 1:])
+        return {"loss": loss, "logits": logits, "patches": patches}
+
+
+def test_both_ways_to_read_reports_with_other_images_are_one():
+    by_method = run("Reports read with other images", 0)["token_losses"]
+    model, batch = Reads(), next(iter(loader()))
+    batch["labels"] = batch["tokens"].masked_fill(~batch["mask"], -100)
+    run("Reports read with other images", 1, model=model, objective=objective(), batch=batch)
+    outputs = model._host_step(batch, 0)
+    order = torch.tensor([3, 0, 0, 1])
+    vars(model)["decoder"] = model.decoder_of  # as the method of the document calls it
+    found = model.token_losses(batch, outputs, order)
+    expected = by_method(model, batch, outputs, order)
+    torch.testing.assert_close(found.losses, expected.losses)
+    assert torch.equal(found.mask, batch["mask"][:, 1:])
+    assert not torch.allclose(found.losses, model.token_losses(batch, outputs).losses)

@@ -21,6 +21,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """The rank of this process; 0 without a process group."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
 def warn_on_first_rank(message: str) -> None:
     """Warn on rank 0, which launchers name in the environment before there is a process group."""
     launched = (os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if os.environ.get(name))

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hardneg_plugin.data.collate import StudyCollator
 from hardneg_plugin.data.loader import TrainingLoader
+from hardneg_plugin.data.neighbour_batches import NeighbourBatches
 from hardneg_plugin.data.paired import PairedNegatives
 from hardneg_plugin.data.studies import Sample, SplitName, Studies, StudySource
 from hardneg_plugin.data.tokenizer import Tokenizer
@@ -64,6 +65,7 @@ class StudyDataModule(pl.LightningDataModule):
         eval_batch_size: studies per batch of validation, test and prediction; None: `batch_size`.
         pin_memory: page-locked batches, for faster copies to a GPU; None: where CUDA is available.
         paired: the hard negatives of training batches, for `negatives=paired`; None: none.
+        sampler: the order of training studies, where batches are made of neighbours; None: random.
         knowledge: whose prompts the reports are read for, as `facts` of the batch; None: no `facts`.
 
     Raises:
@@ -88,6 +90,7 @@ class StudyDataModule(pl.LightningDataModule):
         eval_batch_size: int | None = None,
         pin_memory: bool | None = None,
         paired: PairedNegatives | None = None,
+        sampler: NeighbourBatches | None = None,
         knowledge: Knowledge | None = None,
     ) -> None:
         super().__init__()
@@ -106,7 +109,7 @@ class StudyDataModule(pl.LightningDataModule):
         self._batch_size, self._eval_batch_size = batch_size, eval_batch_size
         self._max_length, self._seed = max_length, seed
         self._num_workers, self._pin_memory = num_workers, pin_memory
-        self._paired = paired
+        self._paired, self._sampler = paired, sampler
         self._knowledge = knowledge
 
     @cached_property
@@ -127,12 +130,16 @@ class StudyDataModule(pl.LightningDataModule):
         return studies if self._paired is None else self._paired.beside(studies)
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Training studies under `SeededShuffle`; the last batch may be smaller."""
+        """Training studies under `SeededShuffle`, or in groups of neighbours; the last batch may be smaller."""
         studies = self.training_studies
+        split = self.source.split("train")
+        shuffle = (
+            SeededShuffle(len(split), self._seed) if self._sampler is None else self._sampler.shuffle(split, self._seed)
+        )
         return TrainingLoader(
             cast(Dataset[Sample], studies),
             batch_size=self._batch_size,
-            sampler=SeededShuffle(len(studies), self._seed),
+            sampler=shuffle,
             **self._loading(),
         )
 

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from hardneg_plugin.backbones.decoder import ReportDecoder, evaluating
 from hardneg_plugin.backbones.visual import VisualFeatures
 from hardneg_plugin.data.studies import Batch
-from hardneg_plugin.distributed import world_size
+from hardneg_plugin.distributed import rank, world_size
 from hardneg_plugin.functional.likelihood import token_losses
 from hardneg_plugin.metrics.peers import Peers
 
@@ -81,10 +81,9 @@ class LikelihoodRanks:
             return {}
         kept = list(studies.values())
         peers = Peers.of(*([getattr(one, name) for one in kept] for name in ("reference", "patient", "labels"))).index
-        rank = dist.get_rank() if world_size() > 1 else 0
         found = {}
         with evaluating(decoder), torch.no_grad():
-            for row in range(rank, len(kept), world_size()):
+            for row in range(rank(), len(kept), world_size()):
                 others = [kept[peer] for peer in peers[row] if peer >= 0]
                 if others:
                     found[list(studies)[row]] = _ranks(decoder, kept[row], others, device)
@@ -105,12 +104,12 @@ def _ranks(decoder: ReportDecoder, own: _Kept, others: Sequence[_Kept], device: 
         log_probs = decoder.log_probs(patches, tokens, patch_mask=None if bool(mask.all()) else mask)
         return token_losses(log_probs, tokens, token_mask).of_reports
 
-    def rank(all_losses: Tensor) -> float:
+    def place(all_losses: Tensor) -> float:
         return 1.0 + float((all_losses[1:] <= all_losses[0] + TIE).sum())
 
     return {
-        "likelihood_rank": rank(losses([own], [own, *others])),
-        "likelihood_r2i_rank": rank(losses([own, *others], [own])),
+        "likelihood_rank": place(losses([own], [own, *others])),
+        "likelihood_r2i_rank": place(losses([own, *others], [own])),
     }
 
 

@@ -1,0 +1,134 @@
+"""Training batches made of groups of studies with similar reports: hard negatives inside the batch, at no cost per step."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import DistributedSampler
+
+from hardneg_plugin.data.studies import Studies
+from hardneg_plugin.distributed import rank, world_size
+from hardneg_plugin.errors import UserError, require
+from hardneg_plugin.neighbours.embedders import TfidfEmbedder, embed
+from hardneg_plugin.neighbours.groups import groups_of
+from hardneg_plugin.neighbours.search import ChunkedSearch, NeighbourRule
+from hardneg_plugin.neighbours.table import read_neighbours
+
+
+def grouped(order: Sequence[int], neighbours: Sequence[Sequence[int]], size: int) -> list[list[int]]:
+    """Each study once, in groups of a study and its nearest neighbours that no earlier group has taken.
+
+    A study whose neighbours are all taken is left over; those left over form groups in their order, and the last may be smaller.
+
+    Args:
+        order: the studies, in which they take their neighbours.
+        neighbours: of each study, nearest first.
+        size: of a group, >= 1.
+
+    >>> grouped([0, 1, 2, 3], [[2], [3], [0], [1]], 2)
+    [[0, 2], [1, 3]]
+    """
+    taken: set[int] = set()
+    groups, left_over = [], []
+    for study in order:
+        if study in taken:
+            continue
+        free = [one for one in neighbours[study] if one not in taken and one != study][: size - 1]
+        if len(free) < size - 1:
+            left_over.append(study)
+            continue
+        groups.append([study, *free])
+        taken.update(groups[-1])
+    # those left over early may have been taken as neighbours since
+    alone = [study for study in left_over if study not in taken]
+    return groups + [alone[start : start + size] for start in range(0, len(alone), size)]
+
+
+class NeighbourShuffle(DistributedSampler[tuple[int, int]]):
+    """`SeededShuffle` in groups of neighbours that follow each other; a batch holds whole groups where their size divides its own.
+
+    Groups are made and shuffled anew in each epoch, from `(seed, epoch)` alone. Each rank gets every n-th group; some groups come
+    twice where their number is not a multiple of the ranks'. Lightning leaves a distributed sampler as it is.
+
+    Args:
+        neighbours: of each study, nearest first.
+        size: of a group, >= 1.
+        seed: >= 0.
+    """
+
+    def __init__(self, neighbours: Sequence[Sequence[int]], size: int, seed: int = 0) -> None:
+        super().__init__(neighbours, num_replicas=world_size(), rank=rank(), seed=seed)  # type: ignore[arg-type]
+        self.neighbours, self.size = neighbours, size
+
+    def __len__(self) -> int:
+        return len(self._own_groups_of_epoch()[0])
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        keys, seeds = self._own_groups_of_epoch()
+        return iter([(study, seeds[study]) for study in keys])
+
+    def _own_groups_of_epoch(self) -> tuple[list[int], list[int]]:
+        studies = len(self.neighbours)
+        random = np.random.default_rng((self.seed, self.epoch))  # as of SeededShuffle
+        order, seeds = random.permutation(studies), random.integers(2**63, size=studies)
+        groups = grouped(order.tolist(), self.neighbours, self.size)
+        whole, rest = [group for group in groups if len(group) == self.size], groups[-1:]
+        whole = [whole[place] for place in random.permutation(len(whole))]
+        ordered = whole + ([] if rest and len(rest[0]) == self.size else rest)
+        missing = -len(ordered) % self.num_replicas
+        own = (ordered + ordered[:missing])[self.rank :: self.num_replicas]
+        return [study for group in own for study in group], seeds.tolist()
+
+
+@dataclass(frozen=True)
+class NeighbourBatches:
+    """How training batches are composed of neighbours.
+
+    Args:
+        group: studies of a group, each with its nearest neighbours, >= 2; it should divide the batch size.
+        pool: neighbours of each study that are considered, >= group - 1. More of them find a group for more studies.
+        table: of neighbours, as `hardneg-mine` writes it; None: mined at the start by the words of the reports.
+
+    >>> NeighbourBatches(group=4)
+    NeighbourBatches(group=4, pool=30, table=None)
+
+    Raises:
+        UserError: a number out of its range.
+    """
+
+    group: int = 4
+    pool: int = 30
+    table: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        require(self.group >= 2, "sampler.group", "an integer >= 2", self.group)
+        require(self.pool >= self.group - 1, "sampler.pool", f"an integer >= group - 1 = {self.group - 1}", self.pool)
+
+    def shuffle(self, studies: Studies, seed: int) -> NeighbourShuffle:
+        """The order of the training studies.
+
+        Args:
+            studies: the training split.
+            seed: >= 0.
+
+        Raises:
+            UserError: the table cannot be read, or is of other studies.
+        """
+        return NeighbourShuffle(self._neighbours(studies), self.group, seed)
+
+    def _neighbours(self, studies: Studies) -> list[list[int]]:
+        if self.table is None:
+            rule = NeighbourRule(groups_of(studies.reports, studies.patients, studies.labels), k=self.pool)
+            index: NDArray[np.int64] = ChunkedSearch()(embed(TfidfEmbedder(), studies.reports), rule).index
+            return [[one for one in row if one >= 0] for row in index.tolist()]
+        table = read_neighbours(self.table)
+        index_of = {study: place for place, study in enumerate(studies.ids)}
+        found = [[index_of[name] for name in table.get(study, ()) if name in index_of] for study in studies.ids]
+        if not any(found):
+            raise UserError(
+                f"sampler.table: expected neighbours of the training studies, such as {studies.ids[0]!r}, in {self.table}, but "
+                f"got those of {next(iter(table))!r} and {len(table) - 1} others: mine them on this training split."
+            )
+        return [row[: self.pool] for row in found]

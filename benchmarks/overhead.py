@@ -36,8 +36,8 @@ from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.objectives import Bank, InBatch, Queue
-from hardneg_plugin.objectives.objective import total_loss
 from hardneg_plugin.objectives.schedule import TrainingProgress
+from hardneg_plugin.objectives.weighted_terms import total_loss
 
 KEPT = 16_384
 """Studies in queue and bank."""

@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader
 from hardneg_plugin import HardNegativeObjective, plug_in
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.objectives.negatives.sources import Queue
-from hardneg_plugin.objectives.objective import Weights
 from hardneg_plugin.objectives.schedule import Constant
 from hardneg_plugin.objectives.separation import Hinge
+from hardneg_plugin.objectives.weighted_terms import Weights
 from hardneg_plugin.plugin.rank_agreement import whole_state
 
 STRATEGIES = {

@@ -9,9 +9,10 @@ from hardneg_plugin.objectives.likelihood.margin import LikelihoodMargin
 from hardneg_plugin.objectives.likelihood.token_weights import ByImage, ByText
 from hardneg_plugin.objectives.negatives.bank import Bank
 from hardneg_plugin.objectives.negatives.sources import InBatch, Paired, Queue
-from hardneg_plugin.objectives.objective import HardNegativeObjective, ObjectiveOutput, Weights
+from hardneg_plugin.objectives.objective import HardNegativeObjective
 from hardneg_plugin.objectives.reclf.objective import RelationEnhancedObjective
 from hardneg_plugin.objectives.separation import Absolute, Hinge
+from hardneg_plugin.objectives.weighted_terms import ObjectiveOutput, Weights
 
 __all__ = [
     "Absolute",

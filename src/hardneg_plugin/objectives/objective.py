@@ -1,7 +1,7 @@
 """The hard-negative objective: find each study's hard negatives, harden them, tell them from the positive."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hardneg_plugin.distributed import Shards
-from hardneg_plugin.errors import UserError, require
+from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.hard_negatives import are_matches
 from hardneg_plugin.functional.hardening import Arc
 from hardneg_plugin.functional.hardening_strategy import Hardening, StepStudies
@@ -25,6 +25,7 @@ from hardneg_plugin.objectives.negatives.sources import InBatch, NegativeSource
 from hardneg_plugin.objectives.projection import ProjectionHead
 from hardneg_plugin.objectives.schedule import Linear, Schedule, TrainingProgress
 from hardneg_plugin.objectives.separation import Separation
+from hardneg_plugin.objectives.weighted_terms import ObjectiveOutput, Weights
 
 Align = Callable[
     [PairEmbeddings, EmbeddedBatch, HardNegatives, Tensor | None],
@@ -32,54 +33,6 @@ Align = Callable[
 ]
 
 _ARC = Arc()  # the default; None means no hardening
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Weights of the terms in the total loss, each >= 0.
-
-    >>> Weights(alignment=0.1)
-    Weights(report=1.0, alignment=0.1, separation=0.1)
-    """
-
-    report: float = 1.0
-    alignment: float = 0.05
-    separation: float = 0.1
-    likelihood: float = 0.1
-
-    def __post_init__(self) -> None:
-        for name, weight in vars(self).items():
-            require(weight >= 0, f"weights.{name}", "a weight >= 0", weight)
-
-
-@dataclass(frozen=True)
-class ObjectiveOutput:
-    """The unweighted terms of one step, and further scalars to log, detached."""
-
-    alignment_loss: Tensor
-    separation_loss: Tensor
-    logs: dict[str, Tensor]
-    report_loss: Tensor | None = None
-    """In place of the host's, where `token_weights` weigh its tokens."""
-    likelihood_loss: Tensor | None = None
-
-
-def total_loss(weights: Weights, report_loss: Tensor, terms: ObjectiveOutput) -> Tensor:
-    """The loss of a step: the weighted sum of its terms.
-
-    Args:
-        weights: of the terms.
-        report_loss: of the host, a scalar.
-        terms: of the objective.
-
-    >>> one = torch.tensor(1.0)
-    >>> total_loss(Weights(alignment=0.5, separation=0.0), one, ObjectiveOutput(one, one, {}))
-    tensor(1.5000)
-    """
-    report_loss = report_loss if terms.report_loss is None else terms.report_loss
-    loss = weights.report * report_loss + weights.alignment * terms.alignment_loss
-    loss = loss + weights.separation * terms.separation_loss
-    return loss if terms.likelihood_loss is None else loss + weights.likelihood * terms.likelihood_loss
 
 
 class HardNegativeObjective(nn.Module):

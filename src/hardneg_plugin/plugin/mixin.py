@@ -15,8 +15,8 @@ from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.likelihood import TokenLosses
 from hardneg_plugin.objectives import HardNegativeObjective, ObjectiveOutput, PairEmbeddings
 from hardneg_plugin.objectives.likelihood.negative_images import ReadReports
-from hardneg_plugin.objectives.objective import total_loss
 from hardneg_plugin.objectives.schedule import TrainingProgress
+from hardneg_plugin.objectives.weighted_terms import total_loss
 from hardneg_plugin.plugin.batch_parts import Chunks
 from hardneg_plugin.plugin.chunks import check_chunks
 from hardneg_plugin.plugin.lightning_hosts import lightning_module_of

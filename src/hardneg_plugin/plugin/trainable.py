@@ -19,7 +19,8 @@ def check_trainable(host: Any, chunks: Chunks) -> None:
 
     Raises:
         UserError: the host optimises manually without `with_hard_negatives` or with chunks, the objective reads reports with
-            other images in chunks, or the host takes `dataloader_iter`, no optimizer holds the parameters of the objective, or its schedule counts in fractions of a training without an end.
+            other images in chunks, the host takes `dataloader_iter`, no optimizer holds the parameters of the objective, or its
+            schedule counts in fractions of a training without an end.
     """
     name = type(host).__name__
     if "dataloader_iter" in inspect.signature(host.training_step).parameters:

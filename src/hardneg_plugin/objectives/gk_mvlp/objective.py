@@ -16,9 +16,10 @@ from hardneg_plugin.objectives.embeddings import PairEmbeddings
 from hardneg_plugin.objectives.gk_mvlp.pair_matching import PairMatchingLoss
 from hardneg_plugin.objectives.likelihood.negative_images import ReadReports
 from hardneg_plugin.objectives.local_features import PartHeads
-from hardneg_plugin.objectives.objective import HardNegativeObjective, ObjectiveOutput
+from hardneg_plugin.objectives.objective import HardNegativeObjective
 from hardneg_plugin.objectives.projection import ProjectionHead
 from hardneg_plugin.objectives.schedule import TrainingProgress
+from hardneg_plugin.objectives.weighted_terms import ObjectiveOutput
 
 DEFAULT_LOGIT_SCALE = 1 / 0.07
 """Logit scale where the alignment has none."""

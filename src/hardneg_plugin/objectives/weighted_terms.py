@@ -1,0 +1,56 @@
+"""The terms of a step, their weights, and the loss that they make together with the host's."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from hardneg_plugin.errors import require
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of the terms in the total loss, each >= 0.
+
+    >>> Weights(alignment=0.1)
+    Weights(report=1.0, alignment=0.1, separation=0.1, likelihood=0.1)
+    """
+
+    report: float = 1.0
+    alignment: float = 0.05
+    separation: float = 0.1
+    likelihood: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, weight in vars(self).items():
+            require(weight >= 0, f"weights.{name}", "a weight >= 0", weight)
+
+
+@dataclass(frozen=True)
+class ObjectiveOutput:
+    """The unweighted terms of one step, and further scalars to log, detached."""
+
+    alignment_loss: Tensor
+    separation_loss: Tensor
+    logs: dict[str, Tensor]
+    report_loss: Tensor | None = None
+    """In place of the host's, where `token_weights` weigh its tokens."""
+    likelihood_loss: Tensor | None = None
+
+
+def total_loss(weights: Weights, report_loss: Tensor, terms: ObjectiveOutput) -> Tensor:
+    """The loss of a step: the weighted sum of its terms.
+
+    Args:
+        weights: of the terms.
+        report_loss: of the host, a scalar.
+        terms: of the objective.
+
+    >>> import torch
+    >>> one = torch.tensor(1.0)
+    >>> total_loss(Weights(alignment=0.5, separation=0.0), one, ObjectiveOutput(one, one, {}))
+    tensor(1.5000)
+    """
+    report_loss = report_loss if terms.report_loss is None else terms.report_loss
+    loss = weights.report * report_loss + weights.alignment * terms.alignment_loss
+    loss = loss + weights.separation * terms.separation_loss
+    return loss if terms.likelihood_loss is None else loss + weights.likelihood * terms.likelihood_loss

@@ -17,7 +17,17 @@ from hardneg_plugin.runs.folder import RunFolder
 ALPHA = 0.05
 """Corrected p-values below are significant; intervals have the level 1 - ALPHA."""
 SCORED_SPLITS = ("val", "test")
-USUAL = ("findings_F1", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "R@1", "unique_share")
+USUAL = (
+    "informativeness",
+    "findings_F1",
+    "findings_F1_rare",
+    "BLEU-4",
+    "METEOR",
+    "ROUGE-L",
+    "CIDEr",
+    "R@1",
+    "unique_share",
+)
 """The scores that tables show beside the measures that count and those of downstream tasks."""
 
 

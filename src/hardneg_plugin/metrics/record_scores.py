@@ -9,6 +9,8 @@ from hardneg_plugin.metrics.caption import CAPTION_SCORES, CaptionScores
 from hardneg_plugin.metrics.clinical import ClinicalMetric
 from hardneg_plugin.metrics.diversity import diversity
 from hardneg_plugin.metrics.findings import findings_scores
+from hardneg_plugin.metrics.findings_by_frequency import frequency_scores
+from hardneg_plugin.metrics.informativeness import informativeness
 from hardneg_plugin.metrics.peers import Peers, stated_findings
 from hardneg_plugin.metrics.records import PredictionRecord
 from hardneg_plugin.metrics.score_card import ScoreCard
@@ -59,7 +61,8 @@ def score_records(
             card.values |= {f"cut/{name}": value for name, value in cut.values.items()}
     findings = stated_findings(records)
     if findings is not None:
-        card.add(findings_scores(*findings))
+        for scores in (findings_scores, frequency_scores, informativeness):
+            card.add(scores(*findings))
     peers = peers or Peers.of_records(records)
     card.add(ScoreCard.of_means({"specificity": peers.specificity(generated).tolist()}))
     if findings is not None:

@@ -21,6 +21,8 @@ COLUMNS = (
     "CIDEr",
     "findings_F1",
     "findings_attributes_F1",
+    "findings_F1_rare",
+    "informativeness",
     "R@1",
     "R@5",
     "R@10",
@@ -30,6 +32,7 @@ COLUMNS = (
 HEADINGS = {
     "findings_F1": "finding F1",
     "findings_attributes_F1": "with attributes",
+    "findings_F1_rare": "rare",
     "unique_share": "unique",
     "report_loss": "loss",
 }
@@ -85,7 +88,7 @@ def print_scores(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
     table = make_table(title, "", *(HEADINGS.get(name, name) for name in columns))
     for row, scores in rows.items():
         table.add_row(row, *(f"{scores[name]:.3f}" if name in scores else "-" for name in columns))
-    console(at_least=160).print(table)
+    console(at_least=180).print(table)
 
 
 def print_counts(title: str, studies: int, excluded: Mapping[str, ExcludedCounts], filled: Mapping[str, int]) -> None:

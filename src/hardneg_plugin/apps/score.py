@@ -8,15 +8,16 @@ from omegaconf import DictConfig
 
 from hardneg_plugin.apps.shared.console import print_scores
 from hardneg_plugin.apps.shared.hydra_command import run_command
-from hardneg_plugin.data.phantom.reading import read_findings
+from hardneg_plugin.data.phantom.reading import read_findings as read_phantom_findings
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import check_place, write_json
+from hardneg_plugin.knowledge.findings import READERS as BY_LANGUAGE
 from hardneg_plugin.metrics.clinical import ClinicalMetric
 from hardneg_plugin.metrics.record_scores import score_records
 from hardneg_plugin.metrics.records import read_predictions, with_findings
 from hardneg_plugin.metrics.score_card import scores_and_intervals
 
-READERS = {"phantom": read_findings}
+READERS = {"phantom": read_phantom_findings, **BY_LANGUAGE}
 
 
 def main() -> None:

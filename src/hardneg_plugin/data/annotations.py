@@ -56,6 +56,7 @@ class AnnotatedStudies(FileSource["AnnotatedSplit"]):
         resize: pixels of the shorter side before the random crop of training.
         crop: pixels of the square that a model sees; in [1, `resize`].
         boxes: file of the anatomy's regions in the images, by study id (`BoxTable`); None: no boxes.
+        findings: "english": findings are read out of the reports by the rules of `knowledge`; None for reports in another language.
         check: "decode" reads every image once (for thousands of images); "stat" checks that the files exist and are not
             empty (for hundreds of thousands), and a broken one is reported when it is read; "none" checks no file, where
             only the reports are needed.
@@ -73,6 +74,7 @@ class AnnotatedStudies(FileSource["AnnotatedSplit"]):
         resize: int = 256,
         crop: int = 224,
         boxes: str | Path | None = None,
+        findings: str | None = "english",
         check: Literal["decode", "stat", "none"] = "decode",
     ) -> None:
         framing = Framing(resize=resize, crop=crop, boxes=boxes)
@@ -89,7 +91,7 @@ class AnnotatedStudies(FileSource["AnnotatedSplit"]):
             )
         studies = _parse_lists(lists, file, folder, check != "none")
         splits = {name: AnnotatedSplit(of_split, folder, framing) for name, of_split in studies.items()}
-        super().__init__(splits, framing)
+        super().__init__(splits, framing, findings)
         if check == "decode":
             _raise_first([flaw for split in splits.values() for flaw in split.unreadable()])
 

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from hardneg_plugin.data.framing import Framing
 from hardneg_plugin.data.studies import SPLITS, FindingsReader, Sample, SplitName
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.knowledge.findings import READERS
 
 
 class FileSplit(ABC):
@@ -77,13 +79,17 @@ class FileSource(Generic[AnySplit]):
     Args:
         splits: one per name.
         framing: what the splits were made with.
+        findings: the language in which `read_findings` reads reports, a name in `READERS`; None: it reads none.
 
     Raises:
-        UserError: the boxes are of other studies, or of another number of views.
+        UserError: the boxes are of other studies, or of another number of views; or the language is unknown.
     """
 
-    def __init__(self, splits: Mapping[SplitName, AnySplit], framing: Framing) -> None:
+    def __init__(self, splits: Mapping[SplitName, AnySplit], framing: Framing, findings: str | None = None) -> None:
+        if findings is not None and findings not in READERS:
+            raise UserError(f"findings: expected one of {', '.join(READERS)} or null, but got {findings!r}.")
         self.splits = splits
+        self._findings = findings
         if framing.boxes is not None:
             framing.boxes.check(
                 [study for split in splits.values() for study in split.ids],
@@ -98,5 +104,5 @@ class FileSource(Generic[AnySplit]):
 
     @property
     def read_findings(self) -> FindingsReader | None:
-        """None: no reader of findings is known for such reports."""
-        return None
+        """Reads the findings that a report states; None if `findings` is."""
+        return None if self._findings is None else READERS[self._findings]

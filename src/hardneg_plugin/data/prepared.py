@@ -38,6 +38,7 @@ class PreparedStudies(FileSource["PreparedSplit"]):
         resize: pixels of the shorter side before the random crop of training; at most the prepared size.
         crop: pixels of the square that a model sees; in [1, `resize`].
         boxes: file of the anatomy's regions in the images, by study id (`BoxTable`); None: no boxes.
+        findings: "english": findings are read out of the reports by the rules of `knowledge`; None for reports in another language.
         check: "sizes" compares the sizes of the files with the table; "checksums" also reads every image.
 
     Raises:
@@ -51,6 +52,7 @@ class PreparedStudies(FileSource["PreparedSplit"]):
         resize: int = 256,
         crop: int = 224,
         boxes: str | Path | None = None,
+        findings: str | None = "english",
         check: Literal["sizes", "checksums"] = "sizes",
     ) -> None:
         framing = Framing(resize=resize, crop=crop, boxes=boxes)
@@ -67,7 +69,7 @@ class PreparedStudies(FileSource["PreparedSplit"]):
         splits = {name: PreparedSplit(home / TABLE, name, store, framing) for name in SPLITS}
         check_texts(home / TABLE, splits)
         _check_shards(list(splits.values()), store)
-        super().__init__(splits, framing)
+        super().__init__(splits, framing, findings)
         if check == "checksums":
             for split in splits.values():
                 split.check()

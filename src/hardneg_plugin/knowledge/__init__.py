@@ -2,6 +2,7 @@
 
 from hardneg_plugin.knowledge.chest import ChestXray
 from hardneg_plugin.knowledge.entities import ENTITIES, Entity
+from hardneg_plugin.knowledge.findings import read_findings, read_statements
 from hardneg_plugin.knowledge.prompts import ABSENT, PRESENT, UNKNOWN, Knowledge, Prompt, swaps
 from hardneg_plugin.knowledge.reader import Mention, Presence, read_entities, read_mentions
 
@@ -17,6 +18,8 @@ __all__ = [
     "Presence",
     "Prompt",
     "read_entities",
+    "read_findings",
     "read_mentions",
+    "read_statements",
     "swaps",
 ]

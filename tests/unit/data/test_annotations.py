@@ -58,7 +58,9 @@ def test_splits_and_samples(root):
     source = read(root)
     train = source.split("train")
     assert source.split("train") is train
-    assert source.read_findings is None
+    assert source.read_findings("Large heart, left effusion.") == {("pleural effusion", (("side", "left"),))}
+    assert read(root, findings=None).read_findings is None
+    assert "findings: expected one of english or null, but got 'deutsch'." in error(root, findings="deutsch")
     assert (len(train), list(train.ids), list(train.reports)) == (2, ["s1", "2"], ["Clear lungs.", "Large\nheart."])
     assert [len(source.split(name)) for name in ("val", "test")] == [1, 1]
     first, second = train[0], train[1]

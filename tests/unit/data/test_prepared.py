@@ -132,7 +132,8 @@ def test_the_source_and_its_splits(root):
     source = read(root)
     train = source.split("train")
     assert source.split("train") is train
-    assert source.read_findings is None
+    assert source.read_findings("No left effusion.") == frozenset()
+    assert read(root, findings=None).read_findings is None
     assert train[-1]["id"] == "c"
     assert torch.equal(train[-1]["images"], train[2]["images"])
     with pytest.raises(IndexError):

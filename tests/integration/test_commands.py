@@ -61,6 +61,9 @@ def test_train_leaves_a_whole_run_folder_and_evaluate_gives_the_same_scores(cli,
         assert {
             "BLEU-4",
             "findings_attributes_F1",
+            "findings_F1_rare",
+            "findings_macro_F1",
+            "informativeness",
             "specificity",
             "R@1",
             "peers_R@1",
@@ -102,9 +105,14 @@ def test_a_predictions_file_of_another_system(cli, tmp_path, read_json):
     scores = read_json(tmp_path / "out" / "scores.json")["theirs"]
     assert scores["findings_attributes_precision"] == pytest.approx(2 / 3)
     assert scores["unique_share"] == pytest.approx(1 / 3)
+    assert scores["informativeness"] == pytest.approx(1 / 2)  # two studies right, a false alarm in the third
+    english = cli("hardneg-score", "predictions=theirs.jsonl", "findings=english", "output=out/english.json")
+    assert english.code == 0, english.err
+    of_english = read_json(tmp_path / "out" / "english.json")["theirs"]
+    assert {name: of_english[name] for name in scores} == pytest.approx(scores)
     for wrong, told in (
         (["predictions=none.jsonl"], "none.jsonl cannot be read"),
-        (["predictions=theirs.jsonl", "findings=other"], "findings: expected one of phantom or null"),
+        (["predictions=theirs.jsonl", "findings=other"], "findings: expected one of phantom, english or null"),
         (["predictions=theirs.jsonl", "run=x"], "run: there is no such config key"),
         (["predictions=theirs.jsonl", "clinical=label_files"], "clinical.label_files.generated must be given"),
     ):

@@ -51,8 +51,8 @@ def test_scores_against_plain_loops(seed):
     drawn_studies = np.random.default_rng(seed).integers(80, size=80)  # the thirds stay those of all studies
     weights = np.bincount(drawn_studies, minlength=80).astype(float)[None]
     resampled = {name: float(value) for name, (value,) in card.statistics[0].under(weights).items()}
-    again = [[of[i] for i in drawn_studies] for of in (generated, references)]
-    assert resampled == pytest.approx(oracle(*again, groups))
+    again = ([of[i] for i in drawn_studies] for of in (generated, references))
+    assert resampled == pytest.approx(oracle(*again, groups=groups))
 
 
 def test_thirds_hold_every_finding_of_the_references_once():

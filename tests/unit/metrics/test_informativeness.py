@@ -107,7 +107,11 @@ def test_the_pairing_is_the_best_of_all():
 
     for _ in range(200):
         generated, reference = draw(), draw()
-        assert gain(generated, reference)[0] == pytest.approx(every_pairing(generated, reference))
+        gained, _ = gain(generated, reference)
+        assert gained == pytest.approx(every_pairing(generated, reference))
+        for missing in reference - generated:
+            assert gain(generated | {missing}, reference)[0] > gained + 1e-9
+        assert gain(generated | {AORTA}, reference)[0] == pytest.approx(gained - 0.25)
 
 
 def studies(count, seed):

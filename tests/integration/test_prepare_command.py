@@ -13,6 +13,9 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
+from hardneg_plugin.knowledge import read_findings
+from hardneg_plugin.metrics.records import findings_to_json
+
 SOURCE = '''
 import time
 from pathlib import Path
@@ -113,7 +116,11 @@ def test_prepared_and_trained_on(prepare, source, cli, tiny_model):
     settings += ["data.datamodule.source.resize=20", "data.datamodule.source.crop=16", "data.datamodule.num_workers=0"]
     result = cli("hardneg-train", *tiny_model, *settings, "trainer.max_epochs=1", "hydra.run.dir=run")
     assert result.code == 0, result.err
-    assert len(Path("run/predictions/test.jsonl").read_text().splitlines()) == 2
+    records = [json.loads(line) for line in Path("run/predictions/test.jsonl").read_text().splitlines()]
+    assert len(records) == 2
+    for record in records:  # read by the rules of knowledge/, as data.findings says
+        assert record["findings"]["reference"] == findings_to_json(read_findings(record["reference"]))
+    assert "informativeness" in json.loads(Path("run/metrics.json").read_text())["test"]
 
 
 @pytest.mark.parametrize(

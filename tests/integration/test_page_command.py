@@ -185,6 +185,7 @@ def test_studies_of_any_number_of_views_and_a_run_without_a_best_checkpoint(tmp_
             annotation[split].append({"id": f"{split}{index}", "report": report, "image_path": names})
     (tmp_path / "annotation.json").write_text(json.dumps(annotation))
     data = ["data=annotations", f"data.root={tmp_path}", "data.min_count=1", "data.datamodule.num_workers=0"]
+    data.append("data.findings=null")
     sizes = ["data.datamodule.source.resize=72", "data.datamodule.source.crop=64"]
     run = tmp_path / "run"
     call_train(run, *data, *sizes, "hardening=none", "trainer.max_epochs=0", "trainer.precision=bf16-mixed")

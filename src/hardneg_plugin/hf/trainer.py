@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from hardneg_plugin.distributed import average_gradients
+from hardneg_plugin.errors import UserError
 from hardneg_plugin.hf.columns import KeptColumns, columns_read, columns_taken
 from hardneg_plugin.hf.model_step import ModelStep
 from hardneg_plugin.hf.objective_beside_model import ObjectiveBesideModel
@@ -106,6 +107,11 @@ class HardNegativeTrainerMixin(ObjectiveBesideModel):
         self._chunks = check_chunks(chunks)
         self._columns = [*columns_read(self._places), *columns]
         self.hard_negatives = HardNegativeObjective() if hard_negatives is None else hard_negatives
+        if self.hard_negatives.reads_reports:
+            raise UserError(
+                "token_weights and likelihood_margin read reports with other images, which this trainer cannot do yet: set both to "
+                "None, or plug into a LightningModule."
+            )
         self._step_logs = StepLogs()
         self._negatives_watch = NegativesWatch()
         self._is_first_step = True

@@ -9,9 +9,11 @@ import transformers
 from torch import nn
 from transformers import Trainer
 
+from hardneg_plugin import HardNegativeObjective
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.hf import HardNegativeTrainer, HardNegativeTrainerMixin
 from hardneg_plugin.hf.strategy import check_strategy
+from hardneg_plugin.objectives import ByText
 
 sys.path.append(str(Path(__file__).parent))
 import tiny_generator as tiny
@@ -111,6 +113,17 @@ def test_private_methods_that_are_overridden_exist(name):
     assert hasattr(Trainer, name), (
         f"transformers {transformers.__version__} has no Trainer.{name}: find what does its work now"
     )
+
+
+def test_an_objective_that_reads_reports_with_other_images_is_refused(tmp_path):
+    with pytest.raises(UserError, match="token_weights and likelihood_margin"):
+        HardNegativeTrainer(
+            model=tiny.generator(),
+            args=tiny.arguments(tmp_path),
+            images="image_encoder",
+            reports="words",
+            hard_negatives=HardNegativeObjective(token_weights=ByText()),
+        )
 
 
 def test_a_path_that_leads_nowhere_is_told(tmp_path):

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 import hardneg_plugin
 
-GROUPS = ("alignment", "hardening", "negatives", "schedule", "separation")
+GROUPS = ("alignment", "hardening", "likelihood_margin", "negatives", "schedule", "separation", "token_weights")
 """The groups whose choices are arguments of an objective; all others are about our own trainer."""
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,11 @@ from torch.utils.data import DistributedSampler
 
 from hardneg_plugin.data.studies import Studies
 from hardneg_plugin.distributed import rank, world_size
-from hardneg_plugin.errors import UserError, require
+from hardneg_plugin.errors import require
 from hardneg_plugin.neighbours.embedders import TfidfEmbedder, embed
 from hardneg_plugin.neighbours.groups import groups_of
 from hardneg_plugin.neighbours.search import ChunkedSearch, NeighbourRule
-from hardneg_plugin.neighbours.table import read_neighbours
+from hardneg_plugin.neighbours.table import neighbours_within, read_neighbours
 
 
 def grouped(order: Sequence[int], neighbours: Sequence[Sequence[int]], size: int) -> list[list[int]]:
@@ -49,8 +50,8 @@ def grouped(order: Sequence[int], neighbours: Sequence[Sequence[int]], size: int
 class NeighbourShuffle(DistributedSampler[tuple[int, int]]):
     """`SeededShuffle` in groups of neighbours that follow each other; a batch holds whole groups where their size divides its own.
 
-    Groups are made and shuffled anew in each epoch, from `(seed, epoch)` alone. Each rank gets every n-th group; some groups come
-    twice where their number is not a multiple of the ranks'. Lightning leaves a distributed sampler as it is.
+    Groups are made and shuffled anew in each epoch, from `(seed, epoch)` alone. Each rank gets every n-th group. All ranks get as
+    many studies: some come twice where their number does not divide. Lightning leaves a distributed sampler as it is.
 
     Args:
         neighbours: of each study, nearest first.
@@ -63,23 +64,24 @@ class NeighbourShuffle(DistributedSampler[tuple[int, int]]):
         self.neighbours, self.size = neighbours, size
 
     def __len__(self) -> int:
-        return len(self._own_groups_of_epoch()[0])
+        groups = -(-len(self.neighbours) // self.size)
+        return len(self.neighbours) if self.num_replicas == 1 else -(-groups // self.num_replicas) * self.size
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        keys, seeds = self._own_groups_of_epoch()
-        return iter([(study, seeds[study]) for study in keys])
-
-    def _own_groups_of_epoch(self) -> tuple[list[int], list[int]]:
         studies = len(self.neighbours)
         random = np.random.default_rng((self.seed, self.epoch))  # as of SeededShuffle
         order, seeds = random.permutation(studies), random.integers(2**63, size=studies)
         groups = grouped(order.tolist(), self.neighbours, self.size)
         whole, rest = [group for group in groups if len(group) == self.size], groups[-1:]
         whole = [whole[place] for place in random.permutation(len(whole))]
-        ordered = whole + ([] if rest and len(rest[0]) == self.size else rest)
-        missing = -len(ordered) % self.num_replicas
-        own = (ordered + ordered[:missing])[self.rank :: self.num_replicas]
-        return [study for group in own for study in group], seeds.tolist()
+        ordered = whole + [group for group in rest if len(group) < self.size]
+        if self.num_replicas > 1 and ordered:
+            # ranks with unequal numbers of studies would wait for each other
+            places = islice(cycle(order.tolist()), self.size - len(ordered[-1]))
+            ordered[-1] = [*ordered[-1], *places]
+            ordered = list(islice(cycle(ordered), -(-len(ordered) // self.num_replicas) * self.num_replicas))
+        own = ordered[self.rank :: self.num_replicas]
+        return iter([(study, int(seeds[study])) for group in own for study in group])
 
 
 @dataclass(frozen=True)
@@ -124,11 +126,4 @@ class NeighbourBatches:
             index: NDArray[np.int64] = ChunkedSearch()(embed(TfidfEmbedder(), studies.reports), rule).index
             return [[one for one in row if one >= 0] for row in index.tolist()]
         table = read_neighbours(self.table)
-        index_of = {study: place for place, study in enumerate(studies.ids)}
-        found = [[index_of[name] for name in table.get(study, ()) if name in index_of] for study in studies.ids]
-        if not any(found):
-            raise UserError(
-                f"sampler.table: expected neighbours of the training studies, such as {studies.ids[0]!r}, in {self.table}, but "
-                f"got those of {next(iter(table))!r} and {len(table) - 1} others: mine them on this training split."
-            )
-        return [row[: self.pool] for row in found]
+        return [row[: self.pool] for row in neighbours_within(table, studies.ids, self.table, "sampler.table")]

@@ -9,7 +9,7 @@ import numpy as np
 
 from hardneg_plugin.data.studies import Sample, Studies
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.neighbours.table import read_neighbours
+from hardneg_plugin.neighbours.table import neighbours_within, read_neighbours
 
 _log = logging.getLogger(__name__)
 
@@ -46,13 +46,7 @@ class PairedNegatives:
         table = read_neighbours(self.table)
         index_of = {study: index for index, study in enumerate(studies.ids)}
         # Before the pool is cut: studies outside the training split take no place in it.
-        neighbours = [[index_of[name] for name in table.get(study, ()) if name in index_of] for study in studies.ids]
-        if not any(neighbours):
-            raise UserError(
-                f"Expected neighbours of the training studies, such as {studies.ids[0]!r}, in {self.table}, but got those of "
-                f"{next(iter(table))!r} and {len(table) - 1} others, none with a neighbour in training: it was mined on other "
-                "data. Set data.paired.table to one of this training split."
-            )
+        neighbours = neighbours_within(table, studies.ids, self.table, "data.paired.table")
         named = dict.fromkeys(name for study, row in table.items() for name in (study, *row))
         if unknown := [name for name in named if name not in index_of]:
             _log.warning(

@@ -45,6 +45,34 @@ def read_neighbours(path: str | Path) -> dict[str, list[str]]:
     return _checked(content.items(), file)
 
 
+def neighbours_within(
+    table: Mapping[str, Sequence[str]], studies: Sequence[str], path: str | Path, setting: str
+) -> list[list[int]]:
+    """The neighbours of each study of a training split that are in it too, as places in the split, nearest first.
+
+    Args:
+        table: from `read_neighbours`.
+        studies: the ids of the split.
+        path: of the table, for the message.
+        setting: that names it, for the message.
+
+    Raises:
+        UserError: no study has a neighbour there.
+
+    >>> neighbours_within({"a": ["x", "b"], "b": []}, ["b", "a"], "table.json", "sampler.table")
+    [[], [0]]
+    """
+    place_of = {study: place for place, study in enumerate(studies)}
+    neighbours = [[place_of[name] for name in table.get(study, ()) if name in place_of] for study in studies]
+    if not any(neighbours):
+        raise UserError(
+            f"Expected neighbours of the training studies, such as {studies[0]!r}, in {path}, but got those of "
+            f"{next(iter(table))!r} and {len(table) - 1} others, none with a neighbour in training: it was mined on other "
+            f"data. Set {setting} to one of this training split."
+        )
+    return neighbours
+
+
 def write_neighbours(
     path: str | Path,
     studies: Sequence[str],

@@ -49,19 +49,23 @@ def test_an_epoch_follows_from_seed_and_epoch_and_the_next_one_differs():
     assert epochs[0] != epochs[2] != epochs[3] != epochs[0]
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_get_whole_groups_and_together_every_study(ranks):
-    neighbours = drawn(40, 10)
+@pytest.mark.parametrize("ranks", [2, 3, 11])
+@pytest.mark.parametrize("studies", [1, 3, 37, 40, 41])
+def test_ranks_get_as_many_studies_in_whole_groups_and_together_every_one(ranks, studies):
+    neighbours = drawn(studies, 10)
     shares = []
     for one in range(ranks):
         shuffle = NeighbourShuffle(neighbours, 4, seed=3)
         shuffle.num_replicas, shuffle.rank = ranks, one
         shares.append([study for study, _ in shuffle])
+        assert len(shuffle) == len(shares[-1])
     assert len({len(share) for share in shares}) == 1
-    assert {study for share in shares for study in share} == set(range(40))
+    assert len(shares[0]) % 4 == 0
+    assert {study for share in shares for study in share} == set(range(studies))
     alone = [study for study, _ in NeighbourShuffle(neighbours, 4, seed=3)]
-    of_one = {tuple(alone[start : start + 4]) for start in range(0, 40, 4)}
-    assert all(tuple(share[start : start + 4]) in of_one for share in shares for start in range(0, len(share), 4))
+    of_one = {tuple(alone[start : start + 4]) for start in range(0, studies, 4)}
+    groups = [tuple(share[start : start + 4]) for share in shares for start in range(0, len(share), 4)]
+    assert all(group in of_one or group[: len(alone) % 4] in of_one for group in groups)
 
 
 SOURCE = PhantomStudies(train=48, val=2, test=2, size=32)
@@ -101,7 +105,7 @@ def test_neighbours_come_from_a_table_where_one_is_given(tmp_path):
 
 def test_a_table_of_other_studies_and_wrong_numbers_are_told(tmp_path):
     write_json(tmp_path / "table.json", {"other": ["one"]})
-    with pytest.raises(UserError, match="mine them on this training split"):
+    with pytest.raises(UserError, match=r"Set sampler\.table to one of this training split"):
         data(table=tmp_path / "table.json").train_dataloader()
     for wrong in ({"group": 1}, {"group": 6, "pool": 4}):
         with pytest.raises(UserError, match="sampler"):

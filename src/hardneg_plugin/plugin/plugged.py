@@ -160,7 +160,7 @@ class Plugged(HardNegativeMixin):
             try:
                 outputs = super()._host_step(*args, **kwargs)
             except BaseException:
-                self._calls = {}  # their graph would stay in memory
+                self._forget_step()  # its graph would stay in memory
                 raise
             finally:
                 self._in_step = False
@@ -172,9 +172,11 @@ class Plugged(HardNegativeMixin):
     def _terms(
         self, pairs: PairEmbeddings, statements: Tensor | None, report_loss: Tensor, read: ReadReports
     ) -> ObjectiveOutput:
-        terms: ObjectiveOutput = super()._terms(pairs, statements, report_loss, read)
-        if not self._in_step:
-            self._forget_step()  # everything is read
+        try:
+            terms: ObjectiveOutput = super()._terms(pairs, statements, report_loss, read)
+        finally:
+            if not self._in_step:
+                self._forget_step()  # everything is read
         return terms
 
     def _forget_step(self) -> None:

@@ -31,14 +31,7 @@ class StepLogs:
             report_loss: the host's, a scalar.
             terms: of the objective.
         """
-        values = {
-            "report_loss": report_loss,
-            "alignment_loss": terms.alignment_loss,
-            "separation_loss": terms.separation_loss,
-            **terms.logs,
-        }
-        for name, value in values.items():
-            value = value.detach().to(report_loss.device, torch.float32).reshape(())
+        for name, value in terms.logged(report_loss).items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.batches += 1
 

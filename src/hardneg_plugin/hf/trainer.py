@@ -124,10 +124,10 @@ class HardNegativeTrainerMixin(ObjectiveBesideModel):
         if self._kept:
             self.data_collator = KeptColumns(self.data_collator, self._kept)
             loading = self.accelerator.dataloader_config
-            if (
-                loading.dispatch_batches is None
-            ):  # rank 0 would send the batches of an iterable data set, and cannot send texts
-                loading.dispatch_batches = False
+            if loading.dispatch_batches is None:
+                loading.dispatch_batches = (
+                    False  # rank 0 would send batches of an iterable data set, but cannot send texts
+                )
         self.add_callback(ObjectiveSteps(self.hard_negatives))
 
     def compute_loss(

@@ -4,7 +4,7 @@ From teacher-forced passes only, so that neither decoding nor the words that all
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,8 @@ from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.distributed import rank, world_size
 from hardneg_plugin.functional.likelihood import token_losses
 from hardneg_plugin.metrics.peers import Peers
+
+Value = TypeVar("Value")
 
 TIE = 1e-3
 """Log-likelihoods this close, in nats over a report, are equal: those of equal images differ by rounding."""
@@ -113,14 +115,11 @@ def _ranks(decoder: ReportDecoder, own: _Kept, others: Sequence[_Kept], device: 
     }
 
 
-def _of_all_ranks(found: dict[str, _Kept] | dict[str, dict[str, float]]) -> dict:  # type: ignore[type-arg]
+def _of_all_ranks(found: dict[str, Value]) -> dict[str, Value]:
     """The entries of all ranks, the first of each key, sorted by key."""
     gathered = [found]
     if world_size() > 1:
         gathered = [{} for _ in range(world_size())]
         dist.all_gather_object(gathered, found)
-    merged: dict = {}  # type: ignore[type-arg]
-    for one in gathered:
-        for key, value in one.items():
-            merged.setdefault(key, value)
-    return dict(sorted(merged.items()))
+    first = {key: value for one in reversed(gathered) for key, value in one.items()}
+    return dict(sorted(first.items()))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from hardneg_plugin.errors import require
@@ -36,6 +37,24 @@ class ObjectiveOutput:
     """In place of the host's, where `token_weights` weigh its tokens."""
     likelihood_loss: Tensor | None = None
 
+    def logged(self, report_loss: Tensor) -> dict[str, Tensor]:
+        """What a training logs of a step, by name: losses and scalars, detached float32 on the device of the host's loss.
+
+        Args:
+            report_loss: of the host, a scalar.
+        """
+        losses = {
+            "report_loss": report_loss,
+            "alignment_loss": self.alignment_loss,
+            "separation_loss": self.separation_loss,
+        }
+        if self.likelihood_loss is not None:
+            losses["likelihood_loss"] = self.likelihood_loss
+        values = {**losses, **self.logs}
+        return {
+            name: value.detach().to(report_loss.device, torch.float32).reshape(()) for name, value in values.items()
+        }
+
 
 def total_loss(weights: Weights, report_loss: Tensor, terms: ObjectiveOutput) -> Tensor:
     """The loss of a step: the weighted sum of its terms.
@@ -45,7 +64,6 @@ def total_loss(weights: Weights, report_loss: Tensor, terms: ObjectiveOutput) ->
         report_loss: of the host, a scalar.
         terms: of the objective.
 
-    >>> import torch
     >>> one = torch.tensor(1.0)
     >>> total_loss(Weights(alignment=0.5, separation=0.0), one, ObjectiveOutput(one, one, {}))
     tensor(1.5000)

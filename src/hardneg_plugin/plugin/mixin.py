@@ -237,16 +237,8 @@ class HardNegativeMixin(ObjectiveCheckpoint, StepInParts):
             given["read"] = read
         progress = self._progress()
         terms: ObjectiveOutput = self.hard_negatives(pairs, progress, **given)
-        values = {
-            "report_loss": report_loss,
-            "alignment_loss": terms.alignment_loss,
-            "separation_loss": terms.separation_loss,
-            **terms.logs,
-        }
-        if terms.likelihood_loss is not None:
-            values["likelihood_loss"] = terms.likelihood_loss
-        local = [value.detach().to(report_loss.device, torch.float32).reshape(()) for value in values.values()]
-        means = dict(zip(values, mean_over_ranks(torch.stack(local)).unbind(), strict=True))
+        local = terms.logged(report_loss)
+        means = dict(zip(local, mean_over_ranks(torch.stack(list(local.values()))).unbind(), strict=True))
         if self._negatives_watch is not None:
             self._negatives_watch(means["negatives_found"], len(pairs.images), self.hard_negatives, progress)
         for name, mean in means.items():

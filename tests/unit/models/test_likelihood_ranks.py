@@ -27,7 +27,7 @@ def model():
         backbone=partial(TransformerDecoder, width=32, heads=2, layers=1),
         tokenizer=TOKENIZER,
         optimizer=partial(torch.optim.AdamW, lr=1e-3),
-        rank_by_likelihood=["test"],
+        rank_by_likelihood=["val", "test"],
     ).eval()
 
 
@@ -106,15 +106,16 @@ def test_a_decoder_that_knows_its_images_ranks_them_first_and_one_that_does_not_
     assert scores["likelihood_r2i_R@1"] == pytest.approx(sum(rank == 1 for rank in images) / 24)
 
 
-def test_they_are_scores_of_the_test_split(model):
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_they_are_scores_of_the_splits_that_are_named(split, model):
     for batch in batches(8):
         model.trainer = type("T", (), {"sanity_checking": False})()
-        model._evaluate(batch, "test")
+        model._evaluate(batch, split)
     logged = {}
     model.log = lambda name, value, **kwargs: logged.setdefault(name, float(value))
-    model._log_scores("test")
+    model._log_scores(split)
     found = filled(model).compute(model.decoder, torch.device("cpu"))
     for name, rank in (("likelihood_R@1", "likelihood_rank"), ("likelihood_r2i_R@1", "likelihood_r2i_rank")):
-        assert logged[f"test/{name}"] == pytest.approx(sum(one[rank] == 1 for one in found.values()) / 24)
-    record = model.scores_of("test").records()[0]
+        assert logged[f"{split}/{name}"] == pytest.approx(sum(one[rank] == 1 for one in found.values()) / 24)
+    record = model.scores_of(split).records()[0]
     assert record["measured"]["likelihood_rank"] == found[record["id"]]["likelihood_rank"]

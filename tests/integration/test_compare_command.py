@@ -35,6 +35,7 @@ def made_up(cli, tmp_path):
         folder = tmp_path / "comparison"
         arguments = [f"compare.folder={folder}", f"compare.variants=[{','.join(shares)}]", f"compare.seeds={seeds}"]
         arguments += ["compare.page=0", "compare.resamples=400"]
+        arguments += ["compare.measures=[findings_attributes_F1,specificity]"]
         runs = compare.planned(settings(folder, list(shares), seeds), [], ["metrics.caption.meteor=false", *shared])
         (folder / "runs").mkdir(parents=True)
         (folder / "lock").touch()
@@ -87,7 +88,12 @@ def test_a_real_difference_is_found_and_none_is_not(cli, made_up, read_json, mon
     assert list(content["variants"]) == ["host", "arc", "mined"]
     assert drawn[0]["arc"][1]["val/BLEU-4"] == [(9, 0.1), (19, 0.2)]
     arc = content["variants"]["arc"]
-    assert arc["overrides"] == ["metrics.caption.meteor=false", "model=hard_negatives", "hardening=arc"]
+    assert arc["overrides"] == [
+        "data.regime=clinic",
+        "metrics.caption.meteor=false",
+        "model=hard_negatives",
+        "hardening=arc",
+    ]
     assert [len(of_seeds) for of_seeds in arc["scores"]["test"].values()] == [2] * len(arc["scores"]["test"])
     assert set(content["splits"]["test"]["intervals"]["arc"]) == set(content["measures"])
     documents = {f"comparison.{kind}" for kind in ("json", "md", "tex")}
@@ -132,7 +138,58 @@ def test_an_interrupt_says_how_to_go_on(cli, made_up, monkeypatch):
     monkeypatch.setattr(compare, "run_all", lambda *_: signal.raise_signal(signal.SIGINT))
     result = cli(*command)
     assert result.code == 130
-    assert result.err == "Interrupted; 1 of 2 runs are finished. Run the same command again to continue.\n"
+    assert result.err == (
+        "Interrupted; 1 of 2 runs are finished. Run the same command again to continue. With compare.partial=true it compares "
+        "those.\n"
+    )
+
+
+@pytest.mark.slow
+def test_a_comparison_that_was_cut_off_is_made_of_what_is_finished(cli, made_up, read_json, monkeypatch):
+    folder, command = made_up({"host": 0.3, "arc": 0.9, "mined": 0.5, "queue": 0.5}, [1, 2, 3])
+    for run in (
+        "host/seed_3",
+        "arc/seed_2",
+        "mined/seed_1",
+        "mined/seed_2",
+        "queue/seed_1",
+        "queue/seed_2",
+        "queue/seed_3",
+    ):
+        (folder / "runs" / run / "metrics.json").unlink()
+    shutil.rmtree(folder / "runs/queue")
+    monkeypatch.setattr(compare, "run_all", lambda *_: pytest.fail("nothing is trained"))
+    result = cli(*command, "compare.partial=true")
+    assert result.code == 0, result.err
+    content = read_json(folder / "comparison.json")
+    shared = "differences are those under the seeds that both variants have."
+    assert content["notes"] == [
+        f"host is finished under seeds 1, 2, not under seed 3: {shared}",
+        f"arc is finished under seeds 1, 3, not under seed 2: {shared}",
+        "mined is left out: host is not finished under seed 3.",
+        "queue is left out: none of its runs is finished.",
+    ]
+    assert all(note in result.out for note in content["notes"])
+    assert {name: of["seeds"] for name, of in content["variants"].items()} == {"host": [1, 2], "arc": [1, 3]}
+    of_seed_1 = [content["variants"][name]["scores"]["test"]["specificity"][0] for name in ("arc", "host")]
+    found = content["splits"]["test"]["differences"]["arc"]["specificity"]["difference"]
+    assert found == pytest.approx(of_seed_1[0] - of_seed_1[1])
+
+    for seed in (1, 2):
+        (folder / f"runs/host/seed_{seed}/metrics.json").unlink()
+    result = cli(*command, "compare.partial=true")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert f"No run of host is finished in {folder}" in result.err
+
+
+@pytest.mark.parametrize(
+    ("shared", "regime"),
+    [((), "clinic"), (("data.regime=uniform",), "uniform"), (("data=annotations", "data.root=x"), None)],
+)
+def test_compared_studies_of_the_phantom_are_those_of_a_clinic_by_default(tmp_path, shared, regime):
+    (run,) = compare.planned(settings(tmp_path, ["host"], [1]), [], list(shared))
+    assert run.settings["data"].get("regime") == regime
+    assert ("data.regime=clinic" in run.overrides) == (regime == "clinic")
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,13 @@ from hardneg_plugin.apps.shared.positional import WITH_VALUE
 from hardneg_plugin.apps.shared.train_settings import check_settings
 from hardneg_plugin.comparison.comparison import Comparison, seconds_of
 from hardneg_plugin.comparison.composing import compose_config, outside_of_hydra, run_settings
+from hardneg_plugin.comparison.finished_runs import RunsByVariant, complete_variants, finished_runs
 from hardneg_plugin.comparison.planned_runs import PlannedRun, at_work_on, check_same_settings, run_folder
 from hardneg_plugin.comparison.plots import write_plots
 from hardneg_plugin.comparison.processes import RunProcess, launched_processes, local_processes, run_all, task_processes
 from hardneg_plugin.comparison.progress import ComparisonProgress
 from hardneg_plugin.comparison.scored import compare_variants
-from hardneg_plugin.comparison.settings import ComparisonSettings, overrides_of_variants
+from hardneg_plugin.comparison.settings import ComparisonSettings, overrides_of_variants, with_overrides_of_data
 from hardneg_plugin.comparison.tables import latex, markdown, tables
 from hardneg_plugin.comparison.verdicts import cautions, choice, verdicts
 from hardneg_plugin.errors import UserError
@@ -34,6 +35,7 @@ from hardneg_plugin.pages.from_runs import build_page
 from hardneg_plugin.pages.render import write_page
 
 AGAIN = "Run the same command again to continue."
+PARTIAL = "With compare.partial=true it compares those."
 
 
 def main() -> None:
@@ -68,7 +70,7 @@ def divided(arguments: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
 
 
 def start(config: DictConfig, *, for_launcher: list[str], for_runs: list[str]) -> None:
-    """Check the settings, train the missing runs, do their tasks, and compare.
+    """Check the settings, train the missing runs, do their tasks, and compare; `compare.partial` only compares.
 
     Args:
         config: composed from the arguments about the comparison.
@@ -87,17 +89,23 @@ def start(config: DictConfig, *, for_launcher: list[str], for_runs: list[str]) -
     with at_work_on(settings.path) as lock:
         check_same_settings(runs)
         try:
-            failed = _train_all(runs, settings, for_launcher, lock)
-            failed |= _do_tasks(runs, settings, lock)
+            failed = {}
+            if not settings.partial:
+                failed = _train_all(runs, settings, for_launcher, lock) | _do_tasks(runs, settings, lock)
             compared = _compare_runs(runs, settings, failed)
         except KeyboardInterrupt:
             finished = sum(run.state == "finished" for run in runs)
             jobs = f"{settings.launcher} may still run its jobs: wait for them or cancel them. "
             first = jobs if settings.launcher else ""
-            print(f"Interrupted; {finished} of {len(runs)} runs are finished. {first}{AGAIN}", file=sys.stderr)
+            then = f"{AGAIN} {PARTIAL}" if finished else AGAIN
+            print(f"Interrupted; {finished} of {len(runs)} runs are finished. {first}{then}", file=sys.stderr)
             sys.exit(128 + signal.SIGINT)
     for name, process in failed.items():
         print(f"hardneg-compare: {name} did not finish: {process.error} ({process.log})", file=sys.stderr)
+    if settings.partial and not compared:
+        raise UserError(
+            f"No run of {settings.baseline} is finished in {settings.path}: there is nothing to compare with."
+        )
     if failed:
         nothing = "" if compared else f" Nothing is compared without all runs of {settings.baseline}."
         print(f"{len(failed)} of {len(runs)} runs did not finish.{nothing} {AGAIN}", file=sys.stderr)
@@ -120,10 +128,13 @@ def planned(settings: ComparisonSettings, for_launcher: Sequence[str], for_runs:
     for name, overrides in overrides_of_variants(settings, for_runs).items():
         try:
             config = compose_config([*launcher, *overrides])
+            own = with_overrides_of_data(settings, config.hydra.runtime.choices.get("data"), overrides)
+            if own != overrides:
+                config = compose_config([*launcher, *own])
             for seed in settings.seeds:
                 folder = run_folder(settings.path, name, seed)
                 values = run_settings(config, seed, folder.path)
-                runs.append(PlannedRun(name, seed, [*overrides, f"seed={seed}"], values, folder))
+                runs.append(PlannedRun(name, seed, [*own, f"seed={seed}"], values, folder))
             check_settings(config)
         except (UserError, HydraException, OmegaConfBaseException) as error:
             if "hydra/launcher" in str(error):
@@ -178,18 +189,10 @@ def last_score(measures: Sequence[str], run: PlannedRun) -> str:
 def _compare_runs(
     runs: Sequence[PlannedRun], settings: ComparisonSettings, failed: Mapping[str, RunProcess]
 ) -> Comparison | None:
-    """Compare the variants whose runs are all finished, write and print it; None where the baseline is not among them."""
-    names = dict.fromkeys(run.variant for run in runs)
-    by_variant = {name: [run for run in runs if run.variant == name] for name in names}
-    finished = {name: some for name, some in by_variant.items() if all(run.state == "finished" for run in some)}
+    """Compare the finished runs, write and print it; None where those of the baseline are not among them."""
+    finished, notes = _to_compare(runs, settings, failed)
     if settings.baseline not in finished:
         return None
-    notes = []
-    for name in [name for name in by_variant if name not in finished]:
-        errors = [
-            f"seed {run.seed}: {failed[run.name].error.rstrip('.')}" for run in by_variant[name] if run.name in failed
-        ]
-        notes.append(f"{name} is left out because not all of its runs are finished: {'; '.join(errors)}.")
     with Console(stderr=True).status("Scoring and comparing"):
         compared = compare_variants(finished, settings, notes)
         curves = {
@@ -212,12 +215,21 @@ def _compare_runs(
     return compared
 
 
+def _to_compare(
+    runs: Sequence[PlannedRun], settings: ComparisonSettings, failed: Mapping[str, RunProcess]
+) -> tuple[RunsByVariant, list[str]]:
+    if settings.partial:
+        return finished_runs(runs, settings.baseline)
+    return complete_variants(runs, {name: process.error for name, process in failed.items()})
+
+
 def _write_page_of(compared: Comparison, settings: ComparisonSettings) -> None:
     """Write page.html: the reports of each variant under the seed that is best on val."""
-    measure = compared.measures[0]
     best = {
-        name: run_folder(settings.path, name, settings.seeds[int(np.argmax(compared.scores(name, "val", measure)))])
-        for name in compared.variants
+        name: run_folder(
+            settings.path, name, result.seeds[int(np.argmax(compared.scores(name, "val", compared.chosen_by)))]
+        )
+        for name, result in compared.variants.items()
     }
     with Console(stderr=True).status("Looking at studies for page.html"):
         # trusted: their settings have been compared with those of this command

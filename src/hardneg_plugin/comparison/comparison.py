@@ -44,6 +44,8 @@ class VariantResult:
     parameters: dict[str, int]
     versions: dict[str, list[str]]
     """By package, those that the runs were trained with."""
+    seeds: list[int]
+    """Those of the runs: all of the comparison's, or those whose runs are finished."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class SplitResult:
     sha256: str
     """Of the sorted ids of the studies, one a line."""
     intervals: dict[str, dict[str, tuple[float, float]]]
-    """By variant and measure that counts, of the mean over seeds: studies resampled, trainings as they are."""
+    """By variant and measure that counts on this split, of the mean over seeds: studies resampled, trainings as they are."""
     differences: dict[str, dict[str, BaselineDifference]]
     """By variant and score that tables show; the baseline has none."""
 
@@ -78,7 +80,7 @@ class Comparison:
     baseline: str
     seeds: list[int]
     measures: list[str]
-    """The scores that count; the first chooses."""
+    """The scores that count; the first that val has chooses."""
     resamples: int
     variants: dict[str, VariantResult]
     splits: dict[str, SplitResult]
@@ -96,10 +98,25 @@ class Comparison:
         found = self.variants[variant].scores[split].get(name, [])
         return [value for value in found if value is not None] if None not in found else []
 
+    def measures_on(self, split: str) -> list[str]:
+        """The measures that the runs have on a split: those by likelihood may be of test alone."""
+        return [measure for measure in self.measures if measure in self.splits[split].intervals[self.baseline]]
+
+    @property
+    def chosen_by(self) -> str:
+        """The first measure that val has."""
+        return self.measures_on("val")[0]
+
     @property
     def chosen(self) -> str:
-        """The variant with the highest mean on val of the first measure; the first of equal ones."""
-        return max(self.variants, key=lambda variant: float(np.mean(self.scores(variant, "val", self.measures[0]))))
+        """The variant with the highest mean on val of `chosen_by`; the first of equal ones."""
+        return max(self.variants, key=lambda variant: float(np.mean(self.scores(variant, "val", self.chosen_by))))
+
+    @property
+    def number_of_seeds(self) -> str:
+        """How many seeds the variants have, such as "3", or "1 to 3" where not all runs are finished."""
+        least, most = (some(len(result.seeds) for result in self.variants.values()) for some in (min, max))
+        return f"{most}" if least == most else f"{least} to {most}"
 
     def to_json(self) -> dict[str, object]:
         """The comparison as plain values."""
@@ -114,7 +131,10 @@ class Comparison:
         """
         content = read_json(path, "comparison")
         try:
-            variants = {name: VariantResult(**values) for name, values in content["variants"].items()}
+            variants = {
+                name: VariantResult(**{"seeds": content["seeds"], **values})
+                for name, values in content["variants"].items()
+            }
             splits = {
                 name: SplitResult(
                     studies=split["studies"],
@@ -151,12 +171,13 @@ def is_shown(name: str, measures: Sequence[str]) -> bool:
 
 
 def variant_result(
-    runs: Sequence[RunFolder], overrides: list[str], cards: Mapping[str, Sequence[ScoreCard]]
+    runs: Sequence[RunFolder], seeds: list[int], overrides: list[str], cards: Mapping[str, Sequence[ScoreCard]]
 ) -> VariantResult:
     """What is kept of the finished runs of a variant.
 
     Args:
         runs: one for each seed.
+        seeds: those of the runs.
         overrides: see `VariantResult`.
         cards: by split, the scores of each run.
 
@@ -174,6 +195,7 @@ def variant_result(
         seconds=[seconds_of(run) for run in runs],
         parameters=metrics[0].get("parameters", {}),
         versions={package: sorted(of_runs) for package, of_runs in versions.items()},
+        seeds=seeds,
     )
 
 

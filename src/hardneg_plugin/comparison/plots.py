@@ -56,7 +56,7 @@ def scores_figure(comparison: Comparison, split: str) -> Figure:
         comparison: gives the scores and their intervals.
         split: "val" or "test".
     """
-    measures, variants = comparison.measures, list(comparison.variants)
+    measures, variants = comparison.measures_on(split), list(comparison.variants)
     figure = Figure(figsize=(4.5 * len(measures), 1.2 + 0.45 * len(variants)), layout="constrained")
     for axes, measure in zip(np.atleast_1d(figure.subplots(1, len(measures), sharey=True)), measures, strict=True):
         for row, variant in enumerate(variants):

@@ -26,9 +26,16 @@ from hardneg_plugin.metrics.peers import Peers
 from hardneg_plugin.metrics.record_scores import score_records
 from hardneg_plugin.metrics.records import read_predictions
 from hardneg_plugin.metrics.score_card import ScoreCard
-from hardneg_plugin.metrics.significance import compare, holm, intervals
+from hardneg_plugin.metrics.significance import Difference, compare, holm, intervals
 from hardneg_plugin.metrics.statistics import means_of_runs
 from hardneg_plugin.runs.folder import RunFolder
+
+MAY_LACK = {
+    "findings_": "findings are not known",
+    "informativeness": "findings are not known",
+    "likelihood_": "not all runs have it; metrics.rank_by_likelihood=[val,test] scores it on both splits",
+}
+"""Measures that runs may lack, by the begin of their names, and why."""
 
 
 @dataclass(frozen=True)
@@ -82,21 +89,34 @@ def score_split(runs: Mapping[str, Sequence[RunFolder]], split: str, caption: Ca
     return ScoredSplit(ids, cards)
 
 
-def compare_split(scored: ScoredSplit, baseline: str, measures: Sequence[str], resamples: int) -> SplitResult:
-    """Compare every variant with the baseline.
+def compare_split(
+    scored: ScoredSplit,
+    baseline: str,
+    measures: Sequence[str],
+    resamples: int,
+    seeds: Mapping[str, Sequence[int]] | None = None,
+) -> SplitResult:
+    """Compare every variant with the baseline, under the seeds that both have.
 
     Args:
         scored: the scores of all runs.
         baseline: one of the variants.
         measures: scores whose p-values are corrected together.
         resamples: draws for intervals and p-values, >= 1.
+        seeds: by variant, those of its runs, at least one of them the baseline's; None: all variants have the same.
     """
     statistics = {variant: [card.statistics for card in cards] for variant, cards in scored.cards.items()}
-    found = {
-        variant: compare(of_runs, statistics[baseline], resamples=resamples, level=1 - ALPHA)
+    by_seed = {
+        variant: dict(zip(seeds[variant] if seeds else range(len(of_runs)), of_runs, strict=True))
         for variant, of_runs in statistics.items()
-        if variant != baseline
     }
+
+    def difference(variant: str, other: str) -> dict[str, Difference]:
+        shared = [seed for seed in by_seed[variant] if seed in by_seed[other]]
+        ours, theirs = ([by_seed[name][seed] for seed in shared] for name in (variant, other))
+        return compare(ours, theirs, resamples=resamples, level=1 - ALPHA)
+
+    found = {variant: difference(variant, baseline) for variant in statistics if variant != baseline}
     family = [(variant, measure) for variant in found for measure in measures]
     corrected = dict(zip(family, holm([found[v][m].p_value for v, m in family]), strict=True))
     of_means = {
@@ -127,61 +147,76 @@ def compare_variants(
     """Score the runs on both splits and compare each variant with the baseline.
 
     Args:
-        runs: by variant, finished, one per seed; the baseline is among them.
+        runs: by variant, finished, one per seed; the baseline is among them, and every variant has one of its seeds.
         settings: of the comparison.
         notes: of the comparison, beside those on what the runs lack.
     """
     notes = list(notes)
+    seeds = {name: [run.seed for run in some] for name, some in runs.items()}
     folders = {name: [run.folder for run in some] for name, some in runs.items()}
     caption = instantiate(runs[settings.baseline][0].settings["metrics"]["caption"])
     scored = {split: score_split(folders, split, caption) for split in SCORED_SPLITS}
     for split in SCORED_SPLITS:
         if partly := tasks_of_all(folders, split)[1]:
             notes.append(f"{', '.join(partly)} on {split}: left out because not all runs did it.")
-    measures = available_measures(list(scored.values()), settings.measures)
-    notes += [f"{name} is left out: findings are not known." for name in settings.measures if name not in measures]
+    measures = available_measures(scored, settings.measures)
+    for name in settings.measures:
+        if missing := [split for split in SCORED_SPLITS if name not in measures[split]]:
+            where = f" on {missing[0]}" if len(missing) < len(SCORED_SPLITS) else ""
+            notes.append(f"{name} is left out{where}: {_why_lacking(name)}.")
     return Comparison(
         baseline=settings.baseline,
         seeds=settings.seeds,
-        measures=measures,
+        measures=measures["test"],
         resamples=settings.resamples,
         variants={
             name: variant_result(
                 folders[name],
+                seeds[name],
                 [override for override in some[0].overrides if not override.startswith("seed=")],
                 {split: scored[split].cards[name] for split in SCORED_SPLITS},
             )
             for name, some in runs.items()
         },
         splits={
-            split: compare_split(scored[split], settings.baseline, measures, settings.resamples)
+            split: compare_split(scored[split], settings.baseline, measures[split], settings.resamples, seeds)
             for split in SCORED_SPLITS
         },
         notes=notes,
     )
 
 
-def available_measures(scored: Sequence[ScoredSplit], measures: Sequence[str]) -> list[str]:
-    """The measures that all runs have on all splits; scores of findings may be missing where findings are unknown.
+def available_measures(scored: Mapping[str, ScoredSplit], measures: Sequence[str]) -> dict[str, list[str]]:
+    """By split the measures that all runs have there; on val no others than on test. See `MAY_LACK`.
 
     Args:
-        scored: the splits.
+        scored: by split.
         measures: names of scores.
 
     Raises:
-        UserError: none is left, or another score is missing.
+        UserError: none is left on val, by which the best variant is chosen; or runs lack another score.
     """
-    cards = [card for split in scored for of_variant in split.cards.values() for card in of_variant]
-    known = [{name for statistic in card.statistics for name in statistic.values()} for card in cards]
-    shared = set.intersection(*known)
-    available = [measure for measure in measures if measure in shared]
-    wrong = [measure for measure in measures if measure not in shared and not measure.startswith("findings_")]
-    if wrong or not available:
+    shared = {split: _shared_scores(scored[split]) for split in scored}
+    on_all = set.intersection(*shared.values())
+    wrong = [name for name in measures if name not in on_all and _why_lacking(name) is None]
+    available = {split: [name for name in measures if name in shared[split] & shared["test"]] for split in scored}
+    if wrong or not available["val"]:
         raise UserError(
             f"compare.measures: expected scores that all runs have, but got {', '.join(wrong or measures)}. There are: "
-            f"{', '.join(sorted(shared - {'length'}))}. The same command with other measures trains nothing again."
+            f"{', '.join(sorted(on_all - {'length'}))}. The same command with other measures trains nothing again."
         )
     return available
+
+
+def _shared_scores(scored: ScoredSplit) -> set[str]:
+    """The names of the scores that all runs have."""
+    cards = [card for of_variant in scored.cards.values() for card in of_variant]
+    return set.intersection(*({name for statistic in card.statistics for name in statistic.values()} for card in cards))
+
+
+def _why_lacking(measure: str) -> str | None:
+    """Why runs may lack a measure; None: they may not."""
+    return next((why for begin, why in MAY_LACK.items() if measure.startswith(begin)), None)
 
 
 def _check_same_studies(first: tuple[Path, dict[str, str]], other: tuple[Path, dict[str, str]]) -> None:

@@ -36,6 +36,8 @@ class ComparisonSettings:
     tasks: list[str]
     resamples: int
     page: int
+    partial: bool
+    by_data: dict[str, list[str]]
     definitions: dict[str, list[str]]
 
     def __post_init__(self) -> None:
@@ -55,6 +57,8 @@ class ComparisonSettings:
             if not _is(int, number) or number < least:
                 kind_of_number = "a positive integer" if least else "an integer >= 0"
                 raise UserError(f"compare.{key}: expected {kind_of_number}, but got {number!r}.")
+        if not isinstance(self.partial, bool):
+            raise UserError(f"compare.partial: expected true or false, but got {self.partial!r}.")
         if min(self.seeds) < 0:
             raise UserError(f"compare.seeds: expected seeds >= 0, but got {min(self.seeds)}.")
         if self.baseline not in self.variants:
@@ -81,6 +85,12 @@ class ComparisonSettings:
                 raise UserError(
                     f"compare.definitions.{name}: expected a name of letters, digits, _, - and ., and a list of overrides of "
                     f"hardneg-train, such as '+compare.definitions.mine=[\"hardening.steps=3\"]', but got {overrides!r}."
+                )
+        for data, overrides in self.by_data.items():
+            if not _is_list_of(str, overrides):
+                raise UserError(
+                    f"compare.by_data.{data}: expected a list of overrides of hardneg-train, such as [data.regime=clinic], but "
+                    f"got {overrides!r}."
                 )
 
     @property
@@ -120,6 +130,18 @@ def overrides_of_variants(settings: ComparisonSettings, shared: list[str]) -> di
                 )
         found[name] = [*shared, *own]
     return found
+
+
+def with_overrides_of_data(settings: ComparisonSettings, data: str | None, overrides: list[str]) -> list[str]:
+    """The overrides of a variant, and before them those of `compare.by_data` for its data set that it does not set itself.
+
+    Args:
+        settings: have `by_data`.
+        data: the choice of the group `data` that `overrides` lead to.
+        overrides: those of all runs, then those of the variant.
+    """
+    keys = {_key(text) for text in overrides}
+    return [*(text for text in settings.by_data.get(data or "", []) if _key(text) not in keys), *overrides]
 
 
 def _key(text: str) -> str:

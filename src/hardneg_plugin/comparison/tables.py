@@ -52,8 +52,8 @@ def scores_table(comparison: Comparison, split: str) -> Table:
         [variant, *(_mean_and_deviation(comparison.scores(variant, split, name)) for name in names)]
         for variant in comparison.variants
     ]
-    seeds = len(comparison.seeds)
-    over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
+    seeds = comparison.number_of_seeds
+    over = "one seed" if seeds == "1" else f"mean ± standard deviation over {seeds} seeds"
     title = f"Scores on {split} ({comparison.splits[split].studies} studies), {over}"
     return Table(title, ["variant", *names], rows)
 
@@ -78,7 +78,7 @@ def differences_table(comparison: Comparison, split: str) -> Table:
     """
     rows = []
     for variant, by_score in comparison.splits[split].differences.items():
-        for measure in comparison.measures:
+        for measure in comparison.measures_on(split):
             values, compared = comparison.scores(variant, split, measure), by_score[measure]
             assert compared.corrected is not None
             rows.append(

@@ -47,13 +47,13 @@ def verdicts(comparison: Comparison, split: str) -> list[str]:
     return [
         f"{variant} against {comparison.baseline}, {measure} on {split}: {verdict(by_score[measure])}."
         for variant, by_score in differences.items()
-        for measure in comparison.measures
+        for measure in comparison.measures_on(split)
     ]
 
 
 def choice(comparison: Comparison) -> str:
     """Which variant is best on val, and its score on test."""
-    chosen, measure = comparison.chosen, comparison.measures[0]
+    chosen, measure = comparison.chosen, comparison.chosen_by
     on_val, on_test = (float(np.mean(comparison.scores(chosen, split, measure))) for split in ("val", "test"))
     sentence = f"Best on val by {measure} (mean over seeds): {chosen}, {on_val:.3f}; on test it has {on_test:.3f}"
     if chosen == comparison.baseline:
@@ -66,13 +66,13 @@ def choice(comparison: Comparison) -> str:
 def cautions(comparison: Comparison) -> Iterator[str]:
     """What limits the figures: the comparison's notes, few seeds, few studies."""
     yield from comparison.notes
-    seeds = len(comparison.seeds)
-    if seeds == 1:
+    seeds = comparison.number_of_seeds
+    if seeds == "1":
         yield (
             "Only one seed: intervals and p-values cover the choice of studies, not the spread between trainings. Train under more "
             "seeds before claiming a difference."
         )
-    elif seeds < FEW_SEEDS:
+    elif min(len(result.seeds) for result in comparison.variants.values()) < FEW_SEEDS:
         yield f"Only {seeds} seeds: the spread between trainings is a rough estimate."
     for name, split in comparison.splits.items():
         if split.studies < FEW_STUDIES:

@@ -90,8 +90,9 @@ def test_tasks_that_all_runs_did_are_further_scores(folders):
     pairs = [rows[study]["rankings"]["zero_shot_AUROC"]["nodule"] for study in scored.ids]
     expected = roc_auc_score([label for _, label in pairs], [score for score, _ in pairs])
     assert scored.cards["arc"][1].values["zero_shot_AUROC"] == pytest.approx(expected)
-    measures = available_measures([scored], ["zero_shot_AUROC", "specificity"])
-    found = compare_split(scored, "host", measures, 300).differences["arc"]
+    measures = available_measures({"val": scored, "test": scored}, ["zero_shot_AUROC", "specificity"])
+    assert measures == {"val": ["zero_shot_AUROC", "specificity"], "test": ["zero_shot_AUROC", "specificity"]}
+    found = compare_split(scored, "host", measures["test"], 300).differences["arc"]
     assert found["zero_shot_AUROC"].difference > 0.1
     assert found["zero_shot_AUROC"].corrected is not None
     assert found["pointing_game"].low > 0
@@ -174,14 +175,130 @@ def test_runs_on_other_studies_are_not_compared(folders, change):
 def test_measures_that_runs_do_not_have(folders):
     runs = folders(host=3)
     scored = score_split(runs, "val", None)
-    assert available_measures([scored], ["findings_F1", "specificity"]) == ["findings_F1", "specificity"]
+    both = {"val": scored, "test": scored}
+    assert available_measures(both, ["findings_F1", "specificity"])["test"] == ["findings_F1", "specificity"]
     with pytest.raises(UserError, match=r"but got specifcity\. There are: .*specificity"):
-        available_measures([scored], ["findings_F1", "specifcity"])
+        available_measures(both, ["findings_F1", "specifcity"])
     write_jsonl(runs["host"][1].predictions("val"), records(2, 3, findings=False))
     unread = score_split(runs, "val", None)
-    assert available_measures([scored, unread], ["findings_F1", "specificity"]) == ["specificity"]
+    on_val_alone = {"val": scored, "test": unread}
+    assert available_measures(on_val_alone, ["findings_F1", "informativeness", "specificity"]) == {
+        "val": ["specificity"],
+        "test": ["specificity"],
+    }
     with pytest.raises(UserError, match="but got findings_F1"):
-        available_measures([unread], ["findings_F1"])
+        available_measures({"val": unread, "test": scored}, ["findings_F1"])
+
+
+NEW = ["findings_attributes_F1", "findings_F1_rare", "informativeness", "likelihood_R@1", "likelihood_r2i_R@1"]
+
+
+def measured_records(rng, skill):
+    """Of 40 studies 20 have a mass, 10 a nodule, 8 a pneumothorax; the last study has no peers."""
+    rows = []
+    for i in range(40):
+        true = [name for name, every in (("mass", 2), ("nodule", 4), ("pneumothorax", 5)) if i % every == 0]
+        stated = [name for name in true if rng.random() < skill]
+        stated += [name for name in ("nodule", "pneumothorax") if rng.random() < 0.1]
+        ranks = {name: float(1 if rng.random() < skill else 3) for name in ("likelihood_rank", "likelihood_r2i_rank")}
+        rows.append(
+            {
+                "id": f"s{i:02d}",
+                "reference": f"report {i}",
+                "generated": "any",
+                "findings": {
+                    side: [[name, []] for name in sorted(set(of))]
+                    for side, of in (("reference", true), ("generated", stated))
+                },
+                "measured": {"loss": 1.0, "tokens": 2.0, **(ranks if i < 39 else {})},
+            }
+        )
+    return rows
+
+
+def by_hand(name, rows):
+    """A measure of records in plain loops."""
+    if name.startswith("likelihood"):
+        key = "likelihood_r2i_rank" if "r2i" in name else "likelihood_rank"
+        hits = [row["measured"][key] == 1 for row in rows if key in row["measured"]]
+        return sum(hits) / len(hits)
+    right = false = missed = 0
+    for row in rows:
+        stated, true = ({finding for finding, _ in row["findings"][side]} for side in ("generated", "reference"))
+        if name == "findings_F1_rare":
+            stated, true = stated & {"pneumothorax"}, true & {"pneumothorax"}
+        right, false, missed = right + len(stated & true), false + len(stated - true), missed + len(true - stated)
+    return 2 * right / max(2 * right + false + missed, 1)
+
+
+@pytest.mark.parametrize("name", ["findings_F1_rare", "likelihood_R@1", "likelihood_r2i_R@1"])
+def test_intervals_of_the_default_measures_are_those_of_drawing_studies_and_seeds_one_by_one(tmp_path, name):
+    rng = np.random.default_rng(5)
+    rows = {
+        variant: [measured_records(rng, skill) for _ in range(3)] for variant, skill in (("host", 0.4), ("arc", 0.7))
+    }
+    folders = {}
+    for variant, of_seeds in rows.items():
+        folders[variant] = [RunFolder(tmp_path / variant / str(seed)) for seed in range(3)]
+        for folder, of_seed in zip(folders[variant], of_seeds, strict=True):
+            write_jsonl(folder.predictions("test"), of_seed)
+    found = compare_split(score_split(folders, "test", None), "host", NEW, 2000).differences["arc"][name]
+    observed, drawn = [], []
+    for seed in range(3):
+        observed.append(by_hand(name, rows["arc"][seed]) - by_hand(name, rows["host"][seed]))
+    for _ in range(2000):
+        studies, seeds = rng.integers(40, size=40), rng.integers(3, size=3)
+        of_seeds = [
+            by_hand(name, [rows["arc"][seed][i] for i in studies])
+            - by_hand(name, [rows["host"][seed][i] for i in studies])
+            for seed in seeds
+        ]
+        drawn.append(np.mean(of_seeds))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    assert found.difference == pytest.approx(np.mean(observed))
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.05 * (high - low))
+
+
+def test_measures_by_likelihood_may_be_of_test_alone(comparison, folders):
+    runs = folders(host=3, arc=9)
+    rng = np.random.default_rng(0)
+    for own in runs.values():
+        for run in own:
+            write_jsonl(run.predictions("test"), measured_records(rng, 0.5))
+    scored = {split: score_split(runs, split, None) for split in ("val", "test")}
+    measures = available_measures(scored, ["likelihood_R@1", "specificity"])
+    assert measures == {"val": ["specificity"], "test": ["likelihood_R@1", "specificity"]}
+    with pytest.raises(UserError, match=r"but got likelihood_R@1\. There are"):  # nothing would choose a variant
+        available_measures(scored, ["likelihood_R@1"])
+    of_both = Comparison(
+        baseline="host",
+        seeds=[1, 2],
+        measures=measures["test"],
+        resamples=100,
+        variants={
+            name: variant_result(own, [1, 2], [], {split: scored[split].cards[name] for split in scored})
+            for name, own in runs.items()
+        },
+        splits={split: compare_split(scored[split], "host", measures[split], 100) for split in scored},
+        notes=[],
+    )
+    assert of_both.chosen_by == "specificity"
+    assert choice(of_both).startswith("Best on val by specificity")
+    assert [line.split(",")[1].split()[0] for line in verdicts(of_both, "val")] == ["specificity"]
+    assert [line.split(",")[1].split()[0] for line in verdicts(of_both, "test")] == ["likelihood_R@1", "specificity"]
+    assert [len(scores_figure(of_both, split).axes) for split in ("val", "test")] == [1, 2]
+    assert "| arc | likelihood_R@1 |" in markdown(of_both)
+
+
+def test_variants_under_other_seeds_are_compared_under_those_that_both_have(folders):
+    runs = folders(host=3, arc=9)
+    scored = score_split({"host": runs["host"], "arc": runs["arc"][1:]}, "test", None)
+    seeds = {"host": [1, 2], "arc": [2]}
+    found = compare_split(scored, "host", ["specificity"], 100, seeds).differences["arc"]["specificity"]
+    of_one = score_split({name: own[1:] for name, own in runs.items()}, "test", None)
+    assert found == compare_split(of_one, "host", ["specificity"], 100).differences["arc"]["specificity"]
+    of_all = compare_split(score_split(runs, "test", None), "host", ["specificity"], 100)
+    assert found != of_all.differences["arc"]["specificity"]
 
 
 def test_the_seconds_of_a_run_that_was_resumed_are_not_known(folders):
@@ -203,7 +320,7 @@ def comparison(folders):
         measures=measures,
         resamples=200,
         variants={
-            name: variant_result(own, [f"model={name}"], {split: scored[split].cards[name] for split in scored})
+            name: variant_result(own, [1, 2], [f"model={name}"], {split: scored[split].cards[name] for split in scored})
             for name, own in runs.items()
         },
         splits={split: compare_split(scored[split], "host", measures, 200) for split in scored},
@@ -280,7 +397,7 @@ def test_a_difference_takes_both_the_p_value_and_the_interval(low, high, correct
 
 
 def result(val, test):
-    return VariantResult([], {"val": {"specificity": [val]}, "test": {"specificity": [test]}}, [None], {}, {})
+    return VariantResult([], {"val": {"specificity": [val]}, "test": {"specificity": [test]}}, [None], {}, {}, [1])
 
 
 def test_the_best_variant_is_chosen_on_val_whatever_test_says(comparison):
@@ -294,14 +411,23 @@ def test_the_best_variant_is_chosen_on_val_whatever_test_says(comparison):
     assert choice(alone).endswith("It is the baseline.")
 
 
+def under(comparison, seeds, **others):
+    """The comparison as if its variants had been trained under these seeds."""
+    variants = {
+        name: dataclasses.replace(result, seeds=others.get(name, seeds)) for name, result in comparison.variants.items()
+    }
+    return dataclasses.replace(comparison, variants=variants, notes=[])
+
+
 def test_what_limits_the_figures_is_said(comparison):
     several = list(cautions(comparison))
     assert several[0] == "arc is left out."
     assert several[1].startswith("Only 2 seeds")
     assert [line.split(" studies on ")[0] for line in several[2:]] == ["Only 24", "Only 24"]
-    assert next(iter(cautions(dataclasses.replace(comparison, seeds=[1], notes=[])))).startswith("Only one seed")
+    assert next(iter(cautions(under(comparison, [1])))).startswith("Only one seed")
+    assert next(iter(cautions(under(comparison, [1, 2, 3], a_b=[2])))).startswith("Only 1 to 3 seeds")
     many = {name: dataclasses.replace(split, studies=100) for name, split in comparison.splits.items()}
-    assert not list(cautions(dataclasses.replace(comparison, seeds=[1, 2, 3, 4, 5], splits=many, notes=[])))
+    assert not list(cautions(dataclasses.replace(under(comparison, [1, 2, 3, 4, 5]), splits=many)))
     assert len(verdicts(comparison, "test")) == 4
     assert json.dumps(comparison.to_json(), allow_nan=False)
 

@@ -7,7 +7,7 @@ import yaml
 from hydra.utils import instantiate
 
 from hardneg_plugin.comparison.composing import compose_config, run_settings
-from hardneg_plugin.comparison.settings import ComparisonSettings, overrides_of_variants
+from hardneg_plugin.comparison.settings import ComparisonSettings, overrides_of_variants, with_overrides_of_data
 from hardneg_plugin.comparison.task_files import TASK_NAMES
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.errors import UserError
@@ -44,7 +44,9 @@ def compose(tmp_path):
         ("tasks", "vqa", r"compare\.tasks"),
         ("jobs", 0, r"compare\.jobs: expected a positive integer, but got 0"),
         ("page", 1.5, r"compare\.page"),
-        ("resamples", 79, r"at least 80"),  # 4 comparisons at 0.05
+        ("resamples", 199, r"at least 200"),  # 10 comparisons at 0.05
+        ("partial", "yes", r"compare\.partial: expected true or false, but got 'yes'"),
+        ("by_data", {"phantom": "data.regime=clinic"}, r"by_data\.phantom: expected a list of overrides"),
         ("measures", ["length"], r"higher is better"),
         ("measures", ["specifcity"], r"but got specifcity\. There are: BLEU-1, .*METEOR, .*specificity"),
         ("definitions", {"../x": []}, r"definitions\.\.\./x"),
@@ -57,9 +59,9 @@ def test_what_is_not_expected_is_told(key, value, message):
 
 
 def test_no_smaller_number_of_resamples_could_find_a_difference():
-    # the smallest p-value that 80 draws can give is 1/81; Holm multiplies it by the 4 comparisons
-    assert 4 / 81 < 0.05 <= 4 / 80
-    ComparisonSettings(**{**VALUES, "resamples": 80})
+    # the smallest p-value that 200 draws can give is 1/201; Holm multiplies it by the 10 comparisons
+    assert 10 / 201 < 0.05 <= 10 / 200
+    ComparisonSettings(**{**VALUES, "resamples": 200})
 
 
 def test_overrides_for_all_runs_come_before_those_of_a_variant():
@@ -68,6 +70,19 @@ def test_overrides_for_all_runs_come_before_those_of_a_variant():
         "host": ["trainer.max_epochs=2", "hardening.margin=0.1", "model=host"],
         "ascent": ["trainer.max_epochs=2", "hardening.margin=0.1", "model=hard_negatives", "hardening=ascent"],
     }
+
+
+@pytest.mark.parametrize(
+    ("data", "overrides", "expected"),
+    [
+        ("phantom", ["monitor=val/R@1"], ["data.regime=clinic", "monitor=val/R@1"]),
+        ("phantom", ["data.regime=uniform", "model=host"], ["data.regime=uniform", "model=host"]),
+        ("iu_xray", ["data=iu_xray"], ["data=iu_xray"]),
+        (None, [], []),
+    ],
+)
+def test_the_phantom_is_in_the_regime_of_a_clinic_unless_something_else_is_asked_for(data, overrides, expected):
+    assert with_overrides_of_data(ComparisonSettings(**VALUES), data, overrides) == expected
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,9 @@ Value = TypeVar("Value")
 TIE = 1e-3
 """Log-likelihoods this close, in nats over a report, are equal: those of equal images differ by rounding."""
 
+MEMORY = 2**28
+"""Bytes of log-probabilities of one pass; a pass has at least one study with its peers."""
+
 
 class _Kept(NamedTuple):
     """One study; tensors on the CPU."""
@@ -83,36 +86,61 @@ class LikelihoodRanks:
             return {}
         kept = list(studies.values())
         peers = Peers.of(*([getattr(one, name) for one in kept] for name in ("reference", "patient", "labels"))).index
-        found = {}
+        cases = [
+            (study, [kept[row], *(kept[peer] for peer in peers[row] if peer >= 0)])
+            for row, study in enumerate(studies)
+            if row % world_size() == rank() and peers[row].max(initial=-1) >= 0
+        ]
+        at_once = _studies_at_once(decoder, kept, most=max((len(group) for _, group in cases), default=1))
+        found: dict[str, dict[str, float]] = {}
         with evaluating(decoder), torch.no_grad():
-            for row in range(rank(), len(kept), world_size()):
-                others = [kept[peer] for peer in peers[row] if peer >= 0]
-                if others:
-                    found[list(studies)[row]] = _ranks(decoder, kept[row], others, device)
+            for first in range(0, len(cases), at_once):
+                names, groups = zip(*cases[first : first + at_once], strict=True)
+                found |= zip(names, _ranks(decoder, groups, device), strict=True)
         return _of_all_ranks(found)
 
 
-def _ranks(decoder: ReportDecoder, own: _Kept, others: Sequence[_Kept], device: torch.device) -> dict[str, float]:
-    def losses(images: Sequence[_Kept], reports: Sequence[_Kept]) -> Tensor:
-        count = len(others) + 1
-        patches = pad_sequence([one.patches.float() for one in images], batch_first=True).to(device)
-        lengths = torch.tensor([len(one.patches) for one in images], device=device)
-        mask = torch.arange(patches.shape[1], device=device) < lengths[:, None]
-        tokens = pad_sequence([one.tokens for one in reports], batch_first=True).to(device)
-        token_lengths = torch.tensor([len(one.tokens) for one in reports], device=device)
-        token_mask = torch.arange(tokens.shape[1], device=device) < token_lengths[:, None]
-        patches, mask = patches.expand(count, -1, -1), mask.expand(count, -1)
-        tokens, token_mask = tokens.expand(count, -1), token_mask.expand(count, -1)
-        log_probs = decoder.log_probs(patches, tokens, patch_mask=None if bool(mask.all()) else mask)
-        return token_losses(log_probs, tokens, token_mask).of_reports
+def _studies_at_once(decoder: ReportDecoder, kept: Sequence[_Kept], most: int) -> int:
+    """How many studies share a pass: their log-probabilities fit in `MEMORY`.
 
-    def place(all_losses: Tensor) -> float:
-        return 1.0 + float((all_losses[1:] <= all_losses[0] + TIE).sum())
+    Args:
+        decoder: has `vocab_size`.
+        kept: all studies.
+        most: images of a study and its peers.
+    """
+    tokens = max(len(one.tokens) for one in kept)
+    return max(1, MEMORY // (4 * (2 * most - 1) * tokens * (decoder.vocab_size + 1)))
 
-    return {
-        "likelihood_rank": place(losses([own], [own, *others])),
-        "likelihood_r2i_rank": place(losses([own, *others], [own])),
-    }
+
+def _ranks(decoder: ReportDecoder, groups: Sequence[Sequence[_Kept]], device: torch.device) -> list[dict[str, float]]:
+    """The ranks of the first study of each group, among all of its group."""
+    members = [one for group in groups for one in group]
+    patches = pad_sequence([one.patches.float() for one in members], batch_first=True).to(device)
+    lengths = torch.tensor([len(one.patches) for one in members], device=device)
+    mask = torch.arange(patches.shape[1], device=device) < lengths[:, None]
+    tokens = pad_sequence([one.tokens for one in members], batch_first=True).to(device)
+    token_lengths = torch.tensor([len(one.tokens) for one in members], device=device)
+    token_mask = torch.arange(tokens.shape[1], device=device) < token_lengths[:, None]
+
+    images, reports, first = [], [], 0
+    for group in groups:
+        images += [first] * len(group) + list(range(first + 1, first + len(group)))
+        reports += list(range(first, first + len(group))) + [first] * (len(group) - 1)
+        first += len(group)
+    image, report = torch.tensor(images, device=device), torch.tensor(reports, device=device)
+    log_probs = decoder.log_probs(patches[image], tokens[report], patch_mask=None if bool(mask.all()) else mask[image])
+    losses = token_losses(log_probs, tokens[report], token_mask[report]).of_reports
+    placed = []
+    for of_group, group in zip(losses.cpu().split([2 * len(group) - 1 for group in groups]), groups, strict=True):
+        not_later = of_group[1:] <= of_group[0] + TIE
+        of_reports, of_images = not_later.split(len(group) - 1)
+        placed.append(
+            {
+                "likelihood_rank": 1.0 + float(of_reports.sum()),
+                "likelihood_r2i_rank": 1.0 + float(of_images.sum()),
+            }
+        )
+    return placed
 
 
 def _of_all_ranks(found: dict[str, Value]) -> dict[str, Value]:

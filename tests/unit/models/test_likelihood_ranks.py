@@ -79,6 +79,8 @@ def test_batches_and_repeated_studies_change_nothing(model):
 class Knowing(torch.nn.Module):
     """Likelihoods by what the first patch says of the report's length: perfect, reversed, or the same for all images."""
 
+    vocab_size = TOKENIZER.vocab_size
+
     def __init__(self, sign):
         super().__init__()
         self.sign = sign
@@ -87,6 +89,19 @@ class Knowing(torch.nn.Module):
         distance = (patches[:, 0, 0] - tokens.sum(1)).abs()
         values = torch.full((len(tokens), tokens.shape[1] - 1, TOKENIZER.vocab_size + 1), 0.0)
         return values - (self.sign * distance)[:, None, None] / tokens.shape[1]
+
+
+@pytest.mark.parametrize("memory", [0, 4 * 10**6, 10**12], ids=["one study a pass", "a few", "all"])
+def test_ranks_do_not_depend_on_how_many_studies_share_a_pass(memory, model, monkeypatch):
+    passes = []
+    monkeypatch.setattr("hardneg_plugin.models.likelihood_ranks.MEMORY", memory)
+    log_probs = model.decoder.log_probs
+    model.decoder.log_probs = lambda *args, **kwargs: passes.append(len(args[0])) or log_probs(*args, **kwargs)
+    found = filled(model).compute(model.decoder, torch.device("cpu"))
+    assert sum(passes) == 24 * 31
+    assert {0: len(passes) == 24, 4 * 10**6: 1 < len(passes) < 24, 10**12: len(passes) == 1}[memory]
+    monkeypatch.undo()
+    assert found == filled(model).compute(model.decoder, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(("sign", "expected"), [(1.0, 1.0), (-1.0, 16.0), (0.0, 16.0)])

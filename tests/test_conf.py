@@ -16,6 +16,7 @@ from hardneg_plugin.backbones.r2gen import R2Gen
 from hardneg_plugin.backbones.r2gencmn import R2GenCMN
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.data.phantom.regimes import REGIMES
+from hardneg_plugin.data.token_emphasis import FindingWords, InverseDocumentFrequency, LackedByOthers
 from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.functional.hardening import Released
 from hardneg_plugin.grounding import Boxes, Cells, Learned
@@ -23,6 +24,7 @@ from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.objectives import (
     Absolute,
     Bank,
+    ByEmphasis,
     ByImage,
     ByText,
     GroundedKnowledgeObjective,
@@ -41,7 +43,14 @@ from hardneg_plugin.objectives.schedule import Constant, Cosine, Exponential, Li
 # those of hardening: tests/unit/functional/test_hardening.py
 STRATEGIES: dict[str, dict[str, Any]] = {
     "alignment": {"info_nce": InfoNCE(), "triplet": Triplet(), "released": ReleasedAlignment()},
-    "token_weights": {"by_image": ByImage(), "by_text": ByText(), "none": None},
+    "token_weights": {
+        "by_image": ByImage(),
+        "by_text": ByText(),
+        "by_training_reports": ByEmphasis(),
+        "by_frequency": ByEmphasis(scale=17.0),
+        "finding_words": ByEmphasis(),
+        "none": None,
+    },
     "likelihood_margin": {
         **{form: LikelihoodMargin(form=form) for form in ("softplus", "hinge", "info_nce")},
         "none": None,
@@ -104,6 +113,18 @@ def test_further_objectives_have_the_defaults_of_their_classes(choice, objective
     more = own.keys() - plain.keys()
     assert {key: own[key] for key in more - given} == {key: defaults[key].default for key in more - given}
     assert more == defaults.keys() - {"image_width", "report_width", "width", "grounding", "options"}
+
+
+@pytest.mark.parametrize(
+    ("choice", "emphasis"),
+    [
+        ("by_training_reports", LackedByOthers()),
+        ("by_frequency", InverseDocumentFrequency()),
+        ("finding_words", FindingWords()),
+    ],
+)
+def test_weights_by_training_reports_have_the_emphasis_that_they_need(choice, emphasis):
+    assert instantiate(compose(f"token_weights={choice}").data.datamodule.emphasis) == emphasis
 
 
 @pytest.mark.parametrize(("overrides", "regime"), [((), "uniform"), (("data.regime=clinic",), "clinic")])

@@ -79,6 +79,9 @@ class StudyCollator:
             batch["boxes"] = pad_sequence(
                 [sample["boxes"] for sample in samples], batch_first=True, padding_value=torch.nan
             )
+        if "emphasis" in samples[0]:
+            rows = [torch.from_numpy(sample["emphasis"][: self.max_length]) for sample in samples]
+            batch["emphasis"] = pad_sequence(rows, batch_first=True)
         if negatives := [negative for sample in samples for negative in sample.get("negatives", ())]:
             batch["negatives"] = self(negatives)
         return batch

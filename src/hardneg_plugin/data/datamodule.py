@@ -14,6 +14,7 @@ from hardneg_plugin.data.loader import TrainingLoader
 from hardneg_plugin.data.neighbour_batches import NeighbourBatches
 from hardneg_plugin.data.paired import PairedNegatives
 from hardneg_plugin.data.studies import Sample, SplitName, Studies, StudySource
+from hardneg_plugin.data.token_emphasis import EmphasisedStudies, TokenEmphasis
 from hardneg_plugin.data.tokenizer import Tokenizer
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.knowledge import Knowledge
@@ -66,6 +67,7 @@ class StudyDataModule(pl.LightningDataModule):
         pin_memory: page-locked batches, for faster copies to a GPU; None: where CUDA is available.
         paired: the hard negatives of training batches, for `negatives=paired`; None: none.
         sampler: the order of training studies, where batches are made of neighbours; None: random.
+        emphasis: of the tokens of training reports, for `token_weights=by_frequency` and others; None: none.
         knowledge: whose prompts the reports are read for, as `facts` of the batch; None: no `facts`.
 
     Raises:
@@ -91,6 +93,7 @@ class StudyDataModule(pl.LightningDataModule):
         pin_memory: bool | None = None,
         paired: PairedNegatives | None = None,
         sampler: NeighbourBatches | None = None,
+        emphasis: TokenEmphasis | None = None,
         knowledge: Knowledge | None = None,
     ) -> None:
         super().__init__()
@@ -109,7 +112,7 @@ class StudyDataModule(pl.LightningDataModule):
         self._batch_size, self._eval_batch_size = batch_size, eval_batch_size
         self._max_length, self._seed = max_length, seed
         self._num_workers, self._pin_memory = num_workers, pin_memory
-        self._paired, self._sampler = paired, sampler
+        self._paired, self._sampler, self._emphasis = paired, sampler, emphasis
         self._knowledge = knowledge
 
     @cached_property
@@ -125,9 +128,13 @@ class StudyDataModule(pl.LightningDataModule):
 
     @cached_property
     def training_studies(self) -> Studies:
-        """The training split, with its paired studies where there are any; made at first access."""
+        """The training split, with paired studies and the emphasis of tokens where there are any; made at first access."""
         studies = self.source.split("train")
-        return studies if self._paired is None else self._paired.beside(studies)
+        if self._paired is not None:
+            studies = self._paired.beside(studies)
+        if self._emphasis is None:
+            return studies
+        return EmphasisedStudies(studies, self._emphasis.fitted(self.source, self.tokenizer), self.tokenizer)
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Training studies under `SeededShuffle`, or in groups of neighbours; the last batch may be smaller."""

@@ -118,12 +118,24 @@ class NeighbourBatches:
         Raises:
             UserError: the table cannot be read, or is of other studies.
         """
-        return NeighbourShuffle(self._neighbours(studies), self.group, seed)
+        neighbours = nearest_studies(studies, self.pool, self.table, "sampler.table")
+        return NeighbourShuffle(neighbours, self.group, seed)
 
-    def _neighbours(self, studies: Studies) -> list[list[int]]:
-        if self.table is None:
-            rule = NeighbourRule(groups_of(studies.reports, studies.patients, studies.labels), k=self.pool)
-            index: NDArray[np.int64] = ChunkedSearch()(embed(TfidfEmbedder(), studies.reports), rule).index
-            return [[one for one in row if one >= 0] for row in index.tolist()]
-        table = read_neighbours(self.table)
-        return [row[: self.pool] for row in neighbours_within(table, studies.ids, self.table, "sampler.table")]
+
+def nearest_studies(studies: Studies, k: int, table: str | Path | None, setting: str) -> list[list[int]]:
+    """The k nearest other studies of each training study that are no matches, as places in the split, nearest first.
+
+    Args:
+        studies: the training split.
+        k: >= 1; a study may have fewer.
+        table: of neighbours, as `hardneg-mine` writes it; None: mined by the words of the reports.
+        setting: that names the table, for messages.
+
+    Raises:
+        UserError: the table cannot be read, or is of other studies.
+    """
+    if table is None:
+        rule = NeighbourRule(groups_of(studies.reports, studies.patients, studies.labels), k=k)
+        index: NDArray[np.int64] = ChunkedSearch()(embed(TfidfEmbedder(), studies.reports), rule).index
+        return [[one for one in row if one >= 0] for row in index.tolist()]
+    return [row[:k] for row in neighbours_within(read_neighbours(table), studies.ids, table, setting)]

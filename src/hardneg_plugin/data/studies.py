@@ -3,6 +3,8 @@
 from collections.abc import Callable, Hashable, Sequence
 from typing import Literal, Protocol, TypedDict
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 SplitName = Literal["train", "val", "test"]
@@ -27,6 +29,8 @@ class _StudySample(TypedDict):
 class Sample(_StudySample, total=False):
     """One study as a data set returns it."""
 
+    emphasis: NDArray[np.float32]
+    """Of each token of the report, `[0, ids..., 0]`, in [0, 1]; only in training, with a `TokenEmphasis`."""
     negatives: "list[Sample]"
     """Its K paired hard negatives, the same K for every study; only in training, with `negatives=paired`."""
     boxes: Tensor
@@ -116,6 +120,8 @@ class Batch(_StudyBatch, total=False):
     """`(B, Q)` int64: 1 where a report states a prompt, 0 where it does not, -1 where it leaves it open."""
     boxes: Tensor
     """`(B, V, R, 4)` float32: as the samples', NaN where a view is missing; where the data set has boxes."""
+    emphasis: Tensor
+    """`(B, T)` float32 in [0, 1], of each token. Only in training, with a `TokenEmphasis`."""
     negatives: "Batch"
     """The K paired hard negatives of each study, B * K rows; row `i * K + j` is the j-th of study i. Only in training, with
     `negatives=paired`."""

@@ -29,6 +29,8 @@ class TokenLosses(NamedTuple):
     """`(B, T)` bool, True where a token counts."""
     tokens: Tensor | None = None
     """`(B, T)` int64 >= 0, for weights by text."""
+    emphasis: Tensor | None = None
+    """`(B, T)` in [0, 1], for weights by emphasis; whatever it is where none counts."""
 
     @property
     def of_reports(self) -> Tensor:
@@ -153,6 +155,23 @@ def weights_by_text(tokens: Tensor, mask: Tensor, index: Tensor, valid: Tensor, 
     lacks = ~has[index[:, :, None], tokens[:, None, :]]  # (B, K, T)
     kept = valid[:, None].expand(-1, tokens.shape[1], -1)
     return 1 + scale * mean_where(lacks.transpose(1, 2).float().where(kept, 0), kept)
+
+
+@torch.no_grad()
+def weights_by_emphasis(emphasis: Tensor, *, scale: float) -> Tensor:
+    """Tokens weigh more the more they are emphasised: `1 + a e`.
+
+    Args:
+        emphasis: e, `(B, T)` in [0, 1].
+        scale: a, >= 0.
+
+    Returns:
+        `(B, T)`, detached, from 1 to 1 + a.
+
+    >>> weights_by_emphasis(torch.tensor([[0.0, 0.5, 1.0]]), scale=4.0)
+    tensor([[1., 3., 5.]])
+    """
+    return 1 + scale * emphasis
 
 
 def likelihood_margin(

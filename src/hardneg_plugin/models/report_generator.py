@@ -205,6 +205,8 @@ class ReportGenerator(StudyModel[ReportScores]):
         visual = self.encode_images(batch)
         states = self.decoder.states(visual.context, batch["tokens"], patch_mask=visual.context_mask)
         read = token_losses(self.decoder.classify(states), batch["tokens"], batch["token_mask"])
+        if "emphasis" in batch:
+            read = read._replace(emphasis=batch["emphasis"][:, 1:])
         losses = torch.stack([read.of_reports, read.mask.sum(1).to(read.losses.dtype)], dim=1)
         loss, tokens = losses.sum(0)
         return {

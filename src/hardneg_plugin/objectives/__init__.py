@@ -6,7 +6,7 @@ from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
 from hardneg_plugin.objectives.embeddings import PairEmbeddings
 from hardneg_plugin.objectives.gk_mvlp.objective import GroundedKnowledgeObjective
 from hardneg_plugin.objectives.likelihood.margin import LikelihoodMargin
-from hardneg_plugin.objectives.likelihood.token_weights import ByImage, ByText
+from hardneg_plugin.objectives.likelihood.token_weights import ByEmphasis, ByImage, ByText
 from hardneg_plugin.objectives.negatives.bank import Bank
 from hardneg_plugin.objectives.negatives.sources import InBatch, Paired, Queue
 from hardneg_plugin.objectives.objective import HardNegativeObjective
@@ -18,6 +18,7 @@ __all__ = [
     "Absolute",
     "Alternating",
     "Bank",
+    "ByEmphasis",
     "ByImage",
     "ByText",
     "EmbeddedBatch",

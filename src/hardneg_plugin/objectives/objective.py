@@ -44,7 +44,8 @@ class HardNegativeObjective(nn.Module):
         negatives: the source of hard negatives (`InBatch`, `Queue`, `Bank`, `Paired`); None: `InBatch()`.
         schedule: hardness over training (`Linear`, `Cosine`, `Exponential`, `Constant`); None: `Linear()`.
         separation: the loss between images of a study and of its hard negatives (`Hinge`, `Absolute`); None: none.
-        token_weights: weights of the tokens in the report loss (`ByImage`, `ByText`); None: the host's report loss as it is.
+        token_weights: weights of the tokens in the report loss (`ByImage`, `ByText`, `ByEmphasis`); None: the host's report loss as
+            it is.
         likelihood_margin: `LikelihoodMargin`, how much likelier a report is with its own image; None: none. Both need a host that
             reads its reports with other images (`HardNegativeMixin.token_losses`).
         weights: of report loss, alignment loss, separation loss and likelihood margin in the total.

@@ -10,6 +10,7 @@ from hardneg_plugin.functional.likelihood import (
     TokenLosses,
     likelihood_margin,
     mean_token_loss,
+    weights_by_emphasis,
     weights_by_image,
     weights_by_text,
 )
@@ -86,6 +87,12 @@ def test_weights_by_text_are_the_plain_loop():
             if reports:
                 expected[i, t] = 1 + 6 * sum(int(tokens[i, t]) not in words for words in reports) / len(reports)
     torch.testing.assert_close(weights_by_text(tokens, MASK, index, VALID), expected)
+
+
+def test_weights_by_emphasis_are_the_plain_loop():
+    emphasis = drawn(3, 5) / 4
+    expected = [[1 + 2.5 * float(one) for one in row] for row in emphasis]
+    torch.testing.assert_close(weights_by_emphasis(emphasis, scale=2.5), torch.tensor(expected, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("form", ["softplus", "hinge", "info_nce"])

@@ -14,9 +14,10 @@ from hardneg_plugin.backbones.visual import VisualExtractor
 from hardneg_plugin.data.collate import StudyCollator
 from hardneg_plugin.data.phantom import PhantomStudies
 from hardneg_plugin.data.tokenizer import WordTokenizer
+from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.likelihood import likelihood_margin
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator
-from hardneg_plugin.objectives import ByImage, ByText, LikelihoodMargin, Weights
+from hardneg_plugin.objectives import ByEmphasis, ByImage, ByText, LikelihoodMargin, Weights
 from hardneg_plugin.objectives.likelihood.negative_images import MEAN_IMAGE, NegativeImages
 from hardneg_plugin.objectives.schedule import Constant, TrainingProgress
 
@@ -130,6 +131,29 @@ def test_the_loss_of_weighed_tokens_is_the_plain_loop(batch):
     assert loss.item() == pytest.approx(top / below, rel=1e-5)
     assert logs["train/token_weight"] == pytest.approx(below / int(mask.sum()), rel=1e-5)
     assert logs["train/report_loss"] == pytest.approx(float(own[mask].mean()), rel=1e-5)
+
+
+def test_the_loss_of_emphasised_tokens_is_the_plain_loop(batch):
+    batch["emphasis"] = torch.rand(batch["tokens"].shape, generator=torch.Generator().manual_seed(1))
+    model = generator(token_weights=ByEmphasis(scale=3.0), weights=Weights(alignment=0.0)).eval()
+    logs = {}
+    model.log = lambda name, value, **kwargs: logs.setdefault(name, float(value))
+    loss = model.training_step(batch, 0)["loss"]
+    with torch.no_grad():
+        own = model._teacher_forced(batch)["token_losses"]
+    top = below = 0.0
+    for i in range(6):
+        for t in range(1, int(batch["token_mask"][i].sum())):  # the first token is given
+            weight = 1 + 3 * float(batch["emphasis"][i, t])
+            top, below = top + weight * float(own.losses[i, t - 1]), below + weight
+    assert loss.item() == pytest.approx(top / below, rel=1e-5)
+    assert logs["train/token_weight"] == pytest.approx(below / int(own.mask.sum()), rel=1e-5)
+    assert logs["train/token_loss"] == pytest.approx(float(own.losses[own.mask].mean()), rel=1e-5)
+
+
+def test_a_batch_without_emphasis_is_told(batch):
+    with pytest.raises(UserError, match=r"TokenLosses\(emphasis=\(B, T\)\)"):
+        generator(token_weights=ByEmphasis()).training_step(batch, 0)
 
 
 def nearest(model, pairs):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hardneg_plugin.errors import UserError, require
-from hardneg_plugin.functional.likelihood import TokenLosses, weights_by_image, weights_by_text
+from hardneg_plugin.functional.likelihood import TokenLosses, weights_by_emphasis, weights_by_image, weights_by_text
 from hardneg_plugin.objectives.batch import EmbeddedBatch
 from hardneg_plugin.objectives.likelihood.negative_images import Choice, NegativeImages, ReadReports
 
@@ -128,6 +128,37 @@ class ByText:
             raise UserError("token_weights by text need the tokens of the reports: give TokenLosses(tokens=(B, T)).")
         index, valid = NegativeImages(self.choice, self.k)(batch)
         return weights_by_text(own.tokens, own.mask, index, valid, scale=self.scale), {}
+
+
+@dataclass(frozen=True)
+class ByEmphasis:
+    """A token weighs `1 + a e`, e its emphasis in [0, 1] that comes with the batch: what needs no other study of it.
+
+    In the trainer the data module computes e over the training reports (`data.token_emphasis`).
+
+    Args:
+        scale: a, >= 0.
+
+    >>> ByEmphasis(scale=4.0)
+    ByEmphasis(scale=4.0)
+    """
+
+    scale: float = 6.0
+
+    def __post_init__(self) -> None:
+        require(self.scale >= 0, "token_weights.scale", "a number >= 0", self.scale)
+
+    @torch.no_grad()
+    def __call__(
+        self, batch: EmbeddedBatch, own: TokenLosses, read: ReadReports, hardness: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `TokenWeights`."""
+        if own.emphasis is None:
+            raise UserError(
+                "token_weights by emphasis need that of each token: give TokenLosses(emphasis=(B, T)); with hardneg-train choose "
+                "token_weights=by_frequency, finding_words or by_training_reports, which set data.emphasis."
+            )
+        return weights_by_emphasis(own.emphasis, scale=self.scale), {}
 
 
 def _mean(values: Tensor, kept: Tensor) -> Tensor:

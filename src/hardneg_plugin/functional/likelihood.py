@@ -149,12 +149,11 @@ def weights_by_text(tokens: Tensor, mask: Tensor, index: Tensor, valid: Tensor, 
     tensor([[1., 7.],
             [1., 7.]])
     """
-    has = torch.zeros(len(tokens), int(tokens.max()) + 1, dtype=torch.bool, device=tokens.device)
-    rows = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(tokens)
-    has[rows[mask], tokens[mask]] = True
-    lacks = ~has[index[:, :, None], tokens[:, None, :]]  # (B, K, T)
-    kept = valid[:, None].expand(-1, tokens.shape[1], -1)
-    return 1 + scale * mean_where(lacks.transpose(1, 2).float().where(kept, 0), kept)
+    lacking = torch.zeros_like(tokens)
+    for others, kept in zip(index.T, valid.T, strict=True):  # each compares T with T tokens
+        has = (tokens[:, :, None] == tokens[others, None]) & mask[others, None]
+        lacking += ~has.any(2) & kept[:, None]
+    return 1 + scale * lacking / valid.sum(1, keepdim=True).clamp_min(1)
 
 
 @torch.no_grad()

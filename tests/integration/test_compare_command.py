@@ -159,7 +159,7 @@ def test_a_comparison_that_was_cut_off_is_made_of_what_is_finished(cli, made_up,
         (folder / "runs" / run / "metrics.json").unlink()
     shutil.rmtree(folder / "runs/queue")
     monkeypatch.setattr(compare, "run_all", lambda *_: pytest.fail("nothing is trained"))
-    result = cli(*command, "compare.partial=true")
+    result = cli(*command, "compare.partial=true", "compare.pairs=[[arc,mined]]")
     assert result.code == 0, result.err
     content = read_json(folder / "comparison.json")
     shared = "differences are those under the seeds that both variants have."
@@ -168,6 +168,7 @@ def test_a_comparison_that_was_cut_off_is_made_of_what_is_finished(cli, made_up,
         f"arc is finished under seeds 1, 3, not under seed 2: {shared}",
         "mined is left out: host is not finished under seed 3.",
         "queue is left out: none of its runs is finished.",
+        "arc against mined is left out: they have no finished seed in common.",
     ]
     assert all(note in result.out for note in content["notes"])
     assert {name: of["seeds"] for name, of in content["variants"].items()} == {"host": [1, 2], "arc": [1, 3]}

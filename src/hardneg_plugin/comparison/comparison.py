@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,8 +50,8 @@ class VariantResult:
 
 
 @dataclass(frozen=True)
-class BaselineDifference:
-    """A score of a variant less that of the baseline, means over seeds."""
+class VariantDifference:
+    """A score of a variant less that of another, means over the seeds that both have."""
 
     difference: float
     low: float
@@ -58,6 +59,16 @@ class BaselineDifference:
     p_value: float
     corrected: float | None
     """By Holm, over all comparisons of the measures that count; None for other scores."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A variant against another."""
+
+    variant: str
+    other: str
+    differences: dict[str, VariantDifference]
+    """By score that tables show."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +80,10 @@ class SplitResult:
     """Of the sorted ids of the studies, one a line."""
     intervals: dict[str, dict[str, tuple[float, float]]]
     """By variant and measure that counts on this split, of the mean over seeds: studies resampled, trainings as they are."""
-    differences: dict[str, dict[str, BaselineDifference]]
-    """By variant and score that tables show; the baseline has none."""
+    differences: dict[str, dict[str, VariantDifference]]
+    """From the baseline, by variant and score that tables show; the baseline has none."""
+    pairs: list[Contrast]
+    """Further variants against each other, as asked for."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +114,25 @@ class Comparison:
     def measures_on(self, split: str) -> list[str]:
         """The measures that the runs have on a split: those by likelihood may be of test alone."""
         return [measure for measure in self.measures if measure in self.splits[split].intervals[self.baseline]]
+
+    def against_baseline(self, split: str) -> list[Contrast]:
+        """Every other variant against the baseline."""
+        found = self.splits[split].differences
+        return [Contrast(variant, self.baseline, differences) for variant, differences in found.items()]
+
+    def seed_differences(self, split: str, contrast: Contrast, name: str) -> list[float]:
+        """The difference of a score under each seed that both variants of a contrast have; empty if a run does not have it.
+
+        Args:
+            split: "val" or "test".
+            contrast: of two variants.
+            name: of the score.
+        """
+        variant, other = (
+            dict(zip(self.variants[key].seeds, self.scores(key, split, name), strict=False))
+            for key in (contrast.variant, contrast.other)
+        )
+        return [variant[seed] - other[seed] for seed in variant if seed in other]
 
     @property
     def chosen_by(self) -> str:
@@ -143,10 +175,11 @@ class Comparison:
                         variant: {score: (low, high) for score, (low, high) in by_score.items()}
                         for variant, by_score in split["intervals"].items()
                     },
-                    differences={
-                        variant: {score: BaselineDifference(**values) for score, values in by_score.items()}
-                        for variant, by_score in split["differences"].items()
-                    },
+                    differences={variant: _differences(by_score) for variant, by_score in split["differences"].items()},
+                    pairs=[
+                        Contrast(pair["variant"], pair["other"], _differences(pair["differences"]))
+                        for pair in split.get("pairs", [])
+                    ],
                 )
                 for name, split in content["splits"].items()
             }
@@ -155,6 +188,10 @@ class Comparison:
             raise UserError(
                 f"Expected the comparison.json of hardneg-compare, but {path} holds something else ({error!r})."
             ) from error
+
+
+def _differences(by_score: Mapping[str, Mapping[str, Any]]) -> dict[str, VariantDifference]:
+    return {score: VariantDifference(**values) for score, values in by_score.items()}
 
 
 def is_shown(name: str, measures: Sequence[str]) -> bool:

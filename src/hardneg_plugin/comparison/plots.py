@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hardneg_plugin.comparison.comparison import Comparison
+from hardneg_plugin.comparison.forest import WIDTH, forest_figure
 from hardneg_plugin.files import whole_file
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -35,6 +36,8 @@ def write_plots(comparison: Comparison, curves: Mapping[str, Sequence[Curves]], 
     """
     folder.mkdir(parents=True, exist_ok=True)
     figures = {f"scores_{split}": scores_figure(comparison, split) for split in comparison.splits}
+    forests = {f"differences_{split}": forest_figure(comparison, split) for split in comparison.splits}
+    figures |= {name: figure for name, figure in forests.items() if figure is not None}
     if (of_curves := curves_figure(comparison, curves)) is not None:
         figures["curves"] = of_curves
     written = []
@@ -57,7 +60,7 @@ def scores_figure(comparison: Comparison, split: str) -> Figure:
         split: "val" or "test".
     """
     measures, variants = comparison.measures_on(split), list(comparison.variants)
-    figure = Figure(figsize=(4.5 * len(measures), 1.2 + 0.45 * len(variants)), layout="constrained")
+    figure = Figure(figsize=(min(4.5 * len(measures), 3 * WIDTH / 2), 1.2 + 0.45 * len(variants)), layout="constrained")
     for axes, measure in zip(np.atleast_1d(figure.subplots(1, len(measures), sharey=True)), measures, strict=True):
         for row, variant in enumerate(variants):
             values = comparison.scores(variant, split, measure)

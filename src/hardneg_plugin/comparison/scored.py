@@ -11,12 +11,11 @@ from hydra.utils import instantiate
 from hardneg_plugin.comparison.comparison import (
     ALPHA,
     SCORED_SPLITS,
-    BaselineDifference,
     Comparison,
     SplitResult,
-    is_shown,
     variant_result,
 )
+from hardneg_plugin.comparison.contrasts import compare_pairs
 from hardneg_plugin.comparison.planned_runs import PlannedRun
 from hardneg_plugin.comparison.settings import ComparisonSettings
 from hardneg_plugin.comparison.task_files import add_tasks, read_task, task_files, tasks_of_all
@@ -26,7 +25,7 @@ from hardneg_plugin.metrics.peers import Peers
 from hardneg_plugin.metrics.record_scores import score_records
 from hardneg_plugin.metrics.records import read_predictions
 from hardneg_plugin.metrics.score_card import ScoreCard
-from hardneg_plugin.metrics.significance import Difference, compare, holm, intervals
+from hardneg_plugin.metrics.significance import intervals
 from hardneg_plugin.metrics.statistics import means_of_runs
 from hardneg_plugin.runs.folder import RunFolder
 
@@ -95,30 +94,25 @@ def compare_split(
     measures: Sequence[str],
     resamples: int,
     seeds: Mapping[str, Sequence[int]] | None = None,
+    pairs: Sequence[tuple[str, str]] = (),
 ) -> SplitResult:
-    """Compare every variant with the baseline, under the seeds that both have.
+    """Compare every variant with the baseline, and further pairs of variants, under the seeds that both have.
 
     Args:
         scored: the scores of all runs.
         baseline: one of the variants.
         measures: scores whose p-values are corrected together.
         resamples: draws for intervals and p-values, >= 1.
-        seeds: by variant, those of its runs, at least one of them the baseline's; None: all variants have the same.
+        seeds: by variant, those of its runs; None: all variants have the same. Two that are compared share one.
+        pairs: further variants, each with the one that it is compared with.
     """
     statistics = {variant: [card.statistics for card in cards] for variant, cards in scored.cards.items()}
     by_seed = {
         variant: dict(zip(seeds[variant] if seeds else range(len(of_runs)), of_runs, strict=True))
         for variant, of_runs in statistics.items()
     }
-
-    def difference(variant: str, other: str) -> dict[str, Difference]:
-        shared = [seed for seed in by_seed[variant] if seed in by_seed[other]]
-        ours, theirs = ([by_seed[name][seed] for seed in shared] for name in (variant, other))
-        return compare(ours, theirs, resamples=resamples, level=1 - ALPHA)
-
-    found = {variant: difference(variant, baseline) for variant in statistics if variant != baseline}
-    family = [(variant, measure) for variant in found for measure in measures]
-    corrected = dict(zip(family, holm([found[v][m].p_value for v, m in family]), strict=True))
+    with_baseline = [(variant, baseline) for variant in statistics if variant != baseline]
+    contrasts = compare_pairs(by_seed, [*with_baseline, *pairs], measures, resamples)
     of_means = {
         variant: intervals(list(means_of_runs(of_runs).values()), resamples=resamples, level=1 - ALPHA)
         for variant, of_runs in statistics.items()
@@ -130,14 +124,8 @@ def compare_split(
             variant: {measure: found_intervals[measure] for measure in measures}
             for variant, found_intervals in of_means.items()
         },
-        differences={
-            variant: {
-                name: BaselineDifference(d.difference, d.low, d.high, d.p_value, corrected.get((variant, name)))
-                for name, d in differences.items()
-                if is_shown(name, measures)
-            }
-            for variant, differences in found.items()
-        },
+        differences={contrast.variant: contrast.differences for contrast in contrasts[: len(with_baseline)]},
+        pairs=contrasts[len(with_baseline) :],
     )
 
 
@@ -164,6 +152,12 @@ def compare_variants(
         if missing := [split for split in SCORED_SPLITS if name not in measures[split]]:
             where = f" on {missing[0]}" if len(missing) < len(SCORED_SPLITS) else ""
             notes.append(f"{name} is left out{where}: {_why_lacking(name)}.")
+    pairs = []
+    for one, other in settings.pairs:
+        if set(seeds.get(one, [])).isdisjoint(seeds.get(other, [])):
+            notes.append(f"{one} against {other} is left out: they have no finished seed in common.")
+        else:
+            pairs.append((one, other))
     return Comparison(
         baseline=settings.baseline,
         seeds=settings.seeds,
@@ -179,7 +173,7 @@ def compare_variants(
             for name, some in runs.items()
         },
         splits={
-            split: compare_split(scored[split], settings.baseline, measures[split], settings.resamples, seeds)
+            split: compare_split(scored[split], settings.baseline, measures[split], settings.resamples, seeds, pairs)
             for split in SCORED_SPLITS
         },
         notes=notes,

@@ -29,6 +29,7 @@ class ComparisonSettings:
     variants: list[str]
     seeds: list[int]
     baseline: str
+    pairs: list[list[str]]
     folder: str
     jobs: int
     launcher: str | None
@@ -66,6 +67,13 @@ class ComparisonSettings:
                 f"compare.baseline: expected one of compare.variants=[{','.join(self.variants)}], but got "
                 f"{self.baseline}. Add it to them, or name another."
             )
+        if not isinstance(self.pairs, list) or not all(self._is_pair(pair) for pair in self.pairs):
+            raise UserError(
+                "compare.pairs: expected pairs of different names of compare.variants without the baseline, such as [[arc,mined]], "
+                f"but got {self.pairs}."
+            )
+        if len({frozenset(pair) for pair in self.pairs}) < len(self.pairs):
+            raise UserError(f"compare.pairs: expected each pair once, but got {self.pairs}.")
         for name in self.measures:
             if name in ("length", "report_loss"):
                 raise UserError(f"compare.measures: expected scores of which higher is better, but got {name}.")
@@ -74,7 +82,7 @@ class ComparisonSettings:
                     f"compare.measures: expected scores that have an interval, but got {name}. There are: "
                     f"{', '.join(sorted(every_score() - {'length', 'report_loss'}))}."
                 )
-        comparisons = (len(self.variants) - 1) * len(self.measures)
+        comparisons = (len(self.variants) - 1 + len(self.pairs)) * len(self.measures)
         if comparisons / (self.resamples + 1) >= ALPHA:
             raise UserError(
                 f"compare.resamples: with {self.resamples} no difference could be found among {comparisons} comparisons: set at "
@@ -92,6 +100,10 @@ class ComparisonSettings:
                     f"compare.by_data.{data}: expected a list of overrides of hardneg-train, such as [data.regime=clinic], but "
                     f"got {overrides!r}."
                 )
+
+    def _is_pair(self, pair: object) -> bool:
+        others = {name for name in self.variants if name != self.baseline}
+        return _is_list_of(str, pair) and isinstance(pair, list) and len(pair) == len(set(pair) & others) == 2
 
     @property
     def path(self) -> Path:

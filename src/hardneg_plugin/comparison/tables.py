@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hardneg_plugin.comparison.comparison import ALPHA, USUAL, BaselineDifference, Comparison
+from hardneg_plugin.comparison.comparison import ALPHA, USUAL, Comparison, Contrast, VariantDifference
 from hardneg_plugin.comparison.task_files import HIGHER_IS_BETTER
 from hardneg_plugin.comparison.verdicts import cautions, choice, format_p_value, verdict, verdicts
 
@@ -30,9 +30,14 @@ def tables(comparison: Comparison) -> list[Table]:
     found = []
     for split in SPLIT_ORDER:
         found.append(scores_table(comparison, split))
-        if comparison.splits[split].differences:
-            found.append(differences_table(comparison, split))
-            found.append(other_differences_table(comparison, split))
+        for contrasts, of in (
+            (comparison.against_baseline(split), f"from {comparison.baseline}"),
+            (comparison.splits[split].pairs, "between pairs"),
+        ):
+            if contrasts:
+                found.append(differences_table(comparison, split, contrasts, f"Difference {of} on {split}"))
+                title = f"Other differences {of} on {split}, not corrected"
+                found.append(other_differences_table(comparison, split, contrasts, title))
     return [*found, cost_table(comparison)]
 
 
@@ -69,21 +74,23 @@ def _beside(comparison: Comparison, split: str) -> list[str]:
     return [name for name in (*USUAL, *sorted(of_tasks)) if name not in comparison.measures]
 
 
-def differences_table(comparison: Comparison, split: str) -> Table:
-    """The measures that count: their spread over seeds, and the difference from the baseline.
+def differences_table(comparison: Comparison, split: str, contrasts: Sequence[Contrast], title: str) -> Table:
+    """The measures that count: their spread over seeds, and the difference of each contrast.
 
     Args:
         comparison: the comparison.
         split: "val" or "test".
+        contrasts: a row for each and each measure.
+        title: that of the table.
     """
     rows = []
-    for variant, by_score in comparison.splits[split].differences.items():
+    for contrast in contrasts:
         for measure in comparison.measures_on(split):
-            values, compared = comparison.scores(variant, split, measure), by_score[measure]
+            values, compared = comparison.scores(contrast.variant, split, measure), contrast.differences[measure]
             assert compared.corrected is not None
             rows.append(
                 [
-                    variant,
+                    _label(comparison, contrast),
                     measure,
                     f"{np.mean(values):.3f}",
                     f"{min(values):.3f} to {max(values):.3f}",
@@ -95,22 +102,29 @@ def differences_table(comparison: Comparison, split: str) -> Table:
                 ]
             )
     header = ["variant", "measure", "mean", "over seeds", "difference", "interval", "p", "corrected", "verdict"]
-    return Table(f"Difference from {comparison.baseline} on {split}", header, rows)
+    return Table(title, header, rows)
 
 
-def other_differences_table(comparison: Comparison, split: str) -> Table:
-    """The other scores: differences from the baseline with their intervals, without a verdict.
+def other_differences_table(comparison: Comparison, split: str, contrasts: Sequence[Contrast], title: str) -> Table:
+    """The other scores: differences with their intervals, without a verdict.
 
     Args:
         comparison: the comparison.
         split: "val" or "test".
+        contrasts: a row for each.
+        title: that of the table.
     """
-    differences = comparison.splits[split].differences
-    names = [name for name in _beside(comparison, split) if any(name in by_score for by_score in differences.values())]
+    names = [name for name in _beside(comparison, split) if any(name in contrast.differences for contrast in contrasts)]
     rows = [
-        [variant, *(_with_interval(by_score.get(name)) for name in names)] for variant, by_score in differences.items()
+        [_label(comparison, contrast), *(_with_interval(contrast.differences.get(name)) for name in names)]
+        for contrast in contrasts
     ]
-    return Table(f"Other differences from {comparison.baseline} on {split}, not corrected", ["variant", *names], rows)
+    return Table(title, ["variant", *names], rows)
+
+
+def _label(comparison: Comparison, contrast: Contrast) -> str:
+    against = "" if contrast.other == comparison.baseline else f" against {contrast.other}"
+    return f"{contrast.variant}{against}"
 
 
 def cost_table(comparison: Comparison) -> Table:
@@ -177,7 +191,7 @@ def _mean_and_deviation(values: Sequence[float]) -> str:
     return f"{np.mean(values):.3f}{deviation}"
 
 
-def _with_interval(compared: BaselineDifference | None) -> str:
+def _with_interval(compared: VariantDifference | None) -> str:
     if compared is None:
         return "-"
     return f"{compared.difference:+.3f} ({compared.low:+.3f} to {compared.high:+.3f})"

@@ -4,27 +4,31 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from hardneg_plugin.comparison.comparison import ALPHA, BaselineDifference, Comparison
+from hardneg_plugin.comparison.comparison import ALPHA, Comparison, VariantDifference
 
 FEW_STUDIES = 100
 FEW_SEEDS = 5
 
 
-def verdict(compared: BaselineDifference) -> str:
+def verdict(compared: VariantDifference) -> str:
     """One difference in words: better or worse only where the corrected p-value and the interval agree.
 
-    >>> verdict(BaselineDifference(difference=0.004, low=-0.01, high=0.018, p_value=0.31, corrected=0.61))
+    >>> verdict(VariantDifference(difference=0.004, low=-0.01, high=0.018, p_value=0.31, corrected=0.61))
     'no difference found: +0.004 (-0.010 to +0.018), p = 0.610 after correction'
     """
-    corrected = compared.p_value if compared.corrected is None else compared.corrected
-    if corrected < ALPHA and compared.low > 0:
-        word = "better"
-    elif corrected < ALPHA and compared.high < 0:
-        word = "worse"
-    else:
-        word = "no difference found"
+    word = ("better" if compared.low > 0 else "worse") if is_found(compared) else "no difference found"
     after = "" if compared.corrected is None else " after correction"
-    return f"{word}: {compared.difference:+.3f} ({compared.low:+.3f} to {compared.high:+.3f}), {format_p_value(corrected)}{after}"
+    p_value = format_p_value(_corrected(compared))
+    return f"{word}: {compared.difference:+.3f} ({compared.low:+.3f} to {compared.high:+.3f}), {p_value}{after}"
+
+
+def is_found(compared: VariantDifference) -> bool:
+    """Whether the corrected p-value is below `ALPHA` and the interval off zero."""
+    return _corrected(compared) < ALPHA and (compared.low > 0 or compared.high < 0)
+
+
+def _corrected(compared: VariantDifference) -> float:
+    return compared.p_value if compared.corrected is None else compared.corrected
 
 
 def format_p_value(p_value: float) -> str:
@@ -37,16 +41,15 @@ def format_p_value(p_value: float) -> str:
 
 
 def verdicts(comparison: Comparison, split: str) -> list[str]:
-    """A sentence for each variant and each measure that counts.
+    """A sentence for each variant against the baseline, each pair, and each measure that counts.
 
     Args:
         comparison: the comparison.
         split: "val" or "test".
     """
-    differences = comparison.splits[split].differences
     return [
-        f"{variant} against {comparison.baseline}, {measure} on {split}: {verdict(by_score[measure])}."
-        for variant, by_score in differences.items()
+        f"{contrast.variant} against {contrast.other}, {measure} on {split}: {verdict(contrast.differences[measure])}."
+        for contrast in (*comparison.against_baseline(split), *comparison.splits[split].pairs)
         for measure in comparison.measures_on(split)
     ]
 

@@ -10,12 +10,14 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from hardneg_plugin.comparison.comparison import (
-    BaselineDifference,
     Comparison,
+    Contrast,
+    VariantDifference,
     VariantResult,
     seconds_of,
     variant_result,
 )
+from hardneg_plugin.comparison.forest import forest_figure
 from hardneg_plugin.comparison.plots import curves_figure, scores_figure, write_plots
 from hardneg_plugin.comparison.scored import available_measures, compare_split, score_split
 from hardneg_plugin.comparison.tables import latex, markdown, scores_table, tables
@@ -323,11 +325,14 @@ def comparison(folders):
             name: variant_result(own, [1, 2], [f"model={name}"], {split: scored[split].cards[name] for split in scored})
             for name, own in runs.items()
         },
-        splits={split: compare_split(scored[split], "host", measures, 200) for split in scored},
+        splits={
+            split: compare_split(scored[split], "host", measures, 200, pairs=[("a_b", "mined")]) for split in scored
+        },
         notes=["arc is left out."],
     )
 
 
+PLOTS = ("scores_val", "scores_test", "differences_val", "differences_test", "curves")
 CURVES = {name: [{"val/BLEU-4": [(9, 0.1 * seed), (19, 0.2)]} for seed in (1, 2)] for name in ("host", "a_b", "mined")}
 
 
@@ -340,7 +345,7 @@ def test_a_comparison_read_back_gives_the_same_tables_and_plots(comparison, tmp_
     for folder in ("one", "two"):
         write_plots(again, CURVES, tmp_path / folder)
     names = {path.name for path in (tmp_path / "one").iterdir()}
-    assert names == {f"{name}.{kind}" for name in ("scores_val", "scores_test", "curves") for kind in ("svg", "png")}
+    assert names == {f"{name}.{kind}" for name in PLOTS for kind in ("svg", "png")}
     assert (tmp_path / "one/curves.svg").read_bytes() == (tmp_path / "two/curves.svg").read_bytes()
     path.write_text('{"baseline": "host"}')
     with pytest.raises(UserError, match=r"comparison\.json of hardneg-compare"):
@@ -358,6 +363,57 @@ def test_plots_show_the_figures(comparison):
     assert curves_figure(comparison, {name: [{}, {}] for name in CURVES}) is None
 
 
+def test_pairs_are_compared_like_variants_with_the_baseline_and_corrected_with_them(folders):
+    scored = score_split(folders(host=3, arc=9, mined=5), "test", None)
+    measures = ["findings_attributes_F1", "specificity"]
+    alone = compare_split(scored, "host", measures, 300)
+    found = compare_split(scored, "host", measures, 300, pairs=[("mined", "arc")])
+    (pair,) = found.pairs
+    against_arc = compare_split(scored, "arc", measures, 300).differences["mined"]
+    for name, difference in pair.differences.items():
+        assert dataclasses.replace(difference, corrected=None) == dataclasses.replace(against_arc[name], corrected=None)
+    p_values = [of[name].p_value for of in (*alone.differences.values(), pair.differences) for name in measures]
+    corrected = [of[name].corrected for of in (*found.differences.values(), pair.differences) for name in measures]
+    order = np.argsort(p_values)  # by Holm: the smallest times 6, the next times 5, ..., never less than one before
+    steps = np.maximum.accumulate([p_values[place] * (6 - rank) for rank, place in enumerate(order)])
+    assert [corrected[place] for place in order] == pytest.approx(np.minimum(steps, 1))
+    assert alone.pairs == []
+
+
+def test_a_forest_plot_shows_each_difference_its_interval_and_its_seeds(comparison):
+    figure = forest_figure(comparison, "test")
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        "a_b − host",
+        "mined − host",
+        "a_b − mined",
+    ]
+    lines = [tuple(line.get_xdata()) for line in figure.axes[1].lines]
+    (pair,) = comparison.splits["test"].pairs
+    for contrast in (*comparison.against_baseline("test"), pair):
+        found = contrast.differences["specificity"]
+        ours, theirs = (
+            comparison.variants[name].scores["test"]["specificity"] for name in (contrast.variant, contrast.other)
+        )
+        assert (found.low, found.high) in lines
+        assert (found.difference,) in lines
+        assert tuple(np.subtract(ours, theirs)) in lines
+    filled = [line.get_markerfacecolor() != "white" for line in figure.axes[1].lines if line.get_marker() == "D"]
+    assert filled == [True, False, True]
+    alone = {"test": dataclasses.replace(comparison.splits["test"], differences={}, pairs=[])}
+    assert forest_figure(dataclasses.replace(comparison, splits=alone), "test") is None
+
+
+def test_differences_of_seeds_are_those_of_the_seeds_that_both_have(comparison):
+    contrast = Contrast("a_b", "host", {})
+    scores = {"a_b": [0.5, 0.75], "host": [0.25, 0.375]}
+    variants = {
+        name: dataclasses.replace(comparison.variants[name], seeds=seeds, scores={"test": {"x": scores[name]}})
+        for name, seeds in (("a_b", [2, 3]), ("host", [1, 2]))
+    }
+    own = dataclasses.replace(comparison, variants=variants)
+    assert own.seed_differences("test", contrast, "x") == [0.5 - 0.375]
+
+
 def test_tables_hold_means_and_spreads_over_seeds(comparison):
     table = scores_table(comparison, "test")
     column = table.header.index("specificity")
@@ -372,6 +428,7 @@ def test_documents_say_all_of_it(comparison):
     document = markdown(comparison)
     rows = [line for line in document.splitlines() if line.startswith("| a_b | specificity |")]
     assert len(rows) == 2  # test and val
+    assert document.count("\n| a_b against mined |") == 6
     assert all(row.endswith("| better |") for row in rows)
     assert "- arc is left out." in document
     tex = latex(comparison)
@@ -392,7 +449,7 @@ def test_documents_say_all_of_it(comparison):
     ],
 )
 def test_a_difference_takes_both_the_p_value_and_the_interval(low, high, corrected, word):
-    compared = BaselineDifference(difference=(low + high) / 2, low=low, high=high, p_value=0.0001, corrected=corrected)
+    compared = VariantDifference(difference=(low + high) / 2, low=low, high=high, p_value=0.0001, corrected=corrected)
     assert verdict(compared).partition(":")[0] == word
 
 
@@ -428,7 +485,7 @@ def test_what_limits_the_figures_is_said(comparison):
     assert next(iter(cautions(under(comparison, [1, 2, 3], a_b=[2])))).startswith("Only 1 to 3 seeds")
     many = {name: dataclasses.replace(split, studies=100) for name, split in comparison.splits.items()}
     assert not list(cautions(dataclasses.replace(under(comparison, [1, 2, 3, 4, 5]), splits=many)))
-    assert len(verdicts(comparison, "test")) == 4
+    assert len(verdicts(comparison, "test")) == 6
     assert json.dumps(comparison.to_json(), allow_nan=False)
 
 

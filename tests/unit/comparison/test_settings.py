@@ -45,6 +45,11 @@ def compose(tmp_path):
         ("jobs", 0, r"compare\.jobs: expected a positive integer, but got 0"),
         ("page", 1.5, r"compare\.page"),
         ("resamples", 199, r"at least 200"),  # 10 comparisons at 0.05
+        ("pairs", [["arc", "host"]], r"compare\.pairs: expected pairs of different names .* without the baseline"),
+        ("pairs", [["arc", "arc"]], r"compare\.pairs"),
+        ("pairs", [["arc", "mined"]], r"compare\.pairs"),
+        ("pairs", ["arc"], r"compare\.pairs"),
+        ("pairs", [["arc", "info_nce"], ["info_nce", "arc"]], r"compare\.pairs: expected each pair once"),
         ("partial", "yes", r"compare\.partial: expected true or false, but got 'yes'"),
         ("by_data", {"phantom": "data.regime=clinic"}, r"by_data\.phantom: expected a list of overrides"),
         ("measures", ["length"], r"higher is better"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hardneg_plugin.data.neighbour_batches import nearest_studies
 from hardneg_plugin.data.studies import Sample, Studies
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.neighbours.table import neighbours_within, read_neighbours
@@ -19,7 +20,8 @@ class PairedNegatives:
     """Which studies are paired with each training study.
 
     Args:
-        table: file of the nearest other studies of each training study (see `read_neighbours`); read when training starts.
+        table: file of the nearest other studies of each training study (see `read_neighbours`); read when training starts. None:
+            mined then, by the words of the reports.
         k: paired studies per study, >= 1.
         pool: draw them from this many nearest ones, anew in every epoch, >= k; None: take the nearest k.
 
@@ -27,7 +29,7 @@ class PairedNegatives:
         UserError: a number is out of its range.
     """
 
-    table: str | Path
+    table: str | Path | None
     k: int = 1
     pool: int | None = None
 
@@ -43,6 +45,9 @@ class PairedNegatives:
         Raises:
             UserError: the table is invalid, or has no neighbours within the split.
         """
+        pool = self.k if self.pool is None else self.pool
+        if self.table is None:
+            return PairedStudies(studies, nearest_studies(studies, pool, None, "data.paired.table"), self.k)
         table = read_neighbours(self.table)
         index_of = {study: index for index, study in enumerate(studies.ids)}
         # Before the pool is cut: studies outside the training split take no place in it.
@@ -64,7 +69,6 @@ class PairedNegatives:
                 self.k,
                 short[0],
             )
-        pool = self.k if self.pool is None else self.pool
         return PairedStudies(studies, [row[:pool] for row in neighbours], self.k)
 
 

@@ -84,8 +84,12 @@ class AlignedModel(ABC, HardNegativeMixin, _Host):
             outputs: of a step on them.
         """
         paired = batch.get("negatives")
-        negatives = None if paired is None else self._pairs(paired, {"visual": self.encode_images(paired)})
-        return replace(self._pairs(batch, outputs), negatives=negatives)
+        if paired is None:
+            return self._pairs(batch, outputs)
+        visual = self.encode_images(paired)
+        if self.hard_negatives.reads_reports:
+            outputs["paired_visual"] = visual
+        return replace(self._pairs(batch, outputs), negatives=self._pairs(paired, {"visual": visual}))
 
     def _pairs(self, batch: Batch, outputs: StepOutputs) -> PairEmbeddings:
         words, visual = self.encode_training_reports(batch, outputs), outputs["visual"]

@@ -61,6 +61,8 @@ class StepOutputs(_VisualOutputs, total=False):
     """`(B, 2)`, detached: summed loss of each report and its number of tokens."""
     token_losses: TokenLosses
     """Of the reports with their images, attached to the graph."""
+    paired_visual: VisualFeatures
+    """Of the paired studies, where reports are read with their images."""
     states: Tensor
     """`(B, T - 1, width)`: hidden states of the report decoder, teacher-forced."""
 

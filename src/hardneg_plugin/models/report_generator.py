@@ -21,6 +21,7 @@ from hardneg_plugin.metrics.caption import CaptionScores
 from hardneg_plugin.metrics.report_scores import EvaluationEmbeddings, ReportScores
 from hardneg_plugin.models.base import Evaluated, StepOutputs, StudyModel, move_to_device
 from hardneg_plugin.models.likelihood_ranks import LikelihoodRanks
+from hardneg_plugin.models.other_images import other_images
 from hardneg_plugin.models.report_io import GeneratedReport, Images, generated_report, group_views, read_views
 
 
@@ -225,20 +226,11 @@ class ReportGenerator(StudyModel[ReportScores]):
         Args:
             batch: of B studies.
             outputs: of a step on them.
-            image_order: `(B,)` int64, the study whose image each report is read with; -1: the mean over the batch of each patch.
-                None: its own.
-            towards: `(B,)` in [0, 1], how far that image's patches move towards those of the report's own; None: 0.
+            image_order, towards: as of `other_images`; None: its own image.
         """
         if image_order is None:
             return outputs["token_losses"]
-        visual = outputs["visual"]
-        patches, patch_mask = visual.context, visual.context_mask
-        others = patches[image_order.clamp_min(0)]
-        others = torch.where((image_order < 0)[:, None, None], patches.mean(0), others)
-        mask = None if patch_mask is None else patch_mask[image_order.clamp_min(0)] | (image_order < 0)[:, None]
-        if towards is not None:
-            way = towards[:, None, None].to(patches.dtype)
-            others = torch.lerp(others, patches, way if patch_mask is None else way * patch_mask[:, :, None])
+        others, mask = other_images(outputs["visual"], image_order, towards, outputs.get("paired_visual"))
         log_probs = self.decoder.log_probs(others, batch["tokens"], patch_mask=mask)
         return token_losses(log_probs, batch["tokens"], batch["token_mask"])
 

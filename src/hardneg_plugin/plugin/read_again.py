@@ -102,6 +102,9 @@ def check_can_read_again(places: FeaturePaths, objective: HardNegativeObjective,
             f"{what} runs the step again with other images, which needs the path of a module, but got images={places.images!r}: "
             f"give the path of the image encoder, {remedy}"
         )
+    for name in ("token_weights", "likelihood_margin"):
+        if getattr(getattr(objective, name), "choice", None) == "paired":
+            raise UserError(f"{name}.choice=paired needs images that the step does not read: choose another, {remedy}")
     if objective.token_weights is not None and places.token_losses is None:
         raise UserError(
             "token_weights need the loss of each token: give token_losses=(host, batch, outputs) -> "

@@ -15,6 +15,7 @@ class Keyed:
     """Studies that say by which key they were asked for."""
 
     ids, reports = IDS, REPORTS
+    patients = labels = [None] * len(IDS)
 
     def __len__(self):
         return len(self.ids)
@@ -118,6 +119,14 @@ def test_a_whole_table_warns_of_nothing(full, caplog):
 def test_a_table_of_other_data_is_refused(beside, table):
     with pytest.raises(UserError, match=r"such as 'a', in .*table\.json, but got .*Set data\.paired\.table"):
         beside(table)
+
+
+def test_without_a_table_the_nearest_are_mined():
+    studies = Keyed()
+    studies.reports = ["Small effusion.", "Normal.", "Large effusion.", "Normal heart.", "small effusion", "Clear."]
+    paired = PairedNegatives(None).beside(studies)
+    assert ids(paired[0]) == [*"c"]  # e is the same text
+    assert ids(paired[1]) == [*"d"]
 
 
 @pytest.mark.parametrize(

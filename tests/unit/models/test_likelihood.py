@@ -15,9 +15,9 @@ from hardneg_plugin.data.collate import StudyCollator
 from hardneg_plugin.data.phantom import PhantomStudies
 from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.functional.likelihood import likelihood_margin
+from hardneg_plugin.functional.likelihood import likelihood_margin, token_losses
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator
-from hardneg_plugin.objectives import ByEmphasis, ByImage, ByText, LikelihoodMargin, Weights
+from hardneg_plugin.objectives import ByEmphasis, ByImage, ByText, LikelihoodMargin, Paired, Weights
 from hardneg_plugin.objectives.likelihood.negative_images import MEAN_IMAGE, NegativeImages
 from hardneg_plugin.objectives.schedule import Constant, TrainingProgress
 
@@ -97,6 +97,73 @@ def test_the_mean_image_is_one_for_all(batch):
     patches = outputs["visual"].context
     same = {**outputs, "visual": outputs["visual"]._replace(patches=patches.mean(0).expand_as(patches))}
     torch.testing.assert_close(read.losses, model.token_losses(batch, same, torch.arange(6)).losses)
+
+
+@torch.no_grad()
+def test_the_mean_image_leaves_padded_views_out():
+    samples = [STUDIES[i] for i in range(4)]
+    samples[1] = {**samples[1], "images": samples[1]["images"][:1]}
+    samples[3] = {**samples[3], "images": samples[3]["images"][:1]}
+    batch = StudyCollator(TOKENIZER, 40)(samples)
+    model = generator().eval()
+    outputs = model._teacher_forced(batch)
+    patches, mask = outputs["visual"].context, outputs["visual"].context_mask
+    assert mask.any(0).all()
+    assert not mask.all()
+    mean = torch.zeros_like(patches[0])
+    for place in range(len(mean)):
+        having = [patches[i, place] for i in range(4) if mask[i, place]]
+        mean[place] = sum(having) / len(having)
+    log_probs = model.decoder.log_probs(mean.expand_as(patches), batch["tokens"])
+    read = model.token_losses(batch, outputs, torch.full((4,), MEAN_IMAGE))
+    torch.testing.assert_close(read.losses, token_losses(log_probs, batch["tokens"], batch["token_mask"]).losses)
+
+
+@pytest.fixture
+def paired_batch():
+    """Four studies with two paired ones each, of one or two views; the last has one, and is filled up with itself."""
+    samples = [STUDIES[i] for i in range(4)]
+    for sample, row in zip(samples, ([4, 5], [6, 7], [8, 9], [10, 3]), strict=True):
+        sample["negatives"] = [{**STUDIES[i], "images": STUDIES[i]["images"][: 1 + i % 2]} for i in row]
+    return StudyCollator(TOKENIZER, 40)([{**sample, "images": sample["images"][:1]} for sample in samples])
+
+
+def test_tokens_weighed_by_paired_images_are_the_plain_loop(paired_batch):
+    weights = ByImage(choice="paired", k=2)
+    model = generator(token_weights=weights, negatives=Paired(k=2), weights=Weights(alignment=0.0)).eval()
+    loss = model.training_step(paired_batch, 0)["loss"]
+    with torch.no_grad():
+        own = model._teacher_forced(paired_batch)["token_losses"]
+        paired = model.encode_images(paired_batch["negatives"])
+        top = below = 0.0
+        for i in range(4):
+            tokens = paired_batch["tokens"][[i]]
+            differences = []
+            for j in range(2):
+                if i == 3 and j == 1:
+                    continue
+                row = slice(2 * i + j, 2 * i + j + 1)
+                log_probs = model.decoder.log_probs(paired.context[row], tokens, patch_mask=paired.context_mask[row])
+                other = token_losses(log_probs, tokens, paired_batch["token_mask"][[i]])
+                differences.append((own.losses[i] - other.losses[0]).abs())
+            for t in range(int(own.mask[i].sum())):
+                weight = 1 + 2 * min(sum(float(one[t]) for one in differences) / len(differences), 3.0)
+                top, below = top + weight * float(own.losses[i, t]), below + weight
+    assert loss.item() == pytest.approx(top / below, rel=1e-4)
+    loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_paired_images_that_are_not_there_are_told(batch, paired_batch):
+    with pytest.raises(
+        UserError, match="expected a batch with 1 paired studies per study, but got 0: choose negatives=paired"
+    ):
+        generator(token_weights=ByImage(choice="paired")).training_step(batch, 0)
+    with pytest.raises(UserError, match="with 3 paired studies per study, but got 2"):
+        generator(token_weights=ByImage(choice="paired", k=3)).training_step(paired_batch, 0)
+    for make in (lambda: ByText(choice="paired"), lambda: LikelihoodMargin(side="both", choice="paired")):
+        with pytest.raises(UserError, match="choice"):
+            make()
 
 
 @pytest.mark.parametrize("weights", [ByImage(scale=0.0), ByText(scale=0.0)])

@@ -178,6 +178,10 @@ class Manual(Speaker):
         (lambda: plugged(token_losses=None, token_weights=ByImage()), "give token_losses="),
         (lambda: plugged(host=Manual, token_weights=ByImage()), "optimises manually"),
         (
+            lambda: plugged(token_weights=ByImage(choice="paired")),
+            "token_weights.choice=paired needs images",
+        ),
+        (
             lambda: plug_in(
                 bare(),
                 HardNegativeObjective(**ON, token_weights=ByImage()),

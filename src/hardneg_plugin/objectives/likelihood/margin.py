@@ -44,7 +44,7 @@ class LikelihoodMargin:
         NegativeImages(self.choice, self.k)
         require(self.side in get_args(Side), "likelihood_margin.side", ", ".join(get_args(Side)), self.side)
         require(
-            self.side == "image" or self.choice != "mean_image",
+            self.side == "image" or self.choice in ("nearest", "random"),
             "likelihood_margin.choice",
             "nearest or random where side is not image",
             self.choice,

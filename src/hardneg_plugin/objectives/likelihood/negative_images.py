@@ -6,12 +6,12 @@ from typing import Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from hardneg_plugin.errors import require
+from hardneg_plugin.errors import UserError, require
 from hardneg_plugin.functional.hard_negatives import most_similar
 from hardneg_plugin.functional.likelihood import TokenLosses
 from hardneg_plugin.objectives.batch import EmbeddedBatch
 
-Choice = Literal["nearest", "random", "mean_image"]
+Choice = Literal["nearest", "random", "mean_image", "paired"]
 
 MEAN_IMAGE = -1
 """In `image_order`: the mean of the batch in place of a study's image."""
@@ -24,7 +24,8 @@ class ReadReports(Protocol):
         """The token losses of all B reports, teacher-forced, attached to the graph.
 
         Args:
-            image_order: `(B,)` int64, whose image each report is read with; `MEAN_IMAGE`: the mean of the batch. None: its own.
+            image_order: `(B,)` int64, whose image each report is read with; `MEAN_IMAGE`: the mean of the batch; `B + i * K + j`:
+                the j-th of the K paired studies of study i. None: its own.
             towards: `(B,)` in [0, 1], the part of the way that the other image's features move to those of its own; None: 0.
         """
         ...
@@ -36,7 +37,7 @@ class NegativeImages:
 
     Args:
         choice: "nearest": those with the nearest reports by their embeddings; "random"; "mean_image": the mean image of the
-            batch, the same for all. Matches are never chosen.
+            batch, the same for all; "paired": the first k paired studies that come with the batch. Matches are never chosen.
         k: of each study, a positive integer; 1 for the mean image.
 
     >>> NegativeImages("random", k=4)
@@ -56,13 +57,30 @@ class NegativeImages:
 
     @torch.no_grad()
     def __call__(self, batch: EmbeddedBatch) -> tuple[Tensor, Tensor]:
-        """`index (B, K)` int64 among the local studies, and `valid (B, K)` bool."""
+        """`index (B, K)` int64, each column an `image_order`, and `valid (B, K)` bool.
+
+        Raises:
+            UserError: "paired", and the batch has fewer than k paired studies for each.
+        """
         reports, is_match = batch.reports, batch.is_match[:, batch.shards.local]
         if self.choice == "mean_image":
             index = torch.full((len(reports), 1), MEAN_IMAGE, device=reports.device)
             return index, torch.ones_like(index, dtype=torch.bool)
+        if self.choice == "paired":
+            return self._paired(batch)
         if self.choice == "random":
             similarity = torch.rand(is_match.shape, generator=batch.generator(), device=reports.device)
         else:
             similarity = reports @ reports.T
         return most_similar(similarity, is_match, k=self.k)
+
+    def _paired(self, batch: EmbeddedBatch) -> tuple[Tensor, Tensor]:
+        found = 0 if batch.paired is None else batch.paired.valid.shape[1]
+        if batch.paired is None or found < self.k:
+            raise UserError(
+                f"choice=paired: expected a batch with {self.k} paired studies per study, but got {found}: choose negatives=paired "
+                f"with negatives.k >= {self.k}."
+            )
+        valid = batch.paired.valid
+        places = torch.arange(valid.numel(), device=valid.device).view_as(valid)
+        return len(valid) + places[:, : self.k], valid[:, : self.k]

@@ -116,7 +116,7 @@ class ByText:
 
     def __post_init__(self) -> None:
         require(self.scale >= 0, "token_weights.scale", "a number >= 0", self.scale)
-        require(self.choice != "mean_image", "token_weights.choice", "nearest, random", self.choice)
+        require(self.choice in ("nearest", "random"), "token_weights.choice", "nearest, random", self.choice)
         NegativeImages(self.choice, self.k)
 
     @torch.no_grad()

@@ -19,6 +19,7 @@ from hardneg_plugin.apps.shared.positional import WITH_VALUE
 from hardneg_plugin.apps.shared.train_settings import check_settings
 from hardneg_plugin.comparison.comparison import Comparison, seconds_of
 from hardneg_plugin.comparison.composing import compose_config, outside_of_hydra, run_settings
+from hardneg_plugin.comparison.curves import validation_curves
 from hardneg_plugin.comparison.finished_runs import RunsByVariant, complete_variants, finished_runs
 from hardneg_plugin.comparison.planned_runs import PlannedRun, at_work_on, check_same_settings, run_folder
 from hardneg_plugin.comparison.plots import write_plots
@@ -30,7 +31,6 @@ from hardneg_plugin.comparison.tables import latex, markdown, tables
 from hardneg_plugin.comparison.verdicts import cautions, choice, verdicts
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import whole_text_file, write_json, writing
-from hardneg_plugin.pages.curves import read_curves
 from hardneg_plugin.pages.from_runs import build_page
 from hardneg_plugin.pages.render import write_page
 
@@ -179,11 +179,11 @@ def last_score(measures: Sequence[str], run: PlannedRun) -> str:
         run: finished or not.
     """
     try:
-        curves = {curve.name: curve.points for curve in read_curves(run.folder, run.variant)}
+        curves = validation_curves(run.folder)
     except (OSError, UserError):  # while the training is writing
         return ""
     name = next((f"val/{name}" for name in (*measures, "BLEU-4") if f"val/{name}" in curves), None)
-    return "" if name is None else f", {name} {curves[name][-1][1]:.3f}"
+    return "" if name is None else f", {name} {curves[name][max(curves[name])]:.3f}"
 
 
 def _compare_runs(
@@ -195,10 +195,7 @@ def _compare_runs(
         return None
     with Console(stderr=True).status("Scoring and comparing"):
         compared = compare_variants(finished, settings, notes)
-        curves = {
-            name: [{c.name: c.points for c in read_curves(run.folder, name)} for run in some]
-            for name, some in finished.items()
-        }
+        curves = {name: [validation_curves(run.folder) for run in some] for name, some in finished.items()}
         with writing(settings.path, AGAIN):
             write_json(settings.path / "comparison.json", compared.to_json(), indent=None)
             for name, text in (("comparison.md", markdown(compared)), ("comparison.tex", latex(compared))):

@@ -5,26 +5,20 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hardneg_plugin.comparison.comparison import Comparison
+from hardneg_plugin.comparison.curves import COLOURS, Curves, curves_csv, curves_figure, names_of
 from hardneg_plugin.comparison.forest import WIDTH, forest_figure
-from hardneg_plugin.files import whole_file
+from hardneg_plugin.files import whole_file, whole_text_file
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Distinct for colour-blind readers too (Okabe and Ito); lines also differ in their dashes."""
-DASHES = ("-", "--", "-.", ":")
 FORMATS = ("svg", "png")
 ALWAYS = ("BLEU-4", "report_loss")
 """Shown beside the curves of the measures."""
 
-Curves = Mapping[str, Sequence[tuple[int, float]]]
-"""The validation curves of a run: by name points (step, value)."""
-
 
 def write_plots(comparison: Comparison, curves: Mapping[str, Sequence[Curves]], folder: Path) -> list[Path]:
-    """Write all plots, each as SVG and PNG; the same values give the same SVG.
+    """Write all plots, each as SVG and PNG, and the values of the curves as CSV; the same values give the same SVG.
 
     Args:
         comparison: gives the scores, their intervals, and the names of measures and variants.
@@ -38,9 +32,18 @@ def write_plots(comparison: Comparison, curves: Mapping[str, Sequence[Curves]], 
     figures = {f"scores_{split}": scores_figure(comparison, split) for split in comparison.splits}
     forests = {f"differences_{split}": forest_figure(comparison, split) for split in comparison.splits}
     figures |= {name: figure for name, figure in forests.items() if figure is not None}
-    if (of_curves := curves_figure(comparison, curves)) is not None:
-        figures["curves"] = of_curves
+    names = names_of(curves)
+    chosen = [
+        name for name in (f"val/{name}" for name in dict.fromkeys((*comparison.measures, *ALWAYS))) if name in names
+    ]
+    if chosen:
+        figures["curves"] = curves_figure(curves, chosen, columns=3)
     written = []
+    if names:
+        figures["curves_all"] = curves_figure(curves, names, columns=5)
+        written.append(folder / "curves.csv")
+        with whole_text_file(written[0]) as table:
+            table.write(curves_csv(curves))
     with matplotlib.rc_context({"svg.hashsalt": "hardneg_plugin"}):
         for name, figure in figures.items():
             for kind in FORMATS:
@@ -77,38 +80,3 @@ def scores_figure(comparison: Comparison, split: str) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylim(len(variants) - 0.4, -0.6)  # the first variant on top
     return figure
-
-
-def curves_figure(comparison: Comparison, curves: Mapping[str, Sequence[Curves]]) -> Figure | None:
-    """Validation scores over training steps: the mean over seeds, and the range; None without any curve.
-
-    Args:
-        comparison: names the measures and the variants.
-        curves: by variant, those of each run.
-    """
-    wanted = dict.fromkeys(f"val/{name}" for name in (*comparison.measures, *ALWAYS))
-    names = [name for name in wanted if any(run.get(name) for runs in curves.values() for run in runs)]
-    if not names:
-        return None
-    figure = Figure(figsize=(4.5 * len(names), 3.2), layout="constrained")
-    for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
-        for place, variant in enumerate(comparison.variants):
-            _draw(axes, variant, [run.get(name, []) for run in curves[variant]], place)
-        axes.set_xlabel("step")
-        axes.set_title(name, fontsize="medium")
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].legend(fontsize="small", frameon=False)
-    return figure
-
-
-def _draw(axes: Axes, variant: str, curves: Sequence[Sequence[tuple[int, float]]], place: int) -> None:
-    """One variant at the steps that all its seeds have; a run may have stopped early."""
-    by_step = [dict(curve) for curve in curves]
-    steps = sorted(set.intersection(*map(set, by_step)))
-    if not steps:
-        return
-    values = np.array([[points[step] for step in steps] for points in by_step])
-    colour, dash = COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)]
-    marker = "o" if len(steps) == 1 else None
-    axes.plot(steps, values.mean(axis=0), color=colour, linestyle=dash, marker=marker, label=variant)
-    axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)

@@ -1,14 +1,11 @@
 """The training curves of a run, read from its CSV logs."""
 
-import csv
-import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from hardneg_plugin.errors import UserError
 from hardneg_plugin.pages.content import Curve
+from hardneg_plugin.runs.csv_log import read_csv_log
 from hardneg_plugin.runs.folder import RunFolder
 
 POINTS = 500
@@ -33,11 +30,10 @@ def read_curves(run: RunFolder, variant: str) -> list[Curve]:
     Raises:
         UserError: a file is no table of numbers.
     """
-    files = sorted(run.path.glob("logs/csv/*/metrics.csv"), key=lambda path: (len(str(path)), path))  # version_10 last
     curves: dict[str, Points] = {}
-    for file in files:
-        for name, points in _read(file).items():
-            curves.setdefault(name, {}).update(points)
+    for row in read_csv_log(run):
+        for name, value in row.values.items():
+            curves.setdefault(name, {})[row.step] = value
     return [Curve(variant=variant, name=name, points=thin(sorted(curves[name].items()))) for name in sorted(curves)]
 
 
@@ -67,23 +63,3 @@ def spread(scores: Sequence[float], limit: int) -> list[int]:
     order = np.argsort(scores, kind="stable")
     chosen: list[int] = order[np.linspace(0, len(order) - 1, min(limit, len(order))).round().astype(int)].tolist()
     return sorted(chosen)
-
-
-def _read(file: Path) -> dict[str, Points]:
-    with file.open(newline="", encoding="utf-8") as lines:
-        table = csv.DictReader(lines)
-        try:
-            rows = [(int(row.pop("step")), {name: float(text) for name, text in row.items() if text}) for row in table]
-        except (KeyError, TypeError, ValueError, csv.Error) as error:  # UnicodeDecodeError is a ValueError
-            raise UserError(
-                f"{file}, line {table.line_num}: expected a table of numbers with the column step, but got {error!r}. Remove the "
-                "file to do without its curves."
-            ) from error
-    # After training the best checkpoint is scored and logged under a further step, which is no point of a curve.
-    scored = {step for step, values in rows if any(name.startswith("test/") for name in values)}
-    curves: dict[str, Points] = {}
-    for step, values in rows:
-        for name, value in values.items():
-            if name.startswith(("train/", "val/")) and math.isfinite(value) and step not in scored:
-                curves.setdefault(name, {})[step] = value
-    return curves

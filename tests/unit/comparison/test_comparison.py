@@ -18,7 +18,7 @@ from hardneg_plugin.comparison.comparison import (
     variant_result,
 )
 from hardneg_plugin.comparison.forest import forest_figure
-from hardneg_plugin.comparison.plots import curves_figure, scores_figure, write_plots
+from hardneg_plugin.comparison.plots import scores_figure, write_plots
 from hardneg_plugin.comparison.scored import available_measures, compare_split, score_split
 from hardneg_plugin.comparison.tables import latex, markdown, scores_table, tables
 from hardneg_plugin.comparison.task_files import tasks_of_all
@@ -332,8 +332,8 @@ def comparison(folders):
     )
 
 
-PLOTS = ("scores_val", "scores_test", "differences_val", "differences_test", "curves")
-CURVES = {name: [{"val/BLEU-4": [(9, 0.1 * seed), (19, 0.2)]} for seed in (1, 2)] for name in ("host", "a_b", "mined")}
+PLOTS = ("scores_val", "scores_test", "differences_val", "differences_test", "curves", "curves_all")
+CURVES = {name: [{"val/BLEU-4": {1: 0.1 * seed, 2: 0.2}} for seed in (1, 2)] for name in ("host", "a_b", "mined")}
 
 
 def test_a_comparison_read_back_gives_the_same_tables_and_plots(comparison, tmp_path):
@@ -345,7 +345,9 @@ def test_a_comparison_read_back_gives_the_same_tables_and_plots(comparison, tmp_
     for folder in ("one", "two"):
         write_plots(again, CURVES, tmp_path / folder)
     names = {path.name for path in (tmp_path / "one").iterdir()}
-    assert names == {f"{name}.{kind}" for name in PLOTS for kind in ("svg", "png")}
+    assert names == {f"{name}.{kind}" for name in PLOTS for kind in ("svg", "png")} | {"curves.csv"}
+    without = write_plots(again, {name: [{}, {}] for name in CURVES}, tmp_path / "without")
+    assert {path.stem for path in without} == set(PLOTS) - {"curves", "curves_all"}
     assert (tmp_path / "one/curves.svg").read_bytes() == (tmp_path / "two/curves.svg").read_bytes()
     path.write_text('{"baseline": "host"}')
     with pytest.raises(UserError, match=r"comparison\.json of hardneg-compare"):
@@ -358,9 +360,6 @@ def test_plots_show_the_figures(comparison):
     lines = [tuple(line.get_xdata()) for line in axes.lines]
     assert (low, high) in lines
     assert tuple(comparison.scores("a_b", "test", "findings_attributes_F1")) in lines
-    curve = curves_figure(comparison, CURVES).axes[0].lines[0]
-    np.testing.assert_allclose(curve.get_xydata(), [(9, 0.15), (19, 0.2)])
-    assert curves_figure(comparison, {name: [{}, {}] for name in CURVES}) is None
 
 
 def test_pairs_are_compared_like_variants_with_the_baseline_and_corrected_with_them(folders):

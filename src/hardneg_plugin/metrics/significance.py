@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hardneg_plugin.metrics.statistics import Floats, MeanOfRuns, Statistic, means_of_runs
 
@@ -92,16 +93,19 @@ def compare(
     studies = _check([statistic for statistics in (*ours, *theirs) for statistic in statistics], resamples, level)
     found: dict[str, Difference] = {}
     our_means, their_means = means_of_runs(ours), means_of_runs(theirs)
-    for names in (names for names in our_means if names in their_means):
-        pair = our_means[names], their_means[names]
-        both = pair[0].joined(pair[1])
+    pairs = [(our_means[names], their_means[names]) for names in our_means if names in their_means]
+    joined = [one.joined(two) for one, two in pairs]
+    draws: list[list[dict[str, Floats]]] = []
+    for weights, rng in _bootstrap(studies, resamples):  # for all statistics: drawing takes longer than their sums
+        seeds = rng.integers(len(ours), size=(len(weights), len(ours)))
+        draws.append([_resampled(pair, weights, seeds) for pair in pairs])
+    swaps = [[_swapped(both, swap) for both in joined] for swap in _swaps(studies, resamples)]
+    for place, pair in enumerate(pairs):
         our_scores, their_scores = (mean.values() for mean in pair)
-        draws = [_resampled(pair, weights, rng) for weights, rng in _bootstrap(studies, resamples)]
-        swaps = [_swapped(both, swap) for swap in _swaps(studies, resamples)]
         for name in our_scores:
             difference = our_scores[name] - their_scores[name]
-            low, high = _within(np.concatenate([draw[name] for draw in draws]), level)
-            by_chance = np.abs(np.concatenate([swap[name] for swap in swaps]))
+            low, high = _within(np.concatenate([draw[place][name] for draw in draws]), level)
+            by_chance = np.abs(np.concatenate([swap[place][name] for swap in swaps]))
             as_large = int((by_chance >= abs(difference) - _ROUNDING).sum())
             p_value = (1 + as_large) / (1 + resamples)
             found[name] = Difference(our_scores[name], their_scores[name], difference, low, high, p_value)
@@ -122,10 +126,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _resampled(pair: Sequence[MeanOfRuns], weights: Floats, rng: np.random.Generator) -> dict[str, Floats]:
-    """Differences `(W,)` of two models for W draws of studies `(W, N)`, each with its own draw of seeds."""
+def _resampled(pair: Sequence[MeanOfRuns], weights: Floats, seeds: NDArray[np.int64]) -> dict[str, Floats]:
+    """Differences `(W,)` of two models for W draws of studies, `(W, N)`, and of R seeds, `(W, R)`."""
     ours, theirs = ([statistic.under(weights) for statistic in mean.of] for mean in pair)
-    seeds = rng.integers(len(ours), size=(len(weights), len(ours)))
     differences = {}
     for name in ours[0]:
         of_seeds = np.stack([one[name] - other[name] for one, other in zip(ours, theirs, strict=True)], axis=1)

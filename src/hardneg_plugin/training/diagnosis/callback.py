@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.metrics.records import PredictionRecord
 from hardneg_plugin.models.aligned import AlignedModel
 from hardneg_plugin.models.base import StudyModel
 from hardneg_plugin.models.report_generator import ReportGenerator
@@ -29,6 +30,7 @@ from hardneg_plugin.training.diagnosis.measures import (
     mean_pairwise_cosine,
     similarities,
 )
+from hardneg_plugin.training.diagnosis.texts import WrittenTexts, mean_report_loss
 from hardneg_plugin.training.diagnosis.warning_signs import (
     WarningTracker,
     at_chance,
@@ -37,6 +39,9 @@ from hardneg_plugin.training.diagnosis.warning_signs import (
     hardening_ineffective,
     ignores_image,
     ignores_text,
+    loses_likelihood,
+    repeats_itself,
+    unusual_length,
 )
 
 _log = logging.getLogger(__name__)
@@ -45,7 +50,8 @@ _log = logging.getLogger(__name__)
 class Diagnosis(pl.Callback):
     """Log a few studies and the similarities of a split after validation, and warn of a failing training.
 
-    For a `ReportGenerator`: images, references and generated reports of a few studies, and whether the text depends on the image.
+    For a `ReportGenerator`: images, references and generated reports of a few studies, whether the text depends on the
+    image, whether the own reports become less likely, and whether length and repetition are those of references.
     For an `AlignedModel`: histograms of the similarity of images to positives, random reports, hard and hardened negatives, and
     whether embeddings collapse, stay at chance, or align without the text. For any host of the plug-in, from its logged values:
     whether there are hard negatives, and whether hardening changes them. Each warning is issued once per run.
@@ -72,6 +78,7 @@ class Diagnosis(pl.Callback):
             raise UserError(f"callbacks.diagnosis.studies: expected an integer >= 0, but got {studies}.")
         self.every_n_epochs, self.studies = every_n_epochs, studies
         self._tracker = WarningTracker()
+        self._lowest_loss = math.inf
         self._steps, self._sums = 0, dict[str, Tensor]()
         self._embedded = EmbeddedSplit()
         self._pictures: dict[str, NDArray[np.uint8]] = {}
@@ -149,6 +156,10 @@ class Diagnosis(pl.Callback):
         if self._exchange is not None:
             figures["image_sensitivity"] = self._exchange.image_sensitivity
             signs["ignores_image"] = ignores_image(self._exchange)
+        if records:
+            of_texts, their_signs = self._of_texts(records)
+            figures |= of_texts
+            signs |= their_signs
         measured = {}
         if embedded is not None and len(embedded.images) > 1 and isinstance(pl_module, AlignedModel):
             means = self._means()
@@ -164,12 +175,13 @@ class Diagnosis(pl.Callback):
         self._warn(trainer, signs)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the warnings."""
-        return self._tracker.state_dict()
+        """The state of the warnings, and the lowest report loss."""
+        return {**self._tracker.state_dict(), "lowest_loss": self._lowest_loss}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore it in a resumed run, which then repeats no warning."""
         self._tracker.load_state_dict(state_dict)
+        self._lowest_loss = state_dict.get("lowest_loss", math.inf)
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
         is_training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
@@ -184,6 +196,18 @@ class Diagnosis(pl.Callback):
         rows = sorted({int(within * len(batch["ids"])) for batch_of, within in places if batch_of == batch_idx})
         views = {batch["ids"][row]: batch["images"][row, batch["view_mask"][row], 0] for row in rows}
         return {study: np.concatenate(list(of_study.cpu().numpy()), axis=1) for study, of_study in views.items()}
+
+    def _of_texts(self, records: Sequence[PredictionRecord]) -> tuple[dict[str, float], dict[str, str | None]]:
+        """Of the generated reports, and of the likelihood of their references."""
+        texts = WrittenTexts.of(records)
+        figures = {"length": texts.length, "repeated": texts.repeated}
+        signs = {"unusual_length": unusual_length(texts), "repeats_itself": repeats_itself(texts)}
+        loss = mean_report_loss(records)
+        if loss is not None:
+            self._lowest_loss = min(self._lowest_loss, loss)  # the former, should the loss be NaN
+            figures["loss_above_lowest"] = loss - self._lowest_loss
+            signs["loses_likelihood"] = loses_likelihood(loss, self._lowest_loss)
+        return figures, signs
 
     def _means(self) -> dict[str, float]:
         """Means of the values under `train/` in this epoch; the same on all ranks, as the plug-in logs them so."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hardneg_plugin.training.diagnosis.measures import ReportExchange
+from hardneg_plugin.training.diagnosis.texts import GRAM, WrittenTexts
 
 FEW_STUDIES = 20
 """Minimum number of studies to warn of equal embeddings or chance."""
@@ -36,6 +37,11 @@ LEAKING_SHARE = 0.1
 IGNORED_SHARE = 0.005
 """Image sensitivity below which a decoder ignores the image: 1 token in 200, or in some five reports. Trained models reach 1 in 8
 on the built-in data."""
+
+LOST_LIKELIHOOD = 0.1
+"""Rise of the report loss on validation over its lowest, in nats per token, above which own reports have become less likely."""
+REPEATING = 0.1
+"""Share of repeated sequences, above that of the references, beyond which a model repeats itself."""
 
 PATIENCE = {"few_negatives": 1}
 """Validations in a row before a warning, for signs that depend on the data; others may pass early in training."""
@@ -137,6 +143,45 @@ def ignores_image(exchange: ReportExchange) -> str | None:
         f"likeliest next tokens change over {exchange.pairs} validation reports. Check that the visual extractor learns "
         "(visual_lr, frozen layers, the range of the images) and that images belong to their reports; lower the learning rate "
         "of the decoder."
+    )
+
+
+def loses_likelihood(loss: float, lowest: float) -> str | None:
+    """The own reports become less likely than they were, whatever else is gained.
+
+    Args:
+        loss: report loss on validation, in nats per token.
+        lowest: of all validations so far.
+    """
+    if loss <= lowest + LOST_LIKELIHOOD:
+        return None
+    return (
+        f"The validation reports were likelier before: the report loss is {loss:.3f} nats per token, and was {lowest:.3f}. The "
+        "model overfits, or token weights and margins cost it the likelihood of its own reports. Train for fewer epochs, choose "
+        "the checkpoint by monitor=val/report_loss, or lower token_weights.scale or weights.likelihood."
+    )
+
+
+def unusual_length(texts: WrittenTexts) -> str | None:
+    """Generated reports are shorter or longer than references are."""
+    shortest, longest = texts.usual
+    if texts.studies < FEW_STUDIES or shortest <= texts.length <= longest:
+        return None
+    return (
+        f"Generated reports have {texts.length:.1f} words on average, but 80% of the references have {shortest:.0f} to "
+        f"{longest:.0f}. Check data.max_length and decoding.length_penalty; with token weights or a margin lower "
+        "token_weights.scale or weights.likelihood."
+    )
+
+
+def repeats_itself(texts: WrittenTexts) -> str | None:
+    """Generated reports say the same several times, and references do not."""
+    if texts.studies < FEW_STUDIES or texts.repeated <= texts.repeated_in_references + REPEATING:
+        return None
+    return (
+        f"{texts.repeated:.0%} of the sequences of {GRAM} words in generated reports were in their report before, and "
+        f"{texts.repeated_in_references:.0%} of those in references. Early in training this is normal; later set "
+        f"decoding.no_repeat_ngram_size={GRAM}, or lower token_weights.scale or weights.likelihood."
     )
 
 

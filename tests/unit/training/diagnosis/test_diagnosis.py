@@ -43,6 +43,7 @@ from hardneg_plugin.training.diagnosis.measures import (
     other_studies,
     similarities,
 )
+from hardneg_plugin.training.diagnosis.texts import WrittenTexts, mean_report_loss
 
 STUDIES = PhantomStudies(train=24, val=1, test=1, size=32).split("train")
 SAMPLES = [STUDIES[i] for i in range(24)]
@@ -237,6 +238,27 @@ def test_without_image_in_the_report_the_text_is_all_there_is():
         ("ignores_text", (ReportExchange(0.1, 4, 0.0, 0.3),), (ReportExchange(0.1, 12),)),  # a bare host
         ("ignores_image", (ReportExchange(0.004, 4),), (ReportExchange(0.0, 3),)),
         ("ignores_image", (ReportExchange(0.0, 4),), (ReportExchange(0.005, 4),)),
+        ("loses_likelihood", (2.2, 2.0), (2.1, 2.0)),
+        (
+            "unusual_length",
+            (WrittenTexts(20, 7.9, (8.0, 12.0), 0.0, 0.0),),
+            (WrittenTexts(20, 8.0, (8.0, 12.0), 1.0, 0.0),),
+        ),
+        (
+            "unusual_length",
+            (WrittenTexts(20, 12.1, (8.0, 12.0), 0.0, 0.0),),
+            (WrittenTexts(19, 99.0, (8.0, 12.0), 0.0, 0.0),),
+        ),
+        (
+            "repeats_itself",
+            (WrittenTexts(20, 9.0, (8.0, 12.0), 0.2, 0.05),),
+            (WrittenTexts(20, 9.0, (8.0, 12.0), 0.2, 0.1),),
+        ),
+        (
+            "repeats_itself",
+            (WrittenTexts(20, 9.0, (8.0, 12.0), 1.0, 0.0),),
+            (WrittenTexts(19, 9.0, (8.0, 12.0), 1.0, 0.0),),
+        ),
     ],
 )
 def test_signs_warn_where_something_is_wrong_and_nowhere_else(sign, ill, well):
@@ -257,6 +279,44 @@ def test_warnings_are_issued_once_after_some_in_a_row_and_not_again_by_a_resumed
     again = warning_signs.WarningTracker()
     again.load_state_dict(resumed.state_dict())
     assert again.due({"hardening_ineffective": "h", "few_negatives": "i"}) == {}
+
+
+def record(reference, generated, **measured):
+    return {"reference": reference, "generated": generated, **({"measured": measured} if measured else {})}
+
+
+def test_texts_are_measured_as_by_plain_loops():
+    written = ["a b c d e a b c d e", "a b c", "", "a a a a a a", "a b c d"]
+    references = [" ".join("abcdefghijk"[:length]) for length in (4, 6, 8, 9, 11)]
+    seen = again = 0
+    for text in written:
+        words, before = text.split(), []
+        for start in range(len(words) - 3):
+            sequence = words[start : start + 4]
+            seen, again = seen + 1, again + (sequence in before)
+            before.append(sequence)
+    texts = WrittenTexts.of([record(*pair) for pair in zip(references, written, strict=True)])
+    assert (texts.studies, texts.length) == (5, (10 + 3 + 0 + 6 + 4) / 5)
+    assert texts.usual == pytest.approx((4.8, 10.2))
+    assert texts.repeated == again / seen > 0
+    assert texts.repeated_in_references == 0
+
+
+def test_the_report_loss_is_that_of_all_tokens():
+    records = [record("a", "a", loss=6.0, tokens=4.0), record("a", "a"), record("a", "a", loss=3.0, tokens=1.0)]
+    assert mean_report_loss(records) == pytest.approx(9 / 5)
+    assert mean_report_loss([record("a", "a")]) is None
+
+
+def test_likelihood_lost_since_an_earlier_run_is_warned_of():
+    before = Diagnosis()
+    figures, _ = before._of_texts([record("a", "a", loss=6.0, tokens=4.0)])
+    assert figures["loss_above_lowest"] == 0
+    resumed = Diagnosis()
+    resumed.load_state_dict(before.state_dict())
+    figures, signs = resumed._of_texts([record("a", "a", loss=8.0, tokens=4.0)])
+    assert figures["loss_above_lowest"] == pytest.approx(0.5)
+    assert "2.000 nats per token, and was 1.500" in signs["loses_likelihood"]
 
 
 # ---- loggers
@@ -397,6 +457,7 @@ def kinds(messages):
         "The alignment is at chance": "at_chance",
         "The alignment ignores the text": "ignores_text",
         "The generated text ignores the image": "ignores_image",
+        "The validation reports were likelier": "loses_likelihood",
     }
     return sorted(kind for text, kind in beginnings.items() for message in messages if message.startswith(text))
 

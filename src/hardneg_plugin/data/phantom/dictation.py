@@ -148,13 +148,13 @@ def write_clinic_report(statements: Mapping[Finding, Statement], rng: Generator)
     names = {found.name for found in said}
     for about, line in lines:
         here = [found for found in waiting if found.name in about]
-        sentences += [_dictate(found, said[found], rng) for found in here]
+        sentences += [dictate(found, said[found], rng) for found in here]
         waiting = [found for found in waiting if found not in here]
         rest = [name for name in about if name not in names]
         if line and (len(rest) == len(about) or ("{rest}" in line and rest)):
             normal.append(len(sentences))
-            sentences.append(_sentence(line.format(rest=_listed(rest))))
-    sentences += [_dictate(found, said[found], rng) for found in waiting]
+            sentences.append(sentence(line.format(rest=listed(rest))))
+    sentences += [dictate(found, said[found], rng) for found in waiting]
     while sum(map(count_words, sentences)) > LONGEST:
         del sentences[normal.pop()]
     return " ".join(sentences)
@@ -172,7 +172,14 @@ def _freely(about: Sequence[str], line: str, rng: Generator) -> str:
     return among[int(rng.integers(len(among)))]
 
 
-def _dictate(found: Finding, how: Statement, rng: Generator) -> str:
+def dictate(found: Finding, how: Statement, rng: Generator) -> str:
+    """One sentence that states a finding or calls it possible.
+
+    Args:
+        found: with all of its attributes.
+        how: stated or hedged.
+        rng: draws the wording.
+    """
     words = {key: written(key, value) for key, value in found.attributes}
     noun = NOUNS[found.name].format(**words)
     if how == Statement.HEDGED:
@@ -180,12 +187,14 @@ def _dictate(found: Finding, how: Statement, rng: Generator) -> str:
     else:
         own = [*PHRASES[found.name], *MORE_PHRASES[found.name]]
         phrases = [phrase.format(**words, noun=noun) for phrase in (*own, *STATEMENTS)]
-    return _sentence(phrases[int(rng.integers(len(phrases)))])
+    return sentence(phrases[int(rng.integers(len(phrases)))])
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """ "a", "a or b", "a, b or c"."""
     return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """With a capital and a full stop."""
     return text[0].upper() + text[1:] + "."

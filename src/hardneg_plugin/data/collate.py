@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from hardneg_plugin.data.studies import Batch, Sample
@@ -49,14 +50,14 @@ class StudyCollator:
         """Batch B samples.
 
         `references` are the cleaned reports with single blanks. `cut_references` are the kept tokens decoded, with `<unk>` for
-        rare words; published systems score against these. The batch has `negatives` if the samples have.
+        rare words; published systems score against these. The batch has `negatives` and edited copies if the samples have.
 
         Raises:
             ValueError: images differ in height or width.
         """
         _check_sizes(samples)
         references = [" ".join(self.tokenizer.clean(sample["report"]).split()) for sample in samples]
-        tokens = [torch.tensor(self.tokenizer.encode(sample["report"])[: self.max_length]) for sample in samples]
+        tokens = [self._tokens(sample["report"]) for sample in samples]
         keys = [
             [match_key(sample["id"]), match_key(sample["patient"]), match_key(text), match_key(sample["labels"])]
             for sample, text in zip(samples, references, strict=True)
@@ -73,6 +74,8 @@ class StudyCollator:
             labels=[sample["labels"] for sample in samples],
             match_keys=torch.tensor(keys),
         )
+        if "edited" in samples[0]:
+            batch["edited_tokens"], batch["edited_mask"] = self._edited(samples, tokens)
         if self.knowledge is not None:
             batch["facts"] = torch.tensor([self.knowledge.facts(sample["report"]) for sample in samples])
         if "boxes" in samples[0]:
@@ -86,8 +89,23 @@ class StudyCollator:
             batch["negatives"] = self(negatives)
         return batch
 
+    def _tokens(self, text: str) -> Tensor:
+        return torch.tensor(self.tokenizer.encode(text)[: self.max_length])
 
-def _mask(lengths: list[int]) -> torch.Tensor:
+    def _edited(self, samples: Sequence[Sample], tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Tokens and mask of the copies, each `(B, N, T)`."""
+        rows, kept = [], []
+        for sample, own in zip(samples, tokens, strict=True):
+            copies = [own if text is None else self._tokens(text) for text in sample["edited"]]
+            rows += copies
+            # of a copy that differs behind the cut only, nothing is left
+            kept += [not torch.equal(copy, own) for copy in copies]
+        mask = _mask([len(row) for row in rows]) & torch.tensor(kept)[:, None]
+        shape = (len(samples), -1, mask.shape[1])
+        return pad_sequence(rows, batch_first=True).view(shape), mask.view(shape)
+
+
+def _mask(lengths: list[int]) -> Tensor:
     return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
 
 

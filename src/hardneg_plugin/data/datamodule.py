@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hardneg_plugin.data.collate import StudyCollator
+from hardneg_plugin.data.edited import ReportEdits
 from hardneg_plugin.data.loader import TrainingLoader
 from hardneg_plugin.data.neighbour_batches import NeighbourBatches
 from hardneg_plugin.data.paired import PairedNegatives
@@ -65,6 +66,7 @@ class StudyDataModule(pl.LightningDataModule):
         seed: of order and augmentation, >= 0.
         eval_batch_size: studies per batch of validation, test and prediction; None: `batch_size`.
         pin_memory: page-locked batches, for faster copies to a GPU; None: where CUDA is available.
+        edits: edited copies of the reports of training studies, for `edit_margin`; None: none.
         paired: the hard negatives of training batches, for `negatives=paired`; None: none.
         sampler: the order of training studies, where batches are made of neighbours; None: random.
         emphasis: of the tokens of training reports, for `token_weights=by_frequency` and others; None: none.
@@ -92,6 +94,7 @@ class StudyDataModule(pl.LightningDataModule):
         eval_batch_size: int | None = None,
         pin_memory: bool | None = None,
         paired: PairedNegatives | None = None,
+        edits: ReportEdits | None = None,
         sampler: NeighbourBatches | None = None,
         emphasis: TokenEmphasis | None = None,
         knowledge: Knowledge | None = None,
@@ -112,7 +115,7 @@ class StudyDataModule(pl.LightningDataModule):
         self._batch_size, self._eval_batch_size = batch_size, eval_batch_size
         self._max_length, self._seed = max_length, seed
         self._num_workers, self._pin_memory = num_workers, pin_memory
-        self._paired, self._sampler, self._emphasis = paired, sampler, emphasis
+        self._paired, self._edits, self._sampler, self._emphasis = paired, edits, sampler, emphasis
         self._knowledge = knowledge
 
     @cached_property
@@ -128,10 +131,10 @@ class StudyDataModule(pl.LightningDataModule):
 
     @cached_property
     def training_studies(self) -> Studies:
-        """The training split, with paired studies and the emphasis of tokens where there are any; made at first access."""
-        studies = self.source.split("train")
-        if self._paired is not None:
-            studies = self._paired.beside(studies)
+        """The training split, with paired studies, edited reports and emphasis where there are any; made at first access."""
+        studies: Studies = self.source.split("train")
+        for more in (self._paired, self._edits):
+            studies = studies if more is None else more.beside(studies)
         if self._emphasis is None:
             return studies
         return EmphasisedStudies(studies, self._emphasis.fitted(self.source, self.tokenizer), self.tokenizer)

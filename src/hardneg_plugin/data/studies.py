@@ -33,6 +33,8 @@ class Sample(_StudySample, total=False):
     """Of each token of the report, `[0, ids..., 0]`, in [0, 1]; only in training, with a `TokenEmphasis`."""
     negatives: "list[Sample]"
     """Its K paired hard negatives, the same K for every study; only in training, with `negatives=paired`."""
+    edited: "Sequence[str | None]"
+    """N copies of the report, the n-th with up to n changed findings; None: there is none. Only in training, with `edits`."""
     boxes: Tensor
     """`(V, R, 4)` float32: the same R regions of every view as (top, left, bottom, right) in shares of its height and width, NaN
     where a region is missing. All studies of a data set have this, or none."""
@@ -118,6 +120,11 @@ class Batch(_StudyBatch, total=False):
 
     facts: Tensor
     """`(B, Q)` int64: 1 where a report states a prompt, 0 where it does not, -1 where it leaves it open."""
+    edited_tokens: Tensor
+    """`(B, N, T')` int64: the n-th copies of the reports with up to n changed findings, as `tokens`. Only in training, with
+    `edits`."""
+    edited_mask: Tensor
+    """`(B, N, T')` bool, as `token_mask`; False throughout where there is no copy that differs from what `tokens` keep."""
     boxes: Tensor
     """`(B, V, R, 4)` float32: as the samples', NaN where a view is missing; where the data set has boxes."""
     emphasis: Tensor

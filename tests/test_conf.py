@@ -27,6 +27,7 @@ from hardneg_plugin.objectives import (
     ByEmphasis,
     ByImage,
     ByText,
+    EditMargin,
     GroundedKnowledgeObjective,
     Hinge,
     InBatch,
@@ -55,6 +56,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
         **{form: LikelihoodMargin(form=form) for form in ("softplus", "hinge", "info_nce")},
         "none": None,
     },
+    "edit_margin": {"softplus": EditMargin(), "none": None},
     "separation": {"hinge": Hinge(margin=0.5), "absolute": Absolute(), "none": None},
     "schedule": {
         "linear": Linear(warmup=0.05),

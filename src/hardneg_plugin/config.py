@@ -13,7 +13,9 @@ from omegaconf import OmegaConf
 
 import hardneg_plugin
 
-GROUPS = ("alignment", "hardening", "likelihood_margin", "negatives", "schedule", "separation", "token_weights")
+GROUPS = (
+    "alignment", "edit_margin", "hardening", "likelihood_margin", "negatives", "schedule", "separation", "token_weights",
+)  # fmt: skip
 """The groups whose choices are arguments of an objective; all others are about our own trainer."""
 
 
@@ -33,7 +35,7 @@ def register_configs(under: str = "") -> None:
     The app's own configs win, group by group: an app with a learning-rate `schedule/` registers ours `under` another name.
     Nothing but `GROUPS` is offered, so `optimizer`, `trainer`, `data` and the like never collide. Which objective takes the
     choices is up to the app: it names `HardNegativeObjective` or one of its subclasses. With `negatives=paired` the app builds
-    the batches that carry paired studies.
+    the batches that carry paired studies, and with `edit_margin=softplus` those that carry edited reports.
 
     Args:
         under: the group above ours, such as "hardneg"; empty: none.

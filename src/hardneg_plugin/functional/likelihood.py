@@ -72,6 +72,38 @@ def token_losses(log_probs: Tensor, tokens: Tensor, token_mask: Tensor) -> Token
     return TokenLosses(losses, token_mask[:, 1:], tokens[:, 1:])
 
 
+def from_first_difference(own: TokenLosses, other: TokenLosses) -> tuple[Tensor, Tensor]:
+    """Losses of two versions of B reports `(B,)`, summed over the tokens from the first one that differs.
+
+    Earlier tokens have the same loss in both, but for what dropout draws.
+
+    Args:
+        own: with tokens.
+        other: with tokens, of B reports of any length.
+
+    >>> one = TokenLosses(torch.tensor([[1.0, 2.0, 3.0]]), torch.ones(1, 3, dtype=torch.bool), torch.tensor([[5, 6, 0]]))
+    >>> two = TokenLosses(torch.tensor([[9.0, 4.0]]), torch.ones(1, 2, dtype=torch.bool), torch.tensor([[5, 0]]))
+    >>> from_first_difference(one, two)
+    (tensor([5.]), tensor([4.]))
+
+    Raises:
+        ValueError: no tokens.
+    """
+    if own.tokens is None or other.tokens is None:
+        raise ValueError(
+            "Expected TokenLosses(tokens=(B, T)), but got none: without them it is not known where they differ."
+        )
+    length = min(own.tokens.shape[1], other.tokens.shape[1])
+    is_same = (own.tokens[:, :length] == other.tokens[:, :length]) & own.mask[:, :length] & other.mask[:, :length]
+    start = is_same.long().cumprod(1).sum(1, keepdim=True)
+
+    def rest(read: TokenLosses) -> Tensor:
+        place = torch.arange(read.mask.shape[1], device=start.device)
+        return read.losses.where(read.mask & (place >= start), 0).sum(1)
+
+    return rest(own), rest(other)
+
+
 def mean_token_loss(losses: Tensor, mask: Tensor, weights: Tensor | None = None) -> Tensor:
     """`Σ w l / Σ w` over all tokens that count, a scalar.
 

@@ -109,8 +109,8 @@ class HardNegativeTrainerMixin(ObjectiveBesideModel):
         self.hard_negatives = HardNegativeObjective() if hard_negatives is None else hard_negatives
         if self.hard_negatives.reads_reports:
             raise UserError(
-                "token_weights and likelihood_margin read reports with other images, which this trainer cannot do yet: set both to "
-                "None, or plug into a LightningModule."
+                "token_weights and likelihood_margin read reports with other images, and edit_margin edited ones, which this "
+                "trainer cannot do yet: set them to None, or plug into a LightningModule."
             )
         self._step_logs = StepLogs()
         self._negatives_watch = NegativesWatch()

@@ -234,6 +234,27 @@ class ReportGenerator(StudyModel[ReportScores]):
         log_probs = self.decoder.log_probs(others, batch["tokens"], patch_mask=mask)
         return token_losses(log_probs, batch["tokens"], batch["token_mask"])
 
+    def edited_token_losses(self, batch: Batch, outputs: StepOutputs, changes: int) -> TokenLosses:
+        """The token losses of edited copies of the reports of a batch, teacher-forced, with the reports' images.
+
+        Args:
+            batch: of B studies, with edited copies.
+            outputs: of a step on them.
+            changes: of findings in each copy.
+
+        Raises:
+            UserError: the batch has no copies with so many changes.
+        """
+        if "edited_tokens" not in batch or not 1 <= changes <= batch["edited_tokens"].shape[1]:
+            raise UserError(
+                f"edit_margin reads copies of reports with {changes} changed findings, but the batch has none: set "
+                "data.datamodule.edits, as edit_margin=softplus does."
+            )
+        tokens, mask = batch["edited_tokens"][:, changes - 1], batch["edited_mask"][:, changes - 1]
+        visual = outputs["visual"]
+        log_probs = self.decoder.log_probs(visual.context, tokens, patch_mask=visual.context_mask)
+        return token_losses(log_probs, tokens, mask)
+
     def _generate_tokens(self, visual: VisualFeatures) -> Tensor:
         """Tokens `(B, T)` of a generated report for each study, padded with 0."""
         return self.decoder.decode(visual.context, self._decoding, patch_mask=visual.context_mask).tokens[:, 0]

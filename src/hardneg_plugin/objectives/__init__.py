@@ -5,6 +5,7 @@ from hardneg_plugin.objectives.alternating import Alternating
 from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
 from hardneg_plugin.objectives.embeddings import PairEmbeddings
 from hardneg_plugin.objectives.gk_mvlp.objective import GroundedKnowledgeObjective
+from hardneg_plugin.objectives.likelihood.edit_margin import EditMargin
 from hardneg_plugin.objectives.likelihood.margin import LikelihoodMargin
 from hardneg_plugin.objectives.likelihood.token_weights import ByEmphasis, ByImage, ByText
 from hardneg_plugin.objectives.negatives.bank import Bank
@@ -21,6 +22,7 @@ __all__ = [
     "ByEmphasis",
     "ByImage",
     "ByText",
+    "EditMargin",
     "EmbeddedBatch",
     "GroundedKnowledgeObjective",
     "HardNegativeObjective",

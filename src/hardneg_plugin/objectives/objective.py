@@ -17,6 +17,7 @@ from hardneg_plugin.functional.match_keys import MatchKeys
 from hardneg_plugin.objectives.alignment import Alignment, InfoNCE
 from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
 from hardneg_plugin.objectives.embeddings import PairEmbeddings
+from hardneg_plugin.objectives.likelihood.edit_margin import EditMargin
 from hardneg_plugin.objectives.likelihood.margin import LikelihoodMargin
 from hardneg_plugin.objectives.likelihood.negative_images import ReadReports
 from hardneg_plugin.objectives.likelihood.terms import NO_TERMS, LikelihoodTerms, likelihood_terms
@@ -48,7 +49,9 @@ class HardNegativeObjective(nn.Module):
             it is.
         likelihood_margin: `LikelihoodMargin`, how much likelier a report is with its own image; None: none. Both need a host that
             reads its reports with other images (`HardNegativeMixin.token_losses`).
-        weights: of report loss, alignment loss, separation loss and likelihood margin in the total.
+        edit_margin: `EditMargin`, how much likelier a report is than copies with changed findings; None: none. It needs a host that
+            reads these (`HardNegativeMixin.edited_token_losses`).
+        weights: of report loss, alignment loss, separation loss and likelihood margins in the total.
         image_width, report_width: of the features, where `width` is given.
         width: of the embeddings, to which bias-free heads map the features; None: no heads, and features of one width.
         centred: the heads subtract the running mean of their features (`ProjectionHead`).
@@ -89,6 +92,7 @@ class HardNegativeObjective(nn.Module):
         separation: Separation | None = None,
         token_weights: TokenWeights | None = None,
         likelihood_margin: LikelihoodMargin | None = None,
+        edit_margin: EditMargin | None = None,
         weights: Weights | None = None,
         image_width: int | None = None,
         report_width: int | None = None,
@@ -101,7 +105,7 @@ class HardNegativeObjective(nn.Module):
         self.negatives: NegativeSource = negatives or InBatch()
         self.schedule = schedule or Linear()
         self.separation = separation
-        self.token_weights, self.likelihood_margin = token_weights, likelihood_margin
+        self.token_weights, self.likelihood_margin, self.edit_margin = token_weights, likelihood_margin, edit_margin
         self.weights = weights or Weights()
         self.image_head, self.report_head = _heads(image_width, report_width, width, centred)
         log_scales = torch.tensor(self.alignment.initial_log_scales)
@@ -122,8 +126,8 @@ class HardNegativeObjective(nn.Module):
 
     @property
     def reads_reports(self) -> bool:
-        """Whether `forward` reads reports with other images."""
-        return self.token_weights is not None or self.likelihood_margin is not None
+        """Whether `forward` reads reports again, with other images or edited."""
+        return any(term is not None for term in (self.token_weights, self.likelihood_margin, self.edit_margin))
 
     def forward(
         self, pairs: PairEmbeddings, progress: TrainingProgress, *, read: ReadReports | None = None
@@ -133,7 +137,7 @@ class HardNegativeObjective(nn.Module):
         Args:
             pairs: of B local studies.
             progress: the position in training.
-            read: reads their reports with other images, where `reads_reports`.
+            read: reads their reports again, where `reads_reports`.
         """
         return self._terms(pairs, progress, self._align, read)
 
@@ -164,7 +168,7 @@ class HardNegativeObjective(nn.Module):
         if not self.schedule.is_active(batch.progress):
             return NO_TERMS
         hardness = self.schedule(batch.progress)
-        return likelihood_terms(self.token_weights, self.likelihood_margin, batch, read, hardness)
+        return likelihood_terms(self.token_weights, self.likelihood_margin, self.edit_margin, batch, read, hardness)
 
     def _align(
         self, pairs: PairEmbeddings, batch: EmbeddedBatch, negatives: HardNegatives, hardened: Tensor | None

@@ -24,14 +24,14 @@ from hardneg_plugin.plugin.negatives_watch import NegativesWatch
 from hardneg_plugin.plugin.objective_checkpoint import ObjectiveCheckpoint
 from hardneg_plugin.plugin.signatures import constructor_shown_as, step_shown_as
 from hardneg_plugin.plugin.step_in_parts import StepInParts
-from hardneg_plugin.plugin.trainable import check_trainable
+from hardneg_plugin.plugin.trainable import check_reads_edits, check_trainable
 
 _NAME = "hard_negatives"
 _KEYWORDS = (_NAME, "chunks")
 """Keywords of the mixin's constructor that no host gets."""
 _CANNOT_READ = (
-    "token_weights and likelihood_margin read each report again with other images: let {} define "
-    "token_losses(self, batch, outputs, image_order=None, towards=None) -> TokenLosses, or set both to None."
+    "token_weights, likelihood_margin and edit_margin read each report again: let {} define "
+    "token_losses(self, batch, outputs, image_order=None, towards=None) -> TokenLosses, or set them to None."
 )
 
 
@@ -143,7 +143,7 @@ class HardNegativeMixin(ObjectiveCheckpoint, StepInParts):
         self._added = True
         pairs = self.embed(batch, outputs)
         statements = self.embed_statements(batch, outputs) if self.hard_negatives.statement_texts else None
-        return self._with_terms(loss, pairs, statements, partial(self.token_losses, batch, outputs))
+        return self._with_terms(loss, pairs, statements, partial(self._read_reports, batch, outputs))
 
     def token_losses(
         self, batch: Any, outputs: Any, image_order: Tensor | None = None, towards: Tensor | None = None
@@ -161,9 +161,39 @@ class HardNegativeMixin(ObjectiveCheckpoint, StepInParts):
         read: TokenLosses = super().token_losses(batch, outputs, image_order, towards)
         return read
 
+    def edited_token_losses(self, batch: Any, outputs: Any, changes: int) -> TokenLosses:
+        """The token losses of edited copies of B reports with the reports' images: those of the host's method of this name.
+
+        Called if the objective has an `edit_margin`.
+
+        Args:
+            batch, outputs: as of `embed`.
+            changes: of findings in each copy.
+        """
+        check_reads_edits(self, self._host_reads_edits)
+        read: TokenLosses = super().edited_token_losses(batch, outputs, changes)
+        return read
+
     @property
     def _host_reads_reports(self) -> bool:
         return hasattr(super(), "token_losses")
+
+    @property
+    def _host_reads_edits(self) -> bool:
+        return hasattr(super(), "edited_token_losses")
+
+    def _read_reports(
+        self,
+        batch: Any,
+        outputs: Any,
+        image_order: Tensor | None = None,
+        towards: Tensor | None = None,
+        *,
+        changes: int | None = None,
+    ) -> TokenLosses:
+        if changes is not None:
+            return self.edited_token_losses(batch, outputs, changes)
+        return self.token_losses(batch, outputs, image_order, towards)
 
     def embed_statements(self, batch: Any, outputs: Any) -> Tensor | None:
         """Features `(2, Q, D)` of the objective's `statement_texts`, pooled as reports are; called if there are such texts.
@@ -192,7 +222,7 @@ class HardNegativeMixin(ObjectiveCheckpoint, StepInParts):
             whole = self._in_parts(batch, lambda part: self._host_step(**{**kwargs, name: part}))
         if whole.loss is None or whole.pairs is None:
             return whole.outputs
-        read = partial(self.token_losses, batch, whole.outputs)
+        read = partial(self._read_reports, batch, whole.outputs)
         loss = self._with_terms(whole.loss, whole.pairs, whole.statements, read)
         return {**whole.outputs, "loss": loss} if isinstance(whole.outputs, Mapping) else loss
 
@@ -200,6 +230,8 @@ class HardNegativeMixin(ObjectiveCheckpoint, StepInParts):
         """Check that the objective can be trained, before the first step."""
         super().on_fit_start()
         check_trainable(self, self._chunks)
+        if self.hard_negatives.edit_margin is not None:
+            check_reads_edits(self, self._host_reads_edits)
         self._negatives_watch = NegativesWatch()
 
     def save_hyperparameters(

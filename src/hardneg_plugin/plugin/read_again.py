@@ -91,7 +91,8 @@ def check_can_read_again(places: FeaturePaths, objective: HardNegativeObjective,
     Raises:
         UserError: it cannot.
     """
-    what = "token_weights" if objective.token_weights is not None else "likelihood_margin"
+    terms = ("token_weights", "edit_margin", "likelihood_margin")
+    what = next(name for name in terms if getattr(objective, name) is not None)
     remedy = "or let the host define token_losses(batch, outputs, image_order=None, towards=None) -> TokenLosses."
     if not is_automatic:
         raise UserError(
@@ -105,9 +106,9 @@ def check_can_read_again(places: FeaturePaths, objective: HardNegativeObjective,
     for name in ("token_weights", "likelihood_margin"):
         if getattr(getattr(objective, name), "choice", None) == "paired":
             raise UserError(f"{name}.choice=paired needs images that the step does not read: choose another, {remedy}")
-    if objective.token_weights is not None and places.token_losses is None:
+    if what != "likelihood_margin" and places.token_losses is None:
         raise UserError(
-            "token_weights need the loss of each token: give token_losses=(host, batch, outputs) -> "
+            f"{what} needs the loss of each token: give token_losses=(host, batch, outputs) -> "
             f"TokenLosses.of_logits(logits, labels), {remedy}"
         )
 

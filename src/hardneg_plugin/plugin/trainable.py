@@ -19,7 +19,7 @@ def check_trainable(host: Any, chunks: Chunks) -> None:
 
     Raises:
         UserError: the host optimises manually without `with_hard_negatives` or with chunks, the objective reads reports with
-            other images in chunks, the host takes `dataloader_iter`, no optimizer holds the parameters of the objective, or its
+            images again in chunks, the host takes `dataloader_iter`, no optimizer holds the parameters of the objective, or its
             schedule counts in fractions of a training without an end.
     """
     name = type(host).__name__
@@ -37,8 +37,8 @@ def check_trainable(host: Any, chunks: Chunks) -> None:
     if chunks != 1:
         if host.hard_negatives.reads_reports:
             raise UserError(
-                f"chunks={chunks}: token_weights and likelihood_margin read reports with images of the whole batch, of which "
-                "chunks keep a part: set chunks to 1."
+                f"chunks={chunks}: token_weights, likelihood_margin and edit_margin read reports with images of the whole batch, "
+                "of which chunks keep a part: set chunks to 1."
             )
         if not host.automatic_optimization:
             raise UserError(f"chunks={chunks}: {name} optimises manually, within its step: set chunks to 1.")
@@ -47,6 +47,23 @@ def check_trainable(host: Any, chunks: Chunks) -> None:
     if host.hard_negatives.schedule.unit == "fraction" and math.isinf(host.trainer.estimated_stepping_batches):
         raise UserError(
             "schedule.unit is fraction, but training has no end: set trainer.max_epochs or max_steps, or count in epoch or step."
+        )
+
+
+def check_reads_edits(host: Any, reads: bool) -> None:
+    """Check that a host can read edited copies of its reports.
+
+    Args:
+        host: the plugged module.
+        reads: whether its own class has a method for it.
+
+    Raises:
+        UserError: it has none.
+    """
+    if not reads:
+        raise UserError(
+            f"edit_margin reads edited copies of each report: let {type(host).__name__} define edited_token_losses(self, batch, "
+            "outputs, changes) -> TokenLosses, or set edit_margin to None."
         )
 
 

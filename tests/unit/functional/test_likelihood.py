@@ -8,6 +8,7 @@ import torch
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.likelihood import (
     TokenLosses,
+    from_first_difference,
     likelihood_margin,
     mean_token_loss,
     weights_by_emphasis,
@@ -44,6 +45,22 @@ def test_reports_sum_over_tokens_that_count():
     losses = drawn(3, 5).where(MASK, torch.nan)
     expected = [sum(float(losses[i, t]) for t in range(5) if MASK[i, t]) for i in range(3)]
     torch.testing.assert_close(TokenLosses(losses, MASK).of_reports, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_losses_from_the_first_difference_are_the_plain_loop():
+    own = TokenLosses(drawn(3, 5, seed=1), MASK, torch.tensor([[3, 4, 5, 0, 0], [3, 0, 0, 0, 0], [3, 4, 5, 6, 7]]))
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0]]).bool()
+    rows = [[3, 4, 8, 9, 5, 0], [3, 4, 0, 0, 0, 0], [3, 4, 5, 6, 7, 0]]
+    other = TokenLosses(drawn(3, 6, seed=2).where(mask, torch.inf), mask, torch.tensor(rows))
+    for found, read in zip(from_first_difference(own, other), (own, other), strict=True):
+        for i in range(3):
+            start = 0
+            while MASK[i, start] and mask[i, start] and own.tokens[i, start] == other.tokens[i, start]:
+                start += 1
+            kept = [float(read.losses[i, t]) for t in range(start, read.mask.shape[1]) if read.mask[i, t]]
+            assert found[i].item() == pytest.approx(sum(kept))
+    with pytest.raises(ValueError, match="tokens"):
+        from_first_difference(own, TokenLosses(other.losses, mask))
 
 
 @pytest.mark.parametrize("relative", [False, True])

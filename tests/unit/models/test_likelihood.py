@@ -12,12 +12,13 @@ from hardneg_plugin.backbones.r2gencmn import R2GenCMN
 from hardneg_plugin.backbones.transformer import TransformerDecoder
 from hardneg_plugin.backbones.visual import VisualExtractor
 from hardneg_plugin.data.collate import StudyCollator
-from hardneg_plugin.data.phantom import PhantomStudies
+from hardneg_plugin.data.edited import ReportEdits
+from hardneg_plugin.data.phantom import PhantomEdits, PhantomStudies
 from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.likelihood import likelihood_margin, token_losses
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator
-from hardneg_plugin.objectives import ByEmphasis, ByImage, ByText, LikelihoodMargin, Paired, Weights
+from hardneg_plugin.objectives import ByEmphasis, ByImage, ByText, EditMargin, LikelihoodMargin, Paired, Weights
 from hardneg_plugin.objectives.likelihood.negative_images import MEAN_IMAGE, NegativeImages
 from hardneg_plugin.objectives.schedule import Constant, TrainingProgress
 
@@ -49,6 +50,12 @@ def generator(backbone="transformer", *, warmup=0.0, **options):
 @pytest.fixture
 def batch():
     return StudyCollator(TOKENIZER, 40)([STUDIES[i] for i in range(6)])
+
+
+@pytest.fixture
+def edited_batch():
+    studies = ReportEdits(PhantomEdits(), changes=3).beside(STUDIES)
+    return StudyCollator(TOKENIZER, 40)([studies[i] for i in range(6)])
 
 
 def per_study(model, batch, images, report):
@@ -257,10 +264,53 @@ def test_the_margin_is_the_plain_loop(side, batch):
     assert loss.item() == pytest.approx(outputs["loss"].item() + 0.5 * float(torch.cat(losses).mean()), rel=1e-5)
 
 
-@pytest.mark.parametrize("terms", [{"token_weights": ByImage()}, {"likelihood_margin": LikelihoodMargin(k=2)}])
-def test_gradients_reach_the_encoder_and_the_decoder(terms, batch):
+@pytest.mark.parametrize(("hardness", "changes"), [(0.0, 3), (0.5, 2), (0.9, 1)])
+def test_the_margin_over_edits_is_the_plain_loop(hardness, changes, edited_batch):
+    batch = edited_batch
+    batch["edited_mask"][4] = False  # a report without a copy
+    margin = EditMargin(beta=0.7, margin=1.0)
+    model = generator(edit_margin=margin, weights=Weights(alignment=0.0, likelihood=0.5)).eval()
+    model.hard_negatives.schedule = Constant(hardness=hardness, cap=1.0)
+    logs = {}
+    model.log = lambda name, value, **kwargs: logs.setdefault(name, float(value))
+    loss = model.training_step(batch, 0)["loss"]
+    copies = {
+        **batch,
+        "tokens": batch["edited_tokens"][:, changes - 1],
+        "token_mask": batch["edited_mask"][:, changes - 1],
+    }
+    ahead = []
+    for i in (0, 1, 2, 3, 5):
+        with torch.no_grad():
+            ahead.append(per_study(model, copies, i, i) - per_study(model, batch, i, i))
+    losses = torch.nn.functional.softplus(1.0 - 0.7 * torch.tensor(ahead))
+    report_loss = model._teacher_forced(batch)["loss"].item()
+    assert loss.item() == pytest.approx(report_loss + 0.5 * float(losses.sum()) / 6, rel=1e-4)
+    assert logs["train/edit_ahead"] == pytest.approx(sum(ahead) / 5, rel=1e-3, abs=1e-3)
+    assert logs["train/edit_changes"] == changes
+    assert logs["train/edits_found"] == pytest.approx(5 / 6)
+
+
+@pytest.mark.parametrize("changes", [1, 4])
+def test_a_batch_without_such_copies_says_what_to_set(changes, batch, edited_batch):
+    model = generator(edit_margin=EditMargin(changes=changes))
+    model.hard_negatives.schedule = Constant(hardness=0.0)
+    given = batch if changes == 1 else edited_batch
+    with pytest.raises(UserError, match=f"{changes} changed findings.*data.datamodule.edits"):
+        model.training_step(given, 0)
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"token_weights": ByImage()},
+        {"likelihood_margin": LikelihoodMargin(k=2)},
+        {"edit_margin": EditMargin(changes=2)},
+    ],
+)
+def test_gradients_reach_the_encoder_and_the_decoder(terms, edited_batch):
     model = generator(weights=Weights(alignment=0.0, report=float("token_weights" in terms)), **terms)
-    model.training_step(batch, 0)["loss"].backward()
+    model.training_step(edited_batch, 0)["loss"].backward()
     for part in (model.visual, model.decoder):
         assert sum(float(p.grad.abs().sum()) for p in part.parameters() if p.grad is not None) > 0
 

@@ -12,7 +12,7 @@ from torch import nn
 from hardneg_plugin import HardNegativeObjective, plug_in
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.likelihood import TokenLosses
-from hardneg_plugin.objectives import ByImage, ByText, LikelihoodMargin, Weights
+from hardneg_plugin.objectives import ByImage, ByText, EditMargin, LikelihoodMargin, Weights
 from hardneg_plugin.objectives.schedule import Constant
 
 sys.path.append(str(Path(__file__).parent))
@@ -176,6 +176,7 @@ class Manual(Speaker):
     ("made", "told"),
     [
         (lambda: plugged(token_losses=None, token_weights=ByImage()), "give token_losses="),
+        (lambda: plugged(edit_margin=EditMargin()), "edit_margin.*let HardNegativeSpeaker define edited_token_losses"),
         (lambda: plugged(host=Manual, token_weights=ByImage()), "optimises manually"),
         (
             lambda: plugged(token_weights=ByImage(choice="paired")),

@@ -20,13 +20,17 @@ MEAN_IMAGE = -1
 class ReadReports(Protocol):
     """What a host gives an objective to read its reports with: `token_losses` for one batch."""
 
-    def __call__(self, image_order: Tensor | None = None, towards: Tensor | None = None) -> TokenLosses:
+    def __call__(
+        self, image_order: Tensor | None = None, towards: Tensor | None = None, *, changes: int | None = None
+    ) -> TokenLosses:
         """The token losses of all B reports, teacher-forced, attached to the graph.
 
         Args:
             image_order: `(B,)` int64, whose image each report is read with; `MEAN_IMAGE`: the mean of the batch; `B + i * K + j`:
                 the j-th of the K paired studies of study i. None: its own.
             towards: `(B,)` in [0, 1], the part of the way that the other image's features move to those of its own; None: 0.
+            changes: read the copies of the reports with this many changed findings instead, with the reports' own images. Nothing
+                counts of a report without such a copy. None: the reports.
         """
         ...
 

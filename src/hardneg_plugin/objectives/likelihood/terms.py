@@ -2,11 +2,13 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.likelihood import mean_token_loss
 from hardneg_plugin.objectives.batch import EmbeddedBatch
+from hardneg_plugin.objectives.likelihood.edit_margin import EditMargin
 from hardneg_plugin.objectives.likelihood.margin import LikelihoodMargin
 from hardneg_plugin.objectives.likelihood.negative_images import ReadReports
 from hardneg_plugin.objectives.likelihood.token_weights import TokenWeights
@@ -26,6 +28,7 @@ NO_TERMS = LikelihoodTerms(None, None, {})
 def likelihood_terms(
     token_weights: TokenWeights | None,
     margin: LikelihoodMargin | None,
+    edits: EditMargin | None,
     batch: EmbeddedBatch,
     read: ReadReports | None,
     hardness: float,
@@ -34,7 +37,7 @@ def likelihood_terms(
 
     Args:
         token_weights: None: the host's report loss stays.
-        margin: None: nothing is added.
+        margin, edits: added where not None.
         batch: the embeddings of this step.
         read: reads its reports; None: the host cannot.
         hardness: of this step, in [0, 1].
@@ -42,23 +45,27 @@ def likelihood_terms(
     Raises:
         UserError: the host cannot read its reports with other images.
     """
-    if token_weights is None and margin is None:
+    if token_weights is None and margin is None and edits is None:
         return NO_TERMS
     if read is None:
         raise UserError(
-            "token_weights and likelihood_margin read each report again with other images, but the host does not say how: define "
-            "token_losses(self, batch, outputs, image_order, towards) -> TokenLosses, or set both to None."
+            "token_weights, likelihood_margin and edit_margin read each report again, but the host does not say how: define "
+            "token_losses(self, batch, outputs, image_order, towards) -> TokenLosses, or set all of them to None."
         )
     own = read()
     tokens = own.mask.sum()
     logs = {"token_loss": mean_token_loss(own.losses.detach(), own.mask)}
-    report_loss = margin_loss = None
+    report_loss, margins = None, list[Tensor]()
     if token_weights is not None:
         weights, more = token_weights(batch, own, read, hardness)
         report_loss = mean_token_loss(own.losses, own.mask, weights)
         logs |= {"token_weight": weights.where(own.mask, 0).sum() / tokens.clamp_min(1), **more}
     if margin is not None:
         losses, more = margin(batch, own, read)
-        margin_loss = losses.mean()
+        margins.append(losses.mean())
         logs |= more
-    return LikelihoodTerms(report_loss, margin_loss, logs)
+    if edits is not None:
+        losses, more = edits(own, read, hardness)
+        margins.append(losses.mean())
+        logs |= more
+    return LikelihoodTerms(report_loss, torch.stack(margins).sum() if margins else None, logs)

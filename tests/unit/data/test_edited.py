@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -84,8 +86,7 @@ def test_batches_do_not_depend_on_workers_and_differ_between_epochs():
             num_workers=workers,
             edits=ReportEdits(PhantomEdits()),
         )
-        data.setup("fit")
-        loader = data.train_dataloader()
+        loader: Any = data.train_dataloader()
         loader.sampler.set_epoch(number)
         return [batch["edited_tokens"] for batch in loader]
 

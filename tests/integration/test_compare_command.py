@@ -96,7 +96,7 @@ def test_a_real_difference_is_found_and_none_is_not(cli, made_up, read_json, mon
     ]
     assert [len(of_seeds) for of_seeds in arc["scores"]["test"].values()] == [2] * len(arc["scores"]["test"])
     assert set(content["splits"]["test"]["intervals"]["arc"]) == set(content["measures"])
-    documents = {f"comparison.{kind}" for kind in ("json", "md", "tex")}
+    documents = {"summary.md", *(f"comparison.{kind}" for kind in ("json", "md", "tex"))}
     assert {path.name for path in folder.iterdir()} == {"lock", "runs", "plots", *documents}
 
 

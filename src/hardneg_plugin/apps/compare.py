@@ -27,6 +27,7 @@ from hardneg_plugin.comparison.processes import RunProcess, launched_processes, 
 from hardneg_plugin.comparison.progress import ComparisonProgress
 from hardneg_plugin.comparison.scored import compare_variants
 from hardneg_plugin.comparison.settings import ComparisonSettings, overrides_of_variants, with_overrides_of_data
+from hardneg_plugin.comparison.summary import summary
 from hardneg_plugin.comparison.tables import latex, markdown, tables
 from hardneg_plugin.comparison.verdicts import cautions, choice, verdicts
 from hardneg_plugin.errors import UserError
@@ -198,7 +199,11 @@ def _compare_runs(
         curves = {name: [validation_curves(run.folder) for run in some] for name, some in finished.items()}
         with writing(settings.path, AGAIN):
             write_json(settings.path / "comparison.json", compared.to_json(), indent=None)
-            for name, text in (("comparison.md", markdown(compared)), ("comparison.tex", latex(compared))):
+            for name, text in (
+                ("summary.md", summary(compared)),
+                ("comparison.md", markdown(compared)),
+                ("comparison.tex", latex(compared)),
+            ):
                 with whole_text_file(settings.path / name) as file:
                     file.write(text)
             write_plots(compared, curves, settings.path / "plots")
@@ -207,7 +212,7 @@ def _compare_runs(
     if has_page:
         _write_page_of(compared, settings)
     print(f"\nComparison    {settings.path}")
-    print("  tables      comparison.md, comparison.tex; their values: comparison.json")
+    print("  tables      summary.md, comparison.md, comparison.tex; their values: comparison.json")
     print(f"  plots       plots/{', page.html' if has_page else ''}")
     return compared
 

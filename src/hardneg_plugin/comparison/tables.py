@@ -54,7 +54,7 @@ def scores_table(comparison: Comparison, split: str) -> Table:
         if any(comparison.scores(variant, split, name) for variant in comparison.variants)
     ]
     rows = [
-        [variant, *(_mean_and_deviation(comparison.scores(variant, split, name)) for name in names)]
+        [variant, *(mean_and_deviation(comparison.scores(variant, split, name)) for name in names)]
         for variant in comparison.variants
     ]
     seeds = comparison.number_of_seeds
@@ -152,11 +152,15 @@ def markdown(comparison: Comparison) -> str:
     parts += ["\n".join(f"- {line}" for line in verdicts(comparison, "test"))] if len(comparison.variants) > 1 else []
     parts += ["\n".join(f"- {_in_cell(line)}" for line in cautions(comparison))]
     for table in tables(comparison):
-        lines = [table.header, ["---", *["---:"] * (len(table.header) - 1)], *table.rows]
-        body = "\n".join(f"| {' | '.join(map(_in_cell, line))} |" for line in lines)
-        parts.append(f"## {table.title}\n\n{body}")
+        parts.append(f"## {table.title}\n\n{markdown_table(table)}")
     parts.append(_method(comparison))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def markdown_table(table: Table) -> str:
+    """A table in Markdown, without its title."""
+    lines = [table.header, ["---", *["---:"] * (len(table.header) - 1)], *table.rows]
+    return "\n".join(f"| {' | '.join(map(_in_cell, line))} |" for line in lines)
 
 
 def latex(comparison: Comparison) -> str:
@@ -184,7 +188,12 @@ def _method(comparison: Comparison) -> str:
     return METHOD.format(percent=round(100 * (1 - ALPHA)), resamples=comparison.resamples)
 
 
-def _mean_and_deviation(values: Sequence[float]) -> str:
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """The mean over seeds, with the standard deviation where there are several.
+
+    >>> mean_and_deviation([0.25, 0.35]), mean_and_deviation([0.25]), mean_and_deviation([])
+    ('0.300 ± 0.071', '0.250', '-')
+    """
     if not values:
         return "-"
     deviation = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""

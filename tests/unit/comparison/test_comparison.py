@@ -20,6 +20,7 @@ from hardneg_plugin.comparison.comparison import (
 from hardneg_plugin.comparison.forest import forest_figure
 from hardneg_plugin.comparison.plots import scores_figure, write_plots
 from hardneg_plugin.comparison.scored import available_measures, compare_split, score_split
+from hardneg_plugin.comparison.summary import summary, summary_of_differences, summary_of_scores
 from hardneg_plugin.comparison.tables import latex, markdown, scores_table, tables
 from hardneg_plugin.comparison.task_files import tasks_of_all
 from hardneg_plugin.comparison.verdicts import cautions, choice, verdict, verdicts
@@ -435,6 +436,23 @@ def test_documents_say_all_of_it(comparison):
     body = [line for line in tex.splitlines() if not line.startswith("%")]
     assert not re.search(r"(?<!\\)[_%#]", "\n".join(body))
     assert any(line.startswith(r"a\_b & findings\_attributes\_F1 & ") for line in body)
+
+
+def test_the_summary_is_bold_where_a_difference_is_found(comparison):
+    scores, differences = summary_of_scores(comparison), summary_of_differences(comparison)
+    assert scores.header == ["variant", "findings_attributes_F1", "specificity", "unique_share"]
+    assert [row[0] for row in scores.rows] == ["host", "a_b", "mined"]
+    assert [row[0] for row in differences.rows] == ["a_b - host", "mined - host", "a_b - mined"]
+    assert [[cell.startswith("**") for cell in row[1:]] for row in differences.rows] == [
+        [True, True],
+        [False, False],
+        [True, True],
+    ]
+    found = comparison.splits["test"].differences["a_b"]["specificity"]
+    assert differences.rows[0][2] == f"**{found.difference:+.3f} ({found.low:+.3f} to {found.high:+.3f})**"
+    document = summary(comparison)
+    assert "after correction for 6 comparisons" in document  # three contrasts, two measures
+    assert "- arc is left out." in document
 
 
 @pytest.mark.parametrize(

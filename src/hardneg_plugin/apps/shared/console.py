@@ -32,7 +32,9 @@ COLUMNS = (
 HEADINGS = {
     "findings_F1": "finding F1",
     "findings_attributes_F1": "with attributes",
-    "findings_F1_rare": "rare",
+    "findings_F1_rare": "rare finding F1",
+    "likelihood_R@1": "likelihood R@1",
+    "likelihood_r2i_R@1": "likelihood r2i R@1",
     "unique_share": "unique",
     "report_loss": "loss",
 }

@@ -162,12 +162,10 @@ def test_a_comparison_that_was_cut_off_is_made_of_what_is_finished(cli, made_up,
     result = cli(*command, "compare.partial=true", "compare.pairs=[[arc,mined]]")
     assert result.code == 0, result.err
     content = read_json(folder / "comparison.json")
-    shared = "differences are those under the seeds that both variants have."
     assert content["notes"] == [
-        f"host is finished under seeds 1, 2, not under seed 3: {shared}",
-        f"arc is finished under seeds 1, 3, not under seed 2: {shared}",
         "mined is left out: host is not finished under seed 3.",
         "queue is left out: none of its runs is finished.",
+        "Not finished: host, seed 3; arc, seed 2. Differences are under the seeds that both variants have.",
         "arc against mined is left out: they have no finished seed in common.",
     ]
     assert all(note in result.out for note in content["notes"])

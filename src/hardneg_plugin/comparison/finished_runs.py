@@ -25,13 +25,13 @@ def complete_variants(runs: Sequence[PlannedRun], errors: Mapping[str, str]) -> 
 
 
 def finished_runs(runs: Sequence[PlannedRun], baseline: str) -> tuple[RunsByVariant, list[str]]:
-    """The finished runs of the variants that share a seed with the baseline, and a note on each variant that lacks some.
+    """The finished runs of the variants that share a seed with the baseline, and notes on what is missing.
 
     Args:
         runs: all runs of the comparison.
         baseline: the variant that the others are compared with.
     """
-    found, notes = {}, []
+    found, notes, lacking = {}, [], []
     by_variant = _by_variant(runs)
     of_baseline = {run.seed for run in by_variant[baseline] if run.state == "finished"}
     for name, some in by_variant.items():
@@ -43,10 +43,9 @@ def finished_runs(runs: Sequence[PlannedRun], baseline: str) -> tuple[RunsByVari
         else:
             found[name] = finished
             if missing:
-                notes.append(
-                    f"{name} is finished under {_seeds(finished)}, not under {_seeds(missing)}: differences are those under the "
-                    "seeds that both variants have."
-                )
+                lacking.append(f"{name}, {_seeds(missing)}")
+    if lacking:
+        notes.append(f"Not finished: {'; '.join(lacking)}. Differences are under the seeds that both variants have.")
     return found, notes
 
 

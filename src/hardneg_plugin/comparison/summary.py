@@ -29,17 +29,21 @@ def summary(comparison: Comparison) -> str:
 
 
 def summary_of_scores(comparison: Comparison) -> Table:
-    """The measures that count and a few scores beside them, one variant per row."""
+    """The measures that count and a few scores beside them, one variant per row; the number of seeds where it differs."""
     names = [
         name
         for name in dict.fromkeys((*comparison.measures_on(SPLIT), *BESIDE))
         if any(comparison.scores(variant, SPLIT, name) for variant in comparison.variants)
     ]
     rows = [
-        [variant, *(mean_and_deviation(comparison.scores(variant, SPLIT, name)) for name in names)]
-        for variant in comparison.variants
+        [
+            variant,
+            *([str(len(result.seeds))] if _seeds_differ(comparison) else []),
+            *(mean_and_deviation(comparison.scores(variant, SPLIT, name)) for name in names),
+        ]
+        for variant, result in comparison.variants.items()
     ]
-    return Table("", ["variant", *names], rows)
+    return Table("", ["variant", *(["seeds"] if _seeds_differ(comparison) else []), *names], rows)
 
 
 def summary_of_differences(comparison: Comparison) -> Table:
@@ -56,6 +60,10 @@ def summary_of_differences(comparison: Comparison) -> Table:
         for contrast in contrasts
     ]
     return Table("", ["difference", *names], rows)
+
+
+def _seeds_differ(comparison: Comparison) -> bool:
+    return len({tuple(result.seeds) for result in comparison.variants.values()}) > 1
 
 
 def _cell(contrast: Contrast, name: str, counts: bool) -> str:

@@ -451,6 +451,9 @@ def test_the_summary_is_bold_where_a_difference_is_found(comparison):
     found = comparison.splits["test"].differences["a_b"]["specificity"]
     assert differences.rows[0][2] == f"**{found.difference:+.3f} ({found.low:+.3f} to {found.high:+.3f})**"
     document = summary(comparison)
+    unequal = summary_of_scores(under(comparison, [1, 2], a_b=[2]))
+    assert unequal.header[:2] == ["variant", "seeds"]
+    assert [row[1] for row in unequal.rows] == ["2", "1", "2"]
     assert "after correction for 6 comparisons" in document  # three contrasts, two measures
     assert "- arc is left out." in document
 

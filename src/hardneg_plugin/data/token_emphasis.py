@@ -4,8 +4,10 @@ Made once, before training, from the training split: every rank and a resumed ru
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
@@ -21,7 +23,9 @@ from hardneg_plugin.neighbours.search import NeighbourRule
 
 Emphasis = NDArray[np.float32]
 Emphasise = Callable[[int, int, Sequence[int]], Emphasis]
-"""From a study's index, the seed of its sample and the tokens of its report to the emphasis of each token, in [0, 1]."""
+"""From a study's index, the seed of its sample and the tokens of its report to the emphasis of each token, in [0, 1]. It can be
+pickled, for workers that are spawned."""
+Others = Literal["nearest", "random"]
 
 
 class TokenEmphasis(Protocol):
@@ -83,7 +87,7 @@ class InverseDocumentFrequency:
             counts[_tokens(tokenizer, report)] += 1
         rarity = np.log(len(reports) / counts.clip(1)) / np.log(max(len(reports), 2))
         rarity[0] = 0  # begins and ends every report
-        return _by_token(rarity)
+        return partial(_of_tokens, rarity.astype(np.float32))
 
 
 @dataclass(frozen=True)
@@ -118,12 +122,13 @@ class FindingWords:
             )
         states = np.zeros((2, tokenizer.vocab_size + 1))
         sentences = [0, 0]
-        for report in source.split("train").reports:
-            for sentence in re.split(r"\.(?=\s|$)", tokenizer.clean(report)):
-                if sentence.strip():
-                    kind = int(bool(read_findings(sentence)))
-                    states[kind, _tokens(tokenizer, sentence)] += 1
-                    sentences[kind] += 1
+        cleaned = map(tokenizer.clean, source.split("train").reports)
+        said = Counter(sentence.strip() for report in cleaned for sentence in re.split(r"\.(?=\s|$)", report))
+        del said[""]
+        for sentence, times in said.items():  # each is read once, however often it comes
+            kind = int(bool(read_findings(sentence)))
+            states[kind, _tokens(tokenizer, sentence)] += times
+            sentences[kind] += times
         if not sentences[1]:
             raise UserError(
                 "token_weights=finding_words: expected findings in the training reports, but read none in "
@@ -132,7 +137,7 @@ class FindingWords:
         shares = states / np.maximum(sentences, 1)[:, None]
         emphasised = shares[1] > self.ratio * shares[0]
         emphasised[0] = False
-        return _by_token(emphasised)
+        return partial(_of_tokens, emphasised.astype(np.float32))
 
 
 @dataclass(frozen=True)
@@ -148,13 +153,12 @@ class LackedByOthers:
         UserError: a value that is not one of these.
     """
 
-    choice: Literal["nearest", "random"] = "nearest"
+    choice: Others = "nearest"
     k: int = 4
     table: str | Path | None = None
 
     def __post_init__(self) -> None:
-        choices = get_args(type(self).__annotations__["choice"])
-        require(self.choice in choices, "data.emphasis.choice", ", ".join(choices), self.choice)
+        require(self.choice in get_args(Others), "data.emphasis.choice", ", ".join(get_args(Others)), self.choice)
         require(self.k >= 1, "data.emphasis.k", "a positive integer", self.k)
         require(
             self.table is None or self.choice == "nearest", "data.emphasis.table", "null for random reports", self.table
@@ -167,37 +171,45 @@ class LackedByOthers:
             UserError: the table cannot be read, or is of other studies.
         """
         studies = source.split("train")
-        others = self._others(studies)
         has = [_tokens(tokenizer, report) for report in studies.reports]
-
-        def emphasise(index: int, seed: int, tokens: Sequence[int]) -> Emphasis:
-            lacks = [~np.isin(tokens, has[other]) for other in others(index, seed)]
-            return np.mean(lacks, axis=0, dtype=np.float32) if lacks else np.zeros(len(tokens), np.float32)
-
-        return emphasise
-
-    def _others(self, studies: Studies) -> Callable[[int, int], Sequence[int]]:
         if self.choice == "nearest":
             nearest = nearest_studies(studies, self.k, self.table, "data.emphasis.table")
-            return lambda index, seed: nearest[index]
-        rule = NeighbourRule(groups_of(studies.reports, studies.patients, studies.labels))
-        everyone = np.arange(len(studies))
+            return partial(_lacked, has, partial(_listed, nearest))
+        rule = NeighbourRule(groups_of(studies.reports, studies.patients, studies.labels), k=self.k)
+        return partial(_lacked, has, partial(_drawn, rule, np.arange(len(studies))))
 
-        def drawn(index: int, seed: int) -> Sequence[int]:
-            allowed = everyone[~rule.is_match(np.full_like(everyone, index), everyone)]
-            # apart from what the seed draws of the images and of paired studies
-            random = np.random.default_rng((seed, index, 1))
-            found: list[int] = random.choice(allowed, min(self.k, len(allowed)), replace=False).tolist()
-            return found
 
-        return drawn
+def _of_tokens(emphasis: Emphasis, index: int, seed: int, tokens: Sequence[int]) -> Emphasis:
+    of_tokens: Emphasis = emphasis[np.asarray(tokens)]
+    return of_tokens
+
+
+def _lacked(
+    has: Sequence[NDArray[np.int32]],
+    others: Callable[[int, int], Sequence[int]],
+    index: int,
+    seed: int,
+    tokens: Sequence[int],
+) -> Emphasis:
+    column = np.asarray(tokens)[:, None]
+    lacks = [(column != has[other]).all(1) for other in others(index, seed)]
+    share: Emphasis = np.mean(lacks, axis=0, dtype=np.float32) if lacks else np.zeros(len(tokens), np.float32)
+    return share
+
+
+def _listed(nearest: Sequence[Sequence[int]], index: int, seed: int) -> Sequence[int]:
+    return nearest[index]
+
+
+def _drawn(rule: NeighbourRule, everyone: NDArray[np.int64], index: int, seed: int) -> Sequence[int]:
+    """`rule.k` of all studies that do not match one."""
+    allowed = everyone[~rule.is_match(np.full_like(everyone, index), everyone)]
+    # apart from what the seed draws of the images and of paired studies
+    random = np.random.default_rng((seed, index, 1))
+    found: list[int] = random.choice(allowed, min(rule.k, len(allowed)), replace=False).tolist()
+    return found
 
 
 def _tokens(tokenizer: Tokenizer, text: str) -> NDArray[np.int32]:
     """The different tokens of a text, the 0 of its ends among them."""
     return np.unique(np.array(tokenizer.encode(text), dtype=np.int32))
-
-
-def _by_token(emphasis: NDArray[np.float64] | NDArray[np.bool_]) -> Emphasise:
-    values = emphasis.astype(np.float32)
-    return lambda index, seed, tokens: values[np.asarray(tokens)]

@@ -77,7 +77,8 @@ class AlignedModel(ABC, HardNegativeMixin, _Host):
 
         Paired studies in `batch["negatives"]` are embedded likewise, with gradient: K per study cost K further passes of the
         batch's size through visual extractor and report encoder, forward and backward, with K times the activations in memory.
-        They enter the batch statistics of the visual extractor.
+        They enter the batch statistics of the visual extractor. Where the objective reads reports, their visual features are kept
+        in `outputs`, under "paired_visual".
 
         Args:
             batch: of B studies.

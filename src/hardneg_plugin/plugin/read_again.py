@@ -27,7 +27,8 @@ def reordered(value: Any, order: Tensor, towards: Tensor | None = None) -> Any:
 
     Args:
         value: tensors with B rows, at any depth of mappings, sequences and dataclasses; other tensors and values stay.
-        order: `(B,)` int64, the row that each study gets; -1: the mean of all rows of a floating-point tensor.
+        order: `(B,)` int64, the row that each study gets; -1: the mean of all rows of a floating-point tensor, padding
+            among them.
         towards: `(B,)` in [0, 1], how far floating-point rows move towards those of the study itself; None: 0.
 
     >>> reordered({"patches": torch.tensor([[1.0], [3.0]])}, torch.tensor([1, -1]))

@@ -2,6 +2,8 @@
 
 import json
 import math
+import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -103,7 +105,8 @@ def test_tokens_lacked_by_the_nearest_reports_are_the_plain_loop(of_table, tmp_p
 
 def test_random_reports_follow_from_the_seed_and_never_match():
     emphasise = LackedByOthers("random", k=2).fitted(SOURCE, TOKENIZER)
-    others = LackedByOthers("random", k=2)._others(STUDIES)
+    assert isinstance(emphasise, partial)
+    _, others = emphasise.args
     for index, tokens in enumerate(TOKENS):
         drawn = [others(index, seed) for seed in range(200)]
         assert all(len(set(row)) == 2 and not any(match(index, other) for other in row) for row in drawn)
@@ -117,6 +120,15 @@ def test_without_another_report_nothing_is_emphasised():
     tokens = TOKENIZER.encode(source.split("train").reports[0])
     for choice in ("nearest", "random"):
         assert not LackedByOthers(choice).fitted(source, TOKENIZER)(0, 0, tokens).any()
+
+
+@pytest.mark.parametrize(
+    "emphasis", [InverseDocumentFrequency(), FindingWords(), LackedByOthers(), LackedByOthers("random")], ids=repr
+)
+def test_spawned_workers_get_the_same(emphasis):
+    emphasise = emphasis.fitted(SOURCE, TOKENIZER)
+    sent = pickle.loads(pickle.dumps(emphasise))
+    assert all((sent(i, 5, tokens) == emphasise(i, 5, tokens)).all() for i, tokens in enumerate(TOKENS))
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,25 @@ def test_tokens_weighed_by_paired_images_are_the_plain_loop(paired_batch):
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
+def test_the_margin_to_a_paired_image_reaches_its_encoder(paired_batch):
+    options = {"likelihood_margin": LikelihoodMargin(choice="paired", beta=0.2), "negatives": Paired(k=2)}
+    model = generator(weights=Weights(report=0.0, alignment=0.0, likelihood=1.0), **options).eval()
+    loss = model.training_step(paired_batch, 0)["loss"]
+    loss.backward()
+    assert sum(float(p.grad.abs().sum()) for p in model.visual.parameters() if p.grad is not None) > 0
+    with torch.no_grad():
+        own = model._teacher_forced(paired_batch)["token_losses"].of_reports
+        paired = model.encode_images(paired_batch["negatives"])
+        tokens, mask = paired_batch["tokens"], paired_batch["token_mask"]
+        losses = []
+        for i in range(4):
+            row = slice(2 * i, 2 * i + 1)
+            log_probs = model.decoder.log_probs(paired.context[row], tokens[[i]], patch_mask=paired.context_mask[row])
+            ahead = token_losses(log_probs, tokens[[i]], mask[[i]]).of_reports - own[[i]]
+            losses.append(torch.log1p(torch.exp(-0.2 * ahead)))
+    assert loss.item() == pytest.approx(float(torch.cat(losses).mean()), rel=1e-4)
+
+
 def test_paired_images_that_are_not_there_are_told(batch, paired_batch):
     with pytest.raises(
         UserError, match="expected a batch with 1 paired studies per study, but got 0: choose negatives=paired"

@@ -3,8 +3,9 @@
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
-from numpy.random import Generator
+from numpy.random import Generator, default_rng
 
 from hardneg_plugin.data.phantom.dictation import listed, sentence
 from hardneg_plugin.data.phantom.findings import ATTRIBUTES, Finding, Value, territory
@@ -33,8 +34,10 @@ KIND_OF = {
 }
 """By attribute."""
 
-TRIES = 8
-"""Studies drawn to find a finding that a report denies."""
+TRIES = 16
+"""Findings drawn to find one that a report rules out."""
+DRAWN = 4096
+"""Studies of a regime whose findings they are drawn from."""
 
 _Edit = tuple[list[Sentence], Change]
 
@@ -149,13 +152,14 @@ class PhantomEdits:
         if "presence" not in self.kinds:
             return
         said = {name for one in sentences for name in (*one.open, *([one.stated.name] if one.stated else []))}
-        for _ in range(TRIES):
-            for found in sorted(REGIMES[self.regime].draw(rng, 0.0)):
-                if found.name in said or found.name in done or not _fits(found, sentences):
-                    continue
-                stated = self._stated(sentences, found, rng)
-                if stated is not None:
-                    yield stated, Change(None, found)
+        drawn = _drawn(self.regime)
+        for index in rng.integers(len(drawn), size=TRIES).tolist():
+            found = drawn[index]
+            if found.name in said or found.name in done or not _fits(found, sentences):
+                continue
+            stated = self._stated(sentences, found, rng)
+            if stated is not None:
+                yield stated, Change(None, found)
 
     def _stated(self, sentences: list[Sentence], found: Finding, rng: Generator) -> list[Sentence] | None:
         """With a finding in place of the normal sentences that rule it out; None where that loses another denial."""
@@ -213,14 +217,24 @@ class PhantomEdits:
         return read_sentence(sentence(one.normal.wording.format(rest=listed(names))), self.regime)
 
 
+@cache
+def _drawn(regime: str) -> Sequence[Finding]:
+    """Findings, each as often as in the studies of a regime."""
+    rng = default_rng(0)
+    return [found for _ in range(DRAWN) for found in sorted(REGIMES[regime].draw(rng, 0.0))]
+
+
 def _kinds_of(found: Finding) -> set[str]:
     return {"presence", *(KIND_OF[key] for key, _ in found.attributes)}
 
 
 def _fits(found: Finding, sentences: Sequence[Sentence]) -> bool:
     """Whether a finding can occur together with those that sentences state."""
-    taken = [territory(one.stated) for one in sentences if one.stated is not None]
-    return territory(found).isdisjoint(frozenset().union(*taken))
+    parts = _territory(found)
+    return all(one.stated is None or parts.isdisjoint(_territory(one.stated)) for one in sentences)
+
+
+_territory = cache(territory)
 
 
 def _place(one: Sentence) -> float:
@@ -241,8 +255,10 @@ def _rewritten(text: str, found: Finding, key: str, value: Value) -> str | None:
 
 def _reader(sentences: Sequence[Sentence]) -> Reader:
     """Whose normal lines most sentences of a report are."""
-    own = [
-        {(tuple(about), wording) for about, line in reader.lines for wording in wordings(line)} for reader in READERS
-    ]
     said = [(one.normal.about, one.normal.wording) for one in sentences if one.normal is not None]
-    return READERS[max(range(len(READERS)), key=lambda place: sum(one in own[place] for one in said))]
+    return READERS[max(range(len(READERS)), key=lambda index: len(_lines_of(index).intersection(said)))]
+
+
+@cache
+def _lines_of(reader: int) -> frozenset[tuple[tuple[str, ...], str]]:
+    return frozenset((tuple(about), wording) for about, line in READERS[reader].lines for wording in wordings(line))

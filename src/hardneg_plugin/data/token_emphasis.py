@@ -48,6 +48,15 @@ class EmphasisedStudies:
         studies: the training split, with or without paired studies.
         emphasise: of the same studies.
         tokenizer: as of the batches.
+
+    >>> from hardneg_plugin.data.phantom import PhantomStudies
+    >>> from hardneg_plugin.data.tokenizer import WordTokenizer
+    >>> source = PhantomStudies(train=8, size=32)
+    >>> tokenizer = WordTokenizer.from_reports(source.split("train").reports, min_count=1)
+    >>> emphasise = InverseDocumentFrequency().fitted(source, tokenizer)
+    >>> sample = EmphasisedStudies(source.split("train"), emphasise, tokenizer)[0]
+    >>> len(sample["emphasis"]) == len(tokenizer.encode(sample["report"]))
+    True
     """
 
     def __init__(self, studies: Studies, emphasise: Emphasise, tokenizer: Tokenizer) -> None:
@@ -77,7 +86,16 @@ class EmphasisedStudies:
 
 @dataclass(frozen=True)
 class InverseDocumentFrequency:
-    """A token that d of the N training reports have is emphasised by `log(N / d) / log N`: 1 in one report, 0 in all."""
+    """A token that d of the N training reports have is emphasised by `log(N / d) / log N`: 1 in one report, 0 in all.
+
+    >>> from hardneg_plugin.data.phantom import PhantomStudies
+    >>> from hardneg_plugin.data.tokenizer import WordTokenizer
+    >>> source = PhantomStudies(train=8, size=32)
+    >>> tokenizer = WordTokenizer.from_reports(source.split("train").reports, min_count=1)
+    >>> emphasise = InverseDocumentFrequency().fitted(source, tokenizer)
+    >>> emphasise(0, 0, [0, *tokenizer.encode(".")[1:-1], 0]).tolist()  # in every report
+    [0.0, 0.0, 0.0]
+    """
 
     def fitted(self, source: StudySource, tokenizer: Tokenizer) -> Emphasise:
         """See `TokenEmphasis`."""
@@ -101,6 +119,13 @@ class FindingWords:
 
     Raises:
         UserError: the ratio is out of its range.
+
+    >>> from hardneg_plugin.data.phantom import PhantomStudies
+    >>> from hardneg_plugin.data.tokenizer import WordTokenizer
+    >>> source = PhantomStudies(train=400, size=32, regime="clinic")
+    >>> tokenizer = WordTokenizer.from_reports(source.split("train").reports)
+    >>> FindingWords().fitted(source, tokenizer)(0, 0, tokenizer.encode("mild cardiomegaly . no effusion .")).tolist()
+    [0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]
     """
 
     ratio: float = 5.0
@@ -151,6 +176,9 @@ class LackedByOthers:
 
     Raises:
         UserError: a value that is not one of these.
+
+    >>> LackedByOthers(choice="random", k=8)
+    LackedByOthers(choice='random', k=8, table=None)
     """
 
     choice: Others = "nearest"

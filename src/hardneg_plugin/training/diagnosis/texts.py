@@ -13,7 +13,12 @@ GRAM = 4
 
 @dataclass(frozen=True)
 class WrittenTexts:
-    """The generated reports of a split beside their references."""
+    """The generated reports of a split beside their references.
+
+    >>> from hardneg_plugin.metrics.records import make_record
+    >>> WrittenTexts.of([make_record("CXR1", "no effusion .", "no acute disease .")]).length
+    4.0
+    """
 
     studies: int
     """Their number."""

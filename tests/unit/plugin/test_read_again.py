@@ -12,7 +12,7 @@ from torch import nn
 from hardneg_plugin import HardNegativeObjective, plug_in
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.likelihood import TokenLosses
-from hardneg_plugin.objectives import ByImage, ByText, EditMargin, LikelihoodMargin, Weights
+from hardneg_plugin.objectives import ByEmphasis, ByImage, ByText, EditMargin, LikelihoodMargin, Weights
 from hardneg_plugin.objectives.schedule import Constant
 
 sys.path.append(str(Path(__file__).parent))
@@ -45,6 +45,11 @@ class Speaker(Captioner):
 
 def token_losses(host, batch, outputs):
     return TokenLosses.of_logits(outputs["logits"], batch["tokens"][:, 1:].masked_fill(~batch["mask"][:, 1:], -100))
+
+
+def emphasised(host, batch, outputs):
+    read = token_losses(host, batch, outputs)
+    return read._replace(emphasis=(read.tokens % 3 == 0).float())
 
 
 def plugged(token_losses=token_losses, host=Speaker, **objective):
@@ -170,6 +175,22 @@ class Manual(Speaker):
         optimizer.zero_grad()
         self.manual_backward(self.with_hard_negatives(outputs["loss"], batch, outputs))
         optimizer.step()
+
+
+def test_a_host_gives_the_emphasis_of_its_tokens(tmp_path):
+    model = plugged(token_losses=emphasised, token_weights=ByEmphasis(scale=2.0), weights=Weights(alignment=0.0))
+    logged = []
+    model.log = lambda name, value, **kwargs: logged.append(float(value)) if name == "train/token_weight" else None
+    run = trainer(tmp_path)
+    run.fit(model, loader())
+    batches = list(loader())
+    assert len(logged) == run.global_step >= len(batches)
+    expected = []
+    for batch in batches:
+        tokens = batch["tokens"][:, 1:][batch["mask"][:, 1:]].tolist()
+        expected.append(sum(3 if token % 3 == 0 else 1 for token in tokens) / len(tokens))
+    assert logged[: len(batches)] == pytest.approx(expected)
+    assert len(set(expected)) > 1
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def compare(
     for weights, rng in _bootstrap(studies, resamples):  # for all statistics: drawing takes longer than their sums
         seeds = rng.integers(len(ours), size=(len(weights), len(ours)))
         draws.append([_resampled(pair, weights, seeds) for pair in pairs])
-    swaps = [[_swapped(both, swap) for both in joined] for swap in _swaps(studies, resamples)]
+    swaps = [[_swapped(both, *sides) for both in joined] for sides in _swaps(studies, resamples)]
     for place, pair in enumerate(pairs):
         our_scores, their_scores = (mean.values() for mean in pair)
         for name in our_scores:
@@ -136,16 +136,16 @@ def _resampled(pair: Sequence[MeanOfRuns], weights: Floats, seeds: NDArray[np.in
     return differences
 
 
-def _swapped(both: MeanOfRuns, swap: Floats) -> dict[str, Floats]:
-    """Differences `(W,)` where `swap (W, N)`, zeros and ones, says which studies two models exchange.
+def _swapped(both: MeanOfRuns, ours: Floats, theirs: Floats) -> dict[str, Floats]:
+    """Differences `(W,)` where two models exchange studies.
 
     Args:
         both: over 2 N studies, those of our model and then those of theirs.
-        swap: `(W, N)`.
+        ours: `(W, 2 N)`, zeros and ones, the studies that count as our model's.
+        theirs: `(W, 2 N)`, all others.
     """
-    sides = (1 - swap, swap), (swap, 1 - swap)
-    ours, theirs = (both.under(np.concatenate(side, axis=1)) for side in sides)
-    return {name: ours[name] - theirs[name] for name in ours}
+    our_scores, their_scores = both.under(ours), both.under(theirs)
+    return {name: our_scores[name] - their_scores[name] for name in our_scores}
 
 
 def _check(statistics: Sequence[Statistic], resamples: int, level: float) -> int:
@@ -170,10 +170,12 @@ def _bootstrap(studies: int, resamples: int, seed: int = 0) -> Iterator[tuple[Fl
         yield rng.multinomial(studies, np.full(studies, 1 / max(1, studies)), size=size).astype(np.float64), of_seeds
 
 
-def _swaps(studies: int, resamples: int) -> Iterator[Floats]:
+def _swaps(studies: int, resamples: int) -> Iterator[tuple[Floats, Floats]]:
+    """The studies of two models, `(W, 2 N)`, that count as our model's, and those that count as theirs."""
     rng = np.random.default_rng((0, 2))
     for size in _blocks(studies, resamples):
-        yield rng.integers(2, size=(size, studies)).astype(np.float64)
+        swap = rng.integers(2, size=(size, studies)).astype(np.float64)
+        yield np.concatenate([1 - swap, swap], axis=1), np.concatenate([swap, 1 - swap], axis=1)
 
 
 def _within(values: Floats, level: float) -> tuple[float, float]:

@@ -21,7 +21,7 @@ class Presence(IntEnum):
     PRESENT = 2
 
 
-_SENTENCE = re.compile(r"(?<!\d)\.(?!\d)|[;:\n?!]|\.(?=\s|$)")
+SENTENCE_END = re.compile(r"(?<!\d)\.(?!\d)|[;:\n?!]|\.(?=\s|$)")
 # where a negation ends before its sentence does
 _TURN = re.compile(
     r"\b(?:but|however|although|though|except(?: for)?|apart from|other than|aside from|besides|which|whereas|while|yet|"
@@ -52,7 +52,8 @@ _JOINT = re.compile(r"\b(?:and|with|or)\b|,")
 
 
 @cache
-def _patterns() -> Mapping[str, re.Pattern[str]]:
+def entity_patterns() -> Mapping[str, re.Pattern[str]]:
+    """How each entity is written, in lower case, by its name."""
     return {entity.name: re.compile(rf"\b(?:{entity.written})\b") for entity in ENTITIES}
 
 
@@ -79,10 +80,10 @@ def read_mentions(report: str) -> Iterator[Mention]:
     >>> [(name, presence.name, sorted(positions)) for name, presence, positions in read_mentions("Left effusion, no nodule.")]
     [('pleural effusion', 'PRESENT', ['left']), ('nodule', 'ABSENT', [])]
     """
-    for sentence in _SENTENCE.split(report.lower()):
+    for sentence in SENTENCE_END.split(report.lower()):
         for clause in _clauses(" ".join(sentence.split())):
             mentions = [
-                (name, mention) for name, pattern in _patterns().items() for mention in pattern.finditer(clause)
+                (name, mention) for name, pattern in entity_patterns().items() for mention in pattern.finditer(clause)
             ]
             parts = _parts(clause, [mention.span() for _, mention in mentions])
             for name, mention in mentions:

@@ -37,7 +37,7 @@ def forest_figure(comparison: Comparison, split: str) -> Figure | None:
             axes.axhline(len(comparison.against_baseline(split)) - 0.5, color="0.8", linewidth=0.8, zorder=0)
         axes.set_title(measure, fontsize=8)
         axes.tick_params(labelsize=8)
-        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
     labels = [f"{contrast.variant} − {contrast.other}" for contrast in contrasts]

@@ -1,0 +1,165 @@
+"""Acceptance of the project on a CUDA machine: is it correct there, and how fast is it? Some 8 minutes; nothing is downloaded.
+
+The parts, in the order of their importance; those that measure no time run first, several at once. After each part the results
+are written to docs/results/gpu/CARD.json, and as tables to CARD.md beside it. Parts that are done are not run again. A part
+whose packages are missing is skipped and says so. All weights are random.
+
+    python benchmarks/gpu.py                          # with the checkout's src on PYTHONPATH, where nothing can be installed
+    python benchmarks/gpu.py --parts recorded speed_16
+    python benchmarks/gpu.py --tiny --out FOLDER      # every part on a CPU, at small sizes
+"""
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # asks for a GPU without making this process unfit to fork
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "src")]
+
+from gpu_parts import runner, tables  # noqa: E402
+from gpu_parts.part import Part, Setting  # noqa: E402
+
+HYDRA = ("hydra", "omegaconf", "timm", "pytorch_lightning")
+PARTS = (
+    Part("recorded", "recorded", "Recorded numbers of released models: largest differences.", 60, needs=("safetensors",)),
+    Part("objective", "objective", "Loss and gradients against the CPU: largest relative differences.", 90),
+    Part("training", "training", "hardneg-train on the phantom: whole, killed in mid-epoch, resumed.", 240, needs=HYDRA),
+    Part("precision", "precision", "fp16 with an overflow on purpose; channels last.", 90, needs=HYDRA),
+    Part("processes", "processes", "Collectives, DDP and FSDP2 against a plain step.", 90, needs=HYDRA),
+    Part("compiled", "compiling", "torch.compile against the same without.", 150, needs=HYDRA),
+    Part("waits", "launches", "Host-device synchronisations of a training step, under Lightning.", 120, needs=HYDRA),
+    Part("breaks", "compiling:run_breaks", "Graph breaks, by torch._dynamo.explain.", 120, needs=HYDRA),
+    Part("speed_16", "speed", "Steps of 16 studies, ResNet-101, two views of 224 px, bf16.", 70, True, 16, HYDRA),
+    Part("cached", "speed:run_cached", "Steps of 16 studies on cached features: decoder and objective alone.", 40, True, 16, HYDRA),
+    Part("decoding_16", "decoding", "Decoding 16 studies, 60 words.", 45, True, 16),
+    Part("speed_64", "speed", "The same steps of 64 studies.", 70, True, 64, HYDRA),
+    Part("decoding_128", "decoding", "Decoding 128 studies.", 45, True, 128),
+    Part("kernels", "launches:run_kernels", "Kernels for each step of decoding, by torch.profiler.", 40, True, 16, HYDRA),
+    Part("loader", "loader", "Studies per second that the loader gives.", 40, True, 16, HYDRA),
+    Part("decoding_512", "decoding", "Decoding 512 studies.", 60, True, 512),
+    Part("speed_256", "speed", "The same steps of 256 studies.", 90, True, 256, HYDRA),
+)  # fmt: skip
+MACHINE = Part("machine", "machine", "The card, its rates, and packages.", 60, True)
+PRELOADED = ("hardneg_plugin.apps.train", "gpu_parts.steps", "gpu_parts.objective", "gpu_parts.decoding", "timm")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=[part.name for part in PARTS], help="these only")
+    parser.add_argument("--again", action="store_true", help="also those that are done")
+    parser.add_argument("--seconds", type=float, default=530.0, help="for everything; what is left over is not run")
+    parser.add_argument("--tiny", action="store_true", help="small sizes, on a CPU")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/results/gpu", help="folder of the results")
+    parser.add_argument("--recorded", type=Path, default=ROOT / "tests/reference", help="folder of recorded numbers")
+    parser.add_argument("--logs", type=Path, help="folder for what the parts print; left out: none is kept")
+    parser.add_argument("--together", type=int, help="parts that run at once where none measures time")
+    arguments = parser.parse_args()
+    ends = time.monotonic() + arguments.seconds
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, _stop)
+
+    method = preload()
+    import torch
+
+    device = "cuda" if not arguments.tiny and torch.cuda.is_available() else "cpu"
+    if device == "cpu" and not arguments.tiny:
+        sys.exit("No CUDA device was found. On a CPU run benchmarks/gpu.py --tiny.")
+    setting = Setting(device, arguments.tiny, 16, arguments.recorded.resolve(), ends)
+    together = arguments.together or max(1, min(8, len(os.sched_getaffinity(0)) // 2))
+    run = Run(setting, arguments, ends)
+    method = run.machine(method)
+    chosen = [part for part in PARTS if not arguments.parts or part.name in arguments.parts]
+    if not arguments.again:
+        chosen = [part for part in chosen if run.results["parts"].get(part.name, {}).get("status") != "done"]
+    run.parts(chosen, together, method)
+    statuses = {name: part["status"] for name, part in run.results["parts"].items()}
+    print(f"{statuses}\n{run.file.with_suffix('.md')}")
+    sys.exit(any(statuses.get(part.name) == "failed" for part in chosen))
+
+
+def preload() -> str:
+    """Import what most parts need, once: they are forked from here. Gives the method by which they start."""
+    for name in PRELOADED:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            print(f"without {name}: {error}", flush=True)
+    return "fork"
+
+
+class Run:
+    """The results so far, and the file that they are in.
+
+    Args:
+        setting: of all parts.
+        arguments: of the command line.
+        ends: by `time.monotonic()`.
+    """
+
+    def __init__(self, setting: Setting, arguments: argparse.Namespace, ends: float) -> None:
+        self.setting, self.arguments, self.ends = setting, arguments, ends
+        self.started = time.monotonic()
+        self.file = arguments.out / "unknown.json"
+        self.results: tables.Results = {}
+
+    def machine(self, method: str) -> str:
+        """Measure the card, and read what an earlier run left of it. Gives the method by which processes can start."""
+        found: dict[str, Any] = {}
+        for method in dict.fromkeys((method, "spawn")):
+            found = {}
+            self._run([MACHINE], 1, method, lambda part, result, log: found.update(result))
+            if "card" in (found.get("rows") or [{}])[0]:
+                break
+            print(f"the machine, by {method}: {found}", flush=True)
+        rows = found.get("rows") or [{}]
+        card = rows[0].get("card", "unknown") + ("-tiny" if self.arguments.tiny else "")
+        self.file = tables.file_of(self.arguments.out, card)
+        self.results = tables.read(self.file) or {"card": card, "parts": {}}
+        self.results["command"] = " ".join(["python benchmarks/gpu.py", *sys.argv[1:]])
+        self.results["started"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self._finished(MACHINE, found, "")
+        return method
+
+    def parts(self, parts: Sequence[Part], together: int, method: str) -> None:
+        """Run parts, and write the results after each."""
+        self._run(parts, together, method, self._finished)
+
+    def _run(self, parts: Sequence[Part], together: int, method: str, finished: Any) -> None:
+        runner.run_parts(
+            parts,
+            self.setting,
+            ends=self.ends,
+            together=together,
+            method=method,
+            folder=self.arguments.logs,
+            finished=finished,
+        )
+
+    def _finished(self, part: Part, result: runner.Result, log: str) -> None:
+        if result["status"] == "not run" and part.name in self.results["parts"]:
+            return
+        self.results["parts"][part.name] = result
+        order = [MACHINE.name, *(one.name for one in PARTS)]
+        self.results["parts"] = {name: self.results["parts"][name] for name in order if name in self.results["parts"]}
+        tables.write(self.file, self.results)
+        at = time.monotonic() - self.started
+        print(f"[{at:5.0f} s] {part.name}: {result['status']} in {result.get('seconds', 0)} s", end=" ")
+        print(result.get("error", ""), *(f"failed: {name}" for name in result.get("failed", ())), flush=True)
+        if result["status"] == "failed":
+            print("\n".join(f"    {line}" for line in log.splitlines()[-25:]), flush=True)
+
+
+def _stop(number: int, _: Any) -> None:
+    raise SystemExit(128 + number)  # the parts that run are ended, and their rows kept
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""`hardneg-train trainer=gpu` on the phantom: a whole run, and one that is killed in mid-epoch and resumed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpu_parts.machine import version
+from gpu_parts.part import ROOT, Rows, Setting
+
+LIMIT = 0.02
+"""Relative difference of the losses of a run and of the same run killed and resumed, in bf16 on a GPU; 0 on a CPU."""
+STEPS, KILLED_AT = 14, 11
+SETTINGS = [
+    "trainer.max_epochs=2",
+    "data.batch_size=4",
+    "data.datamodule.source.train=27",
+    "data.datamodule.source.val=6",
+    "data.datamodule.source.test=6",
+    "callbacks.last.every_n_train_steps=2",
+    "callbacks.progress_bar.refresh_rate=0",
+    "trainer.log_every_n_steps=1",
+    "decoding.max_length=12",
+    "baselines=false",
+    "negatives=queue",
+    "negatives.size=16",
+    "backbone=transformer",  # with dropout, whose draws must be the same
+    "backbone.feedforward_width=32",
+    "backbone.width=64",
+]
+SMALL = [
+    "data.datamodule.source.size=32",
+    "visual.options.channels=[8,8,16,16]",
+    "visual.options.stem_width=8",
+    "backbone.layers=1",
+]
+
+
+def run(setting: Setting, rows: Rows) -> None:
+    """The two runs at once, the resumed one after them."""
+    settings = [*SETTINGS, *(SMALL if setting.tiny else [])]
+    settings += ["trainer=gpu"] if setting.is_cuda else ["trainer=cpu"]
+    if version("pycocoevalcap") is None:
+        settings += ["metrics.caption=null", "monitor=val/report_loss"]
+    else:
+        settings.append("metrics.caption.meteor=false")
+    if version("tensorboard") is None:
+        settings.append("~logger.tensorboard")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        (folder / "fault_at_step.py").write_text(_FAULT)
+        whole, broken = folder / "whole", folder / "broken"
+        end = f"+callbacks.fault={{_target_: fault_at_step.Fault, step: {KILLED_AT}}}"
+        runs = {
+            "whole": _start([*settings, f"hydra.run.dir={whole}"], folder),
+            "killed": _start([*settings, f"hydra.run.dir={broken}", end], folder),
+        }
+        with rows.row("trainer=gpu" if setting.is_cuda else "trainer=cpu") as row:
+            row |= _end(runs["whole"], setting, 0)
+            metrics = json.loads((whole / "metrics.json").read_text())
+            row["steps"], row["test_report_loss"] = metrics["training"]["steps"], metrics["test"]["report_loss"]
+            row["train_seconds"] = metrics["training"]["seconds"]
+            row["ok"] = row["steps"] == STEPS
+        with rows.row("killed") as row:
+            row |= _end(runs["killed"], setting, -signal.SIGKILL)
+            left = torch.load(broken / "checkpoints/last.ckpt", weights_only=True, map_location="cpu")
+            row["steps"], row["ok"] = left["global_step"], left["global_step"] == KILLED_AT - KILLED_AT % 2
+        with rows.row("resumed") as row:
+            again = _start([f"resume={broken}", "trust=true", "~callbacks.fault"], folder)
+            row |= _end(again, setting, 0)
+            states = [torch.load(run / "checkpoints/last.ckpt", weights_only=True, map_location="cpu") for run in (whole, broken)]
+            one, other = (state["state_dict"] for state in states)
+            row["steps"] = states[1]["global_step"]
+            row["weights_equal"] = all(torch.equal(one[name], other[name]) for name in one)
+            norm = sum(one[name].float().square().sum().item() for name in one) ** 0.5
+            away = sum((one[name].float() - other[name].float()).square().sum().item() for name in one) ** 0.5
+            row["weights_relative"] = away / norm
+            losses = [json.loads((run / "metrics.json").read_text())["test"]["report_loss"] for run in (whole, broken)]
+            row["test_report_loss"] = losses[1]
+            row["loss_relative"] = abs(losses[0] - losses[1]) / losses[0]
+            row["limit"] = LIMIT if setting.is_cuda else 0.0
+            row["ok"] = row["steps"] == STEPS and row["loss_relative"] <= row["limit"]
+
+
+_FAULT = '''
+import os, signal
+import pytorch_lightning as pl
+
+class Fault(pl.Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+'''
+
+
+def _start(arguments: list[str], folder: Path) -> tuple[subprocess.Popen[str], float]:
+    path = os.pathsep.join([str(ROOT / "src"), str(folder), os.environ.get("PYTHONPATH", "")])
+    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hardneg_plugin.apps.train", *arguments],
+        cwd=folder,
+        env={**os.environ, **threads, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return process, time.monotonic()
+
+
+def _end(started: tuple[subprocess.Popen[str], float], setting: Setting, expected: int) -> dict[str, Any]:
+    process, start = started
+    output, _ = process.communicate(timeout=max(1.0, setting.left()))
+    print(output)
+    if process.returncode != expected:
+        tail = " / ".join(line for line in output.strip().splitlines()[-6:])
+        raise RuntimeError(f"ended with {process.returncode}, not {expected}: {tail}")
+    return {"seconds": round(time.monotonic() - start, 1)}

@@ -37,7 +37,7 @@ def run(setting: Setting, rows: Rows) -> None:
         "bytes": copy_rate(setting),
     }
     rows.add({"": "rates", **rates})
-    for precision in ("bf16", "float32"):
+    for precision in ("bf16",) if setting.tiny else ("bf16", "float32"):
         for name in ("transformer", "r2gen", "r2gencmn", "causal_lm"):
             if setting.left() < 0:
                 return
@@ -71,7 +71,7 @@ def make(name: str, setting: Setting) -> tuple[Any, Tensor]:
         decoder = DECODERS[name](VOCABULARY, patch_width, **small)
         with torch.no_grad():
             decoder.output.bias[0] = -1e4
-    patches = torch.randn(setting.studies, 6 if setting.tiny else PATCHES, patch_width)
+    patches = torch.randn(2 if setting.tiny else setting.studies, 6 if setting.tiny else PATCHES, patch_width)
     return decoder.to(setting.device).eval(), patches.to(setting.device)
 
 

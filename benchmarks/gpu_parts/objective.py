@@ -49,10 +49,10 @@ def cases() -> dict[str, Make]:
         "projection": Projection(),
         "ascent": Ascent(steps=5, step_size=0.1, margin=0.02),
         "released": Released(),
-        "alternating": Alternating(step_size=0.1, margin=0.02),
         "none": None,
     }
     made: dict[str, Make] = {f"hardening={name}": partial(ithn, hardening=one) for name, one in hardenings.items()}
+    made["hardening=alternating"] = lambda: ithn(hardening=Alternating(step_size=0.1, margin=0.02))  # it has a state
     sources: dict[str, Callable[[], Any]] = {
         "in_batch": lambda: InBatch(k=3),
         "queue": lambda: Queue(size=32, k=2),
@@ -152,6 +152,7 @@ def _loss(
         study_ids=torch.arange(STUDIES, device=device) + step * STUDIES // 2,
         regions=patches,
         words=features["words"],
+        grid=(2, PATCHES // 2),
         facts=facts if prompts else None,
         negatives=PairEmbeddings(images=features["negative_images"], reports=features["negative_reports"]),
     )

@@ -61,22 +61,31 @@ def _collectives(rank: int, count: int, setting: Setting) -> dict[str, Any]:
     return {"ok": bool(sums)}
 
 
+class Whole(torch.nn.Module):
+    """A step as a module, for wrappers: its forward is the loss.
+
+    Args:
+        step: a `Step`.
+    """
+
+    def __init__(self, step: Any) -> None:
+        super().__init__()
+        self.model = step.model
+        self._loss = step.loss
+
+    def forward(self) -> torch.Tensor:
+        loss: torch.Tensor = self._loss()
+        return loss
+
+
 def _ddp(rank: int, count: int, setting: Setting) -> dict[str, Any]:
     from gpu_parts.steps import Step
 
     plain = Step("in_batch", "phantom", 8, setting, precision="float32")
     wrapped = Step("in_batch", "phantom", 8, setting, precision="float32")
 
-    class Whole(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = wrapped.model
-
-        def forward(self) -> torch.Tensor:
-            return wrapped.loss()
-
     device_ids = [rank] if setting.is_cuda else None
-    whole = torch.nn.parallel.DistributedDataParallel(Whole(), device_ids=device_ids)
+    whole = torch.nn.parallel.DistributedDataParallel(Whole(wrapped), device_ids=device_ids)
     loss = whole()
     loss.backward()
     if count > 1:  # ranks have the same batch: studies match their copies, so the loss is another one
@@ -92,11 +101,8 @@ def _fsdp2(rank: int, count: int, setting: Setting) -> dict[str, Any]:
 
     plain = Step("in_batch", "phantom", 8, setting, precision="float32")
     sharded = Step("in_batch", "phantom", 8, setting, precision="float32")
-    mesh = init_device_mesh(setting.device, (count,))
-    fully_shard(sharded.model.visual, mesh=mesh)
-    for layer in (*sharded.model.decoder.encoder, *sharded.model.decoder.decoder):
-        fully_shard(layer, mesh=mesh)
-    loss = sharded.loss()
+    whole = fully_shard(Whole(sharded), mesh=init_device_mesh(setting.device, (count,)))
+    loss = whole()
     loss.backward()
     if count > 1:
         return {"loss": loss.item(), "ok": bool(torch.isfinite(loss))}

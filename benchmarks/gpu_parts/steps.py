@@ -117,14 +117,23 @@ class Step:
             loss: Tensor = outputs["loss"]
             if isinstance(self.model, HardNegativeReportGenerator):
                 objective = self.model.hard_negatives
-                # the bank looks for neighbours once, at its second step
-                progress = TrainingProgress(step=self.done, epoch=min(self.done - 1, 1), fraction=0.5)
-                pairs, statements = self.model.embed(self.batch, outputs), self.model.embed_statements(self.batch, outputs)
-                given: dict[str, Any] = {} if statements is None else {"statements": statements}
-                if objective.reads_reports:
-                    given["read"] = partial(self.model.token_losses, self.batch, outputs)
-                loss = total_loss(objective.weights, loss, objective(pairs, progress, **given))
+                positional, named = self._given(outputs)
+                loss = total_loss(objective.weights, loss, objective(*positional, **named))
         return loss
+
+    def given_to_objective(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Its arguments of the next step."""
+        with self._autocast():
+            return self._given(self.model._teacher_forced(self.batch))
+
+    def _given(self, outputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        # the bank looks for neighbours once, at its second step
+        progress = TrainingProgress(step=self.done, epoch=min(self.done - 1, 1), fraction=0.5)
+        pairs, statements = self.model.embed(self.batch, outputs), self.model.embed_statements(self.batch, outputs)
+        given: dict[str, Any] = {} if statements is None else {"statements": statements}
+        if self.model.hard_negatives.reads_reports:
+            given["read"] = partial(self.model.token_losses, self.batch, outputs)
+        return (pairs, progress), given
 
     def bytes_held(self) -> int:
         """Of parameters, their gradients and the optimizer's state."""

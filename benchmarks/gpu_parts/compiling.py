@@ -65,7 +65,17 @@ def run_breaks(setting: Setting, rows: Rows) -> None:
     """Graph breaks of the visual extractor, the decoder and the objective of each variant."""
     from torch._dynamo import explain, reset
 
-    variants = ("host", "in_batch", "queue 16k", "bank 16k", "by_image", "by_text", "likelihood margin", "reclf", "gk_mvlp")
+    variants = (
+        "host",
+        "in_batch",
+        "queue 16k",
+        "bank 16k",
+        "by_image",
+        "by_text",
+        "likelihood margin",
+        "reclf",
+        "gk_mvlp",
+    )
     for variant in variants[:2] if setting.tiny else variants:
         with rows.row(variant) as row:
             step = Step(variant, "phantom", 8, setting, precision="float32")
@@ -94,4 +104,3 @@ def run_breaks(setting: Setting, rows: Rows) -> None:
                     ][:8]
                 except Exception as error:
                     row[f"{part}_reasons"] = [short(error)]
-

@@ -50,7 +50,9 @@ def _store(root: Path, studies: int) -> PreparedStudies:
     draw = np.random.default_rng(0)
     files = []
     for index in range(FILES):
-        coarse = Image.fromarray((255 * draw.random((12, 10))).astype(np.uint8)).resize((384, 448), Image.Resampling.BICUBIC)
+        coarse = Image.fromarray((255 * draw.random((12, 10))).astype(np.uint8)).resize(
+            (384, 448), Image.Resampling.BICUBIC
+        )
         grain = draw.normal(0, 2, (448, 384))
         files.append(root / f"{index}.png")
         Image.fromarray(np.clip(np.asarray(coarse) + grain, 0, 255).astype(np.uint8)).save(files[-1])
@@ -72,7 +74,12 @@ def _store(root: Path, studies: int) -> PreparedStudies:
 def _rate(source: PreparedStudies, workers: int, setting: Setting) -> float:
     batch = min(setting.studies, 16)
     data = StudyDataModule(
-        source, WordTokenizer.from_reports, batch_size=batch, max_length=60, num_workers=workers, pin_memory=setting.is_cuda
+        source,
+        WordTokenizer.from_reports,
+        batch_size=batch,
+        max_length=60,
+        num_workers=workers,
+        pin_memory=setting.is_cuda,
     )
     batches = iter(data.train_dataloader())
     for one in islice(batches, 2 if setting.tiny else 2 * max(1, workers)):

@@ -123,9 +123,7 @@ def _features(step: int, objective: HardNegativeObjective, device: str) -> dict[
         "words": (STUDIES, WORDS, 20),
         **({"statements": (2, prompts, 20)} if prompts else {}),
     }
-    return {
-        name: torch.randn(shape, generator=random).to(device).requires_grad_() for name, shape in shapes.items()
-    }
+    return {name: torch.randn(shape, generator=random).to(device).requires_grad_() for name, shape in shapes.items()}
 
 
 def _loss(

@@ -146,7 +146,9 @@ def run_parts(
                     left = ends - time.monotonic()
                     absent = missing(part)
                     if absent:
-                        finished(part, {"status": "skipped", "title": part.title, "error": f"needs {', '.join(absent)}"}, "")
+                        finished(
+                            part, {"status": "skipped", "title": part.title, "error": f"needs {', '.join(absent)}"}, ""
+                        )
                     elif left < GRACE:
                         finished(part, {"status": "not run", "title": part.title, "error": "out of time"}, "")
                     else:

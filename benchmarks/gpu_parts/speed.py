@@ -44,9 +44,7 @@ def _compare(names: list[str], setting: Setting, rows: Rows, *, cached: bool) ->
             continue
         with rows_of_failure(rows, name, setting):
             facts[name], steps[name] = _first_steps(name, setting, cached)
-    seconds = in_turns(
-        steps, setting, turns=2 if setting.tiny else TURNS, uncounted=0 if setting.tiny else UNCOUNTED
-    )
+    seconds = in_turns(steps, setting, turns=2 if setting.tiny else TURNS, uncounted=0 if setting.tiny else UNCOUNTED)
     for name, values in seconds.items():
         ratios = [value / host for value, host in zip(values, seconds["host"], strict=False)]
         median = statistics.median(values)

@@ -138,7 +138,9 @@ class Step:
     def bytes_held(self) -> int:
         """Of parameters, their gradients and the optimizer's state."""
         held = [p for p in self.model.parameters()] + [p.grad for p in self.model.parameters() if p.grad is not None]
-        held += [value for state in self.optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+        held += [
+            value for state in self.optimizer.state.values() for value in state.values() if isinstance(value, Tensor)
+        ]
         return sum(tensor.numel() * tensor.element_size() for tensor in held)
 
     def _autocast(self) -> Any:

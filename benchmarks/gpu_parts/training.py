@@ -75,7 +75,10 @@ def run(setting: Setting, rows: Rows) -> None:
         with rows.row("resumed") as row:
             again = _start([f"resume={broken}", "trust=true", "~callbacks.fault"], folder)
             row |= _end(again, setting, 0)
-            states = [torch.load(run / "checkpoints/last.ckpt", weights_only=True, map_location="cpu") for run in (whole, broken)]
+            states = [
+                torch.load(run / "checkpoints/last.ckpt", weights_only=True, map_location="cpu")
+                for run in (whole, broken)
+            ]
             one, other = (state["state_dict"] for state in states)
             row["steps"] = states[1]["global_step"]
             row["weights_equal"] = all(torch.equal(one[name], other[name]) for name in one)
@@ -89,7 +92,7 @@ def run(setting: Setting, rows: Rows) -> None:
             row["ok"] = row["steps"] == STEPS and row["loss_relative"] <= row["limit"]
 
 
-_FAULT = '''
+_FAULT = """
 import os, signal
 import pytorch_lightning as pl
 
@@ -100,7 +103,7 @@ class Fault(pl.Callback):
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
         if trainer.global_step == self.step:
             os.kill(os.getpid(), signal.SIGKILL)
-'''
+"""
 
 
 def _start(arguments: list[str], folder: Path) -> tuple[subprocess.Popen[str], float]:

@@ -1,5 +1,6 @@
 """`hardneg-train trainer=gpu` on the phantom: a whole run, and one that is killed in mid-epoch and resumed."""
 
+import importlib
 import json
 import os
 import signal
@@ -12,7 +13,6 @@ from typing import Any
 
 import torch
 
-from gpu_parts.machine import version
 from gpu_parts.part import ROOT, Rows, Setting
 
 LIMIT = 0.02
@@ -47,11 +47,11 @@ def run(setting: Setting, rows: Rows) -> None:
     """The two runs at once, the resumed one after them."""
     settings = [*SETTINGS, *(SMALL if setting.tiny else [])]
     settings += ["trainer=gpu"] if setting.is_cuda else ["trainer=cpu"]
-    if version("pycocoevalcap") is None:
+    if not _can_be_imported("pycocoevalcap.bleu.bleu_scorer"):
         settings += ["metrics.caption=null", "monitor=val/report_loss"]
     else:
         settings.append("metrics.caption.meteor=false")
-    if version("tensorboard") is None:
+    if not _can_be_imported("tensorboard"):
         settings.append("~logger.tensorboard")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -90,6 +90,14 @@ def run(setting: Setting, rows: Rows) -> None:
             row["loss_relative"] = abs(losses[0] - losses[1]) / losses[0]
             row["limit"] = LIMIT if setting.is_cuda else 0.0
             row["ok"] = row["steps"] == STEPS and row["loss_relative"] <= row["limit"]
+
+
+def _can_be_imported(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return False
+    return True
 
 
 _FAULT = """

@@ -1,10 +1,10 @@
-# make demo, test, test-fast, coverage, soak, lint, bench, clean: each sets up .venv first, once, and works offline after that.
+# make demo, test, test-fast, coverage, soak, lint, bench, gpu, clean: each sets up .venv first, once, and works offline after that.
 PYTHON ?= python3
 BIN := .venv/bin
 # More settings for the demo: make demo OVERRIDES="trainer.max_epochs=2"
 OVERRIDES ?=
 
-.PHONY: setup demo test test-fast coverage soak lint bench clean
+.PHONY: setup demo test test-fast coverage soak lint bench gpu clean
 
 setup: .venv/.ready
 
@@ -51,6 +51,12 @@ bench: .venv/.ready
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/mining.py
 	$(BIN)/python benchmarks/chunks.py
+
+# Correctness and speed on a CUDA machine, in under 9 minutes: docs/results/gpu/CARD.md. Parts that are done are not run again.
+# make gpu GPU="--parts speed_16"; on a CPU make gpu GPU="--tiny --out FOLDER" runs every part at small sizes.
+GPU ?=
+gpu: .venv/.ready
+	$(BIN)/python benchmarks/gpu.py $(GPU)
 
 # Runs in outputs/ are nobody's to remove but yours.
 clean:

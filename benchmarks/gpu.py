@@ -66,7 +66,7 @@ def main() -> None:
     for name in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, _stop)
 
-    method = preload()
+    preload()
     import torch
 
     device = "cuda" if not arguments.tiny and torch.cuda.is_available() else "cpu"
@@ -75,7 +75,7 @@ def main() -> None:
     setting = Setting(device, arguments.tiny, 16, arguments.recorded.resolve(), ends)
     together = arguments.together or max(1, min(8, len(os.sched_getaffinity(0)) // 2))
     run = Run(setting, arguments, ends)
-    method = run.machine(method)
+    method = run.machine()
     chosen = [part for part in PARTS if not arguments.parts or part.name in arguments.parts]
     if not arguments.again:
         chosen = [part for part in chosen if run.results["parts"].get(part.name, {}).get("status") != "done"]
@@ -85,14 +85,13 @@ def main() -> None:
     sys.exit(any(statuses.get(part.name) == "failed" for part in chosen))
 
 
-def preload() -> str:
-    """Import what most parts need, once: they are forked from here. Gives the method by which they start."""
+def preload() -> None:
+    """Import what most parts need, once: they are forked from here."""
     for name in PRELOADED:
         try:
             importlib.import_module(name)
         except ImportError as error:
             print(f"without {name}: {error}", flush=True)
-    return "fork"
 
 
 class Run:
@@ -110,23 +109,25 @@ class Run:
         self.file = arguments.out / "unknown.json"
         self.results: tables.Results = {}
 
-    def machine(self, method: str) -> str:
+    def machine(self) -> str:
         """Measure the card, and read what an earlier run left of it. Gives the method by which processes can start."""
-        found: dict[str, Any] = {}
-        for method in dict.fromkeys((method, "spawn")):
-            found = {}
-            self._run([MACHINE], 1, method, lambda part, result, log: found.update(result))
-            if "card" in (found.get("rows") or [{}])[0]:
-                break
-            print(f"the machine, by {method}: {found}", flush=True)
-        rows = found.get("rows") or [{}]
-        card = rows[0].get("card", "unknown") + ("-tiny" if self.arguments.tiny else "")
+        found = self._measured("fork")
+        method = "fork" if "card" in found["rows"][0] else "spawn"
+        if method == "spawn":  # a driver that this process has touched is of no use in its forks
+            print(f"no card in a forked process: {found['rows'][0]}", flush=True)
+            found = self._measured("spawn")
+        card = found["rows"][0].get("card", "unknown") + ("-tiny" if self.arguments.tiny else "")
         self.file = tables.file_of(self.arguments.out, card)
         self.results = tables.read(self.file) or {"card": card, "parts": {}}
         self.results["command"] = " ".join(["python benchmarks/gpu.py", *sys.argv[1:]])
         self.results["started"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self._finished(MACHINE, found, "")
         return method
+
+    def _measured(self, method: str) -> runner.Result:
+        found: list[runner.Result] = []
+        self._run([MACHINE], 1, method, lambda part, result, log: found.append(result))
+        return {**found[0], "rows": found[0].get("rows") or [{}]}
 
     def parts(self, parts: Sequence[Part], together: int, method: str) -> None:
         """Run parts, and write the results after each."""

@@ -17,6 +17,7 @@ from gpu_parts.card import copy_rate, exact, matmul_rate, peak_mib, seconds_of
 from gpu_parts.part import Row, Rows, Setting
 
 BEAMS = (1, 3)
+BACKBONES = ("transformer", "r2gen", "r2gencmn", "causal_lm")
 LANGUAGE_MODEL = {
     "model_type": "llama",
     "hidden_size": 256,
@@ -38,7 +39,7 @@ def run(setting: Setting, rows: Rows) -> None:
     }
     rows.add({"": "rates", **rates})
     for precision in ("bf16",) if setting.tiny else ("bf16", "float32"):
-        for name in ("transformer", "r2gen", "r2gencmn", "causal_lm"):
+        for name in BACKBONES[:2] if setting.tiny and setting.studies > 16 else BACKBONES:
             if setting.left() < 0:
                 return
             with rows.row(f"{name}, {precision}") as row:

@@ -3,9 +3,12 @@
 Each variant's first steps come before the turns; one that does not fit into memory is named and left out.
 """
 
+import contextlib
 import gc
 import statistics
-from typing import Any
+import time
+import traceback
+from collections.abc import Iterator
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -15,6 +18,7 @@ from gpu_parts.part import Row, Rows, Setting, short
 from gpu_parts.steps import VARIANTS, Step
 
 CACHED = ("host", "in_batch", "by_image", "by_image, hardened", "by_text", "likelihood margin")
+TINY = ("host", "in_batch", "queue 64k", "bank 16k", "gk_mvlp", "paired")
 TURNS, UNCOUNTED = 12, 3
 LIMIT = 1.3
 """Of the host's step, for `by_image` with cached features."""
@@ -22,13 +26,13 @@ LIMIT = 1.3
 
 def run(setting: Setting, rows: Rows) -> None:
     """All variants with the encoder, in bf16."""
-    few = setting.tiny and setting.studies > 16
-    _compare(["host", "in_batch"] if few else list(VARIANTS), setting, rows, cached=False)
+    names = list(VARIANTS) if not setting.tiny else list(TINY) if setting.studies == 16 else list(TINY[:2])
+    _compare(names, setting, rows, cached=False)
 
 
 def run_cached(setting: Setting, rows: Rows) -> None:
     """Those that read reports again, on cached features: the decoder's step alone."""
-    _compare(list(CACHED), setting, rows, cached=True)
+    _compare(list(CACHED if not setting.tiny else CACHED[:4]), setting, rows, cached=True)
 
 
 def _compare(names: list[str], setting: Setting, rows: Rows, *, cached: bool) -> None:
@@ -42,7 +46,7 @@ def _compare(names: list[str], setting: Setting, rows: Rows, *, cached: bool) ->
         if steps and setting.left() < 0.5 * (setting.left() + _spent(facts)):
             rows.add({"": name, "error": "left out: no time to build it"})
             continue
-        with rows_of_failure(rows, name, setting):
+        with failure_as_row(rows, name, setting):
             facts[name], steps[name] = _first_steps(name, setting, cached)
     seconds = in_turns(steps, setting, turns=2 if setting.tiny else TURNS, uncounted=0 if setting.tiny else UNCOUNTED)
     for name, values in seconds.items():
@@ -64,27 +68,22 @@ def _compare(names: list[str], setting: Setting, rows: Rows, *, cached: bool) ->
         rows.add(row)
 
 
-class rows_of_failure:  # noqa: N801
+@contextlib.contextmanager
+def failure_as_row(rows: Rows, name: str, setting: Setting) -> Iterator[None]:
     """A failure within the block becomes a row; what it held of the device's memory is freed."""
-
-    def __init__(self, rows: Rows, name: str, setting: Setting) -> None:
-        self.rows, self.name, self.setting = rows, name, setting
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
-        if error is None:
-            return False
-        if not isinstance(error, Exception) or isinstance(error, ImportError):
-            return False
-        is_memory = isinstance(error, torch.OutOfMemoryError)
-        self.rows.add({"": self.name, "ok": is_memory, "error": "out of memory" if is_memory else short(error)})
-        del error, trace
-        gc.collect()
-        if self.setting.is_cuda:
-            torch.cuda.empty_cache()
-        return True
+    try:
+        yield
+        return
+    except ImportError:
+        raise
+    except torch.OutOfMemoryError:
+        rows.add({"": name, "error": "out of memory"})
+    except Exception as error:
+        traceback.print_exc()
+        rows.add({"": name, "ok": False, "error": short(error)})
+    gc.collect()
+    if setting.is_cuda:
+        torch.cuda.empty_cache()
 
 
 def studies_of(setting: Setting) -> int:
@@ -97,8 +96,6 @@ def _spent(facts: dict[str, Row]) -> float:
 
 
 def _first_steps(name: str, setting: Setting, cached: bool) -> tuple[Row, Step]:
-    import time
-
     start = time.monotonic()
     step = Step(name, "released", studies_of(setting), setting, channels_last=setting.is_cuda, cached=cached)
     step()

@@ -137,7 +137,8 @@ class Step:
 
     def bytes_held(self) -> int:
         """Of parameters, their gradients and the optimizer's state."""
-        held = [p for p in self.model.parameters()] + [p.grad for p in self.model.parameters() if p.grad is not None]
+        held = list(self.model.parameters())
+        held += [p.grad for p in self.model.parameters() if p.grad is not None]
         held += [
             value for state in self.optimizer.state.values() for value in state.values() if isinstance(value, Tensor)
         ]

@@ -1,7 +1,9 @@
 """`hardneg-train trainer=gpu` on the phantom: a whole run, and one that is killed in mid-epoch and resumed."""
 
+import contextlib
 import importlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -59,22 +61,22 @@ def run(setting: Setting, rows: Rows) -> None:
         whole, broken = folder / "whole", folder / "broken"
         end = f"+callbacks.fault={{_target_: fault_at_step.Fault, step: {KILLED_AT}}}"
         runs = {
-            "whole": _start([*settings, f"hydra.run.dir={whole}"], folder),
-            "killed": _start([*settings, f"hydra.run.dir={broken}", end], folder),
+            "whole": _Run([*settings, f"hydra.run.dir={whole}"], folder, setting),
+            "killed": _Run([*settings, f"hydra.run.dir={broken}", end], folder, setting),
         }
         with rows.row("trainer=gpu" if setting.is_cuda else "trainer=cpu") as row:
-            row |= _end(runs["whole"], setting, 0)
+            row |= runs["whole"].end(0)
             metrics = json.loads((whole / "metrics.json").read_text())
             row["steps"], row["test_report_loss"] = metrics["training"]["steps"], metrics["test"]["report_loss"]
             row["train_seconds"] = metrics["training"]["seconds"]
             row["ok"] = row["steps"] == STEPS
         with rows.row("killed") as row:
-            row |= _end(runs["killed"], setting, -signal.SIGKILL)
+            row |= runs["killed"].end(-signal.SIGKILL)
             left = torch.load(broken / "checkpoints/last.ckpt", weights_only=True, map_location="cpu")
             row["steps"], row["ok"] = left["global_step"], left["global_step"] == KILLED_AT - KILLED_AT % 2
         with rows.row("resumed") as row:
-            again = _start([f"resume={broken}", "trust=true", "~callbacks.fault"], folder)
-            row |= _end(again, setting, 0)
+            again = _Run([f"resume={broken}", "trust=true", "~callbacks.fault"], folder, setting)
+            row |= again.end(0)
             states = [
                 torch.load(run / "checkpoints/last.ckpt", weights_only=True, map_location="cpu")
                 for run in (whole, broken)
@@ -114,25 +116,63 @@ class Fault(pl.Callback):
 """
 
 
-def _start(arguments: list[str], folder: Path) -> tuple[subprocess.Popen[str], float]:
-    path = os.pathsep.join([str(ROOT / "src"), str(folder), os.environ.get("PYTHONPATH", "")])
-    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hardneg_plugin.apps.train", *arguments],
-        cwd=folder,
-        env={**os.environ, **threads, "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    return process, time.monotonic()
+class _Run:
+    """hardneg-train in a process: a new one as from a shell, or at small sizes a fork of this one, which has imported all.
+
+    Args:
+        arguments: of the command.
+        folder: to run in, on the path of its imports.
+        setting: says which.
+    """
+
+    def __init__(self, arguments: list[str], folder: Path, setting: Setting) -> None:
+        self.start, self.log = time.monotonic(), folder / f"{time.monotonic_ns()}.log"
+        self.setting = setting
+        if setting.tiny:
+            self.process: Any = multiprocessing.get_context("fork").Process(
+                target=_forked, args=(arguments, folder, self.log)
+            )
+            self.process.start()
+            return
+        path = os.pathsep.join([str(ROOT / "src"), str(folder), os.environ.get("PYTHONPATH", "")])
+        threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "hardneg_plugin.apps.train", *arguments],
+                cwd=folder,
+                env={**os.environ, **threads, "PYTHONPATH": path},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def end(self, expected: int) -> dict[str, Any]:
+        """Wait for it.
+
+        Raises:
+            RuntimeError: it ends otherwise than expected, or not in time.
+        """
+        left = max(1.0, self.setting.left())
+        if self.setting.tiny:
+            self.process.join(left)
+            code = self.process.exitcode
+        else:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(left)
+            code = self.process.poll()
+        output = self.log.read_text(errors="replace")
+        print(output)
+        if code != expected:
+            raise RuntimeError(f"ended with {code}, not {expected}: {' / '.join(output.strip().splitlines()[-6:])}")
+        return {"seconds": round(time.monotonic() - self.start, 1)}
 
 
-def _end(started: tuple[subprocess.Popen[str], float], setting: Setting, expected: int) -> dict[str, Any]:
-    process, start = started
-    output, _ = process.communicate(timeout=max(1.0, setting.left()))
-    print(output)
-    if process.returncode != expected:
-        tail = " / ".join(line for line in output.strip().splitlines()[-6:])
-        raise RuntimeError(f"ended with {process.returncode}, not {expected}: {tail}")
-    return {"seconds": round(time.monotonic() - start, 1)}
+def _forked(arguments: list[str], folder: Path, log: Path) -> None:
+    from hardneg_plugin.apps.train import main
+
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    sys.argv = ["hardneg-train", *arguments]
+    main()

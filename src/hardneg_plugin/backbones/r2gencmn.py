@@ -71,7 +71,8 @@ class R2GenCMN(EncoderDecoder):
         return x[0][index], norms
 
     def _query_memory(self, x: Tensor, shared: KeysValues) -> DecoderInput:
-        return x + self.memory(x, shared), cast(Sequence[Sequence[Norm]], self.norms)
+        # the type in quotes: evaluated, it would break the graph of torch.compile
+        return x + self.memory(x, shared), cast("Sequence[Sequence[Norm]]", self.norms)
 
 
 class CrossModalMemory(nn.Module):

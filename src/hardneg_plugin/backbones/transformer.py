@@ -47,7 +47,8 @@ class TransformerDecoder(EncoderDecoder):
         return x if self.patch_positions is None else self.patch_positions(x)
 
     def _token_input(self, tokens: Tensor, shared: Any) -> DecoderInput:
-        return self.embedding_dropout(self._embed(tokens)), cast(Sequence[Sequence[Norm]], self.norms)
+        # the type in quotes: evaluated, it would break the graph of torch.compile
+        return self.embedding_dropout(self._embed(tokens)), cast("Sequence[Sequence[Norm]]", self.norms)
 
     def _next_token_input(self, tokens: Tensor, state: EncoderDecoderState) -> DecoderInput:
-        return self._embed(tokens, state.cache), cast(Sequence[Sequence[Norm]], self.norms)
+        return self._embed(tokens, state.cache), cast("Sequence[Sequence[Norm]]", self.norms)

@@ -1,0 +1,66 @@
+"""benchmarks/gpu.py --tiny: every part of the acceptance runs on a CPU, at small sizes, and what is done is not done again."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks/gpu.py"
+PARTS = {
+    *(
+        "machine",
+        "recorded",
+        "objective",
+        "training",
+        "precision",
+        "processes",
+        "compiled",
+        "waits",
+        "breaks",
+        "cached",
+    ),
+    *("speed_16", "speed_64", "speed_256", "decoding_16", "decoding_128", "decoding_512", "kernels", "loader"),
+}
+
+
+@pytest.fixture(scope="module")
+def call(tmp_path_factory):
+    out = tmp_path_factory.mktemp("gpu")
+
+    def run(*arguments):
+        command = [sys.executable, SCRIPT, "--tiny", "--out", out, *arguments]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        (file,) = out.glob("*.json")
+        return done, json.loads(file.read_text()), file.with_suffix(".md").read_text()
+
+    return run
+
+
+@pytest.mark.slow
+def test_every_part_at_small_sizes_then_two_again_without_the_recorded_numbers(call, tmp_path):
+    done, results, table = call("--together", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    parts = results["parts"]
+    assert parts.keys() == PARTS
+    assert {name: part["status"] for name, part in parts.items()} == dict.fromkeys(PARTS, "done")
+    for name, part in parts.items():
+        assert all("error" not in row for row in part["rows"]), name
+        assert f"\n## {name}\n" in table
+    assert all(row["ok"] for row in parts["objective"]["rows"])
+    assert all(row["ok"] for row in parts["recorded"]["rows"])
+    assert [row["ok"] for row in parts["training"]["rows"]] == [True] * 3
+    ratios = {row[""]: row["over_host"] for row in parts["speed_16"]["rows"] if "over_host" in row}
+    assert ratios.keys() >= {"host", "in_batch", "paired"}
+    assert ratios["host"] == 1
+
+    # only what is asked for and not done: a failure is recorded beside the other parts, and is the exit code
+    done, again, table = call("--parts", "recorded", "loader", "--again", "--recorded", tmp_path)
+    assert done.returncode == 1
+    assert again["parts"]["recorded"]["status"] == "failed"
+    assert "No such file" in table
+    untouched = PARTS - {"machine", "recorded", "loader"}
+    assert {name: again["parts"][name] for name in untouched} == {name: parts[name] for name in untouched}

@@ -99,7 +99,7 @@ def run_breaks(setting: Setting, rows: Rows) -> None:
                     positional, named = arguments if part == "objective" else (arguments, {})
                     found = explain(call)(*positional, **named)
                     row |= {f"{part}_breaks": found.graph_break_count, f"{part}_graphs": found.graph_count}
-                    row[f"{part}_reasons"] = [_reason(one) for one in found.break_reasons][:8]
+                    row[f"{part}_reasons"] = list(dict.fromkeys(map(_reason, found.break_reasons)))
                 except Exception as error:
                     row[f"{part}_reasons"] = [short(error)]
 

@@ -38,8 +38,8 @@ def run(setting: Setting, rows: Rows) -> None:
         row["float32_flops"] = matmul_rate(setting, torch.float32)
         row["copy_bytes"] = copy_rate(setting)
     versions = {name: version(name) for name in PACKAGES}
-    rows.add({"": "packages", **{name: value for name, value in versions.items() if value}})
-    rows.add({"": "missing", "names": [name for name, value in versions.items() if not value]})
+    rows.add({"": "packages", "versions": [f"{name} {value}" for name, value in versions.items() if value]})
+    rows.add({"": "missing", "versions": [name for name, value in versions.items() if not value]})
 
 
 def version(name: str) -> str | None:

@@ -53,6 +53,7 @@ def test_every_part_at_small_sizes_then_two_again_without_the_recorded_numbers(c
     assert all(row["ok"] for row in parts["objective"]["rows"])
     assert all(row["ok"] for row in parts["recorded"]["rows"])
     assert [row["ok"] for row in parts["training"]["rows"]] == [True] * 3
+    assert parts["breaks"]["rows"][0]["decoder_breaks"] == 0
     ratios = {row[""]: row["over_host"] for row in parts["speed_16"]["rows"] if "over_host" in row}
     assert ratios.keys() >= {"host", "in_batch", "paired"}
     assert ratios["host"] == 1

@@ -46,16 +46,25 @@ class ReportQueue(nn.Module):
         columns = (images, reports, keys)
         if not self._columns:
             self._columns = tuple(column.new_zeros(self.size, *column.shape[1:]) for column in columns)
-        self._columns = tuple(column.to(images.device) for column in self._columns)
+        self._to(images.device)
         rows = torch.arange(self._pushed, self._pushed + len(images), device=images.device)[-self.size :] % self.size
         for column, new in zip(self._columns, columns, strict=True):
             column[rows] = new[-self.size :]
         self._pushed += len(images)
 
-    def entries(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Images `(len, D)`, reports `(len, D)` and keys `(len, M)`, views of the memory. The queue must not be empty."""
+    def entries(self, device: torch.device | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Images `(len, D)`, reports `(len, D)` and keys `(len, M)`, views of the memory. The queue must not be empty.
+
+        Args:
+            device: that the memory moves to, as a checkpoint leaves it on its own; None: it stays where it is.
+        """
+        if device is not None:
+            self._to(device)
         images, reports, keys = (column[: len(self)] for column in self._columns)
         return images, reports, keys
+
+    def _to(self, device: torch.device) -> None:
+        self._columns = tuple(column.to(device) for column in self._columns)
 
     def get_extra_state(self) -> dict[str, Any]:
         """The state in a checkpoint."""
@@ -134,8 +143,14 @@ class StudyBank(nn.Module):
             self._count += len(new)
             self._index()
 
-    def entries(self) -> tuple[Tensor, ...]:
-        """Study keys and columns of all studies that have a slot, views of the memory."""
+    def entries(self, device: torch.device | None = None) -> tuple[Tensor, ...]:
+        """Study keys and columns of all studies that have a slot, views of the memory.
+
+        Args:
+            device: as of `ReportQueue.entries`.
+        """
+        if device is not None:
+            self._to(device)
         return tuple(column[: self._count] for column in (self._keys, *self._columns))
 
     def get_extra_state(self) -> dict[str, Any]:

@@ -26,3 +26,13 @@ def test_it_is_the_linear_layer_of_torch_for_any_number_of_rows(shape: tuple[int
 def test_autocast_has_its_way() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert DecodingLinear(12, 7)(torch.randn(16, 12)).dtype == torch.bfloat16
+
+
+def test_it_compiles_for_any_number_of_rows() -> None:
+    layer = DecodingLinear(3, 5)
+    compiled = torch.compile(layer, backend="eager", dynamic=True, fullgraph=True)
+    for rows in (4, 16, 100):
+        x = torch.randn(rows, 3)
+        torch.testing.assert_close(compiled(x), layer(x))
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(x), layer(x))

@@ -101,3 +101,16 @@ def test_a_bank_goes_on_from_a_checkpoint():
 def test_an_empty_one_has_a_state_too(empty):
     type(empty)(*([4] if isinstance(empty, ReportQueue) else [])).load_state_dict(empty.state_dict())
     assert not list(empty.buffers())  # DDP would send them from rank 0 at every step
+
+
+@pytest.mark.parametrize("memory", [ReportQueue(4), StudyBank()])
+def test_memory_of_a_checkpoint_moves_to_the_device_that_asks_for_it(memory):
+    images, reports, keys = rows([1, 2])
+    if isinstance(memory, ReportQueue):
+        memory.push(images, reports, keys)
+    else:
+        memory.write(keys[:, 0], images)
+    memory.load_state_dict(memory.state_dict())
+    assert {column.device.type for column in memory.entries()} == {"cpu"}
+    assert {column.device.type for column in memory.entries(torch.device("meta"))} == {"meta"}
+    assert {column.device.type for column in memory.entries()} == {"meta"}

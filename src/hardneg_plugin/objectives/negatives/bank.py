@@ -66,7 +66,7 @@ class Bank(nn.Module):
     def forward(self, batch: EmbeddedBatch) -> HardNegatives:
         """The k nearest known neighbours, filled up from the batch; then the batch goes into the bank."""
         batch.keys.require_study_ids("negatives=bank")
-        self._refresh(batch.progress.epoch)
+        self._refresh(batch.progress.epoch, batch.reports.device)
         found = self._in_batch(batch)
         if len(self.bank) and len(self._studies):
             found = self._known(batch).filled_up(found)
@@ -74,12 +74,12 @@ class Bank(nn.Module):
         self.bank.write(keys.study, keys.columns, batch.all_images.detach(), batch.all_reports.detach())
         return found
 
-    def _refresh(self, epoch: int) -> None:
+    def _refresh(self, epoch: int, device: torch.device) -> None:
         is_due = epoch != self._epoch and epoch % self.refresh_every == 0
         self._epoch = epoch
         if self._is_mined or not is_due or not len(self.bank):
             return
-        study_keys, keys, _, reports = self.bank.entries()
+        study_keys, keys, _, reports = self.bank.entries(device)
         index, valid = mine(reports, keys, k=self.pool or self.k, ceiling=self.ceiling)
         studies, order = study_keys.sort()
         neighbours = study_keys[index].where(valid, UNKNOWN)[order]

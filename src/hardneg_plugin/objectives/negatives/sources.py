@@ -79,7 +79,7 @@ class Queue(nn.Module):
         with torch.no_grad():
             similarity = batch.reports @ batch.all_reports.T
             if len(self.queue):
-                images, reports, keys = self.queue.entries()
+                images, reports, keys = self.queue.entries(batch.reports.device)
                 similarity = torch.cat([similarity, batch.reports @ reports.T], dim=1)
                 is_match = torch.cat([is_match, match_mask(batch.keys.columns, keys)], dim=1)
         index, valid = most_similar(similarity, is_match, **self.choice, generator=batch.generator())

@@ -1,8 +1,11 @@
 """Where hard negatives come from, against plain loops, and what each source does where there are none."""
 
+from unittest import mock
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hardneg_plugin import HardNegativeObjective, PairEmbeddings
 from hardneg_plugin.distributed import Shards
@@ -287,3 +290,19 @@ def test_match_mask_of_a_batch_holds_each_study_itself_though_unknown():
     )
     assert torch.equal(unknown.is_match, torch.eye(3, dtype=torch.bool))
     assert torch.equal(batch.is_match, match_mask(batch.keys.columns, batch.keys.columns))
+
+
+def test_a_queue_from_a_checkpoint_follows_its_batch_to_a_gpu():
+    """With fake tensors, which have no values, but whose devices must agree: a checkpoint is read on the CPU."""
+    saved = HardNegativeObjective(negatives=Queue(size=8))
+    pairs = {"images": torch.randn(4, 6), "reports": torch.randn(4, 6), "study_ids": torch.arange(4)}
+    saved(PairEmbeddings(**pairs), TrainingProgress(fraction=0.5))
+    memory = {name: value for name, value in saved.state_dict().items() if name.endswith("_extra_state")}
+    with FakeTensorMode(allow_non_fake_inputs=True), mock.patch.object(EmbeddedBatch, "generator", return_value=None):
+        with torch.device("cuda"):
+            resumed = HardNegativeObjective(negatives=Queue(size=8))
+        resumed.load_state_dict(memory, strict=False)
+        on_gpu = {name: torch.empty_like(value, device="cuda") for name, value in pairs.items()}
+        terms = resumed(PairEmbeddings(**on_gpu), TrainingProgress(fraction=0.5))
+    assert terms.alignment_loss.device.type == "cuda"
+    assert all(column.device.type == "cuda" for column in resumed.negatives.queue.entries())

@@ -14,6 +14,8 @@ import importlib
 import os
 import signal
 import sys
+import tarfile
+import tempfile
 import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -30,22 +32,24 @@ from gpu_parts.part import Part, Setting  # noqa: E402
 HYDRA = ("hydra", "omegaconf", "timm", "pytorch_lightning")
 PARTS = (
     Part("recorded", "recorded", "Recorded numbers of released models: largest differences.", 60, needs=("safetensors",)),
-    Part("objective", "objective", "Loss and gradients against the CPU: largest relative differences.", 90),
-    Part("training", "training", "hardneg-train on the phantom: whole, killed in mid-epoch, resumed.", 240, needs=HYDRA),
-    Part("precision", "precision", "fp16 with an overflow on purpose; channels last.", 90, needs=HYDRA),
-    Part("processes", "processes", "Collectives, DDP and FSDP2 against a plain step.", 90, needs=HYDRA),
-    Part("compiled", "compiling", "torch.compile against the same without.", 150, needs=HYDRA),
-    Part("waits", "launches", "Host-device synchronisations of a training step, under Lightning.", 120, needs=HYDRA),
-    Part("breaks", "compiling:run_breaks", "Graph breaks, by torch._dynamo.explain.", 120, needs=HYDRA),
-    Part("speed_16", "speed", "Steps of 16 studies, ResNet-101, two views of 224 px, bf16.", 70, True, 16, HYDRA),
-    Part("cached", "speed:run_cached", "Steps of 16 studies on cached features: decoder and objective alone.", 40, True, 16, HYDRA),
-    Part("decoding_16", "decoding", "Decoding 16 studies, 60 words.", 45, True, 16),
-    Part("speed_64", "speed", "The same steps of 64 studies.", 70, True, 64, HYDRA),
-    Part("decoding_128", "decoding", "Decoding 128 studies.", 45, True, 128),
-    Part("kernels", "launches:run_kernels", "Kernels for each step of decoding, by torch.profiler.", 40, True, 16, HYDRA),
-    Part("loader", "loader", "Studies per second that the loader gives.", 40, True, 16, HYDRA),
-    Part("decoding_512", "decoding", "Decoding 512 studies.", 60, True, 512),
-    Part("speed_256", "speed", "The same steps of 256 studies.", 90, True, 256, HYDRA),
+    Part("objective", "objective", "Loss and gradients against the CPU: largest relative differences.", 60),
+    Part("precision", "precision", "fp16 with an overflow on purpose; channels last.", 60, needs=HYDRA),
+    Part("processes", "processes", "Collectives, DDP and FSDP2 against a plain step.", 60, needs=HYDRA),
+    Part("training", "training", "hardneg-train on the phantom: whole, killed in mid-epoch, resumed.", 150, needs=HYDRA),
+    Part("waits", "launches", "Host-device synchronisations of a training step, under Lightning.", 90, needs=HYDRA),
+    Part("breaks", "compiling:run_breaks", "Graph breaks, by torch._dynamo.explain.", 90, needs=HYDRA),
+    Part("compiled", "compiling", "torch.compile against the same without.", 90, needs=HYDRA),
+    Part("extractor", "compiling:run_extractor", "torch.compile of the visual extractor.", 90, needs=HYDRA),
+    Part("speed_16", "speed", "Steps of 16 studies, ResNet-101, two views of 224 px, bf16.", 60, True, 16, HYDRA),
+    Part("cached", "speed:run_cached", "Steps of 16 studies on cached features: decoder and objective alone.", 30, True, 16, HYDRA),
+    Part("cached_128", "speed:run_cached", "The same of 128 studies.", 30, True, 128, HYDRA),
+    Part("speed_64", "speed", "Steps of 64 studies, as those of 16.", 60, True, 64, HYDRA),
+    Part("decoding_16", "decoding", "Decoding 16 studies, 60 words.", 35, True, 16),
+    Part("kernels", "launches:run_kernels", "Kernels for each step of decoding, by torch.profiler.", 25, True, 16, HYDRA),
+    Part("loader", "loader", "Studies per second that the loader gives.", 30, True, 16, HYDRA),
+    Part("decoding_128", "decoding", "Decoding 128 studies.", 35, True, 128),
+    Part("decoding_512", "decoding", "Decoding 512 studies.", 50, True, 512),
+    Part("speed_256", "speed", "Steps of 256 studies.", 90, True, 256, HYDRA),
 )  # fmt: skip
 MACHINE = Part("machine", "machine", "The card, its rates, and packages.", 60, True)
 PRELOADED = ("hardneg_plugin.apps.train", "gpu_parts.steps", "gpu_parts.objective", "gpu_parts.decoding", "timm")
@@ -59,7 +63,9 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="small sizes, on a CPU")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/results/gpu", help="folder of the results")
     parser.add_argument("--recorded", type=Path, default=ROOT / "tests/reference", help="folder of recorded numbers")
-    parser.add_argument("--logs", type=Path, help="folder for what the parts print; left out: none is kept")
+    parser.add_argument(
+        "--logs", type=Path, help="a .tgz file, or a folder, for what the parts print; left out: none is kept"
+    )
     parser.add_argument("--together", type=int, help="parts that run at once where none measures time")
     arguments = parser.parse_args()
     ends = time.monotonic() + arguments.seconds
@@ -73,13 +79,17 @@ def main() -> None:
     if device == "cpu" and not arguments.tiny:
         sys.exit("No CUDA device was found. On a CPU run benchmarks/gpu.py --tiny.")
     setting = Setting(device, arguments.tiny, 16, arguments.recorded.resolve(), ends)
-    together = arguments.together or max(1, min(8, len(os.sched_getaffinity(0)) // 2))
-    run = Run(setting, arguments, ends)
-    method = run.machine()
-    chosen = [part for part in PARTS if not arguments.parts or part.name in arguments.parts]
-    if not arguments.again:
-        chosen = [part for part in chosen if run.results["parts"].get(part.name, {}).get("status") != "done"]
-    run.parts(chosen, together, method)
+    cores = len(os.sched_getaffinity(0))
+    together = arguments.together or (min(12, cores - 4) if cores > 8 else max(1, cores // 2))
+    with tempfile.TemporaryDirectory() as temporary:
+        packed = arguments.logs if arguments.logs and arguments.logs.suffix == ".tgz" else None
+        run = Run(setting, arguments, ends, Path(temporary) if packed or not arguments.logs else arguments.logs)
+        try:
+            chosen = run.chosen(together)
+        finally:
+            if packed:
+                with tarfile.open(packed, "w:gz") as archive:
+                    archive.add(temporary, "logs")
     statuses = {name: part["status"] for name, part in run.results["parts"].items()}
     print(f"{statuses}\n{run.file.with_suffix('.md')}")
     sys.exit(any(statuses.get(part.name) == "failed" for part in chosen))
@@ -101,10 +111,11 @@ class Run:
         setting: of all parts.
         arguments: of the command line.
         ends: by `time.monotonic()`.
+        work: folder for what the parts print.
     """
 
-    def __init__(self, setting: Setting, arguments: argparse.Namespace, ends: float) -> None:
-        self.setting, self.arguments, self.ends = setting, arguments, ends
+    def __init__(self, setting: Setting, arguments: argparse.Namespace, ends: float, work: Path) -> None:
+        self.setting, self.arguments, self.ends, self.work = setting, arguments, ends, work
         self.started = time.monotonic()
         self.file = arguments.out / "unknown.json"
         self.results: tables.Results = {}
@@ -129,9 +140,14 @@ class Run:
         self._run([MACHINE], 1, method, lambda part, result, log: found.append(result))
         return {**found[0], "rows": found[0].get("rows") or [{}]}
 
-    def parts(self, parts: Sequence[Part], together: int, method: str) -> None:
-        """Run parts, and write the results after each."""
-        self._run(parts, together, method, self._finished)
+    def chosen(self, together: int) -> list[Part]:
+        """Run the parts that the command line asks for and that are not done, and write the results after each."""
+        method, names, done = self.machine(), self.arguments.parts, self.results["parts"]
+        chosen = [part for part in PARTS if not names or part.name in names]
+        if not self.arguments.again:
+            chosen = [part for part in chosen if done.get(part.name, {}).get("status") != "done"]
+        self._run(chosen, together, method, self._finished)
+        return chosen
 
     def _run(self, parts: Sequence[Part], together: int, method: str, finished: Any) -> None:
         runner.run_parts(
@@ -140,7 +156,7 @@ class Run:
             ends=self.ends,
             together=together,
             method=method,
-            folder=self.arguments.logs,
+            folder=self.work,
             finished=finished,
         )
 

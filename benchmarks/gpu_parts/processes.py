@@ -62,7 +62,7 @@ def _collectives(rank: int, count: int, setting: Setting) -> dict[str, Any]:
 
 
 class Whole(torch.nn.Module):
-    """A step as a module, for wrappers: its forward is the loss.
+    """A step as a module, for wrappers: its forward is the loss, times an argument, since wrappers ask for one.
 
     Args:
         step: a `Step`.
@@ -73,9 +73,8 @@ class Whole(torch.nn.Module):
         self.model = step.model
         self._loss = step.loss
 
-    def forward(self) -> torch.Tensor:
-        loss: torch.Tensor = self._loss()
-        return loss
+    def forward(self, factor: torch.Tensor) -> torch.Tensor:
+        return self._loss() * factor
 
 
 def _ddp(rank: int, count: int, setting: Setting) -> dict[str, Any]:
@@ -86,7 +85,7 @@ def _ddp(rank: int, count: int, setting: Setting) -> dict[str, Any]:
 
     device_ids = [rank] if setting.is_cuda else None
     whole = torch.nn.parallel.DistributedDataParallel(Whole(wrapped), device_ids=device_ids)
-    loss = whole()
+    loss: torch.Tensor = whole(torch.ones((), device=setting.device))
     loss.backward()
     if count > 1:  # ranks have the same batch: studies match their copies, so the loss is another one
         return {"loss": loss.item(), "ok": bool(torch.isfinite(loss))}
@@ -102,7 +101,7 @@ def _fsdp2(rank: int, count: int, setting: Setting) -> dict[str, Any]:
     plain = Step("in_batch", "phantom", 8, setting, precision="float32")
     sharded = Step("in_batch", "phantom", 8, setting, precision="float32")
     whole = fully_shard(Whole(sharded), mesh=init_device_mesh(setting.device, (count,)))
-    loss = whole()
+    loss: torch.Tensor = whole(torch.ones((), device=setting.device))
     loss.backward()
     if count > 1:
         return {"loss": loss.item(), "ok": bool(torch.isfinite(loss))}

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -115,7 +114,7 @@ def run_parts(
     ends: float,
     together: int,
     method: str,
-    folder: Path | None,
+    folder: Path,
     finished: Callable[[Part, Result, str], None],
 ) -> None:
     """Run parts, those that measure no time several at once and first.
@@ -126,41 +125,39 @@ def run_parts(
         ends: of the whole, by `time.monotonic()`.
         together: the most that run at once.
         method: of multiprocessing.
-        folder: for logs; None: a temporary one.
+        folder: for rows and logs.
         finished: called with each part, its result and its log.
     """
-    with tempfile.TemporaryDirectory() as temporary:
-        work = folder or Path(temporary)
-        work.mkdir(parents=True, exist_ok=True)
-        waiting = sorted(parts, key=lambda part: part.timed)
-        running: list[Running] = []
-        try:
-            while waiting or running:
-                for one in list(running):
-                    result = one.poll()
-                    if result is not None:
-                        running.remove(one)
-                        finished(one.part, result, one.log.read_text(errors="replace") if one.log.is_file() else "")
-                while waiting and _may_start(waiting[0], [one.part for one in running], together):
-                    part = waiting.pop(0)
-                    left = ends - time.monotonic()
-                    absent = missing(part)
-                    if absent:
-                        finished(
-                            part, {"status": "skipped", "title": part.title, "error": f"needs {', '.join(absent)}"}, ""
-                        )
-                    elif left < GRACE:
-                        finished(part, {"status": "not run", "title": part.title, "error": "out of time"}, "")
-                    else:
-                        own = time.monotonic() + min(part.seconds, left - GRACE)
-                        running.append(Running(part, replace(setting, studies=part.studies, ends=own), work, method))
-                time.sleep(0.02)
-        finally:
-            for one in running:  # an interrupt: what they have so far counts
-                one.kill_at = 0.0
+    folder.mkdir(parents=True, exist_ok=True)
+    waiting = sorted(parts, key=lambda part: part.timed)
+    running: list[Running] = []
+    try:
+        while waiting or running:
+            for one in list(running):
                 result = one.poll()
                 if result is not None:
-                    finished(one.part, result, "")
+                    running.remove(one)
+                    finished(one.part, result, one.log.read_text(errors="replace") if one.log.is_file() else "")
+            while waiting and _may_start(waiting[0], [one.part for one in running], together):
+                part = waiting.pop(0)
+                left = ends - time.monotonic()
+                absent = missing(part)
+                if absent:
+                    finished(
+                        part, {"status": "skipped", "title": part.title, "error": f"needs {', '.join(absent)}"}, ""
+                    )
+                elif left < GRACE:
+                    finished(part, {"status": "not run", "title": part.title, "error": "out of time"}, "")
+                else:
+                    own = time.monotonic() + min(part.seconds, left - GRACE)
+                    running.append(Running(part, replace(setting, studies=part.studies, ends=own), folder, method))
+            time.sleep(0.02)
+    finally:
+        for one in running:  # an interrupt: what they have so far counts
+            one.kill_at = 0.0
+            result = one.poll()
+            if result is not None:
+                finished(one.part, result, "")
 
 
 def _may_start(part: Part, running: Sequence[Part], together: int) -> bool:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -14,15 +15,16 @@ PARTS = {
         "machine",
         "recorded",
         "objective",
-        "training",
         "precision",
         "processes",
-        "compiled",
+        "training",
         "waits",
         "breaks",
-        "cached",
+        "compiled",
+        "extractor",
     ),
-    *("speed_16", "speed_64", "speed_256", "decoding_16", "decoding_128", "decoding_512", "kernels", "loader"),
+    *("speed_16", "speed_64", "speed_256", "cached", "cached_128", "decoding_16", "decoding_128", "decoding_512"),
+    *("kernels", "loader"),
 }
 
 
@@ -42,8 +44,10 @@ def call(tmp_path_factory):
 
 @pytest.mark.slow
 def test_every_part_at_small_sizes_then_two_again_without_the_recorded_numbers(call, tmp_path):
-    done, results, table = call("--together", "2")
+    done, results, table = call("--together", "2", "--logs", tmp_path / "logs.tgz")
     assert done.returncode == 0, done.stdout + done.stderr
+    with tarfile.open(tmp_path / "logs.tgz") as logs:
+        assert {f"logs/{name}.log" for name in PARTS} <= set(logs.getnames())
     parts = results["parts"]
     assert parts.keys() == PARTS
     assert {name: part["status"] for name, part in parts.items()} == dict.fromkeys(PARTS, "done")
@@ -59,7 +63,7 @@ def test_every_part_at_small_sizes_then_two_again_without_the_recorded_numbers(c
     assert ratios["host"] == 1
 
     # only what is asked for and not done: a failure is recorded beside the other parts, and is the exit code
-    done, again, table = call("--parts", "recorded", "loader", "--again", "--recorded", tmp_path)
+    done, again, table = call("--parts", "recorded", "loader", "--again", "--recorded", tmp_path / "none")
     assert done.returncode == 1
     assert again["parts"]["recorded"]["status"] == "failed"
     assert "No such file" in table

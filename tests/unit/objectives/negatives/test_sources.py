@@ -300,9 +300,10 @@ def test_a_queue_from_a_checkpoint_follows_its_batch_to_a_gpu():
     memory = {name: value for name, value in saved.state_dict().items() if name.endswith("_extra_state")}
     with FakeTensorMode(allow_non_fake_inputs=True), mock.patch.object(EmbeddedBatch, "generator", return_value=None):
         with torch.device("cuda"):
-            resumed = HardNegativeObjective(negatives=Queue(size=8))
+            source = Queue(size=8)
+            resumed = HardNegativeObjective(negatives=source)
         resumed.load_state_dict(memory, strict=False)
         on_gpu = {name: torch.empty_like(value, device="cuda") for name, value in pairs.items()}
         terms = resumed(PairEmbeddings(**on_gpu), TrainingProgress(fraction=0.5))
     assert terms.alignment_loss.device.type == "cuda"
-    assert all(column.device.type == "cuda" for column in resumed.negatives.queue.entries())
+    assert all(column.device.type == "cuda" for column in source.queue.entries())

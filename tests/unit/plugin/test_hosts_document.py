@@ -1,12 +1,16 @@
 """Every block of docs/HOSTS.md runs, and does what the text says. Recipes of published generators: test_published_hosts.py."""
 
+import math
 import sys
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from hardneg_plugin import HardNegativeObjective, plug_in
+from hardneg_plugin.objectives import EditMargin, Weights
 from hardneg_plugin.objectives.schedule import Constant
 from hardneg_plugin.plugin.feature_paths import FeaturePaths, recorded
 
@@ -232,3 +236,33 @@ def test_both_ways_to_read_reports_with_other_images_are_one():
     torch.testing.assert_close(found.losses, expected.losses)
     assert torch.equal(found.mask, batch["mask"][:, 1:])
     assert not torch.allclose(found.losses, model.token_losses(batch, outputs).losses)
+
+
+def test_a_host_reads_edited_copies_by_a_method():
+    reports = ["Small left effusion.", "Clear."] * 2
+    names = run("Reports read with other images", 2, reports=reports, rng=np.random.default_rng(0))
+    assert [copy is None for copy in names["copies"]] == [False, True] * 2
+    by_images = run("Reports read with other images", 0)["token_losses"]
+
+    class WithEdits(Reads):
+        token_losses, edited_token_losses = by_images, names["edited_token_losses"]
+
+    batch = next(iter(loader()))
+    batch["labels"] = batch["tokens"].masked_fill(~batch["mask"], -100)
+    batch["tokens_of_1_edits"] = (batch["tokens"] + torch.tensor([0, 0, 0, 1, 0, 0])) % 9
+    has_copy = torch.tensor([True, False, True, False])
+    batch["labels_of_1_edits"] = batch["tokens_of_1_edits"].masked_fill(~(batch["mask"] & has_copy[:, None]), -100)
+    margin = EditMargin(changes=1)
+    model = plug_in(WithEdits(), objective(edit_margin=margin, weights=Weights(alignment=0.0)), **PLACES)
+    outputs = model._host_step(batch, 0)
+    vars(model)["decoder"] = model.decoder_of
+    losses, logs = margin(model.token_losses(batch, outputs), partial(model._read_reports, batch, outputs), 0.5)
+    assert logs["edits_found"] == 0.5
+    assert (losses[~has_copy] == 0).all()
+    for i in (0, 2):
+        ahead = 0.0
+        for tokens, sign in ((batch["tokens_of_1_edits"], 1), (batch["tokens"], -1)):
+            log_probs = model.decoder_of(tokens, outputs["patches"]).log_softmax(-1)
+            for t in range(1, int(batch["mask"][i].sum())):
+                ahead -= sign * log_probs[i, t - 1, tokens[i, t]].item()
+        assert losses[i].item() == pytest.approx(math.log1p(math.exp(-ahead)), rel=1e-4)

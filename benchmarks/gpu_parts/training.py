@@ -33,6 +33,7 @@ SETTINGS = [
     "baselines=false",
     "negatives=queue",
     "negatives.size=16",
+    "hardening=alternating",  # a state of its own, too
     "backbone=transformer",  # with dropout, whose draws must be the same
     "backbone.feedforward_width=32",
     "backbone.width=64",

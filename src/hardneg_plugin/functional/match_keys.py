@@ -83,7 +83,8 @@ def _keys_of(name: str, identity: Identity | None, studies: int, device: torch.d
     if isinstance(identity, Tensor):
         values = identity.to(device=device, dtype=torch.int64)
         return values if values.ndim == 1 else token_keys(values)
-    return torch.tensor([match_key(None if row is None else str(row)) for row in identity], device=device)
+    keys = torch.tensor([match_key(None if row is None else str(row)) for row in identity])
+    return keys.to(device, non_blocking=True)
 
 
 def match_key(identity: str | None) -> int:

@@ -255,7 +255,7 @@ class HardNegativeObjective(nn.Module):
 
         pairs_of_two = is_match.numel() - len(is_match)
         logs = {
-            "hardness": torch.tensor(hardness, dtype=torch.float32, device=images.device),
+            "hardness": torch.full((), hardness, dtype=torch.float32, device=images.device),
             "positive_similarity": (images * batch.reports).sum(-1).mean(),
             "negative_similarity": similarity(negatives.reports),
             "negatives_found": valid.float().mean(),

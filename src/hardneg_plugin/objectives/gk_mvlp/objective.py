@@ -189,4 +189,4 @@ class GroundedKnowledgeObjective(HardNegativeObjective):
 
     def _scale(self) -> Tensor:
         scales = self._scales_of_this_step()
-        return scales[0] if len(scales) else torch.tensor(DEFAULT_LOGIT_SCALE, device=self.is_swap.device)
+        return scales[0] if len(scales) else torch.full((), DEFAULT_LOGIT_SCALE, device=self.is_swap.device)

@@ -88,7 +88,8 @@ def _noise(batch: EmbeddedBatch) -> Tensor:
     """`(2, N, N)` from the exponential distribution, the same on every rank."""
     count = len(batch.all_images)
     generator = torch.Generator().manual_seed(batch.progress.step)
-    return torch.empty(2, count, count).exponential_(generator=generator).to(batch.images.device)
+    drawn = torch.empty(2, count, count).exponential_(generator=generator)
+    return drawn.to(batch.images.device, non_blocking=True)
 
 
 def _picked(local: LocalFeatures, index: Tensor) -> LocalFeatures:

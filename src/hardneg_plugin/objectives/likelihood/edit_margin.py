@@ -61,7 +61,7 @@ class EditMargin:
         ahead = (edited_rest - own_rest).detach()
         count = has_copy.sum().clamp_min(1)
         return self._losses(own_rest, edited_rest, has_copy), {
-            "edit_changes": torch.tensor(float(changes), device=ahead.device),
+            "edit_changes": torch.full((), float(changes), device=ahead.device),
             "edits_found": has_copy.float().mean(),
             "edit_ahead": ahead.where(has_copy, 0).sum() / count,
             "edit_violated": ((self.beta * ahead < self.margin) & has_copy).sum() / count,

@@ -123,20 +123,6 @@ def test_a_predictions_file_of_another_system(cli, tmp_path, read_json):
 
 
 @pytest.mark.parametrize(
-    ("command", "example", "keys"),
-    [
-        ("evaluate", "hardneg-evaluate outputs/mine split=val", ["decoding:", "checkpoint: best"]),
-        ("score", "hardneg-score outputs/mine/predictions/test.jsonl", ["predictions: ???", "findings: null"]),
-        ("tasks", "hardneg-tasks outputs/mine tasks=[retrieval,zero_shot]", ["tasks: all", "segmentation:"]),
-    ],
-)
-def test_help_shows_the_keys_of_a_command_and_an_example(cli, command, example, keys):
-    result = cli(f"hardneg-{command}", "--help")
-    assert result.code == 0, result.err
-    assert all(part in result.out for part in (example, *keys))
-
-
-@pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (

@@ -291,8 +291,8 @@ def test_a_broken_image_is_told_and_the_others_are_written(cli, trained, views, 
 def test_help(cli):
     result = cli("hardneg-predict", "--help")
     assert result.code == 0
-    assert "hardneg-predict RUN IMAGE..." in result.out
-    assert "beam_size: null" in result.out
+    assert "hardneg-predict RUN IMAGE ..." in result.out
+    assert "beam_size=N" in result.out
 
 
 @pytest.mark.parametrize(
@@ -384,13 +384,13 @@ def test_no_command_runs_anything_of_a_stranger(cli, run, views, stranger):
     spoil(run, "model.visual", {"_target_": "stranger.act"})
     for command in (
         ["hardneg-predict", run, views["test0"][0]],
-        ["hardneg-predict", run, views["test0"][0], "trust=no"],
         ["hardneg-evaluate", f"run='{run}'"],
         ["hardneg-export", f"run='{run}'", "output=x.pth"],
     ):
         line = one_line(cli(*command))
         assert "model.visual._target_ is stranger.act" in line
         assert "trust=true" in line
+    assert "trust: expected true or false" in one_line(cli("hardneg-predict", run, views["test0"][0], "trust=no"))
     assert not stranger.exists()
     assert not list(run.glob("evaluation_*"))
 

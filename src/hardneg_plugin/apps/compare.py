@@ -13,9 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from hardneg_plugin.apps import commands
 from hardneg_plugin.apps.shared.console import HEADINGS, console, make_table
-from hardneg_plugin.apps.shared.hydra_command import explain, run_command
-from hardneg_plugin.apps.shared.positional import WITH_VALUE
+from hardneg_plugin.apps.shared.hydra_command import explain
+from hardneg_plugin.apps.shared.settings_check import check_types
 from hardneg_plugin.apps.shared.train_settings import check_settings
 from hardneg_plugin.comparison.comparison import Comparison, seconds_of
 from hardneg_plugin.comparison.composing import compose_config, outside_of_hydra, run_settings
@@ -41,33 +42,7 @@ PARTIAL = "With compare.partial=true it compares those."
 
 def main() -> None:
     """Entry point of hardneg-compare."""
-    own, for_launcher, for_runs = divided(sys.argv[1:])
-    sys.argv = [sys.argv[0], *own]
-    run_command("compare", partial(start, for_launcher=for_launcher, for_runs=for_runs))
-
-
-def divided(arguments: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
-    """The arguments for hardneg-compare itself, for the launcher of the runs, and for hardneg-train.
-
-    `+experiment=...` adds variants to the comparison; without the plus it is a setting of the runs.
-
-    >>> divided(["compare.jobs=2", "+experiment=ablations_ithn", "hydra.launcher.nodes=1", "hardening=ascent", "--cfg=job"])
-    (['compare.jobs=2', '+experiment=ablations_ithn', '--cfg=job'], ['hydra.launcher.nodes=1'], ['hardening=ascent'])
-    """
-    own: list[str] = []
-    for_launcher: list[str] = []
-    for_runs: list[str] = []
-    is_value = False  # of the option before it
-    for argument in arguments:
-        name = argument.lstrip("+~")
-        if is_value or argument.startswith(("-", "+experiment=")) or name.startswith("compare."):
-            own.append(argument)
-        elif name.startswith("hydra.launcher."):
-            for_launcher.append(argument)
-        else:
-            for_runs.append(argument)
-        is_value = argument in WITH_VALUE
-    return own, for_launcher, for_runs
+    commands.compare()
 
 
 def start(config: DictConfig, *, for_launcher: list[str], for_runs: list[str]) -> None:
@@ -136,6 +111,7 @@ def planned(settings: ComparisonSettings, for_launcher: Sequence[str], for_runs:
                 folder = run_folder(settings.path, name, seed)
                 values = run_settings(config, seed, folder.path)
                 runs.append(PlannedRun(name, seed, [*own, f"seed={seed}"], values, folder))
+            check_types(config, "train")
             check_settings(config)
         except (UserError, HydraException, OmegaConfBaseException) as error:
             if "hydra/launcher" in str(error):

@@ -1,14 +1,13 @@
 """hardneg-evaluate: score a run on a split, with other decoding or on other data if wanted."""
 
-import sys
 from typing import Any
 
 import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from hardneg_plugin.apps import commands
 from hardneg_plugin.apps.shared.console import print_scores
-from hardneg_plugin.apps.shared.hydra_command import fail, run_command
 from hardneg_plugin.apps.shared.launch import carry_out
 from hardneg_plugin.apps.shared.ranks import (
     Job,
@@ -33,18 +32,10 @@ from hardneg_plugin.runs.checkpoint import (
 )
 from hardneg_plugin.runs.folder import RunFolder
 
-ELSEWHERE = {
-    "predictions": "a predictions file is scored by hardneg-score PREDICTIONS",
-    **dict.fromkeys(("task", "tasks"), "downstream tasks are done by hardneg-tasks RUN"),
-}
-
 
 def main() -> None:
     """Entry point of hardneg-evaluate."""
-    for argument in sys.argv[1:]:
-        if (key := argument.partition("=")[0]) in ELSEWHERE:
-            fail(f"{key}: there is no such config key; {ELSEWHERE[key]}.")
-    run_command("evaluate", start, path="run")
+    commands.evaluate()
 
 
 def start(config: DictConfig) -> None:

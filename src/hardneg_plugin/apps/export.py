@@ -4,7 +4,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from hardneg_plugin.apps.shared.hydra_command import run_command
+from hardneg_plugin.apps import commands
 from hardneg_plugin.backbones.official import save_released
 from hardneg_plugin.runs.checkpoint import check_writes_reports, find_checkpoint, load_trained_model
 from hardneg_plugin.runs.folder import RunFolder
@@ -12,7 +12,7 @@ from hardneg_plugin.runs.folder import RunFolder
 
 def main() -> None:
     """Entry point of hardneg-export."""
-    run_command("export", export)
+    commands.export()
 
 
 def export(config: DictConfig) -> None:

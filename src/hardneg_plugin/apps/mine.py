@@ -9,8 +9,8 @@ import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from hardneg_plugin.apps import commands
 from hardneg_plugin.apps.shared.console import print_counts, print_hardest, progress
-from hardneg_plugin.apps.shared.hydra_command import run_command
 from hardneg_plugin.data.annotations import AnnotatedStudies
 from hardneg_plugin.data.studies import StudySource
 from hardneg_plugin.errors import UserError
@@ -29,7 +29,7 @@ HARDEST = 10
 
 def main() -> None:
     """Entry point of hardneg-mine."""
-    run_command("mine", mine)
+    commands.mine()
 
 
 def mine(config: DictConfig) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
+from hardneg_plugin.apps import commands
 from hardneg_plugin.apps.shared.console import progress
-from hardneg_plugin.apps.shared.hydra_command import run_command
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import check_place, writing
 from hardneg_plugin.pages.from_runs import build_page
@@ -16,7 +16,7 @@ from hardneg_plugin.runs.folder import RunFolder
 
 def main() -> None:
     """Entry point of hardneg-page."""
-    run_command("page", page)
+    commands.page()
 
 
 def page(config: DictConfig) -> None:

@@ -12,10 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 from torch import Tensor
 
+from hardneg_plugin.apps import commands
 from hardneg_plugin.apps.shared.console import console
-from hardneg_plugin.apps.shared.hydra_command import run_command
 from hardneg_plugin.apps.shared.image_arguments import StudyFiles, studies_of_arguments
-from hardneg_plugin.apps.shared.positional import split_arguments
+from hardneg_plugin.apps.shared.typed_paths import typed_path
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import whole_text_file, write_jsonl
 from hardneg_plugin.models.report_generator import ReportGenerator
@@ -28,13 +28,8 @@ Record = dict[str, Any]
 
 
 def main() -> None:
-    """Entry point of hardneg-predict: `RUN IMAGE...`, or `run=RUN images=...`."""
-    # paths do not pass through Hydra, which would parse lists and interpolations in them
-    arguments, paths = split_arguments(sys.argv[1:], "predict")
-    if any(argument.startswith("run=") for argument in arguments) or not paths:
-        paths = ["", *paths]
-    sys.argv = [sys.argv[0], *arguments]
-    run_command("predict", lambda config: predict(config, paths))
+    """Entry point of hardneg-predict."""
+    commands.predict()
 
 
 def predict(config: DictConfig, paths: Sequence[str] = ("",)) -> None:
@@ -50,12 +45,13 @@ def predict(config: DictConfig, paths: Sequence[str] = ("",)) -> None:
         UserError: settings or run are wrong, or no study can be read.
         SystemExit: with code 1 where some studies were skipped.
     """
-    run = paths[0] or config.run
+    run = typed_path(paths[0]) if paths[0] else config.run
     if run is None:
         raise UserError("run must be given: hardneg-predict RUN IMAGE..., where RUN is the folder of a training run.")
     _check(config)
     output = _output(config)
-    studies = studies_of_arguments([*paths[1:], *_images(config)])
+    columns = {"id": config.columns.id, "images": config.columns.images}
+    studies = studies_of_arguments([*paths[1:], *_images(config)], columns)
     model = ReportGenerator.from_run(
         str(run), str(config.checkpoint), device=config.device, trust=config.trust, image_size=config.image_size
     )

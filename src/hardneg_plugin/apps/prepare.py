@@ -9,16 +9,17 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from hardneg_plugin.apps import commands
 from hardneg_plugin.apps.shared.console import console, make_table
-from hardneg_plugin.apps.shared.hydra_command import run_command
 from hardneg_plugin.data.downloads.study import OF_ONE_VIEW
 from hardneg_plugin.data.prepare.build import PrepareSettings, build
 from hardneg_plugin.data.prepared import DROPPED
+from hardneg_plugin.runs.shell import command_line
 
 
 def main() -> None:
     """Entry point of hardneg-prepare."""
-    run_command("prepare", prepare)
+    commands.prepare()
 
 
 def prepare(config: DictConfig) -> None:
@@ -44,7 +45,7 @@ def prepare(config: DictConfig) -> None:
         sys.exit(128 + signal.SIGINT)
     _print_summary(f"{output}: {settings.section} at {settings.size} px", summary)
     if is_new:
-        print(f"\nTrain on it: hardneg-train data=prepared data.root={output}")
+        print(f"\nTrain on it: {command_line('hardneg-train', 'data=prepared', data__root=output)}")
     else:
         print(f"\n{output} is already prepared and left as it is; overwrite=true prepares it again.")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from hardneg_plugin.apps import commands
 from hardneg_plugin.apps.shared.console import print_scores
-from hardneg_plugin.apps.shared.hydra_command import run_command
 from hardneg_plugin.data.phantom.reading import read_findings as read_phantom_findings
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import check_place, write_json
@@ -22,7 +22,7 @@ READERS = {"phantom": read_phantom_findings, **BY_LANGUAGE}
 
 def main() -> None:
     """Entry point of hardneg-score."""
-    run_command("score", score, path="predictions")
+    commands.score()
 
 
 def score(config: DictConfig) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from hardneg_plugin.apps import commands
 from hardneg_plugin.apps.shared.console import console, make_table, progress
-from hardneg_plugin.apps.shared.hydra_command import run_command
 from hardneg_plugin.data.datamodule import StudyDataModule
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.evaluation.downstream.frozen_features import Model
@@ -25,7 +25,7 @@ WHOLE = ("epochs", "batch_size")
 
 def main() -> None:
     """Entry point of hardneg-tasks."""
-    run_command("tasks", start, path="run")
+    commands.tasks()
 
 
 def start(config: DictConfig) -> None:

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import logging
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,12 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from hardneg_plugin.apps import commands
 from hardneg_plugin.apps.shared.console import print_scores
-from hardneg_plugin.apps.shared.hydra_command import fail, run_command
 from hardneg_plugin.apps.shared.launch import carry_out
 from hardneg_plugin.apps.shared.ranks import Job, agreed, broadcast_job, interruptible, make_trainer, setup_distributed
-from hardneg_plugin.apps.shared.train_settings import check_settings
 from hardneg_plugin.data.datamodule import StudyDataModule
 from hardneg_plugin.data.tokenizer import check_vocabulary
-from hardneg_plugin.errors import UserError
 from hardneg_plugin.evaluation.baselines import embed_studies, most_frequent_report, nearest_image_reports
 from hardneg_plugin.files import write_json, write_jsonl
 from hardneg_plugin.metrics.record_scores import score_records
@@ -28,7 +25,7 @@ from hardneg_plugin.models.base import StudyModel
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.runs.checkpoint import load_weights, read_checkpoint, writes_reports
 from hardneg_plugin.runs.folder import RunFolder
-from hardneg_plugin.runs.overrides import check_overrides, quoted
+from hardneg_plugin.runs.shell import command_line
 from hardneg_plugin.runs.trusted import check_trusted
 from hardneg_plugin.training.callbacks import mode_of
 
@@ -37,28 +34,7 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """Entry point of hardneg-train."""
-    try:
-        sys.argv = resumed(sys.argv)
-    except UserError as error:
-        fail(str(error))
-    run_command("train", start)
-
-
-def resumed(argv: list[str]) -> list[str]:
-    """The arguments with those of a run to resume: its overrides first, and its folder as the run folder.
-
-    Raises:
-        UserError: there is no such run; or, without `trust=true`, its overrides do more than choose among our configs.
-    """
-    folders = [argument.partition("=")[2] for argument in argv[1:] if argument.startswith("resume=")]
-    if not folders or folders[-1] in ("", "null"):
-        return argv
-    run = RunFolder.existing(folders[-1].strip("'\""))
-    overrides = run.read_overrides()
-    trust = [argument.partition("=")[2] for argument in argv[1:] if argument.startswith("trust=")]
-    if not trust or trust[-1].lower() != "true":
-        check_overrides(overrides, str(run.overrides))
-    return [argv[0], *overrides, *argv[1:], f"hydra.run.dir={quoted(run.path.resolve())}"]
+    commands.train()
 
 
 def start(config: DictConfig) -> None:
@@ -118,7 +94,6 @@ def _build(config: DictConfig) -> tuple[StudyDataModule, StudyModel[Any]]:
     Raises:
         UserError: either is wrong.
     """
-    check_settings(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data: StudyDataModule = instantiate(config.data.datamodule)
     # not by instantiate, which would take a tokenizer that is a dataclass for a config
@@ -229,12 +204,14 @@ def _print_files(run: RunFolder, has_reports: bool) -> None:
     checkpoints = [path for path in (run.best, run.last) if path.is_file()]
     print(f"  checkpoints {', '.join(str(path.relative_to(shown)) for path in checkpoints)}")
     print("  curves      logs/ (tensorboard --logdir), logs/csv/")
-    print(f"Score it again: hardneg-evaluate {shown}{'' if run.best in checkpoints else ' checkpoint=last'}")
+    print(
+        f"Score it again: {command_line('hardneg-evaluate', shown, *([] if run.best in checkpoints else ['checkpoint=last']))}"
+    )
     if has_reports:
-        print(f"Look at it, study by study: hardneg-page run={shown}")
-        print(f"Write reports with it: hardneg-predict {shown} IMAGE...")
+        print(f"Look at it, study by study: {command_line('hardneg-page', shown)}")
+        print(f"Write reports with it: {command_line('hardneg-predict', shown)} IMAGE...")
     else:
-        print(f"Downstream tasks: hardneg-tasks {shown}")
+        print(f"Downstream tasks: {command_line('hardneg-tasks', shown)}")
 
 
 if __name__ == "__main__":

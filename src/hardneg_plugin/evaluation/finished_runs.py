@@ -13,6 +13,7 @@ from hardneg_plugin.files import read_json
 from hardneg_plugin.metrics.records import PredictionRecord, read_predictions
 from hardneg_plugin.runs.checkpoint import check_writes_reports
 from hardneg_plugin.runs.folder import RunFolder
+from hardneg_plugin.runs.shell import command_line
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ def read_run(
     check_writes_reports(config.model, folder)
     if not folder.metrics.is_file():
         raise UserError(
-            f"Expected a finished run, but {folder.path} has no metrics.json yet: finish it with hardneg-train "
-            f"resume={folder.path}."
+            f"Expected a finished run, but {folder.path} has no metrics.json yet. Finish it: "
+            + command_line("hardneg-train", resume=folder.path)
         )
     metrics = read_json(folder.metrics, "scores")
     if not isinstance(metrics, dict) or not isinstance(metrics.get(split), dict):

@@ -13,6 +13,7 @@ from hardneg_plugin.backbones.released import read_released
 from hardneg_plugin.data.tokenizer import Tokenizer, tokenizer_from_state
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.runs.folder import RunFolder
+from hardneg_plugin.runs.shell import command_line
 from hardneg_plugin.runs.trusted import check_trusted
 
 HOST = "hardneg_plugin.models.report_generator.ReportGenerator"
@@ -53,7 +54,7 @@ def check_writes_reports(model: DictConfig, run: RunFolder) -> None:
     if not writes_reports(model):
         raise UserError(
             f"Expected the run of a report generator, but {run.path} is one of pre-training: it has no report decoder and writes "
-            f"no reports. hardneg-tasks {run.path} says what its features are worth."
+            f"no reports. What its features are worth: {command_line('hardneg-tasks', run.path)}"
         )
 
 

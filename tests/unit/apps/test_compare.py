@@ -7,7 +7,7 @@ from pathlib import Path
 import hydra
 from omegaconf import OmegaConf
 
-from hardneg_plugin.apps.compare import divided
+from hardneg_plugin.apps.commands import divided
 from hardneg_plugin.apps.shared.train_settings import check_settings
 from hardneg_plugin.comparison.composing import compose_config
 from hardneg_plugin.comparison.settings import ComparisonSettings, overrides_of_variants

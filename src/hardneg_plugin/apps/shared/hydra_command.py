@@ -1,30 +1,31 @@
-"""Run a command under Hydra, and turn errors that a user can cause into one line instead of a traceback."""
+"""Run a command under Hydra: settings are checked before the work is imported, and errors that a user can cause are one line."""
 
 import contextlib
-import difflib
 import logging
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-import torch.distributed as dist
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
+from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
-from pytorch_lightning.utilities import rank_zero_only
 
-from hardneg_plugin.apps.shared.positional import with_path_as_setting
+from hardneg_plugin.apps.shared.override_hints import explain_override, needed_package
+from hardneg_plugin.apps.shared.settings_check import check_types
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.errors import UserError
 
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+"""Variables in which torchrun, SLURM and LSF say which rank a process is, in Lightning's order."""
 
-def run_command(config_name: str, task: Callable[[DictConfig], None], *, path: str | None = None) -> None:
+
+def run_command(config_name: str, task: Callable[[DictConfig], None], arguments: Sequence[str]) -> None:
     """Compose the config that the command line asks for, make the run folder, and call the task in it.
 
     An error that a user can cause ends the process with one line on standard error and exit code 2, and an empty run folder
@@ -32,18 +33,19 @@ def run_command(config_name: str, task: Callable[[DictConfig], None], *, path: s
 
     Args:
         config_name: of a file in conf/.
-        task: takes the composed config.
-        path: the setting that an argument without a key stands for, such as "run".
+        task: takes the composed config, whose settings have their types.
+        arguments: for Hydra, without the command.
     """
     # Hydra then raises errors instead of printing them
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv = [sys.argv[0], *arguments]
 
     def in_run_folder(config: DictConfig) -> None:
-        hush_libraries()  # here: a launcher of Hydra may have sent only this function to another machine
         try:
             for key, value in _flat(OmegaConf.to_container(config)):
                 if value == "???":  # not OmegaConf.missing_keys, which stops at an interpolation to a missing key
                     raise UserError(_must_be_given(key))
+            check_types(config, config_name)
             task(config)
         except BaseException as error:
             remove_if_empty(run_directory())
@@ -52,8 +54,6 @@ def run_command(config_name: str, task: Callable[[DictConfig], None], *, path: s
             raise
 
     try:
-        if path is not None:
-            sys.argv = [sys.argv[0], *with_path_as_setting(sys.argv[1:], config_name, path)]
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(in_run_folder)()
     except Exception as error:
         _fail_if_explained(error, config_name)
@@ -63,14 +63,18 @@ def run_command(config_name: str, task: Callable[[DictConfig], None], *, path: s
 def fail(message: str) -> NoReturn:
     """Print one line and exit with code 2."""
     # Until ranks that srun or torchrun started are connected, all fail for the same reason; rank 0 prints it.
-    if is_first() or dist.is_initialized():
+    distributed = sys.modules.get("torch.distributed")  # not imported for this
+    if is_first() or (distributed is not None and distributed.is_initialized()):
         print(f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
 
 
 def is_first() -> bool:
-    """Whether this is rank 0, by the environment: also before the ranks are connected."""
-    return getattr(rank_zero_only, "rank", 0) == 0
+    """Whether this is rank 0: by Lightning where it is imported, by the environment before."""
+    lightning = sys.modules.get("lightning_fabric.utilities.rank_zero")
+    if lightning is not None and hasattr(lightning.rank_zero_only, "rank"):
+        return bool(lightning.rank_zero_only.rank == 0)
+    return int(next((os.environ[name] for name in RANKS if os.environ.get(name)), "0")) == 0
 
 
 def hush_libraries() -> None:
@@ -118,7 +122,7 @@ def explain(error: BaseException, config_name: str) -> str | None:
     if isinstance(error, InstantiationException):
         return _explain_instantiation(error)
     if isinstance(error, HydraException):
-        return _explain_override(str(error), config_name)
+        return explain_override(error, config_name)
     if isinstance(error, OmegaConfBaseException):
         return f"config: {error.msg or error} (key {error.full_key})"
     if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) and error.filename is not None:
@@ -144,34 +148,8 @@ def _explain_instantiation(error: InstantiationException) -> str | None:
     if isinstance(cause, TypeError) and "argument" in str(cause):
         return f"{key}: {cause}"
     if isinstance(cause, ImportError):
-        return f"{key} needs a package that is not installed ({cause}): pip install 'hardneg-plugin[{key}]'."
+        return f"{key} needs a package that is not installed ({cause}): {needed_package(cause)}"
     return None
-
-
-def _explain_override(message: str, config_name: str) -> str:
-    if missing_option := re.search(r"Could not find '([^']+)'", message):
-        group, _, option = missing_option.group(1).rpartition("/")
-        options = [path.stem for path in sorted((conf_dir() / group).glob("*.yaml"))]
-        return f"{group}={option}: there is no such config{_nearest(option, options)} There are: {', '.join(options)}."
-    if unknown_key := re.search(r"Could not override '([^']+)'", message):
-        key = unknown_key.group(1)
-        return f"{key}: there is no such config key{_nearest(key, list(_known_keys(config_name)))}"
-    return message.splitlines()[0]
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else "."
-
-
-def _known_keys(config_name: str) -> Iterator[str]:
-    """Every key of the composed config and every config group."""
-    yield from (path.name for path in conf_dir().iterdir() if path.is_dir())
-    with (
-        contextlib.suppress(ConfigCompositionException),  # of a config where a group is still to be chosen
-        hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"),
-    ):
-        yield from (key for key, _ in _flat(OmegaConf.to_container(hydra.compose(config_name))))
 
 
 def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

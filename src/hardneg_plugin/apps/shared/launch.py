@@ -34,6 +34,7 @@ from hardneg_plugin.apps.shared.ranks import Job
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.runs.folder import RunFolder
 from hardneg_plugin.runs.overrides import check_overrides
+from hardneg_plugin.runs.shell import command_line
 from hardneg_plugin.runs.trusted import check_trusted
 
 IMPORTED_ONCE = ["hardneg_plugin.apps.train", "hardneg_plugin.apps.evaluate"]
@@ -125,7 +126,7 @@ def resume_hint(job: Job) -> str:
     run = RunFolder(job.folder)
     if job.command != "train" or not run.config.is_file():
         return ""
-    hint = f"Resume with: hardneg-train resume={run.path}"
+    hint = f"Resume with: {command_line('hardneg-train', resume=run.path)}"
     try:
         check_overrides(job.overrides, "")
         check_trusted(job.settings, "")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from hardneg_plugin.apps.shared.typed_paths import typed_path
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.runs.overrides import quoted
@@ -17,8 +18,9 @@ WITH_VALUE |= {"-i", "--info"}
 def split_arguments(arguments: Sequence[str], config_name: str) -> tuple[list[str], list[str]]:
     """Tell Hydra's arguments from paths.
 
-    Whatever comes after `--` is a path. Before it, what begins with `-` is an option, and what begins with a setting of the
-    config and `=` is that setting; all else is a path, unless there is no such file and it looks like a setting.
+    Whatever comes after `--` is a path. Before it, what begins with `-` is an option, what begins with `/`, `./`, `../` or `~/` is
+    a path, and what begins with a setting of the config and `=` is that setting; all else is a path, unless there is no such file
+    and it looks like a setting.
 
     Args:
         arguments: of the command line, without the command.
@@ -43,6 +45,8 @@ def split_arguments(arguments: Sequence[str], config_name: str) -> tuple[list[st
             settings.append(argument)
             if argument in WITH_VALUE:
                 settings += [value for value in [next(remaining, None)] if value is not None]
+        elif argument.startswith(("/", "./", "../", "~/")):
+            paths.append(argument)
         elif (equals and name in names) or (equals and not Path(argument).exists()):
             settings.append(argument)
         else:
@@ -50,22 +54,29 @@ def split_arguments(arguments: Sequence[str], config_name: str) -> tuple[list[st
     return settings, paths
 
 
-def with_path_as_setting(arguments: Sequence[str], config_name: str, key: str) -> list[str]:
-    """The arguments for Hydra of a command that takes one path, by itself or as `key=PATH`.
+def with_path_as_setting(arguments: Sequence[str], config_name: str, key: str, *, several: bool = False) -> list[str]:
+    """The arguments for Hydra of a command that takes a path, by itself or as `key=PATH`.
 
     Args:
         arguments: of the command line, without the command.
         config_name: of the command's config.
         key: the setting that the path stands for.
+        several: whether it may be a list of paths.
 
     Raises:
-        UserError: there are several paths.
+        UserError: there are more paths than the command takes.
 
     >>> with_path_as_setting(["outputs/a run", "split=val"], "evaluate", "run")
     ["run='outputs/a run'", 'split=val']
+    >>> with_path_as_setting(["outputs/a", "outputs/b"], "page", "run", several=True)
+    ["run=['outputs/a','outputs/b']"]
     """
     settings, paths = split_arguments(arguments, config_name)
     given = [setting for setting in settings if setting.startswith(f"{key}=")]
-    if paths and len(paths) + len(given) > 1:
-        raise UserError(f"{key}: expected one path, but got {', '.join([*paths, *given])}.")
-    return [*(f"{key}={quoted(path)}" for path in paths), *settings]
+    if (paths and given) or (len(paths) > 1 and not several):
+        expected = "its paths by themselves or by their key" if several else "one path"
+        raise UserError(f"{key}: expected {expected}, but got {', '.join([*paths, *given])}.")
+    values = [quoted(typed_path(path)) for path in paths]
+    if len(values) > 1:
+        return [f"{key}=[{','.join(values)}]", *settings]
+    return [*(f"{key}={value}" for value in values), *settings]

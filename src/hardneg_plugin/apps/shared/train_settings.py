@@ -1,14 +1,24 @@
 """Settings of hardneg-train that contradict one another, refused before anything is loaded or written."""
 
 import difflib
+from collections.abc import Iterator
+from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.metrics.caption import CAPTION_SCORES
-from hardneg_plugin.metrics.record_scores import every_score
+from hardneg_plugin.metrics.score_names import EVERY, logged_scores
+from hardneg_plugin.runs.trusted import trusted_targets
 
-WITHOUT_INTERVAL = ("unique_share", "distinct-1", "distinct-2", *(f"cut/{name}" for name in CAPTION_SCORES))
+BETTER_KNOWN = ("val/findings_F1", "val/BLEU-4", "val/R@5", "val/report_loss")
+WITHOUT = {
+    "reports": "model=pretrain writes no reports",
+    "captions": "metrics.caption is null",
+    "findings": "data.findings is null",
+    "alignment": "model=host embeds no reports",
+    "likelihood": "metrics.rank_by_likelihood does not name val",
+}
+"""Why a score is not logged."""
 
 
 def check_settings(config: DictConfig) -> None:
@@ -19,7 +29,7 @@ def check_settings(config: DictConfig) -> None:
     """
     if "compare" in config:
         raise UserError("experiment: this one adds variants to a comparison: hardneg-compare +experiment=...")
-    _check_monitor(config.monitor, has_caption=config.metrics.caption is not None)
+    _check_monitor(config)
     has_end = config.trainer.max_epochs not in (None, -1) or config.trainer.max_steps not in (None, -1)
     counts_to_the_end = config.lr_schedule.interval == "step" or (
         config.model.get("hard_negatives") is not None and config.schedule.unit == "fraction"
@@ -31,13 +41,42 @@ def check_settings(config: DictConfig) -> None:
         )
 
 
-def _check_monitor(monitor: str, *, has_caption: bool) -> None:
-    known = {f"val/{name}".lower(): f"val/{name}" for name in every_score().union(WITHOUT_INTERVAL)}
-    near = difflib.get_close_matches(str(monitor).lower(), known, n=1, cutoff=0.75)
-    # what resembles none of our scores may be one that the user logs
-    if near and monitor != known[near[0]]:
-        raise UserError(f"monitor: there is no score {monitor}; did you mean {known[near[0]]}?")
-    if not has_caption and monitor.removeprefix("val/").removeprefix("cut/") in CAPTION_SCORES:
+def _check_monitor(config: DictConfig) -> None:
+    """Refuse a score that no validation of this training logs: Lightning would notice after the first epoch."""
+    monitor = str(config.monitor)
+    name = monitor.removeprefix("val/")
+    logged = logged_scores(
+        writes_reports="backbone" in config.model or "text" not in config.model,
+        aligns=config.model.get("hard_negatives") is not None,
+        captions=config.metrics.caption is not None,
+        findings=config.data.get("findings", "english") is not None,
+        likelihood="val" in (config.metrics.rank_by_likelihood or ()),
+    )
+    if monitor == "auto" or monitor.startswith("train/") or (monitor != name and name in logged[""]):
+        return
+    score = name.removeprefix("cut/")
+    if monitor != name and (need := next((need for need, names in logged.items() if need and score in names), None)):
+        choices = [known for known in BETTER_KNOWN if known.removeprefix("val/") in logged[""]]
         raise UserError(
-            f"metrics.caption is null, but monitor is {monitor}: choose by another score, such as monitor=val/report_loss."
+            f"{WITHOUT[need]}, but monitor is {monitor}: choose by another score, such as monitor={choices[-1]}."
         )
+    if score != name and score in EVERY:
+        raise UserError(f"monitor: {monitor} is a score of the test split only; did you mean val/{score}?")
+    known = {every.lower(): f"val/{every}" for every in sorted(EVERY)}
+    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)
+    is_near = bool(near) and difflib.SequenceMatcher(None, name.lower(), near[0]).ratio() >= 0.75
+    parts: Any = OmegaConf.to_container(config)
+    if not is_near and not set(_targets([parts[key] for key in ("model", "callbacks")])) <= trusted_targets():
+        return  # a class of the user's may log it
+    meant = f"did you mean {known[near[0]]}?" if near else f"there are, among others: {', '.join(BETTER_KNOWN)}."
+    raise UserError(f"monitor: there is no score {monitor}; {meant}")
+
+
+def _targets(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        if isinstance(node.get("_target_"), str):
+            yield node["_target_"]
+        node = list(node.values())
+    if isinstance(node, list):
+        for inner in node:
+            yield from _targets(inner)

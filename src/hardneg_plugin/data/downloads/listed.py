@@ -163,6 +163,33 @@ class ListedStudies:
         return next(iter(values), None)
 
 
+def images_of_studies(table: Path, columns: Mapping[str, str | None] | None = None) -> dict[str, tuple[Path, ...]]:
+    """The images of each study of a table that `ListedStudies` reads; the table needs no reports, and images may be anywhere.
+
+    Args:
+        table: .csv, .tsv, .jsonl or .json.
+        columns: the table's names for id and images, where they are not common ones.
+
+    Raises:
+        UserError: the file is not such a table, or a row has no id or no image; with the line.
+    """
+    given = {key: column_name(str(name)) for key, name in (columns or {}).items() if name is not None}
+    found: dict[str, list[str]] = {}
+    for place, cells in read_rows(table):
+        try:
+            if not isinstance(cells, dict):
+                raise _RowFlaw(f"expected an object with id and images, but got {json_kind(cells)}")
+            names = _find_columns(cells, given, needs_report=False, setting="columns")
+            row = {key: cells[names[key]] for key in ("id", "images")}
+            id_, images = _text(row, "id", "a text or an integer"), _several(row, "images")
+            if id_ is None or not images:
+                raise _RowFlaw(f"expected an id and at least one image, but got {row}")
+        except _RowFlaw as flaw:
+            raise UserError(f"{table}, {place}: {flaw}.") from flaw
+        found.setdefault(id_, []).extend(images)
+    return {id_: tuple(table.parent / name for name in dict.fromkeys(names)) for id_, names in found.items()}
+
+
 class _Row(NamedTuple):
     """A row with its cells parsed; None where blank."""
 
@@ -177,7 +204,9 @@ class _RowFlaw(Exception):
     """What is wrong with one row."""
 
 
-def _find_columns(columns: _Cells, given: Mapping[str, str]) -> dict[str, str]:
+def _find_columns(
+    columns: _Cells, given: Mapping[str, str], *, needs_report: bool = True, setting: str = "source.columns"
+) -> dict[str, str]:
     """The column of the table for each key: the given name, else a common one."""
     names = {}
     for key, common in _COMMON_NAMES.items():
@@ -185,13 +214,13 @@ def _find_columns(columns: _Cells, given: Mapping[str, str]) -> dict[str, str]:
         if (name := next((name for name in candidates if name in columns), None)) is not None:
             names[key] = name
     missing = [key for key in ("id", "images") if key not in names]
-    if names.keys().isdisjoint(_TEXTS):
+    if needs_report and names.keys().isdisjoint(_TEXTS):
         missing.append("report")
     if missing:
         expected = [f"{key} ({given.get(key) or ', '.join(_COMMON_NAMES[key])})" for key in missing]
         raise _RowFlaw(
             f"expected columns for {' and '.join(expected)}, but got {reprlib.repr(sorted(columns))}; "
-            f"pass their names: 'source.columns={{{', '.join(f'{key}: NAME' for key in missing)}}}'"
+            f"pass their names: '{setting}={{{', '.join(f'{key}: NAME' for key in missing)}}}'"
         )
     return names
 

@@ -7,6 +7,9 @@ from hydra.utils import instantiate
 from hardneg_plugin.apps.shared.train_settings import check_settings
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.metrics.caption import CAPTION_SCORES
+from hardneg_plugin.metrics.record_scores import every_score
+from hardneg_plugin.metrics.score_names import EVERY, OF_CAPTIONS, OF_LIKELIHOOD
 
 
 def composed(*overrides):
@@ -14,9 +17,31 @@ def composed(*overrides):
         return hydra.compose("train", list(overrides))
 
 
-@pytest.mark.parametrize("monitor", ["val/report_loss", "val/cut/CIDEr", "val/R@5", "val/mine", "train/loss"])
-def test_scores_that_may_be_monitored(monitor):
-    check_settings(composed(f"monitor={monitor}"))
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["monitor=val/report_loss"],
+        ["monitor=val/R@5"],
+        ["monitor=val/unique_share"],
+        ["monitor=val/findings_attributes_F1"],
+        ["monitor=train/loss"],
+        ["monitor=val/likelihood_R@1", "metrics.rank_by_likelihood=[val,test]"],
+        ["monitor=val/BLEU-4", "model=host"],
+        ["model=pretrain"],
+        ["monitor=val/mine", "+callbacks.mine={_target_: theirs.LogMine}"],  # which may log it
+        ["monitor=val/mine", "model._target_=theirs.Model"],
+    ],
+    ids=" ".join,
+)
+def test_scores_that_may_be_monitored(overrides):
+    check_settings(composed(*overrides))
+
+
+def test_every_score_of_a_validation_is_known_by_name():
+    without_interval = {"unique_share", "distinct-1", "distinct-2"}
+    assert every_score() | without_interval == EVERY
+    assert frozenset(CAPTION_SCORES) == OF_CAPTIONS
+    assert {name for name in EVERY if name.startswith("likelihood")} == OF_LIKELIHOOD
 
 
 @pytest.mark.parametrize(
@@ -28,6 +53,22 @@ def test_scores_that_may_be_monitored(monitor):
         (["monitor=val/findings_f1"], "did you mean val/findings_F1?"),
         (["metrics.caption=null"], "metrics.caption is null, but monitor is val/BLEU-4: choose by another score"),
         (["metrics.caption=null", "monitor=val/cut/CIDEr"], "monitor is val/cut/CIDEr"),
+        (["monitor=val/cut/CIDEr"], "is a score of the test split only; did you mean val/CIDEr?"),
+        (
+            ["monitor=val/mine"],
+            "monitor: there is no score val/mine; there are, among others: val/findings_F1, val/BLEU-4",
+        ),
+        (["monitor=accuracy"], "monitor: there is no score accuracy"),
+        (["monitor=R@5"], "did you mean val/R@5?"),
+        (["monitor=val/findings"], "did you mean val/findings_F1?"),
+        (["monitor=val/BLEU4", "+callbacks.mine={_target_: theirs.LogMine}"], "did you mean val/BLEU-4?"),
+        (["monitor=val/R@5", "model=host"], "model=host embeds no reports, but monitor is val/R@5"),
+        (["monitor=val/BLEU-4", "model=pretrain"], "model=pretrain writes no reports, but monitor is val/BLEU-4"),
+        (["monitor=val/likelihood_R@1"], "metrics.rank_by_likelihood does not name val"),
+        (
+            ["data=prepared", "data.root=x", "data.findings=null", "monitor=val/findings_F1"],
+            "data.findings is null, but monitor is val/findings_F1: choose by another score, such as monitor=val/report_loss.",
+        ),
         (["experiment=ablations_ithn"], "hardneg-compare +experiment="),
         (["trainer.max_epochs=-1"], "give training no end"),
     ],

@@ -1,0 +1,201 @@
+"""How commands start: help, version and completion without the imports of the work, and hints for what is refused."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import hydra
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from hardneg_plugin.apps import commands
+from hardneg_plugin.apps.shared.help_text import asked_for
+from hardneg_plugin.apps.shared.hydra_command import explain, is_first
+from hardneg_plugin.apps.shared.limits import LIMITS
+from hardneg_plugin.apps.shared.override_hints import needed_package
+from hardneg_plugin.config import conf_dir
+
+NAMES = list(LIMITS)
+NEEDED = {"prepare": ["source=listed"], "mine": ["data=prepared"]}
+
+
+def composed(command, *overrides):
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return hydra.compose(command, [*NEEDED.get(command, ()), *overrides])
+
+
+@pytest.mark.parametrize("command", NAMES)
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_says_what_a_command_is_for_with_examples_and_main_settings(command, option, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [f"hardneg-{command}", option])
+    getattr(commands, command)()
+    shown = capsys.readouterr().out
+    purpose, usage, *_ = shown.split("\n\n")
+    assert purpose.endswith(".")
+    assert "\n" not in purpose
+    lines = [line.strip() for line in usage.splitlines()]
+    assert len(lines) == 3
+    assert all(line.startswith(f"hardneg-{command} ") for line in lines)
+    settings = shown.split("Main settings:\n")[1].split("\n\n")[0].splitlines()
+    assert 3 <= len(settings) <= 13
+    assert all(re.fullmatch(r"  \S+=\S+ +\S.*| {27}\S.*", line) for line in settings)
+    assert f"hardneg-{command} " in shown.split("\n\n")[-1]
+    assert "--cfg job" in shown.split("\n\n")[-1]
+    assert max(map(len, shown.splitlines())) <= 132
+
+
+@pytest.mark.parametrize("command", NAMES)
+def test_the_settings_that_help_names_are_there_with_those_defaults(command):
+    config = composed(command)
+    text = asked_for(["--help"], command).split("Main settings:\n")[1]
+    own = (conf_dir() / f"{command}.yaml").read_text()
+    for key, default in re.findall(r"^  ([\w.]+)=(\S+) ", text, re.MULTILINE):
+        if (conf_dir() / key).is_dir():  # a group
+            chosen = re.search(rf"^  - (?:override )?{key}: (\S+)", own, re.MULTILINE)[1]
+            assert default.isupper() or default == chosen, key
+            continue
+        if key.startswith("hydra."):
+            continue
+        value = OmegaConf.select(config, key, throw_on_missing=False, default="missing")
+        assert value != "missing" or key in ("output", "source.table", "ceiling"), key
+        if not re.search(r"[A-Z]{2}|\.\.\.|^N$|\[\[|^null$", default):
+            wanted = yaml.safe_load(default)
+            assert (OmegaConf.to_container(value) if OmegaConf.is_config(value) else value) == wanted, key
+
+
+@pytest.mark.parametrize("command", NAMES)
+def test_the_examples_of_help_compose(command):
+    with_paths = {"evaluate", "score", "tasks", "page", "export", "predict"}
+    for example in re.findall(rf"^  (hardneg-{command} .*)$", asked_for(["--help"], command), re.MULTILINE)[1:]:
+        _, *arguments = shlex.split(example)
+        if command in with_paths:
+            arguments, paths = commands.split_arguments(arguments, command)
+            assert paths
+        if command == "compare":
+            arguments, _, for_runs = commands.divided(arguments)
+            composed("train", *for_runs)
+        composed(command, *[argument for argument in arguments if not argument.startswith("hydra.")])
+
+
+def test_version_and_paths_after_two_dashes():
+    assert re.fullmatch(r"hardneg-plugin \d+\.\d+\.\d+\S*\n", asked_for(["--version"], "train"))
+    assert asked_for(["RUN", "--", "--help", "--version"], "predict") is None
+
+
+@pytest.mark.slow
+def test_help_version_and_refusals_import_neither_torch_nor_lightning(tmp_path):
+    code = (
+        "import json, sys\n"
+        "from hardneg_plugin.apps import commands\n"
+        "name, *sys.argv = json.loads(sys.argv[1])\n"
+        "try:\n    getattr(commands, name)()\n"
+        "finally:\n    print('LOADED', *sorted({'torch', 'pytorch_lightning', 'transformers', 'numpy'} & set(sys.modules)))"
+    )
+    lines = {
+        ("train", "hardneg-train", "--help"): 0,
+        ("predict", "hardneg-predict", "--version"): 0,
+        ("train", "hardneg-train", "--cfg", "job"): 0,
+        ("train", "hardneg-train", "trainer.max_epochs=three"): 2,
+        ("train", "hardneg-train", "monitor=val/BLEU4"): 2,
+        ("evaluate", "hardneg-evaluate"): 2,
+    }
+    for arguments, code_of_exit in lines.items():
+        result = subprocess.run(
+            [sys.executable, "-c", code, json.dumps(arguments)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == code_of_exit, result.stderr
+        assert result.stdout.splitlines()[-1].strip() == "LOADED", arguments
+        assert "Traceback" not in result.stderr
+        assert len(result.stderr.splitlines()) == (1 if code_of_exit else 0), result.stderr
+    assert not list(tmp_path.glob("outputs/*"))
+
+
+@pytest.mark.slow
+def test_completion_by_tab_knows_groups_choices_and_keys(tmp_path):
+    for line, wanted in (
+        ("hardneg-train hardening=a", {"hardening=arc", "hardening=ascent", "hardening=alternating"}),
+        ("hardneg-train trainer.max_e", {"trainer.max_epochs="}),
+        ("hardneg-prepare sou", {"source="}),
+    ):
+        command = line.split()[0].removeprefix("hardneg-")
+        code = f"import sys; sys.argv = ['hardneg-{command}', '-sc', 'query=bash']; from hardneg_plugin.apps import commands; "
+        result = subprocess.run(
+            [sys.executable, "-c", f"{code}commands.{command}()"],
+            env={**os.environ, "COMP_LINE": line}, cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert wanted <= set(result.stdout.split()), (line, result.stdout, result.stderr)
+
+
+def refused(command, *overrides, argv=()):
+    with pytest.raises(Exception) as error:  # of several kinds
+        composed(command, *overrides)
+    return explain(error.value, command)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["data.root=prep"], "it belongs to data=annotations, iu_xray, mimic_cxr or prepared: add data=prepared."),
+        (["hardening.steps=3"], "it belongs to hardening=alternating or ascent: add hardening=ascent."),
+        (["negatives.size=3"], "it belongs to negatives=queue: add negatives=queue."),
+        (
+            ["visual.options={a: 1}"],
+            "visual.options.a: there is no such config key yet; with a plus it is added: +visual.options.a=",
+        ),
+        (["visual.options.in_chans=3"], "with a plus it is added: +visual.options.in_chans=..."),
+        (["hardening.margn=0.1"], "hardening.margn: there is no such config key; did you mean hardening.margin?"),
+        (["trainer.max_epoch=3"], "trainer.max_epoch: there is no such config key; did you mean trainer.max_epochs?"),
+        (
+            ["hardening=ark"],
+            "hardening=ark: there is no such config; did you mean arc? There are: alternating, arc, ascent",
+        ),
+        (["seed=1,2"], "a list is seed=[1,2], text is \"seed='1,2'\", and several runs are asked for by --multirun."),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_was_meant_by_an_override(overrides, told):
+    assert told in refused("train", *overrides)
+
+
+def test_a_group_that_must_be_chosen_is_told_with_its_choices():
+    with pytest.raises(Exception) as error, hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        hydra.compose("prepare", ["output=x"])
+    assert explain(error.value, "prepare") == (
+        "source must be given: add source=... to the command line, one of annotations, indiana, iu_xray, listed, mimic_cxr."
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ImportError("No module named 'wandb'", name="wandb"), "pip install 'hardneg-plugin[wandb]'."),
+        (
+            ModuleNotFoundError("Requirement 'wandb>=0.12.10' not met. HINT: Try running `pip install`"),
+            "hardneg-plugin[wandb]",
+        ),
+        (ImportError("No module named 'mlflow'", name="mlflow"), "hardneg-plugin[mlflow]"),
+        (ImportError("No module named 'radgraph'", name="radgraph"), "pip install radgraph."),
+        (ImportError("something"), "install it."),
+    ],
+)
+def test_the_package_that_is_missing(error, told):
+    assert told in needed_package(error)
+
+
+def test_the_rank_is_known_before_lightning_is(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lightning_fabric.utilities.rank_zero", None)
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert is_first()
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    assert not is_first()
+    monkeypatch.setenv("RANK", "0")
+    assert is_first()

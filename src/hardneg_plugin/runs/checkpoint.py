@@ -54,7 +54,7 @@ def check_writes_reports(model: DictConfig, run: RunFolder) -> None:
     if not writes_reports(model):
         raise UserError(
             f"Expected the run of a report generator, but {run.path} is one of pre-training: it has no report decoder and writes "
-            f"no reports. What its features are worth: {command_line('hardneg-tasks', run.path)}"
+            f"no reports. {command_line('hardneg-tasks', run.path)} says what its features are worth."
         )
 
 

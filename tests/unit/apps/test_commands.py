@@ -10,6 +10,7 @@ import sys
 import hydra
 import pytest
 import yaml
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from hardneg_plugin.apps import commands
@@ -116,6 +117,38 @@ def test_help_version_and_refusals_import_neither_torch_nor_lightning(tmp_path):
         assert "Traceback" not in result.stderr
         assert len(result.stderr.splitlines()) == (1 if code_of_exit else 0), result.stderr
     assert not list(tmp_path.glob("outputs/*"))
+
+
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        ("trainer=null", "hardneg-train: error: trainer=null: expected one of cpu, ddp, gpu, smoke."),
+        (
+            "visual.options.channels.x=3",
+            "hardneg-train: error: The settings cannot be combined: invalid literal for int()",
+        ),
+        ("seed", "hardneg-train: error: seed: expected SETTING=VALUE; --help shows the main settings."),
+        ("hardening", "hardneg-train: error: hardening: expected SETTING=VALUE"),
+        ("~seed.x", "hardneg-train: error: Could not delete from config. 'seed.x' does not exist."),
+        ("+seed=3", "hardneg-train: error: Could not append to config. An item is already at 'seed'."),
+        ("monitor=val/BLEU4", "did you mean val/BLEU-4?"),
+        ("resume=nowhere", "Expected the folder of a training run, but nowhere holds no config.yaml."),
+        ("resume=a,b", "Expected the folder of a training run, but a,b holds no config.yaml."),
+        ("--no-such-option", "unrecognized arguments: --no-such-option"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(argument, told, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["hardneg-train", argument])
+    GlobalHydra.instance().clear()
+    with pytest.raises(SystemExit) as stop:
+        commands.train()
+    printed = capsys.readouterr()
+    assert stop.value.code == 2
+    assert told in printed.err
+    assert "Traceback" not in printed.err
+    assert argument.startswith("--") or len(printed.err.splitlines()) == 1
+    assert not list(tmp_path.glob("*/*"))
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
-from hardneg_plugin.apps.shared.override_hints import explain_override, needed_package
+from hardneg_plugin.apps.shared.override_hints import explain_composing, explain_override, needed_package
 from hardneg_plugin.apps.shared.settings_check import check_types
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.errors import UserError
@@ -39,8 +39,11 @@ def run_command(config_name: str, task: Callable[[DictConfig], None], arguments:
     # Hydra then raises errors instead of printing them
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = [sys.argv[0], *arguments]
+    is_composed = False
 
     def in_run_folder(config: DictConfig) -> None:
+        nonlocal is_composed
+        is_composed = True
         try:
             for key, value in _flat(OmegaConf.to_container(config)):
                 if value == "???":  # not OmegaConf.missing_keys, which stops at an interpolation to a missing key
@@ -57,6 +60,8 @@ def run_command(config_name: str, task: Callable[[DictConfig], None], arguments:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(in_run_folder)()
     except Exception as error:
         _fail_if_explained(error, config_name)
+        if isinstance(error, ValueError) and not is_composed:  # Hydra's and OmegaConf's, of a value that fits nowhere
+            fail(explain_composing(error, arguments))
         raise
 
 

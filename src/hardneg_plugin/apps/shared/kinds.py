@@ -138,7 +138,7 @@ def nearest(value: Any, kinds: Sequence[Kind]) -> str | None:
         return (TRUE | FALSE)[text]
     if "None" in names and text in ("none", "nil", "~", "off", "no", "false"):
         return "null"
-    if "list" in names and not isinstance(value, list | dict):
+    if "list" in names and value is not None and not isinstance(value, list | dict):
         parts = [_typed(part.strip()) for part in str(value).split(",")]
         lists = [kind for kind in kinds if kind.name == "list"]
         return f"[{','.join(map(str, parts))}]" if fits(parts, lists) else None

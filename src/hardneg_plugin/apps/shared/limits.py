@@ -38,8 +38,8 @@ class Limit:
         return is_above and is_below
 
 
-def _one_of(*values: str | None) -> Limit:
-    return Limit(tuple(PLAIN["None"] if value is None else choice(value) for value in values))
+def _one_of(*values: str | None, expected: str = "") -> Limit:
+    return Limit(tuple(PLAIN["None"] if value is None else choice(value) for value in values), expected)
 
 
 _INT, _FLOAT, _NULL = PLAIN["int"], PLAIN["float"], PLAIN["None"]
@@ -55,6 +55,7 @@ ABOVE_ZERO = Limit((_FLOAT,), "a number > 0", least=0, above=True)
 SHARE = Limit((_FLOAT,), "a share in [0, 1]", least=0, most=1)
 RATE = Limit((_FLOAT,), "a share in [0, 1)", least=0, most=1, below=True)
 BATCHES = Limit((_INT, _FLOAT, _NULL), "a number of batches, or a share of them in [0, 1]", least=0)
+HARDNESS = Limit((_FLOAT,), "a hardness in [0, 1]", least=0, most=1)
 COSINE = Limit((_FLOAT,), "a cosine in (-1, 1]", least=-1, most=1, above=True)
 
 TRAINING: Mapping[str, Limit] = {
@@ -115,6 +116,45 @@ TRAINING: Mapping[str, Limit] = {
     "model.text.feedforward_width": POSITIVE,
     "model.text.dropout": RATE,
     "objective.width": POSITIVE_OR_NULL,
+    "objective.rounds": COUNT,
+    "objective.chunk": POSITIVE,
+    "alignment.temperature": Limit((_FLOAT,), "a temperature in [0.01, 1]", least=0.01, most=1),
+    "alignment.margin": Limit((_FLOAT,), "a cosine difference in (0, 2]", least=0, most=2, above=True),
+    "alignment.*_weight": WEIGHT,
+    "hardening.margin": Limit((_FLOAT,), "a cosine difference in [0, 2)", least=0, most=2, below=True),
+    "hardening.steps": COUNT,
+    "hardening.step_size": ABOVE_ZERO,
+    "schedule.warmup": WEIGHT,
+    "schedule.end": ABOVE_ZERO,
+    "schedule.rate": ABOVE_ZERO,
+    "schedule.cap": HARDNESS,
+    "schedule.peak": HARDNESS,
+    "schedule.hardness": HARDNESS,
+    "negatives.k": POSITIVE,
+    "negatives.pool": POSITIVE_OR_NULL,
+    "negatives.ceiling": COSINE,
+    "negatives.size": POSITIVE,
+    "negatives.refresh_every": POSITIVE,
+    "separation.margin": Limit((_FLOAT,), "a cosine in [-1, 1)", least=-1, most=1, below=True),
+    "token_weights.scale": WEIGHT,
+    "token_weights.limit": ABOVE_ZERO,
+    "token_weights.margin": WEIGHT,
+    "token_weights.k": POSITIVE,
+    "likelihood_margin.beta": ABOVE_ZERO,
+    "likelihood_margin.margin": WEIGHT,
+    "likelihood_margin.k": POSITIVE,
+    "sampler.group": Limit((_INT,), "an integer >= 2", least=2),
+    "sampler.pool": POSITIVE,
+    "data.paired.pool": POSITIVE_OR_NULL,
+    "data.emphasis.k": POSITIVE,
+    "data.emphasis.ratio": ABOVE_ZERO,
+    "regions.*": POSITIVE,
+    "decoding.beam_size": POSITIVE,
+    "decoding.max_length": POSITIVE,
+    "decoding.no_repeat_ngram_size": COUNT,
+    "decoding.temperature": ABOVE_ZERO,
+    "decoding.top_k": POSITIVE_OR_NULL,
+    "decoding.top_p": Limit((_FLOAT, _NULL), "a share in (0, 1] or null", least=0, most=1, above=True),
     "objective.*_weight": WEIGHT,
     "optimizer.lr": ABOVE_ZERO,
     "optimizer.eps": WEIGHT,
@@ -140,6 +180,8 @@ TRAINING: Mapping[str, Limit] = {
     "callbacks.diagnosis.*": COUNT,
     "callbacks.early_stopping.patience": COUNT,
     "callbacks.last.every_n_train_steps": POSITIVE_OR_NULL,
+    "*.seed": COUNT,
+    "*.batch_size": POSITIVE,
 }
 SCORING: Mapping[str, Limit] = {
     "run": TEXT,
@@ -164,13 +206,13 @@ LIMITS: Mapping[str, Mapping[str, Limit]] = {
         **TRAINING,
         "predictions": TEXT,
         "output": TEXT_OR_NULL,
-        "findings": _one_of("english", "phantom", None),
+        "findings": _one_of("phantom", "english", None, expected="one of phantom, english or null"),
         "clinical.*.batch_size": POSITIVE,
     },
     "tasks": {
         **TRAINING,
         **SCORING,
-        "tasks": Limit((PLAIN["str"], list_of((PLAIN["str"],)))),
+        "tasks": Limit((PLAIN["str"], list_of((PLAIN["str"],)), _NULL)),
         "split": Limit((*_SPLITS, list_of(_SPLITS))),
         "shares": Limit((list_of((_FLOAT,)),), "shares in (0, 1]", least=0, most=1, above=True),
         "segmentation.studies": POSITIVE,

@@ -5,7 +5,7 @@ import difflib
 import importlib.metadata
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import hydra
@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from hardneg_plugin.apps.shared.typed_paths import how_to_quote, in_shell
 from hardneg_plugin.config import conf_dir
+from hardneg_plugin.errors import first_line
 
 OPEN = (
     "visual.options",
@@ -55,6 +56,25 @@ def explain_override(error: HydraException, config_name: str) -> str:
     if unknown_key := re.search(r"Could not override '([^']+)'.*use \+(\S+)", message, re.DOTALL):
         return _explain_unknown(unknown_key.group(1), error.__cause__, config_name)
     return message.splitlines()[0]
+
+
+def explain_composing(error: ValueError, arguments: Sequence[str]) -> str:
+    """One line about a value that fits nowhere in the config.
+
+    Args:
+        error: of Hydra or OmegaConf.
+        arguments: for Hydra.
+
+    >>> explain_composing(ValueError("Config group override must be a string or a list. Got NoneType"), ["trainer=null"])
+    'trainer=null: expected one of cpu, ddp, gpu, smoke.'
+    """
+    if "Config group override" in str(error):
+        for argument in arguments:
+            group, _, value = argument.partition("=")
+            options = [path.stem for path in sorted((conf_dir() / group).glob("*.yaml"))]
+            if options and value not in options:
+                return f"{argument}: expected one of {', '.join(options)}."
+    return f"The settings cannot be combined: {first_line(error)}. They are: {' '.join(arguments)}"
 
 
 def _explain_unknown(key: str, cause: BaseException | None, config_name: str) -> str:

@@ -1,9 +1,12 @@
 """Every setting of a composed config against its type and range, before anything heavy is imported or read."""
 
 import difflib
+import importlib.util
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -13,6 +16,7 @@ from hardneg_plugin.apps.shared.kinds import ANY, Kind, fits, in_words, nearest
 from hardneg_plugin.apps.shared.limits import limit_of
 from hardneg_plugin.apps.shared.signatures import Signature, signature_of
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.runs.trusted import trusted_targets
 
 WITHOUT_TARGET = {"compare": "hardneg_plugin.comparison.settings.ComparisonSettings"}
 """What takes the settings below a key that names no `_target_`."""
@@ -115,14 +119,43 @@ def _setting(
     if "_target_" in value:
         yield from _settings(value, f"{key}.", config)
         return
-    if kinds is not None and not fits(plain, kinds):
-        yield Setting(key, plain, kinds)
+    yield Setting(key, plain, kinds)
     yield from _settings(value, f"{key}.", config)
 
 
 def _signature_at(node: DictConfig, key: str) -> Signature | None:
-    target = node.get("_target_") if "_target_" in node else WITHOUT_TARGET.get(key)
-    return signature_of(target) if isinstance(target, str) else None
+    """The signature of what a node is built by; None where there is none, or no source of it.
+
+    Raises:
+        UserError: there is no such thing.
+    """
+    if "_target_" not in node:
+        return signature_of(WITHOUT_TARGET[key]) if key in WITHOUT_TARGET else None
+    target = node.get("_target_")
+    named = isinstance(target, str) and re.fullmatch(r"\w+(\.\w+)+", target) is not None
+    signature = signature_of(target) if named else None
+    is_there = named and (signature is not None or not is_ours(target)) and has_source(target.partition(".")[0])
+    if not is_there:
+        near = difflib.get_close_matches(str(target), trusted_targets(), n=1, cutoff=0.6)
+        meant = f"; did you mean {near[0]}?" if near else "."
+        raise UserError(
+            f"{key}._target_: expected the full name of a class or function, but there is no {target!r}{meant}"
+        )
+    return signature
+
+
+def is_ours(target: str) -> bool:
+    """Whether a name is one of this package."""
+    return target.partition(".")[0] == "hardneg_plugin"
+
+
+@cache
+def has_source(module: str) -> bool:
+    """Whether a module can be imported, as far as is known without importing it."""
+    try:
+        return module in sys.modules or importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def _origin(node: DictConfig, name: Any, key: str, config: DictConfig) -> str:

@@ -134,7 +134,7 @@ def _of_class(module: _Module, node: ast.ClassDef, depth: int = 0) -> Signature 
         signature = _of_function(module, own, is_bound=True, name=node.name)
         if not signature.is_open:
             return signature
-        arguments, is_open = dict(signature.arguments), False
+        arguments, is_open = dict(signature.arguments), True
     else:
         is_dataclass = any(_dotted(d).endswith("dataclass") for d in node.decorator_list)
         of_class = {

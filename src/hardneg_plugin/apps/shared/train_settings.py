@@ -6,10 +6,24 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from hardneg_plugin.config import conf_dir
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.metrics.score_names import EVERY, logged_scores
 from hardneg_plugin.runs.trusted import trusted_targets
 
+PARTS = (
+    "data",
+    "model",
+    "optimizer",
+    "lr_schedule",
+    "schedule",
+    "trainer",
+    "decoding",
+    "metrics",
+    "callbacks",
+    "logger",
+)
+"""Without which there is no training; what else is missing, the model says."""
 BETTER_KNOWN = ("val/findings_F1", "val/BLEU-4", "val/R@5", "val/report_loss")
 WITHOUT = {
     "reports": "model=pretrain writes no reports",
@@ -29,6 +43,7 @@ def check_settings(config: DictConfig) -> None:
     """
     if "compare" in config:
         raise UserError("experiment: this one adds variants to a comparison: hardneg-compare +experiment=...")
+    _check_parts(config)
     _check_monitor(config)
     has_end = config.trainer.max_epochs not in (None, -1) or config.trainer.max_steps not in (None, -1)
     counts_to_the_end = config.lr_schedule.interval == "step" or (
@@ -39,6 +54,21 @@ def check_settings(config: DictConfig) -> None:
             "trainer.max_epochs and trainer.max_steps give training no end, but the schedules count up to it: set one of "
             "them, or lr_schedule=constant with schedule.unit=epoch."
         )
+
+
+def _check_parts(config: DictConfig) -> None:
+    """Refuse a training without one of its parts, such as trainer=null."""
+    for group in PARTS:
+        part = config.get(group)
+        if not isinstance(part, DictConfig):
+            choices = ", ".join(sorted(path.stem for path in (conf_dir() / group).glob("*.yaml")))
+            raise UserError(f"{group}: expected {f'one of {choices}' if choices else 'settings'}, but got {part!r}.")
+    for group in ("callbacks", "logger"):
+        for name, part in (config.get(group) or {}).items():
+            if not isinstance(part, DictConfig) or "_target_" not in part:
+                raise UserError(
+                    f"{group}.{name}: expected settings with a _target_, but got {part!r}; ~{group}.{name} leaves it out."
+                )
 
 
 def _check_monitor(config: DictConfig) -> None:

@@ -70,6 +70,13 @@ def test_every_score_of_a_validation_is_known_by_name():
             "data.findings is null, but monitor is val/findings_F1: choose by another score, such as monitor=val/report_loss.",
         ),
         (["experiment=ablations_ithn"], "hardneg-compare +experiment="),
+        (["~trainer"], "trainer: expected one of cpu, ddp, gpu, smoke, but got None."),
+        (["~lr_schedule"], "lr_schedule: expected one of constant, step, warmup_cosine, but got None."),
+        (["callbacks.checkpoint=null"], "but got None; ~callbacks.checkpoint leaves it out."),
+        (
+            ["logger.csv=off"],
+            "logger.csv: expected settings with a _target_, but got 'off'; ~logger.csv leaves it out.",
+        ),
         (["trainer.max_epochs=-1"], "give training no end"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

@@ -56,10 +56,16 @@ def summary_of_differences(comparison: Comparison) -> Table:
         if any(name in contrast.differences for contrast in contrasts)
     ]
     rows = [
-        [f"{contrast.variant} - {contrast.other}", *(_cell(contrast, name, name in measures) for name in names)]
+        [_label(comparison, contrast), *(_cell(contrast, name, name in measures) for name in names)]
         for contrast in contrasts
     ]
     return Table("", ["difference", *names], rows)
+
+
+def _label(comparison: Comparison, contrast: Contrast) -> str:
+    name = f"{contrast.variant} - {contrast.other}"
+    ours, theirs = (set(comparison.variants[variant].seeds) for variant in (contrast.variant, contrast.other))
+    return f"{name} (one seed: studies alone)" if len(ours & theirs) == 1 and _seeds_differ(comparison) else name
 
 
 def _seeds_differ(comparison: Comparison) -> bool:

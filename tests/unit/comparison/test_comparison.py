@@ -454,6 +454,9 @@ def test_the_summary_is_bold_where_a_difference_is_found(comparison):
     unequal = summary_of_scores(under(comparison, [1, 2], a_b=[2]))
     assert unequal.header[:2] == ["variant", "seeds"]
     assert [row[1] for row in unequal.rows] == ["2", "1", "2"]
+    labels = [row[0] for row in summary_of_differences(under(comparison, [1, 2], a_b=[2])).rows]
+    alone = "(one seed: studies alone)"
+    assert labels == [f"a_b - host {alone}", "mined - host", f"a_b - mined {alone}"]
     assert "after correction for 6 comparisons" in document  # three contrasts, two measures
     assert "- arc is left out." in document
 

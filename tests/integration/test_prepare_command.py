@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
@@ -154,6 +155,35 @@ def test_bad_settings(prepare, source, home, arguments, words):
     assert all(word in lines[0] for word in words), lines[0]
     # other shares of the splits need no image again
     assert os.listdir() == (["prepared.part"] if "val has none" in words else [])
+
+
+@pytest.mark.parametrize("patients", ["none", "all", "some"])
+def test_it_says_what_the_split_was_made_by_and_what_is_on_both_sides(prepare, home, patients):
+    lines = ["id,image,report,patient"]
+    for i in range(60):
+        patient = f"p{i // 2}" if patients == "all" or (patients == "some" and i < 20) else ""
+        lines.append(f"s{i},{i % 5}.png,Report {i // 3}.,{patient}")
+    (home / "table.csv").write_text("\n".join(lines))
+    code, out, err = prepare("source=listed", f"source.table={home}/table.csv", "section=report", "output=prepared")
+    assert (code, err) == (0, "")
+    by_id = "by the seed and their own id, as no patient is known"
+    told = {
+        "none": f"split: 60 studies {by_id}",
+        "all": "split: 60 studies by the seed and their patient\n",
+        "some": f"split: 20 studies by the seed and their patient; 40 studies {by_id}",
+    }
+    assert told[patients] in out
+    rows = pq.read_table("prepared/studies.parquet").to_pylist()
+    train = [row for row in rows if row["split"] == "train"]
+    for split in ("val", "test"):
+        studies = [row for row in rows if row["split"] == split]
+        texts = sum(row["report"] in {other["report"] for other in train} for row in studies)
+        images = sum(row["views"] in [other["views"] for other in train] for row in studies)
+        assert texts
+        assert images == len(studies)  # five files for all
+        shared = f"of {len(studies)} studies in {split} {texts} the exact report, {images} an image of a training study"
+        assert shared in out
+    assert out.count("Warning: On both sides of the split") == 1
 
 
 def test_interrupted_with_workers_the_same_command_goes_on(prepare, source, home):

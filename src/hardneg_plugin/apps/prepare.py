@@ -1,5 +1,6 @@
 """hardneg-prepare: turn original downloads into a folder that data=prepared reads."""
 
+import logging
 import signal
 import sys
 from collections.abc import Mapping
@@ -12,9 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 from hardneg_plugin.apps import commands
 from hardneg_plugin.apps.shared.console import console, make_table
 from hardneg_plugin.data.downloads.study import OF_ONE_VIEW
+from hardneg_plugin.data.leakage import SharedStudies, leakage_warning
 from hardneg_plugin.data.prepare.build import PrepareSettings, build
 from hardneg_plugin.data.prepared import DROPPED
 from hardneg_plugin.runs.shell import command_line
+
+log = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -61,12 +65,31 @@ def _print_summary(title: str, summary: Mapping[str, Any]) -> None:
         table.add_row(f"left out: {reason}", "" if of_views else str(count), str(count) if of_views else "")
     console(at_least=160).print(table)
     print(f"read {summary['read']}, stored {summary['bytes'] / 1e9:.2f} GB")
-    if drawn := summary["split"]["by the seed"]:
-        print(f"split by the seed and the patient: {drawn} studies")
+    print(_how_split(summary))
     if strays := summary["in_another_split_than_their_patient"]:
         print(f"in another split than their patient's first study, by the source: {strays} studies")
+    shared = {name: SharedStudies(**counts) for name, counts in summary.get("shared_with_train", {}).items()}
+    if (warning := leakage_warning(shared)) is not None:
+        log.warning("Warning: %s", warning)
     if summary["dropped"]:
         print(f"every study or view left out, and why: {DROPPED}")
+
+
+def _how_split(summary: Mapping[str, Any]) -> str:
+    """What the split was made by, in a line."""
+    split, drawn = summary["split"], summary["split"]["by the seed"]
+    alone = summary.get("by_the_seed_without_a_patient", 0)  # not counted by earlier versions
+    told = [
+        f"{count} studies {how}"
+        for how, count in (
+            ("as the source says", split["of the source"]),
+            ("by the seed and their patient", drawn - alone),
+            ("by the seed and their own id, as no patient is known: name their column (docs/DATA.md), or studies of one patient "
+             "may be on both sides", alone),
+        )
+        if count
+    ]  # fmt: skip
+    return f"split: {'; '.join(told)}"
 
 
 if __name__ == "__main__":

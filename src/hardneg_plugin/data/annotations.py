@@ -3,7 +3,7 @@
 import logging
 import os
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -13,6 +13,8 @@ from torch import Tensor
 from hardneg_plugin.data.file_source import FileSource, FileSplit
 from hardneg_plugin.data.framing import Framing
 from hardneg_plugin.data.images import read_grayscale
+from hardneg_plugin.data.leakage import ImageKeys
+from hardneg_plugin.data.same_files import file_size, keys_of_files
 from hardneg_plugin.data.studies import SPLITS, SplitName
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import is_unicode, json_kind, read_json
@@ -95,6 +97,14 @@ class AnnotatedStudies(FileSource["AnnotatedSplit"]):
         if check == "decode":
             _raise_first([flaw for split in splits.values() for flaw in split.unreadable()])
 
+    def image_keys(self) -> ImageKeys:
+        """By split, for each study the keys of its image files; only files of one size in two splits are read.
+
+        See `HasImageKeys`.
+        """
+        files = {name: [split.files(index) for index in range(len(split))] for name, split in self.splits.items()}
+        return keys_of_files(files)
+
 
 class AnnotatedSplit(FileSplit):
     """The studies of one split; made by `AnnotatedStudies`."""
@@ -117,6 +127,10 @@ class AnnotatedSplit(FileSplit):
     def files(self, index: int) -> tuple[Path, ...]:
         """The image files of a study, one per view."""
         return tuple(self._folder / name for name in self._images[index])
+
+    def image_marks(self) -> Iterator[str]:
+        """The names and sizes of the image files of each study; see `HasImageMarks`."""
+        return (repr([(name, file_size(self._folder / name)) for name in names]) for names in self._images)
 
     def read_views(self, index: int, shorter_side: int) -> list[Tensor]:
         """Decode the files of a study; see `FileSplit.read_views`."""

@@ -7,7 +7,7 @@ dropped.jsonl     one line per study or view left out
 """
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +17,10 @@ from torch import Tensor
 
 from hardneg_plugin.data.file_source import FileSource, FileSplit
 from hardneg_plugin.data.framing import Framing
+from hardneg_plugin.data.leakage import ImageKeys
 from hardneg_plugin.data.store import ImageStore
 from hardneg_plugin.data.studies import SPLITS, SplitName
-from hardneg_plugin.data.study_table import Columns, check_texts
+from hardneg_plugin.data.study_table import Columns, check_texts, view_keys
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import read_json
 
@@ -70,9 +71,14 @@ class PreparedStudies(FileSource["PreparedSplit"]):
         check_texts(home / TABLE, splits)
         _check_shards(list(splits.values()), store)
         super().__init__(splits, framing, findings)
+        self._table = home / TABLE
         if check == "checksums":
             for split in splits.values():
                 split.check()
+
+    def image_keys(self) -> ImageKeys:
+        """By split, for each study the keys of its views; see `HasImageKeys`."""
+        return view_keys(self._table)
 
 
 class PreparedSplit(Columns, FileSplit):
@@ -92,6 +98,10 @@ class PreparedSplit(Columns, FileSplit):
     def read_views(self, index: int, shorter_side: int) -> list[Tensor]:
         """The views of a study as stored, at any `shorter_side`; see `FileSplit.read_views`."""
         return self._store.views(self.ids[index], *self.place(index))
+
+    def image_marks(self) -> Iterator[str]:
+        """The checksum of the images of each study; see `HasImageMarks`."""
+        return map(str, self.checksums.tolist())
 
     def check(self) -> None:
         """Read all images and compare their checksums.

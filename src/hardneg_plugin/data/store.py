@@ -7,6 +7,7 @@ import os
 import stat
 import zlib
 from collections.abc import Iterable, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -38,6 +39,17 @@ class StoredViews(NamedTuple):
 def shard_name(shard: int) -> str:
     """The name of a shard's file."""
     return f"{shard:05d}.bin"
+
+
+def view_hash(view: Tensor) -> int:
+    """A non-negative 63-bit hash of the pixels of a view `(1, H, W)` uint8 and of its size.
+
+    >>> view_hash(torch.zeros(1, 2, 3, dtype=torch.uint8)) == view_hash(torch.zeros(1, 3, 2, dtype=torch.uint8))
+    False
+    """
+    digest = blake2b(repr(tuple(view.shape)).encode(), digest_size=8)
+    digest.update(np.ascontiguousarray(view.numpy()).data)
+    return int.from_bytes(digest.digest(), "big") >> 1
 
 
 def write_shard(file: BinaryIO, studies: Iterable[Sequence[Tensor]]) -> list[StoredViews]:

@@ -1,6 +1,7 @@
 """The table of a prepared folder, and its columns as arrays."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ SCHEMA = pa.schema(
         pa.field("widths", pa.list_(pa.int32()), nullable=False),
         pa.field("checksum", pa.uint32(), nullable=False),
         pa.field("views", pa.list_(pa.string()), nullable=False),
+        pa.field("view_hashes", pa.list_(pa.int64())),  # tables of earlier versions have none
     ]
 )
 _READ = ("id", "split", "report", "patient", "labels", "shard", "offset", "heights", "widths", "checksum")
@@ -144,6 +146,30 @@ def read_columns(table: Path, names: Sequence[str]) -> "pa.Table":
         if not SCHEMA.field(name).nullable and (rows[name].null_count or values.null_count):
             raise UserError(f"{table}: expected a value in every row of {name}. Copy it again, or prepare it anew.")
     return rows
+
+
+def view_keys(table: Path) -> dict[SplitName, list[frozenset[Hashable]]]:
+    """By split, for each study the keys of its views: equal images have equal keys.
+
+    A table of an earlier version has no hash of each view; there a study counts as one image, by its checksum and sizes.
+
+    Args:
+        table: the Parquet file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    names = ["split", "heights", "widths", "checksum"]
+    with contextlib.suppress(UserError):
+        read_columns(table, ["view_hashes"])
+        names = ["split", "view_hashes"]
+    found: dict[SplitName, list[frozenset[Hashable]]] = {name: [] for name in SPLITS}
+    for split, *marks in zip(*(column.to_pylist() for column in read_columns(table, names).columns), strict=True):
+        one_hash_a_view = len(marks) == 1
+        keys = (marks[0] or ()) if one_hash_a_view else (str(marks),)
+        if split in found:
+            found[split].append(frozenset(keys))
+    return found
 
 
 def check_texts(table: Path, columns: Mapping[SplitName, Columns]) -> None:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from hardneg_plugin.data.downloads.study import SECTIONS, DroppedEntry, Originals, OriginalStudy, Section, text_of
+from hardneg_plugin.data.leakage import shared_with_training
 from hardneg_plugin.data.prepare.chunks import Chunk, ChunkRecord, store_chunk
 from hardneg_plugin.data.prepare.counts import PreparationCounts
 from hardneg_plugin.data.prepare.growing_files import growing_file, table_rows, write_dropped
@@ -20,8 +21,8 @@ from hardneg_plugin.data.prepare.parallel import map_in_order
 from hardneg_plugin.data.prepare.seeded_split import check_shares, seeded_split
 from hardneg_plugin.data.prepare.work_folder import GO_ON, WorkFolder, at_work_on, check_replaceable, is_finished
 from hardneg_plugin.data.prepared import DESCRIPTION, DROPPED, TABLE, VERSION, read_description
-from hardneg_plugin.data.studies import SplitName
-from hardneg_plugin.data.study_table import SCHEMA
+from hardneg_plugin.data.studies import SPLITS, SplitName
+from hardneg_plugin.data.study_table import SCHEMA, Columns, view_keys
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import is_unicode, whole_file, writing
 from hardneg_plugin.functional.match_keys import match_key
@@ -137,7 +138,9 @@ def _fill(source: Originals, work: WorkFolder, settings: PrepareSettings, worker
             unreadable.seek(0)
             shutil.copyfileobj(unreadable, dropped)
     work.leave_only(shards)
-    return counts.summary()
+    table = work.unfinished / TABLE
+    shared = shared_with_training({name: Columns(table, name) for name in SPLITS}, view_keys(table))
+    return {**counts.summary(), "shared_with_train": {name: each._asdict() for name, each in shared.items()}}
 
 
 class _Part(NamedTuple):
@@ -214,6 +217,7 @@ def _rows_of(part: _Part, record: ChunkRecord, settings: PrepareSettings, counts
                 "checksum": stored.checksum,
                 # a file name need not be Unicode
                 "views": [study.images[view].name.encode(errors="replace").decode() for view in views],
+                "view_hashes": record.hashes[place],
             }
         )
     return pa.Table.from_pylist(rows, schema=SCHEMA)

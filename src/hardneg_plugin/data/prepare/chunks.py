@@ -14,7 +14,7 @@ from hardneg_plugin.data.downloads.study import DroppedEntry
 from hardneg_plugin.data.images import read_grayscale
 from hardneg_plugin.data.prepare.work_folder import GO_ON
 from hardneg_plugin.data.prepared import VERSION
-from hardneg_plugin.data.store import StoredViews, shard_name, write_shard
+from hardneg_plugin.data.store import StoredViews, shard_name, view_hash, write_shard
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import whole_file, writing
 
@@ -60,10 +60,13 @@ class ChunkRecord:
     studies: dict[int, tuple[list[int], StoredViews]] = field(default_factory=dict)
     """By place in the chunk, for studies with a readable view: the indices of these views, and where they are stored."""
     dropped: list[DroppedEntry] = field(default_factory=list)
+    hashes: dict[int, list[int]] = field(default_factory=dict)
+    """By place in the chunk, the `view_hash` of each stored view."""
 
     def to_json(self) -> bytes:
         """The record as a file."""
-        return json.dumps({**asdict(self), "studies": [[k, *v] for k, v in self.studies.items()]}).encode()
+        studies = [[k, *v] for k, v in self.studies.items()]
+        return json.dumps({**asdict(self), "studies": studies, "hashes": list(self.hashes.items())}).encode()
 
     @classmethod
     def of_json(cls, text: bytes) -> "ChunkRecord":
@@ -74,7 +77,7 @@ class ChunkRecord:
             for place, views, (offset, heights, widths, checksum) in content["studies"]
         }
         dropped = [DroppedEntry(**entry) for entry in content["dropped"]]
-        return cls(content["fingerprint"], content["size"], studies, dropped)
+        return cls(content["fingerprint"], content["size"], studies, dropped, dict(content["hashes"]))
 
 
 def store_chunk(chunk: Chunk) -> ChunkRecord:
@@ -92,18 +95,21 @@ def store_chunk(chunk: Chunk) -> ChunkRecord:
         chunk.record.unlink(missing_ok=True)  # first: it must never stand beside another shard
     kept: dict[int, list[int]] = {}
     dropped: list[DroppedEntry] = []
+    hashes: dict[int, list[int]] = {}
     with writing(chunk.shard, GO_ON), whole_file(chunk.shard) as file:
-        stored = write_shard(file, _read_studies(chunk, kept, dropped))
+        stored = write_shard(file, _read_studies(chunk, kept, dropped, hashes))
     size = sum(each.size for each in stored)
     studies = {place: (views, each) for (place, views), each in zip(kept.items(), stored, strict=True)}
-    record = ChunkRecord(fingerprint, size, studies, dropped)
+    record = ChunkRecord(fingerprint, size, studies, dropped, hashes)
     with writing(chunk.record, GO_ON), whole_file(chunk.record) as file:
         file.write(record.to_json())
     return record
 
 
-def _read_studies(chunk: Chunk, kept: dict[int, list[int]], dropped: list[DroppedEntry]) -> Iterator[list[Tensor]]:
-    """The views of each study that has a readable one; fills `kept` and `dropped`."""
+def _read_studies(
+    chunk: Chunk, kept: dict[int, list[int]], dropped: list[DroppedEntry], hashes: dict[int, list[int]]
+) -> Iterator[list[Tensor]]:
+    """The views of each study that has a readable one; fills `kept`, `dropped` and `hashes`."""
     for place, (study, paths) in enumerate(chunk.studies):
         views = {}
         for index, path in enumerate(paths):
@@ -115,6 +121,7 @@ def _read_studies(chunk: Chunk, kept: dict[int, list[int]], dropped: list[Droppe
                 dropped.append(DroppedEntry(study, "unreadable image", str(error)))
         if views:
             kept[place] = list(views)
+            hashes[place] = list(map(view_hash, views.values()))
             yield list(views.values())
         else:
             dropped.append(DroppedEntry(study, "no readable image"))

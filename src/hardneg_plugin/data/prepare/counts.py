@@ -21,6 +21,7 @@ class PreparationCounts:
         self._views: Counter[str] = Counter()
         self._size = 0
         self._seeded = 0
+        self._without_patient = 0  # of those
         self._strays = 0  # studies in another split than the first of their patient: they leak from training to test
         self._split_of: dict[int, SplitName] = {}
 
@@ -41,6 +42,7 @@ class PreparationCounts:
         self._views[split] += views
         self._size += size
         self._seeded += study.split is None
+        self._without_patient += study.split is None and study.patient is None
         if study.patient is not None:
             self._strays += self._split_of.setdefault(match_key(study.patient), split) != split
 
@@ -67,6 +69,7 @@ class PreparationCounts:
             "kept": {name: {"studies": self._studies[name], "views": self._views[name]} for name in SPLITS},
             "bytes": self._size,
             "split": {"of the source": self._studies.total() - self._seeded, "by the seed": self._seeded},
+            "by_the_seed_without_a_patient": self._without_patient,
             "in_another_split_than_their_patient": self._strays,
             "dropped": dict(sorted(self._dropped.items())),
         }

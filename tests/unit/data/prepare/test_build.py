@@ -206,6 +206,7 @@ def test_the_seed_splits_by_patient_what_the_source_does_not(tmp_path, output):
     assert set(splits.values()) == set(SPLITS)
     assert (splits["s90"], splits["s91"]) == ("test", "train")  # as the source has it
     assert summary["split"] == {"of the source": 2, "by the seed": 90}
+    assert summary["by_the_seed_without_a_patient"] == 0
     assert summary["in_another_split_than_their_patient"] == sum(
         splits[name] != splits["s0"] for name in ("s90", "s91")
     )

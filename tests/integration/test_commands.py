@@ -13,6 +13,7 @@ from PIL import Image
 from hardneg_plugin.evaluation.inspected_study import quantise
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.pages.from_runs import build_page
+from hardneg_plugin.runs.csv_log import read_csv_log
 from hardneg_plugin.runs.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,6 +73,18 @@ def test_train_leaves_a_whole_run_folder_and_evaluate_gives_the_same_scores(cli,
         assert all(low <= metrics[split][name] <= high for name, (low, high) in intervals.items())
     assert "Test split" in result.out
     assert "most frequent" in result.out
+    assert "data        PhantomStudies: 24 train, 6 val, 6 test; 2 views a study, 32 x 32 px\n" in result.out
+    assert "\nsteps       6, 3 an epoch\nbest.ckpt   by val/findings_attributes_F1\n" in result.out
+    best = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    assert metrics["selected_by"] == {
+        "monitor": "val/findings_attributes_F1",
+        "mode": "max",
+        "epoch": best["epoch"] + 1,
+    }
+    assert f"best.ckpt, epoch {best['epoch'] + 1} of 2 " in result.out
+    assert best["provenance"] == {**metrics["provenance"], "versions": metrics["versions"]}
+    assert metrics["provenance"]["data"]["studies"] == {"train": 24, "val": 6, "test": 6}
+    assert metrics["provenance"]["command"].startswith("hardneg-train 'visual.options.channels=[8,8,16,16]' ")
     assert str(run) in result.out
 
     again = cli("hardneg-evaluate", f"run={run}")
@@ -94,6 +107,60 @@ def test_train_leaves_a_whole_run_folder_and_evaluate_gives_the_same_scores(cli,
     scores = read_json(run / "predictions/test.scores.json")
     assert scores["test"] == metrics["test"]
     assert scores["intervals"]["test"] == metrics["intervals"]["test"]
+
+
+def test_a_run_of_an_earlier_version_is_resumed_by_the_score_that_it_began_with(cli, tiny, tmp_path, read_json):
+    run = tmp_path / "run"
+    assert cli("hardneg-train", *tiny, f"hydra.run.dir={run}", "monitor=val/BLEU-4").code == 0
+    # when that was the default, and checkpoints did not say where they came from
+    (run / "overrides.yaml").write_text((run / "overrides.yaml").read_text().replace("- monitor=val/BLEU-4\n", ""))
+    for name in ("best", "last"):
+        path = run / f"checkpoints/{name}.ckpt"
+        content = torch.load(path, weights_only=True)
+        assert [key for key in content["callbacks"] if key.startswith("ModelCheckpoint{'monitor': 'val/BLEU-4'")]
+        del content["provenance"]
+        torch.save(content, path)
+    resumed = cli("hardneg-train", f"resume={run}", "trainer.max_epochs=2")
+    assert resumed.code == 0, resumed.err
+    metrics = read_json(run / "metrics.json")
+    assert metrics["selected_by"]["monitor"] == "val/BLEU-4"
+    assert metrics["val"]["BLEU-4"] == max(curve_of(run, "val/BLEU-4"))
+    assert "other data" not in resumed.out
+    again = cli("hardneg-train", f"resume={run}", "trainer.max_epochs=3", "data.datamodule.source.test=5")
+    assert again.code == 0, again.err
+    assert "last.ckpt was trained on other data than those of now" in again.out
+
+
+def curve_of(run, name):
+    return [row.values[name] for row in read_csv_log(RunFolder(run)) if name in row.values]
+
+
+def test_data_whose_findings_cannot_be_read_are_judged_by_their_loss(cli, tiny_model, tmp_path, read_json):
+    home = tmp_path / "studies"
+    (home / "images").mkdir(parents=True)
+    lists = {}
+    for split, count in (("train", 8), ("val", 4), ("test", 4)):
+        lists[split] = []
+        for i in range(count):
+            noise = np.random.default_rng(i if split != "val" else 100 + i).integers(0, 256, (32, 32), dtype=np.uint8)
+            Image.fromarray(noise).save(home / f"images/{split}{i}.png")
+            report = f"das herz ist normal gross in studie {i} ."
+            lists[split].append({"id": f"{split}{i}", "report": report, "image_path": [f"{split}{i}.png"]})
+    (home / "annotation.json").write_text(json.dumps(lists))
+    settings = [*tiny_model, "data=annotations", f"data.root={home}", "data.min_count=1", "trainer.max_epochs=1"]
+    settings += [f"data.datamodule.{key}" for key in ("num_workers=0", "source.resize=32", "source.crop=32")]
+    result = cli("hardneg-train", *settings, "data.findings=null", f"hydra.run.dir={tmp_path}/run")
+    assert result.code == 0, result.err
+    chosen = read_json(tmp_path / "run/metrics.json")["selected_by"]
+    assert (chosen["monitor"], chosen["mode"]) == ("val/report_loss", "min")
+    assert "of 4 studies in val 4 the exact report of a training study" in result.out
+    assert "of 4 studies in test 4 the exact report, 4 an image of a training study" in result.out
+
+    refused = cli(
+        "hardneg-train", *settings, "data.findings=null", "monitor=val/findings_F1", f"hydra.run.dir={tmp_path}/no"
+    )
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "data.findings is null, but monitor is val/findings_F1" in refused.err
 
 
 def test_a_predictions_file_of_another_system(cli, tmp_path, read_json):

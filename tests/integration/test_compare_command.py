@@ -201,7 +201,7 @@ def test_compared_studies_of_the_phantom_are_those_of_a_clinic_by_default(tmp_pa
         ),
         (["data=annotations"], "variant host: data.root must be given"),
         (
-            ["metrics.caption=null"],
+            ["metrics.caption=null", "monitor=val/BLEU-4"],
             "variant host: metrics.caption is null, but monitor is val/BLEU-4",
         ),
         (["hydra.launcher.nodes=2"], "hydra.launcher.nodes=2 needs a launcher: add compare.launcher=..."),

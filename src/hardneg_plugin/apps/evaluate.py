@@ -19,6 +19,7 @@ from hardneg_plugin.apps.shared.ranks import (
     share_of,
 )
 from hardneg_plugin.data.datamodule import StudyDataModule
+from hardneg_plugin.data.fingerprint import fingerprint
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import write_json, write_jsonl
 from hardneg_plugin.metrics.score_card import scores_and_intervals
@@ -31,6 +32,7 @@ from hardneg_plugin.runs.checkpoint import (
     writes_reports,
 )
 from hardneg_plugin.runs.folder import RunFolder
+from hardneg_plugin.runs.provenance import provenance
 
 
 def main() -> None:
@@ -68,7 +70,9 @@ def evaluate(job: Job) -> None:
     scores = model.scores_of(config.split)
     records, card = scores.records(), scores.card()
     if trainer.is_global_zero:
-        write_json(output.metrics, {**scores_and_intervals({config.split: card}), **settings})
+        origin = provenance(data=fingerprint(data.source))
+        facts = {**settings, "versions": origin.pop("versions"), "provenance": origin}
+        write_json(output.metrics, {**scores_and_intervals({config.split: card}), **facts})
         print_scores(f"{config.split} split of {config.run}", {str(config.checkpoint): card.values})
         print(f"\nscores   {output.metrics}")
         if records:  # a model that writes nothing has none

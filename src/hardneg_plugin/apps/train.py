@@ -1,8 +1,8 @@
 """hardneg-train: train a model, score it on both splits, and write its run folder."""
 
-import importlib.metadata
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from hardneg_plugin.apps import commands
-from hardneg_plugin.apps.shared.console import print_scores
+from hardneg_plugin.apps.shared.console import COLUMNS, print_scores
 from hardneg_plugin.apps.shared.launch import carry_out
 from hardneg_plugin.apps.shared.ranks import Job, agreed, broadcast_job, interruptible, make_trainer, setup_distributed
+from hardneg_plugin.apps.shared.startup_summary import count_parameters, device_in_words, startup_summary
+from hardneg_plugin.apps.shared.train_settings import check_monitor_of_data
 from hardneg_plugin.data.datamodule import StudyDataModule
+from hardneg_plugin.data.fingerprint import fingerprint
+from hardneg_plugin.data.leakage import leakage_of, leakage_warning
 from hardneg_plugin.data.tokenizer import check_vocabulary
 from hardneg_plugin.evaluation.baselines import embed_studies, most_frequent_report, nearest_image_reports
 from hardneg_plugin.files import write_json, write_jsonl
@@ -23,13 +27,20 @@ from hardneg_plugin.metrics.records import make_record
 from hardneg_plugin.metrics.score_card import ScoreCard, scores_and_intervals
 from hardneg_plugin.models.base import StudyModel
 from hardneg_plugin.models.report_generator import ReportGenerator
-from hardneg_plugin.runs.checkpoint import load_weights, read_checkpoint, writes_reports
+from hardneg_plugin.runs.checkpoint import epoch_of, load_weights, read_checkpoint, writes_reports
+from hardneg_plugin.runs.csv_log import read_csv_log
 from hardneg_plugin.runs.folder import RunFolder
+from hardneg_plugin.runs.provenance import command_without_secrets, provenance
 from hardneg_plugin.runs.shell import command_line
 from hardneg_plugin.runs.trusted import check_trusted
-from hardneg_plugin.training.callbacks import mode_of
+from hardneg_plugin.training.callbacks import RecordProvenance, mode_of
+from hardneg_plugin.training.epoch_choice import better_epoch
+from hardneg_plugin.training.monitor import resolve_monitor
 
 log = logging.getLogger(__name__)
+
+COMPARED = [name for name in COLUMNS if name not in ("BLEU-1", "R@1", "R@10", "unique_share")]
+"""Scores by which epochs are compared with that of the checkpoint: one of each kind."""
 
 
 def main() -> None:
@@ -39,6 +50,7 @@ def main() -> None:
 
 def start(config: DictConfig) -> None:
     """Run the composed job in this process, or in as many as `trainer.devices` asks for."""
+    resolve_monitor(config)
     job = Job.of_command_line(config)
     if config.resume is not None and config.trust is not True:
         # before anything that the overrides of the run name is built
@@ -57,16 +69,20 @@ def train(job: Job) -> None:
     job = broadcast_job(job, strategy)
     config, run = job.config, RunFolder(job.folder)
     data, model = agreed(lambda: _build(config))
+    origin: dict[str, Any] = {}  # which is known once the trainer is
     trainer = agreed(
         lambda: make_trainer(
             config,
-            callbacks=list(instantiate(config.callbacks).values()),
+            callbacks=[*instantiate(config.callbacks).values(), RecordProvenance(origin)],
             logger=list(instantiate(config.logger).values()),
         )
     )
     first = trainer.is_global_zero
+    origin |= agreed(lambda: _introduce(job, trainer, data, model) if first else {})
     baselines = agreed(lambda: _score_baselines(config, data, model) if config.baselines and first else {})
-    checkpoint = strategy.broadcast(agreed(lambda: _checkpoint_to_resume(config, run, model) if first else None))
+    checkpoint = strategy.broadcast(
+        agreed(lambda: _checkpoint_to_resume(config, run, model, origin) if first else None)
+    )
     if first:
         run.write_config(config, job.overrides)
     for logger in trainer.loggers:
@@ -82,9 +98,15 @@ def train(job: Job) -> None:
         best = str(run.best) if has_best else None
         cards = {split: _score(trainer, model, data, split, best, run) for split in ("val", "test")}
     if first:
-        facts = _facts(trainer, model, config, seconds, has_best)
+        epoch = epoch_of(run.best if has_best else run.last)
+        facts = _facts(trainer, model, config, seconds, epoch if has_best else None)
+        facts |= {"versions": origin.pop("versions"), "provenance": origin}
         write_json(run.metrics, {**scores_and_intervals(cards), "baselines": baselines, **facts})
-        print_scores("Test split", {"this model": cards["test"].values, **baselines})
+        trained = f"epoch {epoch} of {trainer.current_epoch}" if trainer.global_step else "not trained"
+        row = f"{'best' if has_best else 'last'}.ckpt, {trained}"
+        print_scores("Test split", {row: cards["test"].values, **baselines})
+        if has_best and (better := better_epoch(read_csv_log(run), epoch, config.monitor, COMPARED)) is not None:
+            log.warning("Warning: %s", better)
         _print_files(run, isinstance(model, ReportGenerator))
 
 
@@ -96,6 +118,7 @@ def _build(config: DictConfig) -> tuple[StudyDataModule, StudyModel[Any]]:
     """
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data: StudyDataModule = instantiate(config.data.datamodule)
+    check_monitor_of_data(config.monitor, reads_findings=data.source.read_findings is not None)
     # not by instantiate, which would take a tokenizer that is a dataclass for a config
     make = instantiate(config.model, _partial_=True)
     reader = {"read_findings": data.source.read_findings} if writes_reports(config.model) else {}
@@ -103,32 +126,48 @@ def _build(config: DictConfig) -> tuple[StudyDataModule, StudyModel[Any]]:
     return data, model
 
 
+def _introduce(job: Job, trainer: pl.Trainer, data: StudyDataModule, model: StudyModel[Any]) -> dict[str, Any]:
+    """Print what is about to happen, and warn of studies on both sides of the split; returns where the results come from."""
+    print(startup_summary(job.config, data, model, trainer, job.folder), flush=True)
+    if (warning := leakage_warning(leakage_of(data.source))) is not None:
+        log.warning("Warning: %s", warning)
+    print(flush=True)
+    return {
+        **provenance(data=fingerprint(data.source)),
+        "device": device_in_words(trainer),
+        "command": command_without_secrets("hardneg-train", job.overrides),
+    }
+
+
 def _facts(
-    trainer: pl.Trainer, model: StudyModel[Any], config: DictConfig, seconds: float, has_best: bool
+    trainer: pl.Trainer, model: StudyModel[Any], config: DictConfig, seconds: float, best: int | None
 ) -> dict[str, Any]:
-    """What metrics.json holds beside the scores."""
+    """What metrics.json holds beside the scores; `best` is the epoch of best.ckpt."""
     scored_against = {
         "references": "full reports as the tokenizer cleans them; cut/ those cut to max_length words",
         "max_length": config.data.max_length,
         "decoding": OmegaConf.to_container(config.decoding, resolve=True),
     }
     return {
-        "checkpoint": "checkpoints/best.ckpt" if has_best else None,
-        "selected_by": {"monitor": config.monitor, "mode": mode_of(config.monitor)},
+        "checkpoint": "checkpoints/best.ckpt" if best is not None else None,
+        "selected_by": {"monitor": config.monitor, "mode": mode_of(config.monitor), "epoch": best},
         "training": {
             "seconds": round(seconds, 1),
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
             "processes": trainer.world_size,
         },
-        "parameters": _count_parameters(model),
+        "parameters": count_parameters(model),
         **({"scored_against": scored_against} if isinstance(model, ReportGenerator) else {}),
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "pytorch-lightning", "timm")},
     }
 
 
-def _checkpoint_to_resume(config: DictConfig, run: RunFolder, model: StudyModel[Any]) -> Path | None:
+def _checkpoint_to_resume(
+    config: DictConfig, run: RunFolder, model: StudyModel[Any], origin: Mapping[str, Any]
+) -> Path | None:
     """The last checkpoint of a run to resume, checked against the model; None to start from the beginning.
+
+    Warns where it came from other data.
 
     Raises:
         UserError: it does not fit the model.
@@ -141,6 +180,9 @@ def _checkpoint_to_resume(config: DictConfig, run: RunFolder, model: StudyModel[
     checkpoint = read_checkpoint(run.last)
     check_vocabulary(checkpoint, model.tokenizer)
     load_weights(model, checkpoint, run.last)
+    before = checkpoint.get("provenance", {}).get("data")  # checkpoints of earlier versions have none
+    if before is not None and before != origin["data"]:
+        log.warning("Warning: %s was trained on other data than those of now; scores mix both.", run.last)
     return run.last
 
 
@@ -182,14 +224,6 @@ def _score_baselines(config: DictConfig, data: StudyDataModule, model: StudyMode
         ]
         computed[name] = score_records(records, caption=caption).values
     return computed
-
-
-def _count_parameters(model: StudyModel[Any]) -> dict[str, int]:
-    """The numbers of parameters: those of inference, and those that exist in training only."""
-    counts = {"inference": 0, "training_only": 0}
-    for name, parameter in model.named_parameters():
-        counts["training_only" if name.startswith("hard_negatives.") else "inference"] += parameter.numel()
-    return counts
 
 
 def _print_files(run: RunFolder, has_reports: bool) -> None:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from hardneg_plugin.comparison.planned_runs import flattened
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.training.monitor import resolve_monitor
 
 
 def outside_of_hydra() -> AbstractContextManager[None]:
@@ -47,6 +48,7 @@ def run_settings(config: DictConfig, seed: int, folder: Path) -> dict[str, Any]:
     with open_dict(config):
         config.seed = seed
         config.hydra.runtime.output_dir = str(folder)
+    resolve_monitor(config)
     task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     for key, value in flattened(OmegaConf.to_container(task)).items():
         if value == "???":

@@ -119,6 +119,19 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return dict(checkpoint)
 
 
+def epoch_of(path: Path) -> int:
+    """The epoch in which a checkpoint of hardneg-train was written, from 1; the weights stay on the disk.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        content = torch.load(path, map_location="meta", weights_only=True, mmap=True)
+        return int(content["epoch"]) + 1
+    except Exception as error:  # as in `read_checkpoint`
+        raise UserError(f"checkpoint {path} cannot be read: {error}") from error
+
+
 def load_weights(model: pl.LightningModule, checkpoint: dict[str, Any], path: Path) -> None:
     """Load all weights of a checkpoint.
 

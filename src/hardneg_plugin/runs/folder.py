@@ -75,6 +75,16 @@ class RunFolder:
             check_trusted(config, str(self.config))
         return config
 
+    def read_monitor(self) -> str | None:
+        """The score that chooses its best checkpoint, as the config has it; None where it names none.
+
+        Raises:
+            UserError: the config cannot be read.
+        """
+        config: Any = OmegaConf.to_container(_read_yaml(self.config), resolve=False)
+        monitor = config.get("monitor") if isinstance(config, dict) else None
+        return monitor if isinstance(monitor, str) else None
+
     def read_overrides(self) -> list[str]:
         """The overrides of the command line that started the run; empty without a file of them.
 

@@ -12,6 +12,8 @@ from hardneg_plugin.runs.trusted import INSTEAD
 
 PERSONAL = ("resume", "trust")
 """Only the person at the command line may set these."""
+PLAIN = ("monitor",)
+"""Settings without a dot in their key that take any text: no config group has such a name."""
 
 
 def quoted(path: str | Path) -> str:
@@ -66,6 +68,6 @@ def _objection(text: str) -> str | None:
         return "has several values"
     # a key without dots may be a config group, whose value names a file: it must be one of the project's
     choices = [choice for choice in (value if isinstance(value, list) else [value]) if isinstance(choice, str)]
-    if "." not in name and not all(re.fullmatch(r"[\w-]*", choice) for choice in choices):
+    if "." not in name and name not in PLAIN and not all(re.fullmatch(r"[\w-]*", choice) for choice in choices):
         return "names a config from outside the project"
     return None

@@ -25,7 +25,13 @@ ELSEWHERE = {
         "PolynomialLR",
         "StepLR",
     ),
-    "pytorch_lightning.callbacks": ("DeviceStatsMonitor", "ModelSummary", "RichProgressBar", "Timer"),
+    "pytorch_lightning.callbacks": (
+        "DeviceStatsMonitor",
+        "ModelCheckpoint",
+        "ModelSummary",
+        "RichProgressBar",
+        "Timer",
+    ),
 }
 
 # Arguments of trusted targets that read a file in a way that can run code: up to 1.0.15, timm unpickles this one.

@@ -96,6 +96,23 @@ class LastCheckpoint(pl.callbacks.Checkpoint):
         trainer.save_checkpoint(self.path)
 
 
+class RecordProvenance(pl.Callback):
+    """Write into every checkpoint what it came from.
+
+    Args:
+        provenance: plain values.
+    """
+
+    def __init__(self, provenance: dict[str, Any]) -> None:
+        self.provenance = provenance
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add it, under "provenance"."""
+        checkpoint["provenance"] = self.provenance
+
+
 class LoaderState(pl.Callback):
     """Save the state of the training loader in checkpoints, and restore it in a resumed run.
 

@@ -37,6 +37,10 @@ def test_everything_our_own_configs_name_is_trusted():
     assert named <= trusted_targets()
 
 
+def test_what_the_configs_of_earlier_versions_named_is_still_trusted():
+    assert "pytorch_lightning.callbacks.ModelCheckpoint" in trusted_targets()
+
+
 def test_a_trusted_name_is_of_the_package_it_says():
     assert len(trusted_targets()) > 50
     for name in sorted(trusted_targets()):

@@ -12,7 +12,8 @@ from hardneg_plugin.runs.overrides import check_overrides, quoted
 
 
 def resumed(arguments: Sequence[str]) -> list[str]:
-    """The arguments with those of a run to resume: its overrides first, and its folder as the run folder.
+    """The arguments with those of a run to resume: its overrides and its monitor first, and its folder as the run
+    folder.
 
     Args:
         arguments: of the command line, without the command.
@@ -25,6 +26,9 @@ def resumed(arguments: Sequence[str]) -> list[str]:
         return list(arguments)
     run = RunFolder.existing(str(folder))
     overrides = run.read_overrides()
+    monitor = run.read_monitor()
+    if monitor is not None and not any(text.startswith("monitor=") for text in overrides):
+        overrides.append(f"monitor={quoted(monitor)}")  # earlier versions had another default
     if _last_value(arguments, "trust") is not True:
         check_overrides(overrides, str(run.overrides))
     return [*overrides, *arguments, f"hydra.run.dir={quoted(run.path.resolve())}"]

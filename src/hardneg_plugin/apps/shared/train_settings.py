@@ -8,8 +8,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.metrics.score_names import EVERY, logged_scores
+from hardneg_plugin.metrics.score_names import EVERY, OF_FINDINGS, logged_scores
 from hardneg_plugin.runs.trusted import trusted_targets
+from hardneg_plugin.training.monitor import AUTO
 
 PARTS = (
     "data",
@@ -56,6 +57,23 @@ def check_settings(config: DictConfig) -> None:
         )
 
 
+def check_monitor_of_data(monitor: str, *, reads_findings: bool) -> None:
+    """Check that the data, once they are read, give the score that chooses the checkpoint.
+
+    Args:
+        monitor: the name of the score.
+        reads_findings: whether findings can be read from the reports.
+
+    Raises:
+        UserError: the score is of findings, and none can be read.
+    """
+    if monitor.removeprefix("val/") in OF_FINDINGS and not reads_findings:
+        raise UserError(
+            f"monitor: {monitor} is a score of findings, but none can be read from the reports of these data: choose by another "
+            "score, such as monitor=val/report_loss."
+        )
+
+
 def _check_parts(config: DictConfig) -> None:
     """Refuse a training without one of its parts, such as trainer=null."""
     for group in PARTS:
@@ -82,7 +100,7 @@ def _check_monitor(config: DictConfig) -> None:
         findings=config.data.get("findings", "english") is not None,
         likelihood="val" in (config.metrics.rank_by_likelihood or ()),
     )
-    if monitor == "auto" or monitor.startswith("train/") or (monitor != name and name in logged[""]):
+    if monitor == AUTO or monitor.startswith("train/") or (monitor != name and name in logged[""]):
         return
     score = name.removeprefix("cut/")
     if monitor != name and (need := next((need for need, names in logged.items() if need and score in names), None)):

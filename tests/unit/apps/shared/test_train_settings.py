@@ -4,7 +4,7 @@ import hydra
 import pytest
 from hydra.utils import instantiate
 
-from hardneg_plugin.apps.shared.train_settings import check_settings
+from hardneg_plugin.apps.shared.train_settings import check_monitor_of_data, check_settings
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.metrics.caption import CAPTION_SCORES
@@ -51,7 +51,10 @@ def test_every_score_of_a_validation_is_known_by_name():
         (["monitor=BLEU-4"], "did you mean val/BLEU-4?"),
         (["monitor=val/report_los"], "did you mean val/report_loss?"),
         (["monitor=val/findings_f1"], "did you mean val/findings_F1?"),
-        (["metrics.caption=null"], "metrics.caption is null, but monitor is val/BLEU-4: choose by another score"),
+        (
+            ["metrics.caption=null", "monitor=val/BLEU-4"],
+            "metrics.caption is null, but monitor is val/BLEU-4: choose by another score",
+        ),
         (["metrics.caption=null", "monitor=val/cut/CIDEr"], "monitor is val/cut/CIDEr"),
         (["monitor=val/cut/CIDEr"], "is a score of the test split only; did you mean val/CIDEr?"),
         (
@@ -85,6 +88,23 @@ def test_settings_that_contradict_one_another(overrides, told):
     with pytest.raises(UserError) as refused:
         check_settings(composed(*overrides))
     assert told in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "reads_findings", "is_refused"),
+    [
+        ("val/findings_attributes_F1", False, True),
+        ("val/informativeness", False, True),
+        ("val/findings_attributes_F1", True, False),
+        ("val/report_loss", False, False),
+    ],
+)
+def test_a_score_of_findings_needs_findings_to_be_read(monitor, reads_findings, is_refused):
+    if not is_refused:
+        check_monitor_of_data(monitor, reads_findings=reads_findings)
+        return
+    with pytest.raises(UserError, match=f"monitor: {monitor} is a score of findings.*monitor=val/report_loss"):
+        check_monitor_of_data(monitor, reads_findings=reads_findings)
 
 
 @pytest.mark.parametrize(("monitor", "mode"), [("val/CIDEr", "max"), ("val/report_loss", "min")])

@@ -1,0 +1,54 @@
+"""When another epoch is reported as better than that of the checkpoint."""
+
+import pytest
+
+from hardneg_plugin.runs.csv_log import LoggedRow
+from hardneg_plugin.training.epoch_choice import better_epoch
+
+NAMES = ["BLEU-4", "CIDEr", "findings_F1", "R@5", "report_loss"]
+
+
+def logged(*epochs):
+    """A row of each epoch with the scores in the order of NAMES, and a row of training after it."""
+    for epoch, values in enumerate(epochs):
+        yield LoggedRow(10 * epoch, epoch, {f"val/{name}": value for name, value in zip(NAMES, values, strict=True)})
+        yield LoggedRow(10 * epoch + 1, epoch, {"train/report_loss": 0.1})
+
+
+def test_the_run_of_the_issue_that_was_judged_by_wording():
+    rows = list(logged((0.2125, 0.3, 0.091, 0.05, 2.0), (0.2, 0.2, 0.1, 0.04, 1.9), (0.2117, 0.29, 0.458, 0.52, 1.5)))
+    found = better_epoch(rows, 1, "val/BLEU-4", NAMES)
+    assert (found.chosen, found.other, found.compared) == (1, 3, 4)
+    assert found.better == {"val/findings_F1": (0.091, 0.458), "val/R@5": (0.05, 0.52), "val/report_loss": (2.0, 1.5)}
+    assert str(found) == (
+        "best.ckpt is of epoch 1, by val/BLEU-4 (0.2125, in epoch 3 0.2117), but epoch 3 is better in 3 of 4 other scores: "
+        "val/R@5 0.520 against 0.050, val/findings_F1 0.458 against 0.091, val/report_loss 1.500 against 2.000. "
+        "Another monitor= may choose better."
+    )
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [*logged((0.2, 0.3, 0.1, 0.1, 2.0))],
+        [*logged((0.2, 0.3, 0.1, 0.1, 2.0), (0.1, 0.4, 0.2, 0.1, 2.0))],  # two of four are not most
+        [*logged((0.2, 0.3, 0.1, 0.1, 1.0), (0.1, 0.2, 0.1, 0.1, 2.0))],  # a higher loss is no better one
+    ],
+    ids=["no log", "one epoch", "half of the scores", "worse"],
+)
+def test_nothing_is_said_otherwise(rows):
+    assert better_epoch(rows, 1, "val/BLEU-4", NAMES) is None
+
+
+def test_the_epoch_that_is_better_in_most_and_a_score_that_was_not_logged():
+    rows = list(logged((0.2, 0.3, 0.1, 0.1, 2.0), (0.1, 0.4, 0.2, 0.2, 2.0), (0.1, 0.4, 0.2, 0.2, 1.0)))
+    found = better_epoch(rows, 1, "val/mine", [*NAMES, "METEOR"])
+    assert (found.other, len(found.better), found.compared) == (3, 4, 5)
+    assert "by val/mine, but epoch 3" in str(found)
+
+
+def test_of_several_validations_in_an_epoch_the_last_counts():
+    rows = [*logged((0.2, 0.3, 0.1, 0.1, 2.0), (0.1, 0.4, 0.2, 0.2, 1.0))]
+    rows.append(LoggedRow(19, 1, {"val/CIDEr": 0.1, "val/findings_F1": 0.0, "val/R@5": 0.0}))
+    assert better_epoch(rows, 1, "val/BLEU-4", NAMES) is None

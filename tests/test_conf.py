@@ -15,11 +15,14 @@ from hardneg_plugin.backbones.official import load_official
 from hardneg_plugin.backbones.r2gen import R2Gen
 from hardneg_plugin.backbones.r2gencmn import R2GenCMN
 from hardneg_plugin.config import conf_dir
+from hardneg_plugin.data.edited import ReportEdits
+from hardneg_plugin.data.phantom import PhantomEdits
 from hardneg_plugin.data.phantom.regimes import REGIMES
 from hardneg_plugin.data.token_emphasis import FindingWords, InverseDocumentFrequency, LackedByOthers
 from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.functional.hardening import Released
 from hardneg_plugin.grounding import Boxes, Cells, Learned
+from hardneg_plugin.knowledge import EnglishEdits
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.objectives import (
     Absolute,
@@ -133,6 +136,20 @@ def test_weights_by_training_reports_have_the_emphasis_that_they_need(choice, em
 def test_regimes_of_the_built_in_studies(overrides, regime):
     source = instantiate(compose(*overrides).data.datamodule.source)
     assert source.split("val").regime is REGIMES[regime]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "editor"),
+    [
+        (("data.regime=clinic",), PhantomEdits("clinic")),
+        (("data=annotations", "data.root=x"), EnglishEdits()),
+        (("data=prepared", "data.root=x", "data.editor.kinds=[side,place]"), EnglishEdits(["side", "place"])),
+    ],
+)
+def test_edits_are_of_the_kind_of_text_that_the_data_have(overrides, editor):
+    edits = instantiate(compose("edit_margin=softplus", "edit_margin.changes=2", *overrides).data.datamodule.edits)
+    assert edits == ReportEdits(editor, changes=2)
+    assert "edits" not in compose(*overrides).data.datamodule
 
 
 def test_the_objective_is_built_for_what_the_grounding_finds():

@@ -97,6 +97,7 @@ class EnglishEdits:
     def __post_init__(self) -> None:
         is_known = len(self.kinds) > 0 and set(self.kinds) <= set(KINDS)
         require(is_known, "kinds of EnglishEdits", f"some of {', '.join(KINDS)}", list(self.kinds))
+        object.__setattr__(self, "kinds", tuple(self.kinds))  # of a config, a slow list of its own kind
 
     def __call__(self, report: str, n: int, rng: Generator) -> EditedReport | None:
         """See `ReportEditor`."""

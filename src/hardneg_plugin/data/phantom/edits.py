@@ -71,6 +71,7 @@ class PhantomEdits:
         require(self.regime in REGIMES, "regime of PhantomEdits", ", ".join(REGIMES), self.regime)
         is_known = len(self.kinds) > 0 and set(self.kinds) <= set(KINDS)
         require(is_known, "kinds of PhantomEdits", f"some of {', '.join(KINDS)}", list(self.kinds))
+        object.__setattr__(self, "kinds", tuple(self.kinds))  # of a config, a slow list of its own kind
 
     def __call__(self, report: str, n: int, rng: Generator) -> EditedReport | None:
         """See `ReportEditor`."""

@@ -1,4 +1,4 @@
-"""The commands of docs/RESULTS.md, which made its figures, are still commands."""
+"""The commands of docs/results, which made its figures, are still commands."""
 
 import re
 import shlex
@@ -13,18 +13,18 @@ from hardneg_plugin.comparison.composing import compose_config
 from hardneg_plugin.comparison.settings import ComparisonSettings, overrides_of_variants
 from hardneg_plugin.config import conf_dir
 
-RESULTS = (Path(__file__).resolve().parents[3] / "docs" / "RESULTS.md").read_text()
-COMMANDS = re.findall(r"^    hardneg-compare ((?:.*\\\n)*.*)$", RESULTS, re.M)
+PAGES = sorted((Path(__file__).resolve().parents[3] / "docs" / "results").glob("*.md"))
+COMMANDS = {page.stem: re.findall(r"^    hardneg-compare ((?:.*\\\n)*.*)$", page.read_text(), re.M) for page in PAGES}
 
 
 def test_the_commands_of_the_results():
-    variants = []
-    for command in COMMANDS:
+    variants: dict[str, list[int]] = {}
+    for page, command in ((page, command) for page, commands in COMMANDS.items() for command in commands):
         own, _, for_runs = divided(shlex.split(command.replace("\\\n", " ")))
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             config = hydra.compose("compare", own)
         settings = ComparisonSettings(**OmegaConf.to_container(config.compare, resolve=True))
         overrides = overrides_of_variants(settings, for_runs)
-        variants.append(len(overrides))
+        variants.setdefault(page, []).append(len(overrides))
         check_settings(compose_config(overrides[settings.variants[-1]]))
-    assert variants == [10, 2, 11]
+    assert variants == {"PLAN": [6, 7], "clinic_regime": [7], "reclf_and_gk_mvlp": [11], "uniform_regime": [10, 2]}

@@ -1,11 +1,9 @@
 """Minimal edits of English reports: the side, zone, degree or presence of a finding, changed within its sentence."""
 
 import itertools
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 from numpy.random import Generator
@@ -20,37 +18,27 @@ from hardneg_plugin.knowledge.edit_words import (
     OTHER_DEGREES,
     OTHER_ZONES,
     PLURAL,
-    RULES_OUT,
     SIDE,
     STATED,
     VALUES,
     ZONE,
 )
-from hardneg_plugin.knowledge.edits import Change, EditedReport, Stated
-from hardneg_plugin.knowledge.entities import ENTITIES, LUNG, POSITIONS, SIDES
-from hardneg_plugin.knowledge.reader import SENTENCE_END, Mention, Presence, entity_patterns, read_mentions
+from hardneg_plugin.knowledge.edits import Change, EditedReport
+from hardneg_plugin.knowledge.english_sentences import (
+    PLACES,
+    EnglishSentence,
+    as_stated,
+    degrees_of,
+    is_named_elsewhere,
+    is_ruled_out,
+    parts_of,
+    places_of,
+    read_sentence,
+)
+from hardneg_plugin.knowledge.reader import Mention, Presence, read_mentions
 
 KINDS = ("presence", "side", "place", "severity")
 """What an edit may change of a finding."""
-
-_PLACES = {entity.name: frozenset(entity.positions) for entity in ENTITIES}
-
-
-class _Finding(NamedTuple):
-    """What one place of a sentence names: several entities where their words overlap."""
-
-    names: frozenset[str]
-    start: int
-    end: int
-
-
-class _Sentence(NamedTuple):
-    text: str
-    findings: tuple[_Finding, ...]
-    mentions: tuple[Mention, ...]
-
-    def are_all(self, presence: Presence) -> bool:
-        return bool(self.findings) and all(one.presence == presence for one in self.mentions)
 
 
 class Proposal(NamedTuple):
@@ -110,9 +98,9 @@ class EnglishEdits:
         Args:
             report, n, rng: as of `ReportEditor`.
         """
-        parts = _parts(report)
-        mentions = Counter(one for text, _ in parts for one in _read(text).mentions)
-        degrees = Counter(_degrees(report))
+        parts = parts_of(report)
+        mentions = Counter(one for text, _ in parts for one in read_sentence(text).mentions)
+        degrees = Counter(degrees_of(report))
         done: dict[int, _Step] = {}
         while len(done) < n:
             found = self._step([text for text, _ in parts], done, rng)
@@ -120,8 +108,8 @@ class EnglishEdits:
                 return None
             at, step = found
             done[at] = step
-            mentions = mentions - Counter(_read(parts[at][0]).mentions) + Counter(step.mentions)
-            degrees = degrees - Counter(_degrees(parts[at][0])) + Counter(step.degrees)
+            mentions = mentions - Counter(read_sentence(parts[at][0]).mentions) + Counter(step.mentions)
+            degrees = degrees - Counter(degrees_of(parts[at][0])) + Counter(step.degrees)
         text = "".join((done[at].text if at in done else text) + end for at, (text, end) in enumerate(parts))
         return Proposal(EditedReport(text, tuple(step.change for step in done.values())), mentions, degrees)
 
@@ -134,10 +122,10 @@ class EnglishEdits:
 
     def _of_present(self, texts: list[str], order: list[int], rng: Generator) -> Iterator[tuple[int, _Step]]:
         for at in order:
-            sentence = _read(texts[at])
+            sentence = read_sentence(texts[at])
             if len(sentence.findings) != 1 or not sentence.are_all(Presence.PRESENT):
                 continue
-            if _is_named_elsewhere(sentence.findings[0].names, texts, at):
+            if is_named_elsewhere(sentence.findings[0].names, texts, at):
                 continue
             for kind in rng.permutation(list(self.kinds)).tolist():
                 step = _deny(sentence, rng) if kind == "presence" else _replace(sentence, kind, rng)
@@ -148,13 +136,13 @@ class EnglishEdits:
         if "presence" not in self.kinds:
             return
         for at in order:
-            sentence = _read(texts[at])
+            sentence = read_sentence(texts[at])
             if not sentence.are_all(Presence.ABSENT):
                 continue
             others = [text.lower() for place, text in enumerate(texts) if place != at]
             for index in rng.permutation(len(sentence.findings)).tolist():
                 names = sentence.findings[index].names
-                if _is_named_elsewhere(names, texts, at) or _is_ruled_out(names, others):
+                if is_named_elsewhere(names, texts, at) or is_ruled_out(names, others):
                     continue
                 step = _state(sentence, index, rng)
                 if step is not None:
@@ -164,10 +152,10 @@ class EnglishEdits:
 def reads_so(proposal: Proposal) -> bool:
     """Whether every mention and every degree of a copy is read as intended, and no other."""
     text = proposal.edited.text
-    return Counter(read_mentions(text)) == proposal.mentions and Counter(_degrees(text)) == proposal.degrees
+    return Counter(read_mentions(text)) == proposal.mentions and Counter(degrees_of(text)) == proposal.degrees
 
 
-def _replace(sentence: _Sentence, kind: str, rng: Generator) -> _Step | None:
+def _replace(sentence: EnglishSentence, kind: str, rng: Generator) -> _Step | None:
     """Another word of a side, zone or degree in place of the only one."""
     words = {"side": SIDE, "place": ZONE, "severity": DEGREE}[kind]
     found = list(words.finditer(sentence.text.lower()))
@@ -185,8 +173,8 @@ def _replace(sentence: _Sentence, kind: str, rng: Generator) -> _Step | None:
             return None
         mentions = list(sentence.mentions)
     else:
-        before, after = (_places_of(words.sub(word, sentence.text.lower())) for word in (old, new))
-        if not (before - after) & frozenset().union(*(_PLACES[name] for name in finding.names)):
+        before, after = (places_of(words.sub(word, sentence.text.lower())) for word in (old, new))
+        if not (before - after) & frozenset().union(*(PLACES[name] for name in finding.names)):
             return None
         mentions = [
             one._replace(
@@ -196,12 +184,12 @@ def _replace(sentence: _Sentence, kind: str, rng: Generator) -> _Step | None:
         ]
     start, end = found[0].span()
     text = sentence.text[:start] + _like(sentence.text[start:end], new) + sentence.text[end:]
-    degrees = [new if word == old else word for word in _degrees(sentence.text)]
-    change = Change(_stated(finding, sentence.text), _stated(finding, text))
+    degrees = [new if word == old else word for word in degrees_of(sentence.text)]
+    change = Change(as_stated(finding, sentence.text), as_stated(finding, text))
     return _Step(text, mentions, degrees, change, finding.names)
 
 
-def _deny(sentence: _Sentence, rng: Generator) -> _Step | None:
+def _deny(sentence: EnglishSentence, rng: Generator) -> _Step | None:
     """A denial in place of the sentence."""
     (finding,) = sentence.findings
     name = sentence.text.lower()[finding.start : finding.end]
@@ -209,38 +197,38 @@ def _deny(sentence: _Sentence, rng: Generator) -> _Step | None:
         for way in rng.permutation(len(DENIED)).tolist():
             text = _in_place_of(sentence.text, DENIED[way].format(noun, is_="are" if PLURAL.search(noun) else "is"))
             wanted = [Mention(one, Presence.ABSENT, frozenset()) for one in finding.names]
-            if Counter(_read(text).mentions) == Counter(wanted):
-                return _Step(text, wanted, [], Change(_stated(finding, sentence.text), None), finding.names)
+            if Counter(read_sentence(text).mentions) == Counter(wanted):
+                return _Step(text, wanted, [], Change(as_stated(finding, sentence.text), None), finding.names)
     return None
 
 
-def _state(sentence: _Sentence, index: int, rng: Generator) -> _Step | None:
+def _state(sentence: EnglishSentence, index: int, rng: Generator) -> _Step | None:
     """One of the findings that a sentence denies is stated, before a denial of the others."""
     finding = sentence.findings[index]
     rest = _without(sentence, index)
     drawn = {key: values[int(rng.integers(len(values)))] for key, values in VALUES.items()}
     said_so = [wording.format(**drawn) for name in sorted(finding.names) for wording in STATED.get(name, ())]
     # some words name more than one entity: those that are denied, all of them
-    said_so = [said for said in said_so if {one.entity for one in _read(said).mentions} == finding.names]
+    said_so = [said for said in said_so if {one.entity for one in read_sentence(said).mentions} == finding.names]
     if rest is None or not said_so:
         return None
     said = said_so[int(rng.integers(len(said_so)))]
     text = _in_place_of(sentence.text, f"{said}. {rest[0].upper()}{rest[1:]}" if rest else said)
     if not sentence.text.strip()[0].isupper():
         text = text.lower()
-    positions = _places_of(said)
+    positions = places_of(said)
     mentions = [Mention(one, Presence.PRESENT, positions) for one in finding.names]
     mentions += [one for one in sentence.mentions if one.entity not in finding.names]
     return _Step(
         text,
         mentions,
-        [*_degrees(said), *_degrees(rest)],
-        Change(None, _stated(finding, said)),
+        [*degrees_of(said), *degrees_of(rest)],
+        Change(None, as_stated(finding, said)),
         finding.names,
     )
 
 
-def _without(sentence: _Sentence, index: int) -> str | None:
+def _without(sentence: EnglishSentence, index: int) -> str | None:
     """A denial without one of the findings in its list, "" if it was the only one; None where it is something else."""
     text = sentence.text.strip().lower()
     cue = DENIAL.match(text)
@@ -252,75 +240,14 @@ def _without(sentence: _Sentence, index: int) -> str | None:
     cuts = [match.span() for match in LISTED.finditer(listed)]
     starts, ends = [0, *(end for _, end in cuts)], [*(start for start, _ in cuts), len(listed)]
     items = [listed[start:end] for start, end in zip(starts, ends, strict=True)]
-    is_list = all(len(_read(item).findings) == 1 and not DENIAL.match(item) for item in items)
+    is_list = all(len(read_sentence(item).findings) == 1 and not DENIAL.match(item) for item in items)
     if not is_list or len(items) != len(sentence.findings):
         return None
     behind = ""
     if index == len(items) - 1:  # a verb behind the last one goes with those that are left
-        behind = items[index][_read(items[index]).findings[0].end :]
+        behind = items[index][read_sentence(items[index]).findings[0].end :]
     kept = [item for place, item in enumerate(items) if place != index]
     return cue.group() + " or ".join([", ".join(kept[:-1]), kept[-1]] if len(kept) > 1 else kept) + behind
-
-
-def _parts(report: str) -> list[tuple[str, str]]:
-    """The sentences of a report, each with what ends it; joined they are the report."""
-    ends = [(match.start(), match.end()) for match in SENTENCE_END.finditer(report.lower())]
-    if len(report.lower()) != len(report):
-        return [(report, "")]
-    starts = [0, *(end for _, end in ends)]
-    return [
-        (report[start:end], report[end:after])
-        for start, (end, after) in zip(starts, [*ends, (len(report), len(report))], strict=True)
-    ]
-
-
-@lru_cache(maxsize=2**16)
-def _read(text: str) -> _Sentence:
-    """A sentence; one whose findings cannot be told apart has none."""
-    spans = sorted(
-        (match.start(), match.end(), name)
-        for name, pattern in entity_patterns().items()
-        for match in pattern.finditer(text.lower())
-    )
-    findings: list[_Finding] = []
-    for start, end, name in spans:
-        if findings and start < findings[-1].end:
-            last = findings.pop()
-            findings.append(_Finding(last.names | {name}, last.start, max(last.end, end)))
-        else:
-            findings.append(_Finding(frozenset({name}), start, end))
-    mentions = tuple(read_mentions(text))
-    is_clear = len(spans) == len({name for *_, name in spans}) and Counter(one.entity for one in mentions) == Counter(
-        name for *_, name in spans
-    )
-    return _Sentence(text, tuple(findings) if is_clear else (), mentions)
-
-
-def _is_named_elsewhere(names: frozenset[str], texts: Sequence[str], at: int) -> bool:
-    return any(one.entity in names for place, text in enumerate(texts) if place != at for one in _read(text).mentions)
-
-
-def _is_ruled_out(names: frozenset[str], others: Sequence[str]) -> bool:
-    in_lungs = any(_PLACES[name] == frozenset(LUNG) for name in names)
-    about = ["any", *(["lung"] if in_lungs else []), *(["heart"] if "cardiomegaly" in names else [])]
-    return any(RULES_OUT[key].search(text) for key in about for text in others)
-
-
-def _stated(finding: _Finding, text: str) -> Stated:
-    """A finding with the places and degrees that its sentence names."""
-    places = _places_of(text)
-    sides, zones = sorted(places & set(SIDES)), sorted(places - set(SIDES))
-    keys = [("degree", word) for word in _degrees(text)]
-    name = max(sorted(finding.names), key=len)
-    return name, (*keys, *(("side", side) for side in sides), *(("zone", zone) for zone in zones))
-
-
-def _places_of(text: str) -> frozenset[str]:
-    return frozenset(name for name, words in POSITIONS.items() if re.search(rf"\b(?:{words})\b", text.lower()))
-
-
-def _degrees(text: str) -> list[str]:
-    return DEGREE.findall(text.lower())
 
 
 def _like(old: str, new: str) -> str:

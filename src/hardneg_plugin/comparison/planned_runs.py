@@ -13,6 +13,8 @@ from hardneg_plugin.folder_lock import hold_folder
 from hardneg_plugin.runs.folder import RunFolder
 
 ELSEWHERE = "Set another compare.folder, or remove this one."
+FORMER = {"pytorch_lightning.callbacks.ModelCheckpoint": "hardneg_plugin.training.best_checkpoint.BestCheckpoint"}
+"""What configs of earlier versions named, and what takes its place: it chooses the same epoch once a score is above 0."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,9 @@ def check_same_settings(runs: Sequence[PlannedRun]) -> None:
         wanted = flattened(run.settings)
         for key in sorted(existing.keys() | wanted.keys()):
             before, now = existing.get(key, "not set"), wanted.get(key, "not set")
-            if before != now and str(run.folder.path) not in str(now):  # the folder may have been moved
+            if FORMER.get(str(before), before) != now and str(run.folder.path) not in str(
+                now
+            ):  # the folder may have been moved
                 raise UserError(
                     f"{run.folder.path} was trained under other settings: {key} is {before} there and {now} here. {ELSEWHERE}"
                 )

@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from hardneg_plugin.comparison import processes
@@ -169,6 +170,18 @@ def test_runs_of_other_settings_are_refused_with_the_difference(plan):
     run.folder.config.write_text(text % 4)
     with pytest.raises(UserError, match=r"seed_1 was trained under other settings: data\.size is 4 there and 3 here"):
         check_same_settings([planned])
+
+
+def test_a_comparison_that_began_with_the_checkpoint_of_lightning_goes_on(plan):
+    run = plan(host="a")[0]
+    run.folder.path.mkdir(parents=True)
+    parts = {"data": {"size": 3}, "model": {"x": 1}, "decoding": {"y": 1}, "monitor": "val/BLEU-4"}
+    now = {"callbacks": {"checkpoint": {"_target_": "hardneg_plugin.training.best_checkpoint.BestCheckpoint"}}}
+    before = {"callbacks": {"checkpoint": {"_target_": "pytorch_lightning.callbacks.ModelCheckpoint"}}}
+    run.folder.config.write_text(OmegaConf.to_yaml({**parts, **before}))
+    check_same_settings([PlannedRun("host", 1, [], {**parts, **now}, run.folder)])
+    with pytest.raises(UserError, match="monitor is val/BLEU-4 there and val/R@5 here"):
+        check_same_settings([PlannedRun("host", 1, [], {**parts, **now, "monitor": "val/R@5"}, run.folder)])
 
 
 def test_each_run_that_ended_is_a_line(plan, tmp_path, capsys):

@@ -13,10 +13,15 @@ from hardneg_plugin.comparison.task_files import HIGHER_IS_BETTER
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import read_json
 from hardneg_plugin.metrics.score_card import ScoreCard
+from hardneg_plugin.metrics.significance import smallest_p_value
 from hardneg_plugin.runs.folder import RunFolder
 
 ALPHA = 0.05
 """Corrected p-values below are significant; intervals have the level 1 - ALPHA."""
+OVER_BOTH = "studies and seeds"
+"""P-values from the draws of the intervals, see `metrics.significance.compare`."""
+OVER_STUDIES = "studies"
+"""P-values by approximate randomisation over studies, the trainings as they are: those of comparisons made before."""
 SCORED_SPLITS = ("val", "test")
 USUAL = (
     "informativeness",
@@ -99,6 +104,19 @@ class Comparison:
     splits: dict[str, SplitResult]
     notes: list[str]
     """For the reader: variants and measures that are left out."""
+    p_values_over: str = OVER_BOTH
+    """What p-values are over, `OVER_BOTH` as intervals are; `OVER_STUDIES` where `read` found a file that does not say."""
+
+    @property
+    def floor(self) -> float:
+        """The smallest p-value that the draws can give, before correction."""
+        smallest = smallest_p_value(self.resamples)
+        return smallest if self.p_values_over == OVER_BOTH else smallest / 2
+
+    def number_of_tests(self, split: str) -> int:
+        """How many p-values are corrected together on a split."""
+        found = self.splits[split]
+        return (len(found.differences) + len(found.pairs)) * len(self.measures_on(split))
 
     def scores(self, variant: str, split: str, name: str) -> list[float]:
         """A score under each seed; empty if a run does not have it.
@@ -183,7 +201,7 @@ class Comparison:
                 )
                 for name, split in content["splits"].items()
             }
-            return cls(**{**content, "variants": variants, "splits": splits})
+            return cls(**{"p_values_over": OVER_STUDIES, **content, "variants": variants, "splits": splits})
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"Expected the comparison.json of hardneg-compare, but {path} holds something else ({error!r})."

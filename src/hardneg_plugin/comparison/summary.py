@@ -14,13 +14,11 @@ def summary(comparison: Comparison) -> str:
     seeds = comparison.number_of_seeds
     over = "one seed" if seeds == "1" else f"{seeds} seeds"
     interval = f"{round(100 * (1 - ALPHA))} % interval over studies and seeds"
-    number = (len(comparison.against_baseline(SPLIT)) + len(comparison.splits[SPLIT].pairs)) * len(
-        comparison.measures_on(SPLIT)
-    )
+    tests = comparison.number_of_tests(SPLIT)
     parts = [
         f"Test, {comparison.splits[SPLIT].studies} studies, {over}.",
         markdown_table(summary_of_scores(comparison)),
-        f"Differences with their {interval}. Bold: off zero, and p < {ALPHA} after correction for {number} comparisons. "
+        f"Differences with their {interval}. Bold: off zero, and p < {ALPHA} after correction for {tests} comparisons. "
         f"{', '.join(BESIDE[:2])} are not corrected.",
         markdown_table(summary_of_differences(comparison)),
         "\n".join(f"- {line}" for line in cautions(comparison)),

@@ -5,14 +5,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hardneg_plugin.comparison.comparison import ALPHA, USUAL, Comparison, Contrast, VariantDifference
+from hardneg_plugin.comparison.comparison import ALPHA, OVER_BOTH, USUAL, Comparison, Contrast, VariantDifference
 from hardneg_plugin.comparison.task_files import HIGHER_IS_BETTER
-from hardneg_plugin.comparison.verdicts import cautions, choice, format_p_value, verdict, verdicts
+from hardneg_plugin.comparison.verdicts import cautions, choice, corrected_p_value, raw_p_value, verdicts, word_of
 
 SPLIT_ORDER = ("test", "val")
 METHOD = (
-    "Intervals ({percent} %) of differences: studies and seeds resampled in pairs. p: paired approximate randomisation over "
-    "studies, as corrected by Holm for all comparisons of one split. {resamples} draws."
+    "Intervals ({percent} %) of differences: studies and seeds resampled in pairs. p: {p_values}, as corrected by Holm for all "
+    "comparisons of one split. {resamples} draws."
+)
+FROM_THE_SAME_DRAWS = "from the same draws"
+OVER_STUDIES_ALONE = (
+    "paired approximate randomisation over studies alone, left out where it is small and the interval contains zero"
 )
 
 
@@ -96,13 +100,18 @@ def differences_table(comparison: Comparison, split: str, contrasts: Sequence[Co
                     f"{min(values):.3f} to {max(values):.3f}",
                     f"{compared.difference:+.3f}",
                     f"{compared.low:+.3f} to {compared.high:+.3f}",
-                    format_p_value(compared.p_value).removeprefix("p ").removeprefix("= "),
-                    format_p_value(compared.corrected).removeprefix("p ").removeprefix("= "),
-                    verdict(compared).partition(":")[0],
+                    _without_p(raw_p_value(compared, comparison.floor)),
+                    _without_p(corrected_p_value(compared, comparison.floor)),
+                    word_of(compared),
                 ]
             )
     header = ["variant", "measure", "mean", "over seeds", "difference", "interval", "p", "corrected", "verdict"]
     return Table(title, header, rows)
+
+
+def _without_p(text: str | None) -> str:
+    """A p-value for a column that is headed p."""
+    return "-" if text is None else text.removeprefix("p ").removeprefix("= ")
 
 
 def other_differences_table(comparison: Comparison, split: str, contrasts: Sequence[Contrast], title: str) -> Table:
@@ -185,7 +194,8 @@ def latex(comparison: Comparison) -> str:
 
 
 def _method(comparison: Comparison) -> str:
-    return METHOD.format(percent=round(100 * (1 - ALPHA)), resamples=comparison.resamples)
+    p_values = FROM_THE_SAME_DRAWS if comparison.p_values_over == OVER_BOTH else OVER_STUDIES_ALONE
+    return METHOD.format(percent=round(100 * (1 - ALPHA)), p_values=p_values, resamples=comparison.resamples)
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:

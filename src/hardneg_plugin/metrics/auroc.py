@@ -1,7 +1,7 @@
 """The area under the ROC curve as a statistic, under any weights of the studies."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,11 +53,6 @@ class MeanAUROC(Statistic):
         areas = np.stack([_area(by_study, *columns) for columns in zip(self.ranks.T, self.has.T, strict=True)], axis=-1)
         count = (~np.isnan(areas)).sum(-1)
         return {self.name: np.where(count, np.nansum(areas, -1) / np.maximum(count, 1), 0.5)}
-
-    def joined(self, other: "MeanAUROC") -> "MeanAUROC":
-        """See `Statistic`."""
-        ranks, has = np.concatenate([self.ranks, other.ranks]), np.concatenate([self.has, other.has])
-        return replace(self, ranks=ranks, has=has)
 
 
 def _ranks(scores: Floats) -> Floats:

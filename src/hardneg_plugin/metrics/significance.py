@@ -1,7 +1,7 @@
-"""Intervals of scores, and differences between two models with their intervals and p-values, by resampling studies.
+"""Intervals of scores, and differences between two models with their intervals and p-values, by resampling studies and seeds.
 
-A percentile bootstrap for intervals (Efron 1979), a paired bootstrap for differences (Koehn 2004), and approximate randomisation
-for their p-values (Noreen 1989; Riezler and Maxwell 2005).
+A percentile bootstrap for intervals (Efron 1979), and a paired one over studies and training seeds for differences (Koehn 2004).
+The p-value of a difference comes from the same draws as its interval, so the two agree.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ class Difference:
     high: float
     """Upper end."""
     p_value: float
-    """How often chance makes a difference as large, in either direction; >= 1 / (resamples + 1)."""
+    """Twice the share of draws on the other side of zero, zero included; >= `smallest_p_value(resamples)`, <= 1."""
 
 
 def intervals(
@@ -69,9 +69,8 @@ def compare(
 ) -> dict[str, Difference]:
     """For every score that both models have, the means over training seeds and their difference.
 
-    The interval is that of a paired bootstrap over studies and training seeds, with the same draws for both models. The p-value is
-    by approximate randomisation: if the models do not differ, their outputs for a study, under all seeds, can be exchanged. It
-    takes the trainings as given.
+    Interval and p-value are those of one paired bootstrap over studies and training seeds, with the same draws for both models. A
+    p-value below 1 - `level` has an interval off zero. Under one seed both are over studies alone.
 
     Args:
         ours: for each of R training seeds, the statistics of one model over the same N studies in the same order.
@@ -94,22 +93,27 @@ def compare(
     found: dict[str, Difference] = {}
     our_means, their_means = means_of_runs(ours), means_of_runs(theirs)
     pairs = [(our_means[names], their_means[names]) for names in our_means if names in their_means]
-    joined = [one.joined(two) for one, two in pairs]
     draws: list[list[dict[str, Floats]]] = []
     for weights, rng in _bootstrap(studies, resamples):  # for all statistics: drawing takes longer than their sums
         seeds = rng.integers(len(ours), size=(len(weights), len(ours)))
         draws.append([_resampled(pair, weights, seeds) for pair in pairs])
-    swaps = [[_swapped(both, *sides) for both in joined] for sides in _swaps(studies, resamples)]
     for place, pair in enumerate(pairs):
         our_scores, their_scores = (mean.values() for mean in pair)
         for name in our_scores:
             difference = our_scores[name] - their_scores[name]
-            low, high = _within(np.concatenate([draw[place][name] for draw in draws]), level)
-            by_chance = np.abs(np.concatenate([swap[place][name] for swap in swaps]))
-            as_large = int((by_chance >= abs(difference) - _ROUNDING).sum())
-            p_value = (1 + as_large) / (1 + resamples)
-            found[name] = Difference(our_scores[name], their_scores[name], difference, low, high, p_value)
+            drawn = np.concatenate([draw[place][name] for draw in draws])
+            low, high = _within(drawn, level)
+            found[name] = Difference(our_scores[name], their_scores[name], difference, low, high, _p_value(drawn))
     return found
+
+
+def smallest_p_value(resamples: int) -> float:
+    """The p-value of a difference that no draw contradicts: an upper bound.
+
+    >>> smallest_p_value(1999)
+    0.001
+    """
+    return 2 / (1 + resamples)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -136,16 +140,10 @@ def _resampled(pair: Sequence[MeanOfRuns], weights: Floats, seeds: NDArray[np.in
     return differences
 
 
-def _swapped(both: MeanOfRuns, ours: Floats, theirs: Floats) -> dict[str, Floats]:
-    """Differences `(W,)` where two models exchange studies.
-
-    Args:
-        both: over 2 N studies, those of our model and then those of theirs.
-        ours: `(W, 2 N)`, zeros and ones, the studies that count as our model's.
-        theirs: `(W, 2 N)`, all others.
-    """
-    our_scores, their_scores = both.under(ours), both.under(theirs)
-    return {name: our_scores[name] - their_scores[name] for name in our_scores}
+def _p_value(drawn: Floats) -> float:
+    """Of differences `(W,)` in W draws, twice the share of those on the rarer side of zero, at most 1."""
+    rarer = min(int((drawn <= _ROUNDING).sum()), int((drawn >= -_ROUNDING).sum()))
+    return min(1.0, (1 + rarer) * smallest_p_value(len(drawn)))
 
 
 def _check(statistics: Sequence[Statistic], resamples: int, level: float) -> int:
@@ -168,14 +166,6 @@ def _bootstrap(studies: int, resamples: int, seed: int = 0) -> Iterator[tuple[Fl
     rng, of_seeds = np.random.default_rng((seed, 0)), np.random.default_rng((seed, 1))
     for size in _blocks(studies, resamples):
         yield rng.multinomial(studies, np.full(studies, 1 / max(1, studies)), size=size).astype(np.float64), of_seeds
-
-
-def _swaps(studies: int, resamples: int) -> Iterator[tuple[Floats, Floats]]:
-    """The studies of two models, `(W, 2 N)`, that count as our model's, and those that count as theirs."""
-    rng = np.random.default_rng((0, 2))
-    for size in _blocks(studies, resamples):
-        swap = rng.integers(2, size=(size, studies)).astype(np.float64)
-        yield np.concatenate([1 - swap, swap], axis=1), np.concatenate([swap, 1 - swap], axis=1)
 
 
 def _within(values: Floats, level: float) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -24,10 +24,6 @@ class Statistic(ABC):
     @abstractmethod
     def under(self, weights: Floats) -> dict[str, Floats]:
         """The scores `(W,)` by name under W weights of the studies `(W, N)`: how often each is drawn, 0 included."""
-
-    @abstractmethod
-    def joined(self: Kind, other: Kind) -> Kind:
-        """The same scores of the 2 N studies of both."""
 
     def values(self) -> dict[str, float]:
         """The scores of all studies, each counted once."""
@@ -58,10 +54,6 @@ class SumStatistic(Statistic):
         """See `Statistic`."""
         return self.scores(weights @ self.rows)
 
-    def joined(self, other: "SumStatistic") -> "SumStatistic":
-        """See `Statistic`."""
-        return replace(self, rows=np.concatenate([self.rows, other.rows]))
-
 
 @dataclass(frozen=True)
 class MeanOfRuns(Statistic):
@@ -82,10 +74,6 @@ class MeanOfRuns(Statistic):
         """See `Statistic`."""
         each = [statistic.under(weights) for statistic in self.of]
         return {name: np.mean([scores[name] for scores in each], axis=0) for name in each[0]}
-
-    def joined(self, other: "MeanOfRuns") -> "MeanOfRuns":
-        """See `Statistic`."""
-        return replace(self, of=tuple(one.joined(two) for one, two in zip(self.of, other.of, strict=True)))
 
 
 def means_of_runs(runs: Sequence[Sequence[Statistic]]) -> dict[tuple[str, ...], MeanOfRuns]:

@@ -321,13 +321,13 @@ def comparison(folders):
         baseline="host",
         seeds=[1, 2],
         measures=measures,
-        resamples=200,
+        resamples=400,
         variants={
             name: variant_result(own, [1, 2], [f"model={name}"], {split: scored[split].cards[name] for split in scored})
             for name, own in runs.items()
         },
         splits={
-            split: compare_split(scored[split], "host", measures, 200, pairs=[("a_b", "mined")]) for split in scored
+            split: compare_split(scored[split], "host", measures, 400, pairs=[("a_b", "mined")]) for split in scored
         },
         notes=["arc is left out."],
     )
@@ -486,7 +486,7 @@ def test_the_best_variant_is_chosen_on_val_whatever_test_says(comparison):
     chosen = dataclasses.replace(comparison, seeds=[1], measures=["specificity"], variants=variants)
     assert chosen.chosen == "a_b"
     assert choice(chosen).startswith("Best on val by specificity (mean over seeds): a_b, 0.600; on test it has 0.100, ")
-    assert verdict(split.differences["a_b"]["specificity"]) in choice(chosen)
+    assert verdict(split.differences["a_b"]["specificity"], chosen.floor) in choice(chosen)
     alone = dataclasses.replace(chosen, variants={"host": variants["host"]})
     assert choice(alone).endswith("It is the baseline.")
 
@@ -512,7 +512,49 @@ def test_what_limits_the_figures_is_said(comparison):
     assert json.dumps(comparison.to_json(), allow_nan=False)
 
 
-@pytest.mark.parametrize("name", ["plain", "r2gen", "r2gencmn"])
+def test_a_p_value_that_more_draws_could_lower_is_a_bound(comparison):
+    line = next(line for line in verdicts(comparison, "test") if line.startswith("a_b against host, specificity"))
+    compared = comparison.splits["test"].differences["a_b"]["specificity"]
+    assert (compared.p_value, compared.corrected) == pytest.approx((2 / 401, 6 * 2 / 401))
+    assert line.endswith("), p <= 0.030 after correction.")
+    assert next(row[6:8] for row in tables(comparison)[1].rows if row[:2] == ["a_b", "specificity"]) == [
+        "<= 0.005",
+        "<= 0.030",
+    ]
+    few = dataclasses.replace(comparison, resamples=200)
+    assert any(line.startswith("With 200 draws no corrected p-value is below 0.060") for line in cautions(few))
+    assert not any("draws" in line for line in cautions(comparison))
+
+
+def test_the_p_values_of_an_earlier_comparison_are_shown_where_they_go_with_the_interval(comparison, tmp_path):
+    content = comparison.to_json()
+    del content["p_values_over"]
+    earlier = {"difference": -0.07, "low": -0.13, "high": 0.002, "p_value": 1 / 401, "corrected": 6 / 401}
+    content["splits"]["test"]["differences"]["mined"]["specificity"] = earlier
+    write_json(tmp_path / "comparison.json", content)
+    read = Comparison.read(tmp_path / "comparison.json")
+    assert "mined against host, specificity on test: no difference found: -0.070 (-0.130 to +0.002)." in verdicts(
+        read, "test"
+    )
+    row = next(row for row in tables(read)[1].rows if row[:2] == ["mined", "specificity"])
+    assert row[5:] == ["-0.130 to +0.002", "-", "-", "no difference found"]
+    assert "over studies alone" in markdown(read)
+    assert "from the same draws" in markdown(comparison)
+    assert read.floor == comparison.floor / 2
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "r2gen", "r2gencmn", "clinic", "clinic_controls", "clinic_more_data", "objectives"]
+)
+def test_no_verdict_on_published_values_has_a_small_p_value_without_a_difference(name):
+    read = Comparison.read(Path(__file__).parents[3] / "docs" / "results" / f"{name}.json")
+    lines = [line for split in read.splits for line in verdicts(read, split) if "no difference found" in line]
+    p_values = [float(found[1]) for line in lines if (found := re.search(r"p <?=? ?([0-9.]+) after", line))]
+    assert p_values
+    assert min(p_values) >= 0.05
+
+
+@pytest.mark.parametrize("name", ["plain", "r2gen", "r2gencmn", "clinic"])
 def test_the_published_tables_follow_from_the_published_values(name):
     results = Path(__file__).parents[3] / "docs" / "results"
     assert markdown(Comparison.read(results / f"{name}.json")) == (results / f"{name}.md").read_text(encoding="utf-8")

@@ -77,22 +77,3 @@ def test_what_is_held_at_once_changes_nothing(monkeypatch, drawn, block):
     assert mean_auroc("AUROC", *drawn).values() == {
         "AUROC": pytest.approx(np.mean(areas(drawn, np.ones(STUDIES, int))))
     }
-
-
-def test_what_two_models_have_of_a_study_can_be_exchanged(drawn):
-    scores, labels = drawn
-    draw = np.random.default_rng(2)
-    # another model, whose scores are of another scale: among its own studies each has a rank all the same
-    others = {name: 1000 + 50 * (column + draw.normal(size=STUDIES)) for name, column in scores.items()}
-    both = mean_auroc("AUROC", scores, labels).joined(mean_auroc("AUROC", others, labels))
-    assert both.studies == 2 * STUDIES
-
-    def ranked(column):  # as many studies count of either model, so that the number below will do for its share
-        return np.array([np.nan if np.isnan(score) else (column < score).sum() for score in column])
-
-    swap = draw.integers(2, size=(5, STUDIES))
-    computed = both.under(np.concatenate([1 - swap, swap], axis=1))["AUROC"]
-    mine, theirs = ({name: ranked(column) for name, column in of.items()} for of in (scores, others))
-    for area, row in zip(computed, swap, strict=True):
-        mixed = {name: np.where(row, theirs[name], mine[name]) for name in "abcd"}
-        assert area == pytest.approx(np.mean(areas((mixed, labels), np.ones(STUDIES, int))))

@@ -14,6 +14,7 @@ from hardneg_plugin.apps.shared.resume import resumed
 from hardneg_plugin.apps.shared.train_settings import check_settings
 from hardneg_plugin.apps.shared.typed_paths import as_typed
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.runs.folder import RunFolder
 
 ELSEWHERE = {
     "predictions": "a predictions file is scored by hardneg-score PREDICTIONS",
@@ -32,7 +33,7 @@ def evaluate() -> None:
     for argument in sys.argv[1:]:
         if (key := argument.partition("=")[0]) in ELSEWHERE:
             fail(f"{key}: there is no such config key; {ELSEWHERE[key]}.")
-    _command("evaluate", "start", _with_path("evaluate", "run"))
+    _command("evaluate", "start", _with_path("evaluate", "run"), check=_check_run)
 
 
 def score() -> None:
@@ -42,7 +43,7 @@ def score() -> None:
 
 def tasks() -> None:
     """Entry point of hardneg-tasks."""
-    _command("tasks", "start", _with_path("tasks", "run"))
+    _command("tasks", "start", _with_path("tasks", "run"), check=_check_run)
 
 
 def page() -> None:
@@ -52,7 +53,7 @@ def page() -> None:
 
 def export() -> None:
     """Entry point of hardneg-export."""
-    _command("export", "export", _with_path("export", "run"))
+    _command("export", "export", _with_path("export", "run"), check=_check_run)
 
 
 def prepare() -> None:
@@ -76,7 +77,13 @@ def predict() -> None:
         paths.extend(["", *found] if is_named or not found else found)
         return settings
 
-    _command("predict", "predict", for_hydra, given={"paths": paths})
+    def check(config: DictConfig) -> None:
+        if not paths[0] and config.run is None:
+            raise UserError(
+                "run must be given: hardneg-predict RUN IMAGE..., where RUN is the folder of a training run."
+            )
+
+    _command("predict", "predict", for_hydra, check=check, given={"paths": paths})
 
 
 def compare() -> None:
@@ -115,6 +122,10 @@ def divided(arguments: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
             for_runs.append(argument)
         is_value = argument in WITH_VALUE
     return own, for_launcher, for_runs
+
+
+def _check_run(config: DictConfig) -> None:
+    RunFolder.existing(config.run)
 
 
 def _with_path(config_name: str, key: str, *, several: bool = False) -> Callable[[Sequence[str]], list[str]]:

@@ -46,8 +46,6 @@ def predict(config: DictConfig, paths: Sequence[str] = ("",)) -> None:
         SystemExit: with code 1 where some studies were skipped.
     """
     run = typed_path(paths[0]) if paths[0] else config.run
-    if run is None:
-        raise UserError("run must be given: hardneg-predict RUN IMAGE..., where RUN is the folder of a training run.")
     _check(config)
     output = _output(config)
     columns = {"id": config.columns.id, "images": config.columns.images}

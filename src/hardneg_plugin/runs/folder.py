@@ -1,5 +1,6 @@
 """A run folder: the files that a training writes, and how they are read back."""
 
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,9 @@ class RunFolder:
         """
         run = cls(path)
         if not run.config.is_file():
-            raise UserError(f"Expected the folder of a training run, but {run.path} holds no config.yaml.")
+            near = difflib.get_close_matches(run.path.name, _runs_beside(run.path), n=1)
+            meant = f"; did you mean {run.path.parent / near[0]}?" if near else "."
+            raise UserError(f"Expected the folder of a training run, but {run.path} holds no config.yaml{meant}")
         return run
 
     def predictions(self, name: str) -> Path:
@@ -98,6 +101,13 @@ class RunFolder:
         if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
             raise UserError(f"Expected a list of overrides in {self.overrides}, but it holds something else.")
         return [str(override) for override in overrides]
+
+
+def _runs_beside(path: Path) -> list[str]:
+    try:
+        return [config.parent.name for config in path.parent.glob("*/config.yaml")]
+    except OSError:
+        return []
 
 
 def _read_yaml(path: Path) -> Any:

@@ -232,3 +232,44 @@ def test_the_rank_is_known_before_lightning_is(monkeypatch):
     assert not is_first()
     monkeypatch.setenv("RANK", "0")
     assert is_first()
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "told"),
+    [
+        ("evaluate", [], "run must be given: hardneg-evaluate RUN, or run=..."),
+        ("page", [], "run must be given: hardneg-page RUN, or run=..."),
+        ("export", ["mein lauf"], "output must be given: add output=... to the command line."),
+        ("score", [], "predictions must be given: hardneg-score PREDICTIONS, or predictions=..."),
+        ("predict", [], "run must be given: hardneg-predict RUN IMAGE..."),
+        ("mine", ["data=phantom"], "output must be given: add output=... to the command line."),
+        (
+            "mine",
+            ["output=x.parquet"],
+            "data must be given: add data=... to the command line, one of annotations, iu_xray",
+        ),
+        (
+            "prepare",
+            ["output=x"],
+            "source must be given: add source=... to the command line, one of annotations, indiana",
+        ),
+        ("evaluate", ["mein_lauf"], "mein_lauf holds no config.yaml; did you mean mein lauf?"),
+        ("tasks", ["mein lauf", "split=all"], "split: expected val, test or a list of val or test, but got 'all'"),
+        ("evaluate", ["mein lauf", "data.root=x"], "data.root: there is no such config key"),
+    ],
+)
+def test_what_is_missing_or_wrong_is_told_before_the_work_is_imported(
+    command, arguments, told, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mein lauf").mkdir()
+    (tmp_path / "mein lauf" / "config.yaml").write_text("seed: 1\n")
+    monkeypatch.setattr(sys, "argv", [f"hardneg-{command}", *arguments])
+    monkeypatch.setattr(commands.pkgutil, "resolve_name", None)  # which imports it
+    GlobalHydra.instance().clear()
+    with pytest.raises(SystemExit) as stop:
+        getattr(commands, command)()
+    printed = capsys.readouterr()
+    assert stop.value.code == 2
+    assert told in printed.err
+    assert len(printed.err.splitlines()) == 1

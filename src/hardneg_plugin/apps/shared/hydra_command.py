@@ -21,6 +21,8 @@ from hardneg_plugin.apps.shared.settings_check import check_types
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.errors import UserError
 
+ALONE = {("score", "predictions"), *((command, "run") for command in ("evaluate", "tasks", "page", "export"))}
+"""Settings that an argument without a key stands for."""
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 """Variables in which torchrun, SLURM and LSF say which rank a process is, in Lightning's order."""
 
@@ -47,7 +49,7 @@ def run_command(config_name: str, task: Callable[[DictConfig], None], arguments:
         try:
             for key, value in _flat(OmegaConf.to_container(config)):
                 if value == "???":  # not OmegaConf.missing_keys, which stops at an interpolation to a missing key
-                    raise UserError(_must_be_given(key))
+                    raise UserError(_must_be_given(key, config_name))
             check_types(config, config_name)
             task(config)
         except BaseException as error:
@@ -123,7 +125,7 @@ def explain(error: BaseException, config_name: str) -> str | None:
             return str(cause)
         if isinstance(cause, MissingMandatoryValue | InterpolationToMissingValueError):
             named = re.search(r"Missing mandatory value: ([\w.]+)", str(cause.msg))
-            return _must_be_given(named.group(1) if named else str(cause.full_key))
+            return _must_be_given(named.group(1) if named else str(cause.full_key), config_name)
     if isinstance(error, InstantiationException):
         return _explain_instantiation(error)
     if isinstance(error, HydraException):
@@ -135,7 +137,9 @@ def explain(error: BaseException, config_name: str) -> str | None:
     return None
 
 
-def _must_be_given(key: str) -> str:
+def _must_be_given(key: str, config_name: str) -> str:
+    if (config_name, key) in ALONE:
+        return f"{key} must be given: hardneg-{config_name} {key.upper()}, or {key}=..."
     return f"{key} must be given: add {key}=... to the command line."
 
 

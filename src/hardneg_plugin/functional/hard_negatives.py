@@ -27,11 +27,10 @@ def match_mask(keys: Tensor, candidate_keys: Tensor) -> Tensor:
             "Expected `keys` (B, M) and `candidate_keys` (N, M) with one M, "
             f"but got {tuple(keys.shape)} and {tuple(candidate_keys.shape)}."
         )
+    known = keys.masked_fill(keys == UNKNOWN, UNKNOWN - 1)  # which no key equals
     is_match = torch.zeros(len(keys), len(candidate_keys), dtype=torch.bool, device=keys.device)
-    for column, candidates in zip(
-        keys.unbind(1), candidate_keys.unbind(1), strict=True
-    ):  # (B, N) at a time, not (B, N, M)
-        is_match |= (column[:, None] == candidates) & (column != UNKNOWN)[:, None]
+    for column, candidates in zip(known.unbind(1), candidate_keys.unbind(1), strict=True):
+        is_match |= column[:, None] == candidates  # (B, N) at a time, not (B, N, M)
     return is_match
 
 
@@ -93,8 +92,8 @@ def most_similar(
         found, index = found.gather(1, chosen), index.gather(1, chosen)
     valid = found > -torch.inf
     missing = k - valid.shape[1]
-    valid = torch.nn.functional.pad(valid, (0, missing))
-    index = torch.nn.functional.pad(index, (0, missing))
+    if missing:
+        valid, index = (torch.nn.functional.pad(found, (0, missing)) for found in (valid, index))
     return index.masked_fill(~valid, 0), valid
 
 

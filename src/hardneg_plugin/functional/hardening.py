@@ -201,8 +201,8 @@ def _rows(
         raise ValueError(f"Expected `hardness` between 0 and 1, but got {hardness}.")
     dtype = torch.promote_types(negatives.dtype, torch.float32)
     n = negatives.to(dtype).reshape(len(negatives), -1, negatives.shape[-1])
-    h = hardness.to(n) if isinstance(hardness, Tensor) else n.new_full((), hardness)
-    h = h.clamp(0, 1).expand(len(n))
+    h = hardness.to(n).clamp(0, 1) if isinstance(hardness, Tensor) else n.new_full((), hardness)
+    h = h.expand(len(n))
     return images.to(dtype)[:, None], reports.to(dtype)[:, None], n, h[:, None, None]
 
 

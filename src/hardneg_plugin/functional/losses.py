@@ -67,11 +67,10 @@ def info_nce_of_logits(
     Returns:
         `(B,)`.
     """
-    rows = torch.arange(len(logits), device=logits.device)
-    positives = first + rows
+    positives = torch.arange(first, first + len(logits), device=logits.device)
     if is_match is not None:
         drop = is_match.clone()
-        drop[rows, positives] = False
+        drop.diagonal(first).fill_(False)
         logits = logits.masked_fill(drop, -torch.inf)
     if hard is not None:
         columns = hard if hard_weight is None else hard + hard_weight.to(hard.dtype).log()

@@ -58,7 +58,7 @@ class Cells(Regions):
     def forward(self, patches: Patches) -> tuple[Tensor, Tensor]:
         """As of `Regions`; cells come view by view."""
         views, grid = _views(patches)
-        weights = by_view(cell_weights(grid, self.cells), views).to(patches.features.device)
+        weights = by_view(cell_weights(grid, self.cells), views).to(patches.features.device, non_blocking=True)
         kinds = torch.arange(self.kinds, device=weights.device).repeat(views)
         return _without_missing(weights.expand(len(patches.features), -1, -1), patches.mask), kinds
 

@@ -151,13 +151,14 @@ class HardNegativeObjective(nn.Module):
             hardness = self.schedule(progress)
             hardened = self._harden(batch, negatives, hardness)
             alignment, logs = align(pairs, batch, negatives, hardened)
-            separation = batch.images.new_zeros(len(batch.images))
+            alignment_loss, separation_loss = batch.shards.mean(alignment), batch.images.new_zeros(())
             if self.separation is not None and negatives.images is not None:
-                separation = self.separation(batch.images, negatives.images, negatives.valid)
-            is_on = float(self.schedule.is_active(progress))
+                separation_loss = batch.shards.mean(self.separation(batch.images, negatives.images, negatives.valid))
+            if not self.schedule.is_active(progress):  # zero, with a zero gradient
+                alignment_loss, separation_loss = 0 * alignment_loss, 0 * separation_loss
             return ObjectiveOutput(
-                alignment_loss=is_on * batch.shards.mean(alignment),
-                separation_loss=is_on * batch.shards.mean(separation),
+                alignment_loss=alignment_loss,
+                separation_loss=separation_loss,
                 logs=self._logs(batch, negatives, hardened, hardness) | logs | likelihood.logs,
                 report_loss=likelihood.report_loss,
                 likelihood_loss=likelihood.margin_loss,

@@ -44,8 +44,8 @@ class ProjectionHead(nn.Linear):
         """Update the running mean by that of one more batch, `(features,)`, unless it is not finite."""
         if not self.centred:
             return
-        is_finite = mean.isfinite().all()
+        is_finite = (0 * mean).sum() == 0
         self.batches += is_finite
         # as if a batch of zeros had come first: otherwise the embedding of a batch of one study would be zero
-        share = (1 / (self.batches + 1)).clamp_min(SHARE)
+        share = (self.batches + 1).reciprocal().clamp_min(SHARE)
         self.centre.lerp_(mean.nan_to_num(), is_finite * share)

@@ -56,6 +56,8 @@ class Waits(TorchDispatchMode):
         name = func.overloadpacket._qualified_op_name
         if name in ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::is_nonzero"):
             self.found.append(_place(name))
+        if name.startswith("aten::index_put") and args[0].device != args[2].device:  # x[index] = 0.0
+            self.found.append(_place(name))
         copies = name == "aten::_to_copy" and torch.device(kwargs.get("device") or "cpu").type == "cuda"
         if copies and args[0].device.type == "cpu" and not kwargs.get("non_blocking"):
             self.found.append(_place(name))
@@ -112,6 +114,9 @@ def test_a_wait_would_be_seen():
         torch.tensor(0.5, device="cuda")
         torch.rand(3).to("cuda", non_blocking=True)  # not this one
         torch.rand(3).to("cuda")
+        torch.rand(3, device="cuda")[torch.arange(3, device="cuda")] = 0.0
         with pytest.raises(Exception, match="_local_scalar_dense"):
             torch.rand((), device="cuda").item()
-    assert [name for name, _ in waits.found] == ["aten::_to_copy", "aten::_to_copy", "aten::_local_scalar_dense"]
+    assert [name for name, _ in waits.found] == [
+        *("aten::_to_copy", "aten::_to_copy", "aten::index_put_", "aten::_local_scalar_dense")
+    ]

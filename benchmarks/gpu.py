@@ -72,7 +72,8 @@ def main() -> None:
     for name in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, _stop)
 
-    preload()
+    if not arguments.parts or len(arguments.parts) > 2:
+        preload()
     import torch
 
     device = "cuda" if not arguments.tiny and torch.cuda.is_available() else "cpu"
@@ -130,7 +131,7 @@ class Run:
         card = found["rows"][0].get("card", "unknown") + ("-tiny" if self.arguments.tiny else "")
         self.file = tables.file_of(self.arguments.out, card)
         self.results = tables.read(self.file) or {"card": card, "parts": {}}
-        self.results["command"] = " ".join(["python benchmarks/gpu.py", *sys.argv[1:]])
+        self.results["command"] = "python benchmarks/gpu.py" + (" --tiny" if self.arguments.tiny else "")
         self.results["started"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self._finished(MACHINE, found, "")
         return method

@@ -102,6 +102,8 @@ def run_breaks(setting: Setting, rows: Rows) -> None:
                     "extractor": (step.model.visual.network, (images,)),
                     "decoder": (step.model.decoder.states, (patches, step.batch["tokens"])),
                 }
+                if setting.tiny:
+                    del calls["extractor"]
             else:
                 calls = {"objective": (step.model.hard_negatives, step.given_to_objective())}
             for part, (call, arguments) in calls.items():

@@ -139,7 +139,7 @@ def run_kernels(setting: Setting, rows: Rows) -> None:
     from torch.profiler import ProfilerActivity, profile
 
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if setting.is_cuda else [])]
-    words = min(words_of(setting), 20)
+    words = min(words_of(setting), 8)
     for name in ("transformer", "r2gencmn") if setting.tiny else ("transformer", "r2gen", "r2gencmn", "causal_lm"):
         for beams in (3,) if setting.tiny else (1, 3):
             with rows.row(f"{name}, beam {beams}") as row:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+LEFT_OUT = "left out"
+"""The name of a row whose error says what a part had no time for."""
 ROOT = Path(__file__).resolve().parents[2]
 
 

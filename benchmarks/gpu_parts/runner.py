@@ -15,7 +15,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from gpu_parts.part import Part, Rows, Setting, short
+from gpu_parts.part import LEFT_OUT, Part, Rows, Setting, short
 
 Result = dict[str, Any]
 GRACE = 3.0
@@ -56,9 +56,13 @@ class Running:
         rows = self.rows.read()
         error = end.get("error")
         if not end:
-            error = "stopped: out of time" if is_late else f"the process ended with {self.process.exitcode}"
+            error = "stopped" if is_late else f"the process ended with {self.process.exitcode}"
         failed = [row[""] for row in rows if row.get("ok") is False]
-        status = end.get("status", "failed") if not failed else "failed"
+        status = end.get("status", "out of time" if is_late else "failed")
+        if failed:
+            status = "failed"
+        elif any(row[""] == LEFT_OUT for row in rows):
+            status = "out of time"
         result: Result = {
             "status": status,
             "title": self.part.title,
@@ -147,7 +151,7 @@ def run_parts(
                         part, {"status": "skipped", "title": part.title, "error": f"needs {', '.join(absent)}"}, ""
                     )
                 elif left < GRACE:
-                    finished(part, {"status": "not run", "title": part.title, "error": "out of time"}, "")
+                    finished(part, {"status": "not run", "title": part.title, "error": "no time left"}, "")
                 else:
                     own = time.monotonic() + min(part.seconds, left - GRACE)
                     running.append(Running(part, replace(setting, studies=part.studies, ends=own), folder, method))

@@ -14,12 +14,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from gpu_parts.card import in_turns, matmul_rate
-from gpu_parts.part import Row, Rows, Setting, short
+from gpu_parts.part import LEFT_OUT, Row, Rows, Setting, short
 from gpu_parts.steps import VARIANTS, Step
 
 CACHED = ("host", "in_batch", "by_image", "by_image, hardened", "by_text", "likelihood margin")
 TINY = ("host", "in_batch", "queue 64k", "bank 16k", "gk_mvlp", "paired")
 TURNS, UNCOUNTED = 12, 3
+FOR_TURNS = 0.35
+"""Of the time of a part."""
 LIMIT = 1.3
 """Of the host's step, for `by_image` with cached features."""
 
@@ -32,7 +34,9 @@ def run(setting: Setting, rows: Rows) -> None:
 
 def run_cached(setting: Setting, rows: Rows) -> None:
     """Those that read reports again, on cached features: the decoder's step alone."""
-    _compare(list(CACHED if not setting.tiny else CACHED[:4]), setting, rows, cached=True)
+    _compare(
+        list(CACHED if not setting.tiny else CACHED[: 4 if setting.studies == 16 else 2]), setting, rows, cached=True
+    )
 
 
 def _compare(names: list[str], setting: Setting, rows: Rows, *, cached: bool) -> None:
@@ -40,11 +44,12 @@ def _compare(names: list[str], setting: Setting, rows: Rows, *, cached: bool) ->
     rate = matmul_rate(setting, torch.bfloat16)
     rows.add({"": "bf16 product", "flops_per_s": rate})
     steps: dict[str, Step] = {}
+    left_out, whole = [], setting.left()
     facts: dict[str, Row] = {}
     for name in names:
-        # as many variants as half of the time allows: the turns need the other half
-        if steps and setting.left() < 0.5 * (setting.left() + _spent(facts)):
-            rows.add({"": name, "error": "left out: no time to build it"})
+        # a pair in any case, more as long as there is time: the turns need some of it
+        if len(steps) > 1 and setting.left() < FOR_TURNS * whole:
+            left_out.append(name)
             continue
         with failure_as_row(rows, name, setting):
             facts[name], steps[name] = _first_steps(name, setting, cached)
@@ -66,6 +71,8 @@ def _compare(names: list[str], setting: Setting, rows: Rows, *, cached: bool) ->
         if cached and name == "by_image":
             row["ok"] = setting.tiny or row["over_host"] <= LIMIT
         rows.add(row)
+    if left_out:
+        rows.add({"": LEFT_OUT, "error": f"no time to build {', '.join(left_out)}"})
 
 
 @contextlib.contextmanager
@@ -89,10 +96,6 @@ def failure_as_row(rows: Rows, name: str, setting: Setting) -> Iterator[None]:
 def studies_of(setting: Setting) -> int:
     """Of a batch; few where the sizes are small."""
     return 4 if setting.tiny else setting.studies
-
-
-def _spent(facts: dict[str, Row]) -> float:
-    return sum(row["build_s"] for row in facts.values())
 
 
 def _first_steps(name: str, setting: Setting, cached: bool) -> tuple[Row, Step]:

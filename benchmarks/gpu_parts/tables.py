@@ -44,7 +44,7 @@ def read(path: Path) -> Results | None:
 
 def markdown(results: Results) -> str:
     """All parts as Markdown."""
-    lines = [f"# {results['card']}", "", f"`{results['command']}`, {results['started']}", ""]
+    lines = [f"# {results['card']}", "", f"`{results['command']}`, last run {results['started']}", ""]
     lines += ["| part | status | seconds | |", "|---|---|---|---|"]
     for name, part in results["parts"].items():
         failed = f"failed: {', '.join(part['failed'])}" if part.get("failed") else ""
@@ -59,13 +59,15 @@ def markdown(results: Results) -> str:
 def _table(rows: list[Row]) -> list[str]:
     lines: list[str] = []
     columns: list[str] = []
-    for row in rows:
+    for row in (row for row in rows if set(row) - {"", "ok", "error", "took_s"}):
         if not lines or not set(row) <= {*columns, "error"}:  # other columns: another table
-            own = list(dict.fromkeys(name for r in rows if _alike(r, row) for name in r))
-            columns = [*(name for name in own if name not in ("took_s",)), "took_s"]
+            own = dict.fromkeys(name for r in rows if _alike(r, row) for name in r)
+            columns = [name for name in own if name not in ("took_s", "error")]
+            columns += ["took_s"] if "took_s" in own else []
             lines += ["", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
         lines.append("| " + " | ".join(_cell(row.get(name, "")) for name in columns) + " |")
-    return lines
+    errors = [f"- {row['']}: {row['error']}" for row in rows if "error" in row]
+    return [*lines[1:], *(["", *errors] if errors else [])]
 
 
 def _alike(one: Row, other: Row) -> bool:

@@ -12,10 +12,10 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class BetterEpoch:
-    """An epoch that is better than the chosen one in more than half of the scores that did not choose.
+    """An epoch that is better than the chosen one in more than half of the other scores in which they differ.
 
     >>> print(BetterEpoch("val/BLEU-4", 1, 4, {"val/BLEU-4": (0.2125, 0.2117)}, {"val/R@5": (0.05, 0.52)}, 1))
-    best.ckpt is of epoch 1, by val/BLEU-4 (0.2125, in epoch 4 0.2117), but epoch 4 is better in 1 of 1 other scores: \
+    best.ckpt is of epoch 1, by val/BLEU-4 (0.2125, in epoch 4 0.2117), but epoch 4 is better in 1 of 1 other scores that differ: \
 val/R@5 0.520 against 0.050. Another monitor= may choose better.
     """
 
@@ -30,7 +30,7 @@ val/R@5 0.520 against 0.050. Another monitor= may choose better.
     better: dict[str, tuple[float, float]]
     """The scores in which the other one is better, in both epochs."""
     compared: int
-    """How many scores both have."""
+    """In how many scores they differ."""
 
     def __str__(self) -> str:
         by = "".join(f" ({a:.4f}, in epoch {self.other} {b:.4f})" for a, b in self.by.values())
@@ -38,7 +38,8 @@ val/R@5 0.520 against 0.050. Another monitor= may choose better.
         some = [f"{name} {b:.3f} against {a:.3f}" for name, (a, b) in by_gain[:SHOWN]]
         return (
             f"best.ckpt is of epoch {self.chosen}, by {self.monitor}{by}, but epoch {self.other} is better in "
-            f"{len(self.better)} of {self.compared} other scores: {', '.join(some)}. Another monitor= may choose better."
+            f"{len(self.better)} of {self.compared} other scores that differ: {', '.join(some)}. "
+            "Another monitor= may choose better."
         )
 
 
@@ -63,10 +64,11 @@ def better_epoch(rows: Sequence[LoggedRow], chosen: int, monitor: str, names: Se
     found = None
     for epoch, scores in sorted(epochs.items()):
         shared = [name for each in names if (name := f"val/{each}") in own and name in scores and name != monitor]
-        better = {name: (own[name], scores[name]) for name in shared if _is_better(name, scores[name], own[name])}
-        if len(better) > max(len(shared) / 2, 0 if found is None else len(found.better)):
+        differ = [name for name in shared if scores[name] != own[name]]  # a model that collapsed repeats most of them
+        better = {name: (own[name], scores[name]) for name in differ if _is_better(name, scores[name], own[name])}
+        if len(better) > max(len(differ) / 2, 0 if found is None else len(found.better)):
             by = {monitor: (own[monitor], scores[monitor])} if monitor in own and monitor in scores else {}
-            found = BetterEpoch(monitor, chosen, epoch, by, better, len(shared))
+            found = BetterEpoch(monitor, chosen, epoch, by, better, len(differ))
     return found
 
 

@@ -21,7 +21,8 @@ def test_the_run_of_the_issue_that_was_judged_by_wording():
     assert (found.chosen, found.other, found.compared) == (1, 3, 4)
     assert found.better == {"val/findings_F1": (0.091, 0.458), "val/R@5": (0.05, 0.52), "val/report_loss": (2.0, 1.5)}
     assert str(found) == (
-        "best.ckpt is of epoch 1, by val/BLEU-4 (0.2125, in epoch 3 0.2117), but epoch 3 is better in 3 of 4 other scores: "
+        "best.ckpt is of epoch 1, by val/BLEU-4 (0.2125, in epoch 3 0.2117), but epoch 3 is better in 3 of 4 other scores that "
+        "differ: "
         "val/R@5 0.520 against 0.050, val/findings_F1 0.458 against 0.091, val/report_loss 1.500 against 2.000. "
         "Another monitor= may choose better."
     )
@@ -32,13 +33,19 @@ def test_the_run_of_the_issue_that_was_judged_by_wording():
     [
         [],
         [*logged((0.2, 0.3, 0.1, 0.1, 2.0))],
-        [*logged((0.2, 0.3, 0.1, 0.1, 2.0), (0.1, 0.4, 0.2, 0.1, 2.0))],  # two of four are not most
+        [*logged((0.2, 0.3, 0.1, 0.1, 2.0), (0.1, 0.4, 0.2, 0.0, 3.0))],  # two of four are not most
         [*logged((0.2, 0.3, 0.1, 0.1, 1.0), (0.1, 0.2, 0.1, 0.1, 2.0))],  # a higher loss is no better one
     ],
     ids=["no log", "one epoch", "half of the scores", "worse"],
 )
 def test_nothing_is_said_otherwise(rows):
     assert better_epoch(rows, 1, "val/BLEU-4", NAMES) is None
+
+
+def test_of_a_collapsed_model_only_what_differs_counts():
+    rows = list(logged((0.1458, 0.5661, 0.0, 0.04, 1.3377), (0.1458, 0.5661, 0.0, 0.09, 0.7462)))
+    found = better_epoch(rows, 1, "val/BLEU-4", NAMES)
+    assert (found.other, set(found.better), found.compared) == (2, {"val/R@5", "val/report_loss"}, 2)
 
 
 def test_the_epoch_that_is_better_in_most_and_a_score_that_was_not_logged():

@@ -269,7 +269,7 @@ def test_what_is_missing_or_interrupted_is_trained_and_nothing_else(cli, tiny, t
     resumed = read_json(folder / "comparison.json")["variants"]["mine"]
     assert resumed["seconds"][1] is None
     assert resumed["scores"]["test"]["BLEU-4"][1] == scores["mine/seed_2"]["BLEU-4"]
-    assert "Reports and scores below are of one run each, the best on val: host seed" in (
+    assert "Studies and curves are of one run of each variant, the best on validation: host seed" in (
         folder / "page.html"
     ).read_text(encoding="utf-8")
 

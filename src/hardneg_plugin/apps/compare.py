@@ -34,6 +34,7 @@ from hardneg_plugin.comparison.verdicts import cautions, choice, verdicts
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import whole_text_file, write_json, writing
 from hardneg_plugin.pages.from_runs import build_page
+from hardneg_plugin.pages.overview import overview_of
 from hardneg_plugin.pages.render import write_page
 
 AGAIN = "Run the same command again to continue."
@@ -211,10 +212,13 @@ def _write_page_of(compared: Comparison, settings: ComparisonSettings) -> None:
     }
     with Console(stderr=True).status("Looking at studies for page.html"):
         # trusted: their settings have been compared with those of this command
-        page = build_page(best, "test", settings.page, trust=True)
+        page = build_page(best, "test", settings.page, trust=True, by_difference=True)
     seeds = ", ".join(f"{name} {folder.path.name.replace('_', ' ')}" for name, folder in best.items())
-    of_one_run = f"Reports and scores below are of one run each, the best on val: {seeds}."
-    page = dataclasses.replace(page, notes=[*_in_words(compared), of_one_run, *page.notes])
+    of_one_run = f"Studies and curves are of one run of each variant, the best on validation: {seeds}."
+    overview = overview_of(compared)
+    overview = dataclasses.replace(overview, notes=[*overview.notes, of_one_run, *page.notes])
+    title = f"{compared.baseline} and {len(compared.variants) - 1} other variants, compared"
+    page = dataclasses.replace(page, title=title, notes=[], scores={}, overview=overview)
     with writing(settings.path / "page.html", AGAIN):
         write_page(settings.path / "page.html", page)
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardneg_plugin.evaluation.inspected_study import InspectedStudy
+from hardneg_plugin.pages.overview import Overview
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class PageContent:
         scores: by variant, then by name.
         curves: of all variants.
         configs: YAML, by variant.
+        overview: of a comparison, the first view of its page; the page then shows it in place of `scores`.
+        by_difference: a score of single studies, by whose difference between variants they are listed; empty: by id.
 
     Raises:
         ValueError: two studies have the same id, or a variant is not in `variants`.
@@ -84,6 +87,8 @@ class PageContent:
     scores: dict[str, dict[str, Score]]
     curves: list[Curve]
     configs: dict[str, str]
+    overview: Overview | None = None
+    by_difference: str = ""
 
     def __post_init__(self) -> None:
         ids = Counter(study.id for study in [*self.studies, *self.neighbours])

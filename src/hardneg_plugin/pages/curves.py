@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hardneg_plugin.pages.content import Curve
 from hardneg_plugin.runs.csv_log import read_csv_log
@@ -50,7 +51,7 @@ def thin(points: list[tuple[int, float]], most: int = POINTS) -> list[tuple[int,
     return [points[index] for index in spread(range(len(points)), most)]
 
 
-def spread(scores: Sequence[float], limit: int) -> list[int]:
+def spread(scores: Sequence[float] | NDArray[np.float64], limit: int) -> list[int]:
     """Indices of the lowest score, the highest, and an even spread between them, ascending.
 
     Args:

@@ -24,6 +24,7 @@ def build_page(
     split: SplitName,
     limit: int = 600,
     *,
+    by_difference: bool = False,
     data: DictConfig | None = None,
     device: str | None = None,
     trust: bool = False,
@@ -37,6 +38,7 @@ def build_page(
         runs: by the name that each gets, in the order of the page.
         split: whose predictions are shown.
         limit: show at most so many studies, >= 1: the worst, the best, and an even spread between them.
+        by_difference: show those whose scores differ most between the runs instead.
         data: as of `read_run`.
         device, trust, track: as of `inspect_run`.
 
@@ -52,11 +54,15 @@ def build_page(
                 f"the study {min(different)!r} ({len(different)} such studies)."
             )
     ids = list(first.rows)
-    score, chosen = _choice(finished, ids, limit)
+    score, chosen = _choice(finished, ids, limit, by_difference)
     shown = [ids[index] for index in chosen]
     inspected = [inspect_run(run, shown, device=device, trust=trust, track=track) for run in finished]
-    how = "from the first to the last" if score is None else f"from the lowest to the highest {score}"
-    choice = f"Shown are {len(shown)} of {len(ids)} studies, spread evenly {how}; scores are of all of them."
+    how = (
+        f"spread evenly {'from the first to the last' if score is None else f'from the lowest to the highest {score}'}"
+    )
+    if by_difference and score is not None:
+        how = f"those whose {score} differs most between variants"
+    choice = f"Shown are {len(shown)} of {len(ids)} studies, {how}; scores are of all of them."
     negatives = {study.hard_negative for each in inspected for study in each.studies.values()}
     return PageContent(
         title=f"{', '.join(runs)}: {split} split",
@@ -67,6 +73,7 @@ def build_page(
         scores={run.name: split_scores(run.metrics, split) for run in finished},
         curves=[curve for run in finished for curve in read_curves(run.folder, run.name)],
         configs={run.name: run.folder.config.read_text(encoding="utf-8") for run in finished},
+        by_difference=score if by_difference and score is not None else "",
     )
 
 
@@ -85,12 +92,17 @@ def split_scores(metrics: Mapping[str, Any], split: SplitName) -> dict[str, Scor
     }
 
 
-def _choice(runs: Sequence[FinishedRun], ids: Sequence[str], limit: int) -> tuple[str | None, list[int]]:
-    """The score that the shown studies are spread over, if there is one, and their indices in `ids`."""
+def _choice(
+    runs: Sequence[FinishedRun], ids: Sequence[str], limit: int, by_difference: bool
+) -> tuple[str | None, list[int]]:
+    """The score by which the shown studies are chosen, if there is one, and their indices in `ids`."""
     scores = [[run.records[study].get("scores", {}) for run in runs] for study in ids]
     for name in SPREAD_OVER:
         if all(name in each for of_study in scores for each in of_study):
-            return name, spread([float(np.mean([each[name] for each in of_study])) for of_study in scores], limit)
+            values = np.array([[each[name] for each in of_study] for of_study in scores])
+            if by_difference:
+                return name, sorted(np.argsort(-np.ptp(values, axis=1), kind="stable")[:limit].tolist())
+            return name, spread(values.mean(axis=1), limit)
     return None, spread(range(len(ids)), limit)
 
 

@@ -1,12 +1,13 @@
 // The page: which study is shown, which are listed and in what order. The address has all of it, after the #.
 
-const { variants, studies, neighbours, curves } = JSON.parse(document.getElementById("data").textContent);
+const { variants, studies, neighbours, curves, byDifference } = JSON.parse(document.getElementById("data").textContent);
 const byId = new Map([...studies, ...neighbours].map((study, index) => [study.id, Object.assign(study, { index, listed: index < studies.length })]));
 const at = (id) => document.getElementById(id);
 const PER_PAGE = 50;
 
 const collator = new Intl.Collator("en", { numeric: true });
-const fresh = { view: "studies", study: "", q: "", sort: "", order: "worst", differ: "", wrong: "" };
+const firstView = document.querySelector("nav a").dataset.view;
+const fresh = { view: firstView, study: "", q: "", sort: "", order: "worst", differ: "", wrong: "" };
 const state = { ...fresh };
 let hits = [];
 let page = 0;
@@ -20,11 +21,13 @@ for (const study of studies) {
   study.findingsDiffer = new Set(written.flatMap(({ findings }) => (findings ? [JSON.stringify([...findings].sort())] : []))).size > 1;
 }
 
-// A score of a variant, as a key in the address and in the list of sort keys.
+// A score of a variant, as a key in the address and in the list of sort keys; without a variant, how far the variants lie apart.
 const keyOf = (variant, score) => JSON.stringify([variant, score]);
 function valueOf(study, key) {
   const [variant, score] = JSON.parse(key);
-  return study.written[variant]?.scores[score] ?? null;
+  if (variant !== null) return study.written[variant]?.scores[score] ?? null;
+  const values = variants.map((name) => study.written[name]?.scores[score] ?? null).filter((value) => value !== null);
+  return values.length > 1 ? Math.max(...values) - Math.min(...values) : null;
 }
 
 function found() {
@@ -45,7 +48,8 @@ function found() {
 }
 
 function writeAddress() {
-  const changed = Object.entries(state).filter(([name, value]) => value !== fresh[name]);
+  // with a study, the view is always written: #study=... alone shows the study
+  const changed = Object.entries(state).filter(([name, value]) => value !== fresh[name] || (name === "view" && value !== "studies"));
   history.replaceState(null, "", `#${new URLSearchParams(changed)}`);
   for (const link of document.querySelectorAll("nav a")) {
     const others = new URLSearchParams(changed);
@@ -59,6 +63,7 @@ function writeAddress() {
 function readAddress() {
   const address = new URLSearchParams(location.hash.slice(1));
   for (const name of Object.keys(fresh)) state[name] = address.get(name) ?? fresh[name];
+  if (address.get("study") && !address.get("view")) state.view = "studies";
   if (!at(state.view) || state.view === "study") state.view = fresh.view;
 }
 
@@ -142,11 +147,23 @@ function showControls() {
     else at(id).value = state[name];
     if (name !== "wrong" && at(id).value !== state[name]) at(id).value = state[name] = fresh[name]; // from the address of another page
   }
+  showOrder();
+}
+
+function showOrder() {
   at("order").disabled = !state.sort;
+  const names = state.sort && JSON.parse(state.sort)[0] === null ? { worst: "smallest first", best: "largest first" } : { worst: "worst first", best: "best first" };
+  for (const option of at("order").options) option.textContent = names[option.value];
 }
 
 function setUpControls() {
   at("sort").append(element("option", { value: "" }, "id"));
+  if (variants.length > 1) {
+    const shared = Object.keys(studies[0].written[variants[0]]?.scores ?? {});
+    const options = shared.map((name) => element("option", { value: keyOf(null, name) }, `${name} · largest difference`));
+    if (options.length) at("sort").append(element("optgroup", { label: "between variants" }, ...options));
+    if (shared.includes(byDifference)) Object.assign(fresh, { sort: keyOf(null, byDifference), order: "best" });
+  }
   for (const variant of variants) {
     const names = new Set(studies.flatMap((study) => Object.keys(study.written[variant]?.scores ?? {})));
     const options = [...names].map((name) => element("option", { value: keyOf(variant, name) }, variants.length > 1 ? `${name} · ${variant}` : name));
@@ -159,7 +176,7 @@ function setUpControls() {
   for (const [name, id] of Object.entries(controls)) {
     at(id).addEventListener(name === "q" ? "input" : "change", () => {
       state[name] = name === "wrong" ? (at(id).checked ? "1" : "") : at(id).value;
-      at("order").disabled = !state.sort;
+      showOrder();
       if (name === "sort" || name === "order") state.study = ""; // go to the worst, or the best
       refind();
     });

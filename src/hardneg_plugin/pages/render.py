@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
@@ -21,6 +21,7 @@ from PIL import Image
 from hardneg_plugin.evaluation.inspected_study import FoundEntity, InspectedStudy, Reading
 from hardneg_plugin.files import whole_text_file
 from hardneg_plugin.pages.content import PageContent, Score, StudyContent
+from hardneg_plugin.pages.forest import drawn_panel
 
 LONGER_SIDE = 320
 """Images are scaled down to so many pixels."""
@@ -28,6 +29,7 @@ LONGER_SIDE = 320
 JPEG_QUALITY = 80
 """About 10 kB for a chest X-ray of that size."""
 
+VIEWS = ["studies", "scores", "curves", "settings"]
 SCRIPTS = ("study.js", "curves.js", "page.js")
 
 SCRIPTS_WITH_ALIGNMENT = ("study.js", "alignment.js", "curves.js", "page.js")
@@ -64,9 +66,13 @@ def render(content: PageContent) -> str:
     has_alignment = any(by.reading or by.entities is not None for by in written)
     style = _source("page.css") + (_source("alignment.css") if has_alignment else "")
     script = "\n".join(_source(name) for name in (SCRIPTS_WITH_ALIGNMENT if has_alignment else SCRIPTS))
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_source)
+    )
     page = environment.from_string(_source("template.html.jinja")).render(
         content=content,
+        views=["comparison", *(view for view in VIEWS if view != "scores")] if content.overview else VIEWS,
+        panels=[drawn_panel(panel) for panel in content.overview.forest] if content.overview else [],
         score_rows=list(_score_rows(content)),
         style=Markup(style),
         script=Markup(script),
@@ -106,6 +112,7 @@ def _number(value: float | None) -> float | None:
 def _data(content: PageContent) -> dict[str, Any]:
     return {
         "variants": content.variants,
+        "byDifference": content.by_difference,
         "studies": [
             {
                 "id": study.id,
@@ -204,14 +211,15 @@ def _figure(value: float) -> str:
 
 
 def _axis(scores: list[Score | None]) -> list[dict[str, float] | None] | None:
-    """For each variant its score and interval on a scale from the lowest value, 0, to the highest, 100.
+    """For each variant its score and interval on a scale from zero, or the lowest value below it, to the highest, 100.
 
-    None for fewer than two scores, or where all are equal.
+    None for fewer than two scores, or where all are zero.
     """
     marks = [_mark(score) for score in scores]
     known = [mark for mark in marks if mark]
     lowest = min((min(mark.values()) for mark in known), default=0.0)
     highest = max((max(mark.values()) for mark in known), default=0.0)
+    lowest, highest = min(lowest, 0.0), max(highest, 0.0)
     if len(known) < 2 or lowest == highest:
         return None
     scale = 100 / (highest - lowest)

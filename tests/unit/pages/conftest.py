@@ -6,11 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hardneg_plugin.comparison.comparison import Comparison, Contrast, SplitResult, VariantDifference, VariantResult
 from hardneg_plugin.data.phantom import PhantomStudies
 from hardneg_plugin.data.phantom.reading import read_findings
 from hardneg_plugin.evaluation.inspected_study import FoundEntity, InspectedStudy, Reading, Similarities
 from hardneg_plugin.knowledge import ABSENT, PRESENT, UNKNOWN
 from hardneg_plugin.pages.content import Curve, PageContent, Score, StudyContent
+from hardneg_plugin.pages.overview import overview_of
 
 STEPS = range(0, 1000, 20)
 
@@ -169,3 +171,42 @@ def hostile():
         curves=[Curve(text, text, [(0, math.nan), (1, math.inf), (2, 0.5)]), Curve(text, "val/none", [])],
         configs={text: text},
     )
+
+
+def _difference(value, half, corrected):
+    return VariantDifference(value, value - half, value + half, p_value=corrected / 4, corrected=corrected)
+
+
+@pytest.fixture(scope="session")
+def comparison():
+    """Two variants against a host: one is better in one measure and worse in another, of the other nothing is found."""
+    differences = {
+        "arc": {"findings_F1": _difference(0.1, 0.04, 0.0079), "CIDEr": _difference(-0.2, 0.1, 0.03)},
+        "mined": {"findings_F1": _difference(0.01, 0.03, 0.9), "CIDEr": _difference(0.0, 0.2, 1.0)},
+    }
+    scores = {
+        "host": {"findings_F1": [0.5, 0.54], "CIDEr": [0.8, 0.9]},
+        "arc": {"findings_F1": [0.6, 0.64], "CIDEr": [0.6, 0.7]},
+        "mined": {"findings_F1": [0.51, 0.55], "CIDEr": [0.7, 1.0]},
+    }
+    intervals = {name: dict.fromkeys(("findings_F1", "CIDEr"), (0.4, 0.9)) for name in scores}
+    split = SplitResult(120, "", intervals, differences, pairs=[Contrast("arc", "mined", differences["arc"])])
+    return Comparison(
+        baseline="host",
+        seeds=[1, 2],
+        measures=["findings_F1", "CIDEr"],
+        resamples=2000,
+        variants={
+            name: VariantResult([], {"val": own, "test": own}, [10.0, 12.0], {"inference": 7}, {}, [1, 2])
+            for name, own in scores.items()
+        },
+        splits={"val": split, "test": split},
+        notes=["bank is left out."],
+    )
+
+
+@pytest.fixture(scope="session")
+def compared(content, comparison):
+    """The page of a comparison."""
+    overview = overview_of(comparison)
+    return replace(content, scores={}, notes=[], overview=overview, by_difference="findings_attributes_F1")

@@ -544,6 +544,55 @@ def test_pages_with_little_on_them_are_told_so(browser, tmp_path):
     assert "There is no generated report of this study." in page.one("#study").text
 
 
+@pytest.fixture
+def page_of_comparison(browser, compared, tmp_path):
+    page = Opened(browser)
+    page.open(tmp_path / "page.html", compared)
+    return page
+
+
+def test_a_comparison_is_seen_first_and_its_studies_where_variants_differ(page_of_comparison, compared):
+    page = page_of_comparison
+    assert [section.get_attribute("id") for section in page.all("main > section") if section.is_displayed()] == [
+        "comparison"
+    ]
+    assert len(page.all(".forest svg")) == 2
+    page.go("view=studies")
+    scores = {
+        study.id: [by.scores["findings_attributes_F1"] for by in study.written.values()] for study in compared.studies
+    }
+    apart = [max(scores[study]) - min(scores[study]) for study in page.listed]
+    assert apart == sorted(apart, reverse=True)
+    assert apart[0] > apart[-1]
+    assert [float(value.text) for value in page.all("#list .value")] == pytest.approx(apart, abs=0.001)
+    assert page.one("#order option:checked").text == "largest first"
+
+
+def test_the_address_of_a_study_alone_shows_it(page_of_comparison, compared):
+    page = page_of_comparison
+    page.go(f"study={compared.studies[5].id}")
+    assert page.one("#studies").is_displayed()
+    assert page.study == compared.studies[5].id
+    page.go("view=comparison")
+    page.run("location.reload()")
+    page.wait_until_shown("#comparison")  # the address that was written keeps the view
+    assert not page.one("#studies").is_displayed()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_comparison_fits_the_window(page_of_comparison, width):
+    page = page_of_comparison
+    page.at_size(width, 844)
+    try:
+        assert page.run("return document.documentElement.scrollWidth") <= width
+        ends = page.run(
+            "return [...document.querySelectorAll('.forest text')].map((it) => it.getBoundingClientRect().right)"
+        )
+        assert max(ends) <= width
+    finally:
+        page.at_size(1300, 900)
+
+
 def test_nothing_was_requested_and_nothing_complained(browser):
     assert browser.get_log("browser") == []
     sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]

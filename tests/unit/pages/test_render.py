@@ -212,10 +212,15 @@ def test_the_table_has_each_score_with_its_interval_where_there_is_one():
         "length",
         "extra",
     ]
-    # on an axis from 0.2 to 0.6; one known score is not drawn
+    # on an axis from 0 to 0.6; one known score is not drawn
     lines = [(float(line["x1"]), float(line["x2"])) for line, _ in page.all("line")]
-    assert lines == [pytest.approx((0, 25), abs=0.01), pytest.approx((37.5, 100), abs=0.01)]
-    assert [float(circle["cx"]) for circle, _ in page.all("circle")] == pytest.approx([12.5, 50], abs=0.01)
+    assert lines == [pytest.approx((33.33, 50), abs=0.01), pytest.approx((58.33, 100), abs=0.01)]
+    assert [float(circle["cx"]) for circle, _ in page.all("circle")] == pytest.approx([41.67, 66.67], abs=0.01)
+
+
+def test_scores_that_are_zero_are_not_drawn():
+    scores = {"a": {"x": Score(0.0, 0.0, 0.0)}, "b": {"x": Score(0.0, 0.0, 0.0)}}
+    assert Page(render(empty(variants=["a", "b"], scores=scores))).all("circle") == []
 
 
 def test_a_page_of_nothing_says_so():

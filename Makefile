@@ -51,6 +51,7 @@ bench: .venv/.ready
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/mining.py
 	$(BIN)/python benchmarks/chunks.py
+	$(BIN)/python benchmarks/command_start.py
 
 # Correctness and speed on a CUDA machine, in under 9 minutes: docs/results/gpu/CARD.md. Parts that are done are not run again.
 # make gpu GPU="--parts speed_16"; on a CPU make gpu GPU="--tiny --out FOLDER" runs every part at small sizes.

@@ -24,6 +24,7 @@ PLUG_IN = [
 ]
 TRAINER = [
     "folder_lock",
+    "progress",
     "config",
     "data",
     "backbones",

@@ -33,6 +33,7 @@ from hardneg_plugin.runs.checkpoint import (
 )
 from hardneg_plugin.runs.folder import RunFolder
 from hardneg_plugin.runs.provenance import provenance
+from hardneg_plugin.training.progress_bar import TrainingBar
 
 
 def main() -> None:
@@ -62,7 +63,13 @@ def evaluate(job: Job) -> None:
     pl.seed_everything(config.seed, workers=True, verbose=False)  # decoding may draw words
     config.trainer.precision = settings["precision"]
     trainer = agreed(
-        lambda: make_trainer(config, logger=False, enable_checkpointing=False, use_distributed_sampler=False)
+        lambda: make_trainer(
+            config,
+            callbacks=[TrainingBar()],
+            logger=False,
+            enable_checkpointing=False,
+            use_distributed_sampler=False,
+        )
     )
     run_split = trainer.validate if config.split == "val" else trainer.test
     with interruptible(trainer):

@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from hardneg_plugin.apps import commands
-from hardneg_plugin.apps.shared.console import print_counts, print_hardest, progress
+from hardneg_plugin.apps.shared.console import print_counts, print_hardest
 from hardneg_plugin.data.annotations import AnnotatedStudies
 from hardneg_plugin.data.studies import StudySource
 from hardneg_plugin.errors import UserError
@@ -22,6 +22,7 @@ from hardneg_plugin.neighbours.groups import ExcludedCounts, count_excluded, gro
 from hardneg_plugin.neighbours.ithn_annotation import write_ithn_annotation
 from hardneg_plugin.neighbours.search import ChunkedSearch, NeighbourRule, Neighbours, Search
 from hardneg_plugin.neighbours.table import write_neighbours
+from hardneg_plugin.progress import progress
 
 BACKENDS: Mapping[str, Callable[[int], Search]] = {"torch": ChunkedSearch, "faiss": FaissSearch}
 HARDEST = 10

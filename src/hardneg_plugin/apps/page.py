@@ -6,11 +6,11 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig
 
 from hardneg_plugin.apps import commands
-from hardneg_plugin.apps.shared.console import progress
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import check_place, writing
 from hardneg_plugin.pages.from_runs import build_page
 from hardneg_plugin.pages.render import write_page
+from hardneg_plugin.progress import progress
 from hardneg_plugin.runs.folder import RunFolder
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from rich.progress import track
 from torch import Tensor
 
 from hardneg_plugin.apps import commands
@@ -20,6 +19,7 @@ from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import whole_text_file, write_jsonl
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.models.report_io import GeneratedReport, read_views
+from hardneg_plugin.progress import progress
 
 WIDEST = 100
 """Characters of a line on the screen, at most: longer ones are hard to read."""
@@ -102,8 +102,7 @@ def _write(model: ReportGenerator, studies: Sequence[StudyFiles], config: DictCo
     assert model.image_size is not None
     screen, records, failed = console(), [], 0
     starts = range(0, len(studies), config.batch_size)
-    has_bar = screen.is_terminal and len(starts) > 1
-    for start in track(starts, "studies", console=screen, transient=True, disable=not has_bar):
+    for start in progress(starts, "batches of studies") if len(starts) > 1 else starts:
         readable: list[tuple[StudyFiles, list[Tensor]]] = []
         for study in studies[start : start + config.batch_size]:
             try:

@@ -7,7 +7,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from hardneg_plugin.apps import commands
-from hardneg_plugin.apps.shared.console import console, make_table, progress
+from hardneg_plugin.apps.shared.console import console, make_table
 from hardneg_plugin.data.datamodule import StudyDataModule
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.evaluation.downstream.frozen_features import Model
@@ -15,6 +15,7 @@ from hardneg_plugin.evaluation.downstream.run_tasks import TASKS, TaskInputs
 from hardneg_plugin.files import write_json, write_jsonl
 from hardneg_plugin.metrics.task_scores import task_card
 from hardneg_plugin.models.base import move_to_device
+from hardneg_plugin.progress import progress
 from hardneg_plugin.runs.checkpoint import find_checkpoint, load_trained_model
 from hardneg_plugin.runs.folder import RunFolder
 

@@ -27,8 +27,8 @@ Evaluated = Literal["val", "test"]
 Scores = TypeVar("Scores", bound=StudyMetric[Any])
 Model = TypeVar("Model", bound=nn.Module)
 
-PROGRESS_BAR = ("BLEU-4", "CIDEr", "findings_F1", "R@5")
-"""Scores shown in the progress bar, beside the loss."""
+PROGRESS_BAR = ("report_loss", "BLEU-4", "CIDEr", "findings_F1", "findings_attributes_F1", "R@5")
+"""Scores in the line after each epoch, beside the loss."""
 
 
 def move_to_device(model: Model, device: str | torch.device | None) -> Model:

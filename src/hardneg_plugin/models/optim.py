@@ -19,6 +19,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Groups for an optimizer: `visual_lr` for the network of the visual extractor, no weight decay on vectors.
 
+    Each has a name, by which its learning rate is logged.
+
     Args:
         named_parameters: of the model; frozen ones are left out. Those of the network start with one of `VISUAL`.
         visual_lr: learning rate of the network; None: that of the optimizer.
@@ -37,6 +39,7 @@ def parameter_groups(
             "params": parameters,
             **({"lr": visual_lr} if is_visual and visual_lr is not None else {}),
             **({} if decays else {"weight_decay": 0.0}),
+            "name": f"{'visual' if is_visual else 'other'}_{'weights' if decays else 'vectors'}",
         }
         for (is_visual, decays), parameters in groups.items()
     ]

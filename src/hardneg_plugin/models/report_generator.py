@@ -24,6 +24,9 @@ from hardneg_plugin.models.likelihood_ranks import LikelihoodRanks
 from hardneg_plugin.models.other_images import other_images
 from hardneg_plugin.models.report_io import GeneratedReport, Images, generated_report, group_views, read_views
 
+FEW_STEPS = 10
+"""A model that was trained so little writes the same for all studies, which needs no warning."""
+
 
 class ReportGenerator(StudyModel[ReportScores]):
     """A report generator: visual extractor and report decoder, trained with teacher forcing, scored on generated reports.
@@ -286,4 +289,5 @@ class ReportGenerator(StudyModel[ReportScores]):
         if split in self._ranks:
             self.scores_of(split).add_measured(self._ranks[split].compute(self.decoder, self.device))
         super()._log_scores(split)
-        self.scores_of(split).warn_of_collapse()
+        if not 0 < self.trainer.global_step < FEW_STEPS:  # 0: a finished run that is scored
+            self.scores_of(split).warn_of_collapse()

@@ -1,17 +1,12 @@
-"""What the commands print: tables of scores and of mined pairs, and progress bars."""
+"""What the commands print: tables of scores and of mined pairs."""
 
-import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
 from hardneg_plugin.neighbours.groups import ExcludedCounts
-
-T = TypeVar("T")
 
 COLUMNS = (
     "BLEU-1",
@@ -51,16 +46,6 @@ def console(at_least: int = 0) -> Console:
     """
     usual = Console(highlight=False)
     return usual if usual.is_terminal else Console(width=max(usual.width, at_least), highlight=False)
-
-
-def progress(steps: Iterable[T], name: str) -> Iterable[T]:
-    """Iterate with a progress bar that disappears at the end; without one where the output is no terminal.
-
-    Args:
-        steps: what to iterate over.
-        name: in front of the bar.
-    """
-    return track(steps, description=name, transient=True, disable=not sys.stdout.isatty())
 
 
 def make_table(title: str, *headings: str) -> Table:

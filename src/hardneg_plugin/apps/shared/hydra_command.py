@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -94,6 +94,22 @@ def hush_libraries() -> None:
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     # scores are the same on all ranks, and count no study twice
     warnings.filterwarnings("ignore", message=".*(sync_dist=True|DistributedSampler).*")
+    # of an epoch; what is logged counts the steps of the whole training
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    warnings.showwarning = _show_in_a_line
+
+
+def _show_in_a_line(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning without the line of code that it comes from."""
+    where = "" if issubclass(category, UserWarning) else f"{filename}:{lineno}: {category.__name__}: "
+    print(f"Warning: {where}{message}", file=file or sys.stderr, flush=True)
 
 
 def run_directory() -> Path:

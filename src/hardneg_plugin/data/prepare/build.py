@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
-from tqdm import tqdm
 
 from hardneg_plugin.data.downloads.study import SECTIONS, DroppedEntry, Originals, OriginalStudy, Section, text_of
 from hardneg_plugin.data.leakage import shared_with_training
@@ -26,6 +25,7 @@ from hardneg_plugin.data.study_table import SCHEMA, Columns, view_keys
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import is_unicode, whole_file, writing
 from hardneg_plugin.functional.match_keys import match_key
+from hardneg_plugin.progress import Work
 
 CHUNK = 256
 """Studies per shard: some tens of megabytes, and the most that a killed command loses."""
@@ -115,9 +115,7 @@ def _fill(source: Originals, work: WorkFolder, settings: PrepareSettings, worker
     counts = PreparationCounts()
     shards = 0
     with (
-        tqdm(
-            total=len(source), unit="study", disable=None, desc="preparing"
-        ) as bar,  # disable=None: only on a terminal
+        Work("preparing studies", len(source)) as shown,
         # Studies dropped in reading come before unreadable images, so that the order does not depend on timing.
         growing_file(work.unfinished / DROPPED) as dropped,
         growing_file(work.path / DROPPED) as unreadable,
@@ -131,8 +129,8 @@ def _fill(source: Originals, work: WorkFolder, settings: PrepareSettings, worker
                     counts.drop(entry)
                     write_dropped(unreadable, entry)
                 add_rows(_rows_of(part, record, settings, counts))
-                bar.update(part.read - bar.n)
-        bar.update(counts.read - bar.n)
+                shown.done(part.read)
+        shown.done(counts.read)
         counts.check(settings.splits)
         with writing(work.path / DROPPED, GO_ON):
             unreadable.seek(0)

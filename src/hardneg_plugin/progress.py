@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -42,7 +42,7 @@ class Bars(Progress):
             redirect_stderr=sys.stderr.isatty(),
         )
         self._drawn = 0.0
-        self._moved: list[tuple[logging.StreamHandler[object], object]] = []
+        self._moved: list[tuple[logging.StreamHandler[Any], Any]] = []
 
     def start(self) -> None:
         """Begin to show them."""

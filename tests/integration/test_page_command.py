@@ -88,6 +88,10 @@ def test_each_study_has_what_every_run_wrote_about_it(trained, content):
     assert (content.title, content.variants, content.neighbours) == ("host, arc: test split", ["host", "arc"], [])
     split = PhantomStudies(**PHANTOM).split("test")
     assert [study.id for study in content.studies] == split.ids
+    assert [study.original for study in content.studies] == split.reports
+    for row, study in enumerate(content.studies):
+        marks = [(mark.view, tuple(end / PHANTOM["size"] for end in mark.box)) for mark in split.marks(row)]
+        assert [(("frontal", "lateral")[box.view], box.place) for box in study.boxes] == marks
     for name in content.variants:
         for study, record, sample in zip(content.studies, predictions(trained / name), split, strict=True):
             written = study.written[name]
@@ -152,6 +156,26 @@ def test_a_limit_keeps_the_worst_and_the_best_and_what_they_refer_to(trained):
     neighbours = {study.id: study for study in content.neighbours}
     assert {study.written["arc"].hard_negative for study in content.studies} - shown == neighbours.keys()
     assert all(study.views and study.reference and not study.written for study in neighbours.values())
+
+
+def test_studies_by_difference_are_those_where_the_runs_differ_most(trained):
+    runs = {name: RunFolder(trained / name) for name in ("host", "arc")}
+    content = build_page(runs, "test", limit=3, by_difference=True)
+    name = content.by_difference
+    scores = [{record["id"]: record["scores"][name] for record in predictions(run.path)} for run in runs.values()]
+    apart = {study: abs(scores[0][study] - scores[1][study]) for study in scores[0]}
+    shown = [apart[study.id] for study in content.studies]
+    assert sorted(shown) == sorted(apart.values())[-3:]
+    assert any(f"those whose {name} differs most between variants" in note for note in content.notes)
+
+
+def test_baselines_of_a_run_are_on_its_page(runs, read_json):
+    metrics = read_json(runs / "arc" / "metrics.json")
+    metrics["baselines"] = {"most frequent report": {"BLEU-4": 0.125}}
+    (runs / "arc" / "metrics.json").write_text(json.dumps(metrics))
+    folders = {name: RunFolder(runs / name) for name in ("host", "arc")}
+    assert build_page(folders, "test", limit=1).baselines == metrics["baselines"]
+    assert build_page(folders, "val", limit=1).baselines == {}
 
 
 def test_a_limited_page_shows_of_each_study_what_the_whole_page_shows(trained, content):

@@ -1,13 +1,28 @@
 """What a page shows, as plain data."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hardneg_plugin.evaluation.inspected_study import InspectedStudy
 from hardneg_plugin.pages.overview import Overview
+
+
+@dataclass(frozen=True)
+class DrawnBox:
+    """Where something shows in a view of a study.
+
+    Args:
+        view: number of the view, from 0.
+        label: such as "nodule (mm 6, side left)".
+        place: (top, left, bottom, right) in shares of the view.
+    """
+
+    view: int
+    label: str
+    place: tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -19,17 +34,25 @@ class StudyContent:
         views: `(H, W)` uint8 gray values each, of any sizes; may be empty.
         reference: the report.
         written: what each variant made of the study; a variant may be missing.
+        original: the report in its own case, before cleaning; empty if it is not known.
+        boxes: drawn over the views.
 
     Raises:
-        ValueError: a heat map has another number of views.
+        ValueError: a heat map has another number of views, or a box is in none of them.
     """
 
     id: str
     views: list[NDArray[np.uint8]]
     reference: str
     written: dict[str, InspectedStudy]
+    original: str = ""
+    boxes: list[DrawnBox] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        if outside := [box.view for box in self.boxes if not 0 <= box.view < len(self.views)]:
+            raise ValueError(
+                f"Expected boxes in the {len(self.views)} views of {self.id}, but got one in view {outside[0]}."
+            )
         for variant, written in self.written.items():
             for views in written.heat_map_views():
                 if views != len(self.views):
@@ -70,6 +93,7 @@ class PageContent:
         curves: of all variants.
         configs: YAML, by variant.
         overview: of a comparison, the first view of its page; the page then shows it in place of `scores`.
+        baselines: scores of reports that need no model, by their name, shown beside `scores`.
         by_difference: a score of single studies, by whose difference between variants they are listed; empty: by id.
 
     Raises:
@@ -89,6 +113,7 @@ class PageContent:
     configs: dict[str, str]
     overview: Overview | None = None
     by_difference: str = ""
+    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         ids = Counter(study.id for study in [*self.studies, *self.neighbours])

@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from hardneg_plugin.data.studies import SplitName
+from hardneg_plugin.data.phantom.render import VIEWS
+from hardneg_plugin.data.phantom.studies import PhantomSplit
+from hardneg_plugin.data.studies import SplitName, Studies
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.evaluation.finished_runs import FinishedRun, read_run
-from hardneg_plugin.evaluation.inspected_study import InspectedStudy
+from hardneg_plugin.evaluation.inspected_study import InspectedStudy, describe_finding
 from hardneg_plugin.evaluation.run_inspection import InspectedRun, Track, inspect_run
-from hardneg_plugin.pages.content import PageContent, Score, StudyContent
+from hardneg_plugin.pages.content import DrawnBox, PageContent, Score, StudyContent
 from hardneg_plugin.pages.curves import read_curves, spread
 from hardneg_plugin.runs.folder import RunFolder
 
@@ -71,6 +73,7 @@ def build_page(
         studies=[_study(first, name, {each.run.name: each.studies[name] for each in inspected}) for name in shown],
         neighbours=[_study(first, name, {}) for name in ids if name in negatives and name not in set(shown)],
         scores={run.name: split_scores(run.metrics, split) for run in finished},
+        baselines=_baselines(finished) if split == "test" else {},
         curves=[curve for run in finished for curve in read_curves(run.folder, run.name)],
         configs={run.name: run.folder.config.read_text(encoding="utf-8") for run in finished},
         by_difference=score if by_difference and score is not None else "",
@@ -107,8 +110,43 @@ def _choice(
 
 
 def _study(run: FinishedRun, name: str, written: dict[str, InspectedStudy]) -> StudyContent:
-    views = [image[0].numpy() for image in run.studies[run.rows[name]]["images"]]
-    return StudyContent(id=name, views=views, reference=run.records[name]["reference"], written=written)
+    row = run.rows[name]
+    sample = run.studies[row]
+    return StudyContent(
+        id=name,
+        views=[image[0].numpy() for image in sample["images"]],
+        reference=run.records[name]["reference"],
+        written=written,
+        original=sample["report"],
+        boxes=boxes_of(run.studies, row),
+    )
+
+
+def boxes_of(studies: Studies, row: int) -> list[DrawnBox]:
+    """The boxes of the findings of a study, which are known of the phantom; none for other studies.
+
+    Args:
+        studies: of a split.
+        row: of the study.
+    """
+    if not isinstance(studies, PhantomSplit):
+        return []
+    boxes = []
+    for mark in studies.marks(row):
+        top, left, bottom, right = (end / studies.size for end in mark.box)
+        boxes.append(DrawnBox(VIEWS.index(mark.view), describe_finding(mark.finding), (top, left, bottom, right)))
+    return boxes
+
+
+def _baselines(runs: Sequence[FinishedRun]) -> dict[str, dict[str, float]]:
+    """Those of the first run that scored any: they do not depend on the model."""
+    found: Mapping[str, Mapping[str, Any]] = next(
+        (run.metrics["baselines"] for run in runs if run.metrics.get("baselines")), {}
+    )
+    return {
+        name: {score: float(value) for score, value in scores.items() if isinstance(value, int | float)}
+        for name, scores in found.items()
+    }
 
 
 def _notes(runs: Sequence[InspectedRun]) -> list[str]:

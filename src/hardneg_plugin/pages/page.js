@@ -1,6 +1,6 @@
 // The page: which study is shown, which are listed and in what order. The address has all of it, after the #.
 
-const { variants, studies, neighbours, curves, byDifference } = JSON.parse(document.getElementById("data").textContent);
+const { variants, studies, neighbours, curves, byDifference, explained } = JSON.parse(document.getElementById("data").textContent);
 const byId = new Map([...studies, ...neighbours].map((study, index) => [study.id, Object.assign(study, { index, listed: index < studies.length })]));
 const at = (id) => document.getElementById(id);
 const PER_PAGE = 50;
@@ -112,6 +112,7 @@ function showStudy() {
   if (study === drawnStudy) return;
   drawnStudy = study;
   at("study-heading").textContent = study.id;
+  at("study-link").href = linkTo(study.id);
   at("study").replaceChildren(studyView(study, variants, (id) => byId.get(id)));
 }
 

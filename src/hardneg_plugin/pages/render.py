@@ -1,6 +1,7 @@
 """From the content of a page to one self-contained HTML file: images, data, style and scripts are in it."""
 
 import base64
+import csv
 import io
 import json
 import math
@@ -22,6 +23,7 @@ from hardneg_plugin.evaluation.inspected_study import FoundEntity, InspectedStud
 from hardneg_plugin.files import whole_text_file
 from hardneg_plugin.pages.content import PageContent, Score, StudyContent
 from hardneg_plugin.pages.forest import drawn_panel
+from hardneg_plugin.pages.score_names import explained
 
 LONGER_SIDE = 320
 """Images are scaled down to so many pixels."""
@@ -30,9 +32,9 @@ JPEG_QUALITY = 80
 """About 10 kB for a chest X-ray of that size."""
 
 VIEWS = ["studies", "scores", "curves", "settings"]
-SCRIPTS = ("study.js", "curves.js", "page.js")
+SCRIPTS = ("study.js", "zoom.js", "curves.js", "page.js")
 
-SCRIPTS_WITH_ALIGNMENT = ("study.js", "alignment.js", "curves.js", "page.js")
+SCRIPTS_WITH_ALIGNMENT = ("study.js", "zoom.js", "alignment.js", "curves.js", "page.js")
 """Of a page with readings or entities."""
 
 
@@ -74,6 +76,8 @@ def render(content: PageContent) -> str:
         views=["comparison", *(view for view in VIEWS if view != "scores")] if content.overview else VIEWS,
         panels=[drawn_panel(panel) for panel in content.overview.forest] if content.overview else [],
         score_rows=list(_score_rows(content)),
+        scores_csv=_scores_csv(content),
+        explained=explained,
         style=Markup(style),
         script=Markup(script),
         policy=(
@@ -113,10 +117,17 @@ def _data(content: PageContent) -> dict[str, Any]:
     return {
         "variants": content.variants,
         "byDifference": content.by_difference,
+        "explained": _explained(content),
         "studies": [
             {
                 "id": study.id,
                 "reference": study.reference,
+                **({"original": study.original} if study.original else {}),
+                **(
+                    {"boxes": [[box.view, box.label, *map(_number, box.place)] for box in study.boxes]}
+                    if study.boxes
+                    else {}
+                ),
                 "written": {variant: _written(written) for variant, written in study.written.items()},
             }
             for study in content.studies
@@ -127,6 +138,12 @@ def _data(content: PageContent) -> dict[str, Any]:
             for curve in content.curves
         ],
     }
+
+
+def _explained(content: PageContent) -> dict[str, str]:
+    """What the scores of single studies mean."""
+    names = dict.fromkeys(name for study in content.studies for by in study.written.values() for name in by.scores)
+    return {name: text for name in names if (text := explained(name))}
 
 
 def _written(written: InspectedStudy) -> dict[str, Any]:
@@ -195,7 +212,28 @@ def _score_rows(content: PageContent) -> Iterator[dict[str, Any]]:
     """For each score, in the order in which the names first appear, a cell per variant and the marks on its axis."""
     for name in dict.fromkeys(name for variant in content.variants for name in content.scores.get(variant, {})):
         scores = [content.scores.get(variant, {}).get(name) for variant in content.variants]
-        yield {"name": name, "cells": [_cell(score) for score in scores], "axis": _axis(scores)}
+        baselines = [of.get(name) for of in content.baselines.values()]
+        yield {
+            "name": name,
+            "cells": [_cell(score) for score in scores],
+            "baselines": [_cell(None if value is None else Score(value, None, None)) for value in baselines],
+            "axis": _axis(scores),
+        }
+
+
+def _scores_csv(content: PageContent) -> str:
+    """A row for each score of each variant and baseline."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["variant", "score", "value", "low", "high"])
+    for variant in content.variants:
+        for name, score in content.scores.get(variant, {}).items():
+            table.writerow([variant, name, *("" if v is None else v for v in (score.value, score.low, score.high))])
+    for baseline, scores in content.baselines.items():
+        for name, value in scores.items():
+            table.writerow([baseline, name, value, "", ""])
+    # a lone surrogate cannot be percent-encoded
+    return text.getvalue().encode("utf-8", errors="replace").decode("utf-8")
 
 
 def _cell(score: Score | None) -> dict[str, str | None]:

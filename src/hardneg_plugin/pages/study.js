@@ -67,7 +67,7 @@ function marked(reference, other, word = (text) => text) {
 
 const pictures = (index) => JSON.parse(document.getElementById(`pictures-${index}`).textContent);
 
-function imagesOf(views, name) {
+function imagesOf(views, name, boxes = []) {
   if (!views.length) return element("p", { class: "empty" }, "This study has no image.");
   const frames = views.map((view, index) => {
     const { width, height, jpeg } = view;
@@ -75,7 +75,10 @@ function imagesOf(views, name) {
     const image = element("img", { src: `data:image/jpeg;base64,${jpeg}`, width, height, alt });
     const map = element("canvas", { width, height, hidden: true, "aria-hidden": true });
     const share = element("span", { class: "share" });
-    return element("figure", {}, element("div", { class: "frame" }, image, map), element("figcaption", {}, `View ${index + 1}`, share));
+    const drawn = boxesOf(boxes.filter(([view]) => view === index));
+    const frame = element("button", { type: "button", class: "frame", "aria-label": `Enlarge view ${index + 1}` }, image, map, drawn);
+    frame.addEventListener("click", () => enlarge(image, drawn, alt));
+    return element("figure", {}, frame, element("figcaption", {}, `View ${index + 1}`, share));
   });
   return element("div", { class: "images" }, ...frames);
 }
@@ -217,7 +220,10 @@ function similaritiesOf(similarities) {
 
 function scoresOf(scores) {
   const list = element("dl", { class: "measures" });
-  for (const [name, value] of Object.entries(scores)) list.append(element("div", {}, element("dt", {}, name), element("dd", {}, figure(value))));
+  for (const [name, value] of Object.entries(scores)) {
+    const text = explained[name];
+    list.append(element("div", {}, element("dt", { title: text ?? null, class: text ? "explained" : null }, name), element("dd", {}, figure(value))));
+  }
   return list;
 }
 
@@ -256,10 +262,16 @@ function hardNegativesOf(study, variants, find) {
   });
 }
 
+// The report in its own case, where cleaning changed it.
+function originalOf(study) {
+  if (!study.original || study.original === study.reference) return null;
+  return element("div", { class: "original" }, element("h4", {}, "As written"), element("p", { class: "text" }, study.original));
+}
+
 // The whole view of a study; `find(id)` gives a study of the page or undefined.
 function studyView(study, variants, find) {
   const { views, attention } = pictures(study.index);
-  const images = imagesOf(views, study.id);
+  const images = imagesOf(views, study.id, study.boxes);
   const writing = variants.filter((variant) => study.written[variant]);
   const legend = Object.keys(attention).length && views.length ? legendOf() : null;
   const sections = writing.map((variant) => {
@@ -273,11 +285,11 @@ function studyView(study, variants, find) {
   return element(
     "div",
     { class: "study-body" },
-    element("div", { class: "looked" }, images, legend),
+    element("div", { class: "looked" }, images, study.boxes ? boxesSwitch(images, study.boxes) : null, legend),
     element(
       "div",
       { class: "texts" },
-      element("section", { class: "reference", "aria-label": "Reference" }, element("h4", {}, "Reference"), element("p", { class: "text" }, study.reference)),
+      element("section", { class: "reference", "aria-label": "Reference" }, element("h4", {}, "Reference"), element("p", { class: "text" }, study.reference), originalOf(study)),
       differing,
       ...sections,
       ...hardNegativesOf(study, writing, find),

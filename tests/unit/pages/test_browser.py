@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hardneg_plugin.data.phantom import PhantomStudies
 from hardneg_plugin.evaluation.inspected_study import FoundEntity, Reading
 from hardneg_plugin.pages.content import PageContent, StudyContent
+from hardneg_plugin.pages.from_runs import boxes_of
 from hardneg_plugin.pages.render import write_page
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
@@ -591,6 +593,81 @@ def test_a_comparison_fits_the_window(page_of_comparison, width):
         assert max(ends) <= width
     finally:
         page.at_size(1300, 900)
+
+
+@pytest.fixture
+def page_with_boxes(browser, content, tmp_path):
+    split = PhantomStudies(test=13, size=64).split("test")
+    studies = [
+        replace(study, boxes=boxes_of(split, row), original=f"As: {study.reference}")
+        for row, study in enumerate(content.studies)
+    ]
+    page = Opened(browser)
+    page.open(tmp_path / "page.html", replace(content, studies=studies))
+    boxed = next(study for study in studies if study.boxes)
+    page.go(f"study={boxed.id}")
+    return page, boxed
+
+
+def test_boxes_lie_over_what_they_show_and_can_be_switched_off(page_with_boxes):
+    page, study = page_with_boxes
+    frames = page.all(".looked .frame")
+    places = [
+        page.run(
+            """const [rect, frame] = [...arguments].map((it) => it.getBoundingClientRect());
+            return [(rect.top - frame.top) / frame.height, (rect.left - frame.left) / frame.width,
+            (rect.bottom - frame.top) / frame.height, (rect.right - frame.left) / frame.width]""",
+            rect,
+            frame,
+        )
+        for frame in frames
+        for rect in frame.find_elements(By.CSS_SELECTOR, ".boxes rect")
+    ]
+    boxes = sorted(study.boxes, key=lambda box: box.view)
+    assert places == [pytest.approx(box.place, abs=0.02) for box in boxes]
+    assert page.one(".boxed").text == f"Boxes: {', '.join(dict.fromkeys(box.label for box in study.boxes))}"
+    page.one(".boxed input").click()
+    assert not any(drawn.is_displayed() for drawn in page.all(".looked .boxes"))
+    page.one(".boxed input").click()
+    assert all(drawn.is_displayed() for drawn in page.all(".looked .boxes"))
+
+
+def test_a_view_is_seen_larger_by_pointer_and_keys(page_with_boxes):
+    page, study = page_with_boxes
+    small = page.one(".looked .frame").rect["width"]
+    page.one(".looked .frame").click()
+    width = page.one(".whole").rect["width"]
+    assert width > 1.5 * small
+    assert len(page.all(".whole rect")) == sum(box.view == 0 for box in study.boxes)
+    page.press("+", "+")
+    assert page.one(".whole").rect["width"] == pytest.approx(2.25 * width, rel=0.01)
+    assert page.run("return arguments[0].scrollLeft > 0", page.one(".stage"))  # stays with the middle
+    page.press("-", "-", "-", "-")
+    assert page.one(".whole").rect["width"] == pytest.approx(width, rel=0.01)
+    page.press("j")
+    assert page.study == study.id
+    page.press(Keys.ESCAPE)
+    assert not page.all("dialog")
+    page.press("j")
+    assert page.study != study.id
+
+
+def test_a_report_is_there_as_written_and_a_link_leads_to_its_study(page_with_boxes):
+    page, study = page_with_boxes
+    assert page.one(".reference .text").text == study.reference
+    assert page.one(".original .text").text == study.original
+    link = page.one("#study-link").get_attribute("href")
+    page.go()
+    page.go(link.partition("#")[2])
+    assert page.study == study.id
+
+
+def test_names_of_scores_are_explained(page):
+    names = {name.text: name.get_attribute("title") for name in page.all(".measures dt")}
+    assert names["findings_attributes_F1"] == "Findings with every attribute, such as side and size."
+    page.go("view=scores")
+    titles = {name.text: name.get_attribute("title") for name in page.all("#scores tbody th")}
+    assert titles["length"] == "Mean number of words."
 
 
 def test_nothing_was_requested_and_nothing_complained(browser):

@@ -1,19 +1,21 @@
 """The page as text: nothing a report holds becomes markup, and what was put in comes out again."""
 
 import base64
+import csv
 import io
 import json
 import math
 import re
 from hashlib import sha256
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from hardneg_plugin.evaluation.inspected_study import FoundEntity, InspectedStudy, Reading
-from hardneg_plugin.pages.content import Curve, PageContent, Score, StudyContent
+from hardneg_plugin.pages.content import Curve, DrawnBox, PageContent, Score, StudyContent
 from hardneg_plugin.pages.render import render, write_page
 
 
@@ -218,6 +220,22 @@ def test_the_table_has_each_score_with_its_interval_where_there_is_one():
     assert [float(circle["cx"]) for circle, _ in page.all("circle")] == pytest.approx([41.67, 66.67], abs=0.01)
 
 
+def test_baselines_stand_beside_the_scores_and_all_are_in_the_csv():
+    scores = {"a": {"BLEU-4": Score(0.25, 0.2, 0.3), "R@1": Score(0.5, None, None)}}
+    baselines = {"most frequent report": {"BLEU-4": 0.125, "METEOR": 0.5}}
+    page = Page(render(empty(variants=["a"], scores=scores, baselines=baselines)))
+    assert [text for it, text in page.all("th") if it.get("class") == "number baseline"] == ["most frequent report"]
+    assert [text.strip() for it, text in page.all("td") if it.get("class") == "number baseline"] == ["0.125", ""]
+    (link,) = [it["href"] for it, _ in page.all("a") if it.get("download") == "scores.csv"]
+    assert list(csv.reader(io.StringIO(unquote(link.partition(",")[2])))) == [
+        ["variant", "score", "value", "low", "high"],
+        ["a", "BLEU-4", "0.25", "0.2", "0.3"],
+        ["a", "R@1", "0.5", "", ""],
+        ["most frequent report", "BLEU-4", "0.125", "", ""],
+        ["most frequent report", "METEOR", "0.5", "", ""],
+    ]
+
+
 def test_scores_that_are_zero_are_not_drawn():
     scores = {"a": {"x": Score(0.0, 0.0, 0.0)}, "b": {"x": Score(0.0, 0.0, 0.0)}}
     assert Page(render(empty(variants=["a", "b"], scores=scores))).all("circle") == []
@@ -261,9 +279,10 @@ def test_600_studies_of_two_views_stay_under_60_megabytes():
         (lambda: StudyContent("s7", [], "r", {"arc": known(2)}), "the 0 views of s7, but one of arc is over 2"),
         (lambda: StudyContent("s7", [], "r", {"arc": known(0, 3)}), "the 0 views of s7, but one of arc is over 3"),
         (lambda: empty(studies=[StudyContent("s7", [], "r", {})] * 2), "s7"),
+        (lambda: StudyContent("s7", [], "r", {}, boxes=[DrawnBox(0, "nodule", (0, 0, 1, 1))]), "the 0 views of s7"),
         (lambda: empty(curves=[Curve("arc", "train/hardness", [])]), "['arc']"),
     ],
-    ids=["rows", "type", "views", "views of words", "views of entities", "ids", "variants"],
+    ids=["rows", "type", "views", "views of words", "views of entities", "ids", "boxes", "variants"],
 )
 def test_content_that_does_not_fit_together_is_refused(make, said):
     with pytest.raises(ValueError, match=re.escape(said)):

@@ -221,6 +221,12 @@ def test_studies_of_any_number_of_views_and_a_run_without_a_best_checkpoint(tmp_
         assert written.attention.shape[1] == len(study.views)
         assert written.findings is None
         assert written.similarities.hardened is None
+    paths = {row["id"]: row["image_path"] for row in annotation["test"]}
+    for study in build_page({"run": RunFolder(run)}, "test", limit=2, zoom=50).studies:
+        kept = [Image.open(tmp_path / "images" / name).size for name in paths[study.id]]
+        assert all(max(view.shape) == min(50, max(size)) for view, size in zip(study.large, kept, strict=True))
+        for view, (width, height) in zip(study.large, kept, strict=True):
+            assert view.shape[0] / view.shape[1] == pytest.approx(height / width, rel=0.03)
     assert content.notes == ["run: last checkpoint; hard negatives are the nearest by its report embeddings."]
 
 
@@ -309,6 +315,7 @@ def test_runs_of_a_list_need_folders_of_different_names(cli, trained):
         (["run=[]"], "at least one run"),
         (["split=train"], "split: expected val or test"),
         (["limit=0"], "limit: expected a positive integer"),
+        (["zoom=0"], "zoom: expected a positive integer"),
         (["output=page.pdf"], "output: expected the name of an .html file"),
         (["device=tpu9"], "device=tpu9"),
         (["data=annotations", "data.root=gone"], "gone"),

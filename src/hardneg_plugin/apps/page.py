@@ -27,6 +27,7 @@ def page(config: DictConfig) -> None:
         runs,
         config.split,
         config.limit,
+        zoom=config.zoom,
         data=config.data if "data" in config else None,
         device=config.device,
         trust=config.trust,

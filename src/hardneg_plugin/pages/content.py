@@ -34,17 +34,19 @@ class StudyContent:
         views: `(H, W)` uint8 gray values each, of any sizes; may be empty.
         reference: the report.
         written: what each variant made of the study; a variant may be missing.
+        large: the views as they are enlarged, of any size; empty: `views`.
         original: the report in its own case, before cleaning; empty if it is not known.
         boxes: drawn over the views.
 
     Raises:
-        ValueError: a heat map has another number of views, or a box is in none of them.
+        ValueError: a heat map or `large` has another number of views, or a box is in none of them.
     """
 
     id: str
     views: list[NDArray[np.uint8]]
     reference: str
     written: dict[str, InspectedStudy]
+    large: list[NDArray[np.uint8]] = field(default_factory=list)
     original: str = ""
     boxes: list[DrawnBox] = field(default_factory=list)
 
@@ -53,6 +55,8 @@ class StudyContent:
             raise ValueError(
                 f"Expected boxes in the {len(self.views)} views of {self.id}, but got one in view {outside[0]}."
             )
+        if self.large and len(self.large) != len(self.views):
+            raise ValueError(f"Expected {len(self.views)} large views of {self.id}, but got {len(self.large)}.")
         for variant, written in self.written.items():
             for views in written.heat_map_views():
                 if views != len(self.views):

@@ -4,8 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from omegaconf import DictConfig
+from PIL import Image
 
+from hardneg_plugin.data.file_source import FileSplit
 from hardneg_plugin.data.phantom.render import VIEWS
 from hardneg_plugin.data.phantom.studies import PhantomSplit
 from hardneg_plugin.data.studies import SplitName, Studies
@@ -27,6 +30,7 @@ def build_page(
     limit: int = 600,
     *,
     by_difference: bool = False,
+    zoom: int | None = None,
     data: DictConfig | None = None,
     device: str | None = None,
     trust: bool = False,
@@ -41,6 +45,8 @@ def build_page(
         split: whose predictions are shown.
         limit: show at most so many studies, >= 1: the worst, the best, and an even spread between them.
         by_difference: show those whose scores differ most between the runs instead.
+        zoom: pixels of the longer side of enlarged views, which are read from the image files; None: as the model sees them. Data
+            without files, such as the phantom, have no others.
         data: as of `read_run`.
         device, trust, track: as of `inspect_run`.
 
@@ -70,8 +76,10 @@ def build_page(
         title=f"{', '.join(runs)}: {split} split",
         notes=[*_notes(inspected), *([] if len(shown) == len(ids) else [choice])],
         variants=list(runs),
-        studies=[_study(first, name, {each.run.name: each.studies[name] for each in inspected}) for name in shown],
-        neighbours=[_study(first, name, {}) for name in ids if name in negatives and name not in set(shown)],
+        studies=[
+            _study(first, name, {each.run.name: each.studies[name] for each in inspected}, zoom) for name in shown
+        ],
+        neighbours=[_study(first, name, {}, None) for name in ids if name in negatives and name not in set(shown)],
         scores={run.name: split_scores(run.metrics, split) for run in finished},
         baselines=_baselines(finished) if split == "test" else {},
         curves=[curve for run in finished for curve in read_curves(run.folder, run.name)],
@@ -109,7 +117,7 @@ def _choice(
     return None, spread(range(len(ids)), limit)
 
 
-def _study(run: FinishedRun, name: str, written: dict[str, InspectedStudy]) -> StudyContent:
+def _study(run: FinishedRun, name: str, written: dict[str, InspectedStudy], zoom: int | None) -> StudyContent:
     row = run.rows[name]
     sample = run.studies[row]
     return StudyContent(
@@ -117,9 +125,26 @@ def _study(run: FinishedRun, name: str, written: dict[str, InspectedStudy]) -> S
         views=[image[0].numpy() for image in sample["images"]],
         reference=run.records[name]["reference"],
         written=written,
+        large=[] if zoom is None else large_views(run.studies, row, zoom),
         original=sample["report"],
         boxes=boxes_of(run.studies, row),
     )
+
+
+def large_views(studies: Studies, row: int, longer_side: int) -> list[NDArray[np.uint8]]:
+    """The whole views of a study from its image files, in their own proportions; none where there are no files.
+
+    Args:
+        studies: of a split.
+        row: of the study.
+        longer_side: scaled down to so many pixels, >= 1, and never enlarged.
+    """
+    if not isinstance(studies, FileSplit):
+        return []
+    views = [Image.fromarray(view[0].numpy()) for view in studies.read_views(row, longer_side)]
+    for view in views:
+        view.thumbnail((longer_side, longer_side), Image.Resampling.LANCZOS)
+    return [np.asarray(view) for view in views]
 
 
 def boxes_of(studies: Studies, row: int) -> list[DrawnBox]:

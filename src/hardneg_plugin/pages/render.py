@@ -162,6 +162,7 @@ def _written(written: InspectedStudy) -> dict[str, Any]:
 def _pictures(study: StudyContent) -> dict[str, Any]:
     return {
         "views": [_picture(view) for view in study.views],
+        **({"large": [_picture(view, max(view.shape))["jpeg"] for view in study.large]} if study.large else {}),
         "attention": {
             variant: _base64(written.attention)
             for variant, written in study.written.items()
@@ -200,9 +201,9 @@ def _base64(values: NDArray[np.uint8]) -> str:
     return base64.b64encode(values.tobytes()).decode()
 
 
-def _picture(view: NDArray[np.uint8]) -> dict[str, Any]:
+def _picture(view: NDArray[np.uint8], longer_side: int = LONGER_SIDE) -> dict[str, Any]:
     image = Image.fromarray(np.ascontiguousarray(view))
-    image.thumbnail((LONGER_SIDE, LONGER_SIDE), Image.Resampling.LANCZOS)
+    image.thumbnail((longer_side, longer_side), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     image.save(file, "JPEG", quality=JPEG_QUALITY, optimize=True)
     return {"width": image.width, "height": image.height, "jpeg": base64.b64encode(file.getvalue()).decode()}

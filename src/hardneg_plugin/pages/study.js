@@ -67,7 +67,7 @@ function marked(reference, other, word = (text) => text) {
 
 const pictures = (index) => JSON.parse(document.getElementById(`pictures-${index}`).textContent);
 
-function imagesOf(views, name, boxes = []) {
+function imagesOf(views, name, boxes = [], large = []) {
   if (!views.length) return element("p", { class: "empty" }, "This study has no image.");
   const frames = views.map((view, index) => {
     const { width, height, jpeg } = view;
@@ -77,7 +77,7 @@ function imagesOf(views, name, boxes = []) {
     const share = element("span", { class: "share" });
     const drawn = boxesOf(boxes.filter(([view]) => view === index));
     const frame = element("button", { type: "button", class: "frame", "aria-label": `Enlarge view ${index + 1}` }, image, map, drawn);
-    frame.addEventListener("click", () => enlarge(image, drawn, alt));
+    frame.addEventListener("click", () => enlarge(image, drawn, alt, large[index]));
     return element("figure", {}, frame, element("figcaption", {}, `View ${index + 1}`, share));
   });
   return element("div", { class: "images" }, ...frames);
@@ -270,8 +270,8 @@ function originalOf(study) {
 
 // The whole view of a study; `find(id)` gives a study of the page or undefined.
 function studyView(study, variants, find) {
-  const { views, attention } = pictures(study.index);
-  const images = imagesOf(views, study.id, study.boxes);
+  const { views, attention, large } = pictures(study.index);
+  const images = imagesOf(views, study.id, study.boxes, large);
   const writing = variants.filter((variant) => study.written[variant]);
   const legend = Object.keys(attention).length && views.length ? legendOf() : null;
   const sections = writing.map((variant) => {

@@ -27,9 +27,11 @@ function boxesSwitch(images, boxes) {
   return element("label", { class: "check boxed" }, box, `Boxes: ${labels.join(", ")}`);
 }
 
-// Opens an image over the page: its buttons and the keys + and - zoom, a drag or the arrow keys move it, Escape closes it.
-function enlarge(image, boxes, name) {
-  const whole = element("div", { class: "whole" }, image.cloneNode(), boxes?.cloneNode(true) ?? null);
+// Opens an image, or a larger one of the same view, over the page: its buttons and the keys + and - zoom, a drag or the arrow keys move it, Escape closes it.
+async function enlarge(shown, boxes, name, jpeg) {
+  const image = jpeg ? element("img", { src: `data:image/jpeg;base64,${jpeg}`, alt: name }) : shown.cloneNode();
+  await image.decode(); // its size is known then
+  const whole = element("div", { class: "whole" }, image, boxes?.cloneNode(true) ?? null);
   const stage = element("div", { class: "stage", tabindex: "0", role: "region", "aria-label": name }, whole);
   const size = element("output");
   const button = (text, label, act) => {
@@ -75,7 +77,7 @@ function enlarge(image, boxes, name) {
   stage.addEventListener("pointermove", (event) => {
     if (event.buttons === 1 && event.pointerType === "mouse") stage.scrollBy(-event.movementX, -event.movementY);
   });
-  whole.querySelector("img").draggable = false;
+  image.draggable = false;
   document.body.append(dialog);
   dialog.showModal();
   scale(1);

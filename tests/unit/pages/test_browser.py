@@ -636,6 +636,7 @@ def test_a_view_is_seen_larger_by_pointer_and_keys(page_with_boxes):
     page, study = page_with_boxes
     small = page.one(".looked .frame").rect["width"]
     page.one(".looked .frame").click()
+    page.wait_until_shown(".whole")
     width = page.one(".whole").rect["width"]
     assert width > 1.5 * small
     assert len(page.all(".whole rect")) == sum(box.view == 0 for box in study.boxes)
@@ -650,6 +651,19 @@ def test_a_view_is_seen_larger_by_pointer_and_keys(page_with_boxes):
     assert not page.all("dialog")
     page.press("j")
     assert page.study != study.id
+
+
+def test_a_view_that_was_kept_larger_is_enlarged_in_its_own_size(browser, content, tmp_path):
+    study = content.studies[0]
+    large = [np.full((120 + 40 * view, 200), 99, np.uint8) for view in range(len(study.views))]
+    page = Opened(browser)
+    page.open(tmp_path / "page.html", replace(content, studies=[replace(study, large=large)]))
+    page.all(".looked .frame")[1].click()
+    page.wait_until_shown(".whole")
+    assert page.run(
+        "const image = arguments[0]; return [image.naturalHeight, image.naturalWidth]", page.one(".whole img")
+    ) == [160, 200]
+    page.press(Keys.ESCAPE)
 
 
 def test_a_report_is_there_as_written_and_a_link_leads_to_its_study(page_with_boxes):

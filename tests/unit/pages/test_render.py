@@ -279,10 +279,11 @@ def test_600_studies_of_two_views_stay_under_60_megabytes():
         (lambda: StudyContent("s7", [], "r", {"arc": known(2)}), "the 0 views of s7, but one of arc is over 2"),
         (lambda: StudyContent("s7", [], "r", {"arc": known(0, 3)}), "the 0 views of s7, but one of arc is over 3"),
         (lambda: empty(studies=[StudyContent("s7", [], "r", {})] * 2), "s7"),
+        (lambda: StudyContent("s7", [], "r", {}, large=[np.zeros((4, 4), np.uint8)]), "0 large views of s7, but got 1"),
         (lambda: StudyContent("s7", [], "r", {}, boxes=[DrawnBox(0, "nodule", (0, 0, 1, 1))]), "the 0 views of s7"),
         (lambda: empty(curves=[Curve("arc", "train/hardness", [])]), "['arc']"),
     ],
-    ids=["rows", "type", "views", "views of words", "views of entities", "ids", "boxes", "variants"],
+    ids=["rows", "type", "views", "views of words", "views of entities", "ids", "large", "boxes", "variants"],
 )
 def test_content_that_does_not_fit_together_is_refused(make, said):
     with pytest.raises(ValueError, match=re.escape(said)):

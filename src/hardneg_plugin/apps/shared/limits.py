@@ -229,6 +229,7 @@ LIMITS: Mapping[str, Mapping[str, Limit]] = {
         **SCORING,
         "run": Limit((PLAIN["str"], Kind("list", None, (PLAIN["str"],)), Kind("mapping", None, (PLAIN["str"],)))),
         "limit": POSITIVE,
+        "zoom": POSITIVE_OR_NULL,
     },
     "export": {**SCORING, "trust": SWITCH, "output": TEXT},
     "predict": {

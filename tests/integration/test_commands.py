@@ -270,6 +270,7 @@ def test_a_causal_language_model_shows_where_it_looks_writes_reports_and_cannot_
     exported = cli("hardneg-export", f"run={run}", f"output={tmp_path}/released.pth")
     assert (exported.code, exported.err.count("\n")) == (2, 1)
     assert "Expected R2Gen or R2GenCMN, as released weights are of those, but got CausalLMDecoder." in exported.err
+    assert "backbone=r2gen or" in exported.err
     resumed = cli("hardneg-train", f"resume={run}", "trainer.max_epochs=2")
     assert resumed.code == 0, resumed.err
     assert read_json(run / "metrics.json")["training"]["steps"] == 6

@@ -21,6 +21,8 @@ from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.models.report_io import GeneratedReport, read_views
 from hardneg_plugin.progress import progress
 
+SHOWN = 20
+"""Studies shown on the screen where a file gets them all."""
 WIDEST = 100
 """Characters of a line on the screen, at most: longer ones are hard to read."""
 
@@ -35,7 +37,7 @@ def main() -> None:
 def predict(config: DictConfig, paths: Sequence[str] = ("",)) -> None:
     """Write a report for each study, on the screen and into a file if wanted.
 
-    A study with an unreadable image is reported in one line and skipped.
+    A study with an unreadable image is reported in one line and skipped. Where a file is written, the first `SHOWN` are shown.
 
     Args:
         config: of predict.yaml.
@@ -58,7 +60,7 @@ def predict(config: DictConfig, paths: Sequence[str] = ("",)) -> None:
         raise UserError(f"None of the {len(studies)} studies could be read.")
     if output is not None:
         WRITERS[output.suffix](output, records)
-        print(f"{len(records)} reports in {output}")
+        print(f"{len(records)} reports in {output}{f', the first {SHOWN} shown above' if len(records) > SHOWN else ''}")
     if failed:
         print(f"{failed} of {len(studies)} studies were left out, as reported above.", file=sys.stderr)
         sys.exit(1)
@@ -118,7 +120,8 @@ def _write(model: ReportGenerator, studies: Sequence[StudyFiles], config: DictCo
             attention=config.attention,
         )
         for (study, _), report in zip(readable, written, strict=True):
-            screen.print(_shown(study, report, screen.width), markup=False, soft_wrap=True)
+            if config.output is None or len(records) < SHOWN:
+                screen.print(_shown(study, report, screen.width), markup=False, soft_wrap=True)
             records.append(_record(study, report))
     return records, failed
 

@@ -89,7 +89,11 @@ def decoder_names(decoder: R2Gen | R2GenCMN) -> list[Name]:
         return _expanded(decoder, _R2GEN, _R2GEN_LEAVES, layers) + _conditional_names(layers, decoder.width)
     if isinstance(decoder, R2GenCMN):
         return _expanded(decoder, _R2GENCMN, _R2GENCMN_LEAVES, len(decoder.decoder))
-    raise UserError(f"Expected R2Gen or R2GenCMN, as released weights are of those, but got {type(decoder).__name__}.")
+    raise UserError(
+        f"Expected R2Gen or R2GenCMN, as released weights are of those, but got {type(decoder).__name__}. "
+        "hardneg-predict and ReportGenerator.from_run read every run as it is; for a file in the released layout train with "
+        "backbone=r2gen or backbone=r2gencmn."
+    )
 
 
 def resnet_names(network: Any, mean: Tensor, std: Tensor) -> list[Name]:

@@ -12,6 +12,9 @@ from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import whole_text_file
 from hardneg_plugin.runs.trusted import check_trusted
 
+BELOW = ("*/config.yaml", "*/*/config.yaml", "runs/*/*/config.yaml")
+"""Where a folder of runs, of a sweep or of a comparison has its runs."""
+
 
 class RunFolder:
     """The files of one run: config.yaml, overrides.yaml, checkpoints/, logs/, predictions/, tasks/ and metrics.json.
@@ -39,7 +42,7 @@ class RunFolder:
         run = cls(path)
         if not run.config.is_file():
             near = difflib.get_close_matches(run.path.name, _runs_beside(run.path), n=1)
-            meant = f"; did you mean {run.path.parent / near[0]}?" if near else "."
+            meant = f"; did you mean {run.path.parent / near[0]}?" if near else _told_runs_below(run.path)
             raise UserError(f"Expected the folder of a training run, but {run.path} holds no config.yaml{meant}")
         return run
 
@@ -101,6 +104,18 @@ class RunFolder:
         if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
             raise UserError(f"Expected a list of overrides in {self.overrides}, but it holds something else.")
         return [str(override) for override in overrides]
+
+
+def _told_runs_below(path: Path) -> str:
+    """The end of the message about a folder that holds runs, as that of a comparison does."""
+    try:
+        below = sorted(config.parent for pattern in BELOW for config in path.glob(pattern))
+    except OSError:
+        return "."
+    if not below:
+        return "."
+    others = f" and {len(below) - 3} more" if len(below) > 3 else ""
+    return f"; runs below it: {', '.join(map(str, below[:3]))}{others}."
 
 
 def _runs_beside(path: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -33,6 +34,8 @@ HEADINGS = {
     "unique_share": "unique",
     "report_loss": "loss",
 }
+WIDEST_TITLE = 80
+"""Columns that a title may widen a table to."""
 CUT = 160
 """Characters shown of a report."""
 REASONS = {"text": "same text", "patient": "same patient", "label set": "same label set", "any": "any of these"}
@@ -58,7 +61,8 @@ def make_table(title: str, *headings: str) -> Table:
     >>> make_table("Test split", "", "BLEU-4").columns[1].justify
     'right'
     """
-    table = Table(title=title, title_justify="left")
+    # no narrower than its title, which rich would fold
+    table = Table(title=title, title_justify="left", min_width=min(cell_len(title), WIDEST_TITLE))
     for place, heading in enumerate(headings):
         table.add_column(heading, justify="right" if place else "left", no_wrap=not place)
     return table

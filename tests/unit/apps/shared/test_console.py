@@ -1,0 +1,27 @@
+"""Tables on the screen."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from hardneg_plugin.apps.shared.console import make_table
+
+
+@pytest.mark.parametrize("title", ["fertig é: report at 256 px", "t"])
+def test_a_title_is_not_folded(title):
+    table = make_table(title, "", "studies")
+    table.add_row("train", "79")
+    screen = io.StringIO()
+    Console(file=screen, width=100).print(table)
+    first, *rows = screen.getvalue().splitlines()
+    assert first.strip() == title
+    assert len({len(row) for row in rows}) == 1
+
+
+def test_a_title_does_not_widen_a_table_beyond_the_screen():
+    table = make_table("word " * 40, "", "studies")
+    table.add_row("train", "79")
+    screen = io.StringIO()
+    Console(file=screen, width=60).print(table)
+    assert max(len(line) for line in screen.getvalue().splitlines()) <= 60

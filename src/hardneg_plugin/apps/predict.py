@@ -102,7 +102,8 @@ def _images(config: DictConfig) -> list[Any]:
 def _write(model: ReportGenerator, studies: Sequence[StudyFiles], config: DictConfig) -> tuple[list[Record], int]:
     """The records of the readable studies, each shown once written, and the number of the others."""
     assert model.image_size is not None
-    screen, records, failed = console(), [], 0
+    records: list[Record] = []
+    screen, failed = console(), 0
     starts = range(0, len(studies), config.batch_size)
     for start in progress(starts, "batches of studies") if len(starts) > 1 else starts:
         readable: list[tuple[StudyFiles, list[Tensor]]] = []

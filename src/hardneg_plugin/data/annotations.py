@@ -14,6 +14,7 @@ from hardneg_plugin.data.file_source import FileSource, FileSplit
 from hardneg_plugin.data.framing import Framing
 from hardneg_plugin.data.images import read_grayscale
 from hardneg_plugin.data.leakage import ImageKeys
+from hardneg_plugin.data.prepared import DESCRIPTION
 from hardneg_plugin.data.same_files import file_size, keys_of_files
 from hardneg_plugin.data.studies import SPLITS, SplitName
 from hardneg_plugin.errors import UserError
@@ -86,6 +87,10 @@ class AnnotatedStudies(FileSource["AnnotatedSplit"]):
         file, folder = home / annotation, home / images
         self.annotation = file
         """The JSON file."""
+        if not file.exists():
+            raise UserError(
+                f"Expected the annotation file {file}, but it cannot be read (No such file or directory). {_other_reader(home)}"
+            )
         lists = read_lists(file)
         if check != "none" and not folder.is_dir():
             raise UserError(
@@ -151,6 +156,13 @@ class AnnotatedSplit(FileSplit):
 
         with ThreadPoolExecutor() as pool:  # threads, since Pillow decodes outside the interpreter lock
             return [flaw for flaw in pool.map(try_to_read, range(len(self))) if flaw is not None]
+
+
+def _other_reader(root: Path) -> str:
+    """How to read a folder without annotation."""
+    if (root / DESCRIPTION).is_file():
+        return f"hardneg-prepare wrote {root}: read it with data=prepared."
+    return "data=annotations reads R2Gen's layout; of a CSV hardneg-prepare source=listed makes a folder for data=prepared."
 
 
 def read_lists(file: Path) -> dict[SplitName, list[Any]]:

@@ -154,6 +154,9 @@ def test_a_file_that_is_no_annotation(root, content, message):
 
 def test_missing_file_and_folder(root):
     assert "cannot be read (No such file" in error(root, annotation="other.json")
+    assert error(root, annotation="other.json").endswith("source=listed makes a folder for data=prepared.")
+    (root / "prepared.json").write_text("{}")
+    assert error(root, annotation="other.json").endswith("read it with data=prepared.")
     assert str(root / "pictures") in error(root, images="pictures")
     assert "nowhere" in error(root / "nowhere")
 

@@ -17,7 +17,19 @@ def check_shares(shares: Mapping[Any, Any]) -> None:
         or any(type(value) not in (int, float) or not 0 <= value <= 1 for value in values)
         or not math.isclose(sum(values), 1, abs_tol=1e-6)
     ):
-        raise UserError(f"splits: expected shares of {', '.join(SPLITS)} that add up to 1, but got {dict(shares)}.")
+        raise UserError(
+            f"splits: expected shares of {', '.join(SPLITS)} that add up to 1, but got {dict(shares)}.{_share_left(shares)}"
+        )
+
+
+def _share_left(shares: Mapping[Any, Any]) -> str:
+    """The share of training that would do, as a sentence; empty where another share is wrong."""
+    if set(shares) != set(SPLITS):
+        return ""
+    others = [share for name, share in shares.items() if name != "train"]
+    if any(type(share) not in (int, float) or share < 0 for share in others) or not sum(others) <= 1:
+        return ""
+    return f" With these of val and test set splits.train={1 - sum(others):.6g}."
 
 
 def seeded_split(study: str, patient: str | None, shares: Mapping[SplitName, float], seed: int) -> SplitName:

@@ -60,6 +60,13 @@ def test_shares_that_are_none(shares):
     check_shares(SHARES)
 
 
+def test_the_share_that_would_do_is_named():
+    with pytest.raises(UserError, match=r"set splits\.train=0\.6\.$"):
+        check_shares({"train": 0.7, "val": 0.2, "test": 0.2})
+    with pytest.raises(UserError, match=r"\}\.$"):
+        check_shares({"train": 0.7, "val": 0.9, "test": 0.2})
+
+
 def test_studies_elsewhere_than_their_patient_are_counted():
     counts = PreparationCounts()
     for patient, split in [("p", "train"), ("q", "val"), ("p", "test"), (None, "val"), (None, "test"), ("p", "train")]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,7 +17,7 @@ def phantom(tiny):
 
 
 def test_a_mined_table_trains_and_a_run_mines_another(cli, tiny, phantom, tmp_path, read_json):
-    table = tmp_path / "tables" / "neighbours.parquet"
+    table = tmp_path / "tables é" / "neighbours (1).parquet"
     result = cli("hardneg-mine", *phantom, "k=3", "ceiling=0.9", f"output={table}")
     assert result.code == 0, result.err
     assert all(words in result.out for words in ("same text", "same label set", "cosine above 0.9", "hardest pairs"))
@@ -40,7 +41,10 @@ def test_a_mined_table_trains_and_a_run_mines_another(cli, tiny, phantom, tmp_pa
 
     run = tmp_path / "run"
     paired = ["negatives=paired", f"data.paired.table={table}"]
-    for name, source in (("bank", ["negatives=bank", f"negatives.table={table}"]), ("paired", paired)):
+    command, *pasted = shlex.split(result.out.splitlines()[-1].removeprefix("Train with it: "))
+    assert command == "hardneg-train"
+    assert {"negatives=bank", "data=phantom", "data.datamodule.source.train=24"} < set(pasted)
+    for name, source in (("bank", pasted), ("paired", paired)):
         result = cli("hardneg-train", *tiny, *source, f"hydra.run.dir={run / name}")
         assert result.code == 0, result.err
         assert "R@1" in read_json(run / name / "metrics.json")["test"]

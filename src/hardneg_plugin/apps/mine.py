@@ -1,11 +1,13 @@
 """hardneg-mine: write the nearest other reports of every training report as a table."""
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import cast
 
 import numpy as np
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -23,6 +25,7 @@ from hardneg_plugin.neighbours.ithn_annotation import write_ithn_annotation
 from hardneg_plugin.neighbours.search import ChunkedSearch, NeighbourRule, Neighbours, Search
 from hardneg_plugin.neighbours.table import write_neighbours
 from hardneg_plugin.progress import progress
+from hardneg_plugin.runs.shell import command_line
 
 BACKENDS: Mapping[str, Callable[[int], Search]] = {"torch": ChunkedSearch, "faiss": FaissSearch}
 HARDEST = 10
@@ -76,6 +79,7 @@ def mine(config: DictConfig) -> None:
         path, annotation = Path(config.ithn_annotation), cast(AnnotatedStudies, source).annotation
         left = write_ithn_annotation(path, annotation, dict(zip(ids, neighbours, strict=True)))
         print(f"released {path}" + (f", in which {left} training studies have no negative" if left else ""))
+    print(f"Train with it: {_training(config, output)}")
 
 
 def _check(config: DictConfig) -> None:
@@ -88,6 +92,13 @@ def _check(config: DictConfig) -> None:
     check_place(Path(config.output), "output")
     if config.ithn_annotation is not None:
         check_place(Path(config.ithn_annotation), "ithn_annotation")
+
+
+def _training(config: DictConfig, table: Path) -> str:
+    """The command that trains with the table, on the same data."""
+    chosen = [word for word in HydraConfig.get().overrides.task if re.match(r"\+*data(=|\.(?!root=))", word)]
+    root = {"data__root": str(config.data.root)} if config.data.get("root") is not None else {}
+    return command_line("hardneg-train", *chosen, "negatives=bank", **root, negatives__table=table)
 
 
 def _source_of(config: DictConfig) -> StudySource:

@@ -125,7 +125,7 @@ def _means(comparison: Comparison) -> OverviewTable:
     differences = comparison.splits[SPLIT].differences
     rows = []
     for variant in comparison.variants:
-        cells = [OverviewCell(variant, ("baseline",) if variant == comparison.baseline else ())]
+        cells = [OverviewCell(variant, _role(comparison, variant))]
         for name in names:
             text = mean_and_deviation(comparison.scores(variant, SPLIT, name))
             compared = differences.get(variant, {}).get(name)
@@ -152,6 +152,15 @@ def _means(comparison: Comparison) -> OverviewTable:
     if beside:
         about += f" Not tested: {', '.join(beside)}."
     return OverviewTable("Means over seeds", about, ["variant", *names], rows)
+
+
+def _role(comparison: Comparison, variant: str) -> tuple[str, ...]:
+    """What stands below the name of a variant."""
+    if variant == comparison.baseline:
+        return ("baseline",)
+    own, baseline = (set(comparison.variants[name].seeds) for name in (variant, comparison.baseline))
+    alone = len(own & baseline) == 1 and comparison.number_of_seeds != "1"
+    return ("one seed:", "studies alone") if alone else ()
 
 
 def _known(comparison: Comparison, names: Sequence[str]) -> list[str]:

@@ -78,6 +78,7 @@ def render(content: PageContent) -> str:
         score_rows=list(_score_rows(content)),
         scores_csv=_scores_csv(content),
         explained=explained,
+        wbr=Markup("<wbr>"),
         style=Markup(style),
         script=Markup(script),
         policy=(

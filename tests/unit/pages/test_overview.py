@@ -51,6 +51,7 @@ def test_scores_per_seed_and_cost_are_those_of_the_runs(comparison):
     overview = overview_of(dataclasses.replace(comparison, variants=variants))
     assert [cell.text for cell in overview.seeds.rows[0]] == ["host", "0.500 · 0.540 · –", "0.800 · 0.900 · –"]
     assert overview.seeds.rows[1][1].text == "– · 0.600 · 0.640"
+    assert [row[0].below for row in overview.means.rows] == [("baseline",), ("one seed:", "studies alone"), ()]
     assert [cell.text for cell in overview.cost.rows[0]][:3] == ["host", "11.0", "1.00"]
 
 
@@ -120,3 +121,7 @@ def test_the_page_of_a_comparison_begins_with_it(compared, content):
     assert Links(render(content)).views == ["studies", "scores", "curves", "settings"]
     named = dataclasses.replace(compared.overview, about="<b>host</b>")
     assert "&lt;b&gt;host" in render(dataclasses.replace(compared, overview=named))
+    headed = dataclasses.replace(compared.overview.means, header=["variant", "<b>_x"])
+    assert "&lt;b&gt;_<wbr>x" in render(
+        dataclasses.replace(compared, overview=dataclasses.replace(named, means=headed))
+    )

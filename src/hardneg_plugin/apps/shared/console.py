@@ -64,7 +64,7 @@ def make_table(title: str, *headings: str) -> Table:
     # no narrower than its title, which rich would fold
     table = Table(title=title, title_justify="left", min_width=min(cell_len(title), WIDEST_TITLE))
     for place, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if place else "left", no_wrap=not place)
+        table.add_column(heading, justify="right" if place else "left", no_wrap=not place, overflow="fold")
     return table
 
 
@@ -79,7 +79,7 @@ def print_scores(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
     table = make_table(title, "", *(HEADINGS.get(name, name) for name in columns))
     for row, scores in rows.items():
         table.add_row(row, *(f"{scores[name]:.3f}" if name in scores else "-" for name in columns))
-    console(at_least=180).print(table)
+    console(at_least=200).print(table)
 
 
 def print_counts(title: str, studies: int, excluded: Mapping[str, ExcludedCounts], filled: Mapping[str, int]) -> None:

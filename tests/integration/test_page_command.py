@@ -137,7 +137,8 @@ def test_scores_curves_and_configs_are_those_of_the_run_folders(trained, content
         curves = {curve.name: curve.points for curve in content.curves if curve.variant == name}
         assert [step for step, _ in curves["train/report_loss"]] == list(range(6))
         assert [step for step, _ in curves["val/CIDEr"]] == [2, 5]
-        assert max(value for _, value in curves["val/BLEU-4"]) == metrics["val"]["BLEU-4"]
+        chosen = metrics["selected_by"]["epoch"]
+        assert curves["val/BLEU-4"][chosen - 1][1] == metrics["val"]["BLEU-4"]
         assert not any(curve.startswith("test/") for curve in curves)
         assert ("train/hardened_similarity" in curves) == (name == "arc")
     host, arc = content.notes

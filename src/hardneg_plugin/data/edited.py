@@ -1,10 +1,10 @@
 """Training studies together with edited copies of their reports, for `edit_margin`."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from hardneg_plugin.data.extended_studies import ExtendedStudies
 from hardneg_plugin.data.studies import Sample, Studies
 from hardneg_plugin.errors import require
 from hardneg_plugin.knowledge.edits import ReportEditor
@@ -38,7 +38,7 @@ class ReportEdits:
         return EditedStudies(studies, self)
 
 
-class EditedStudies:
+class EditedStudies(ExtendedStudies):
     """A `Studies` whose samples have `edited` copies of their reports; made by `ReportEdits.beside`.
 
     Args:
@@ -47,22 +47,8 @@ class EditedStudies:
     """
 
     def __init__(self, studies: Studies, edits: ReportEdits) -> None:
-        self._studies, self._edits = studies, edits
-        self.ids: Sequence[str] = studies.ids
-        self.reports: Sequence[str] = studies.reports
-
-    @property
-    def patients(self) -> Sequence[str | None]:
-        """As the samples' `patient`."""
-        return self._studies.patients
-
-    @property
-    def labels(self) -> Sequence[str | None]:
-        """As the samples' `labels`."""
-        return self._studies.labels
-
-    def __len__(self) -> int:
-        return len(self._studies)
+        super().__init__(studies)
+        self._edits = edits
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
         """The study at an index; with `(index, seed)`, under what the seed draws: the augmentation, and the edits."""

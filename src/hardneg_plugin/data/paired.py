@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hardneg_plugin.data.extended_studies import ExtendedStudies
 from hardneg_plugin.data.neighbour_batches import nearest_studies
 from hardneg_plugin.data.studies import Sample, Studies
 from hardneg_plugin.errors import UserError
@@ -72,7 +73,7 @@ class PairedNegatives:
         return PairedStudies(studies, [row[:pool] for row in neighbours], self.k)
 
 
-class PairedStudies:
+class PairedStudies(ExtendedStudies):
     """A `Studies` whose samples have K paired ones under "negatives"; made by `PairedNegatives.beside`.
 
     A study with fewer neighbours is paired with itself in the free places: it matches itself, so no objective uses it as a
@@ -85,22 +86,8 @@ class PairedStudies:
     """
 
     def __init__(self, studies: Studies, neighbours: Sequence[Sequence[int]], k: int) -> None:
-        self._studies, self._neighbours, self._k = studies, neighbours, k
-        self.ids: Sequence[str] = studies.ids
-        self.reports: Sequence[str] = studies.reports
-
-    @property
-    def patients(self) -> Sequence[str | None]:
-        """As the samples' `patient`."""
-        return self._studies.patients
-
-    @property
-    def labels(self) -> Sequence[str | None]:
-        """As the samples' `labels`."""
-        return self._studies.labels
-
-    def __len__(self) -> int:
-        return len(self._studies)
+        super().__init__(studies)
+        self._neighbours, self._k = neighbours, k
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
         """The study at an index and its nearest K; with `(index, seed)`, under what the seed draws.

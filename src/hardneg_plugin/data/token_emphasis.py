@@ -14,6 +14,7 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from hardneg_plugin.data.extended_studies import ExtendedStudies
 from hardneg_plugin.data.neighbour_batches import nearest_studies
 from hardneg_plugin.data.studies import Sample, Studies, StudySource
 from hardneg_plugin.data.tokenizer import Tokenizer
@@ -41,7 +42,7 @@ class TokenEmphasis(Protocol):
         ...
 
 
-class EmphasisedStudies:
+class EmphasisedStudies(ExtendedStudies):
     """A `Studies` whose samples have the emphasis of each token.
 
     Args:
@@ -60,22 +61,8 @@ class EmphasisedStudies:
     """
 
     def __init__(self, studies: Studies, emphasise: Emphasise, tokenizer: Tokenizer) -> None:
-        self._studies, self._emphasise, self._tokenizer = studies, emphasise, tokenizer
-        self.ids: Sequence[str] = studies.ids
-        self.reports: Sequence[str] = studies.reports
-
-    @property
-    def patients(self) -> Sequence[str | None]:
-        """As the samples' `patient`."""
-        return self._studies.patients
-
-    @property
-    def labels(self) -> Sequence[str | None]:
-        """As the samples' `labels`."""
-        return self._studies.labels
-
-    def __len__(self) -> int:
-        return len(self._studies)
+        super().__init__(studies)
+        self._emphasise, self._tokenizer = emphasise, tokenizer
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
         """The study at an index; with `(index, seed)`, under what the seed draws."""

@@ -5,9 +5,11 @@ import shlex
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from hardneg_plugin.apps.commands import divided
+from hardneg_plugin.apps.compare import planned
 from hardneg_plugin.apps.shared.train_settings import check_settings
 from hardneg_plugin.comparison.composing import compose_config
 from hardneg_plugin.comparison.settings import ComparisonSettings, overrides_of_variants
@@ -28,3 +30,11 @@ def test_the_commands_of_the_results():
         variants.setdefault(page, []).append(len(overrides))
         check_settings(compose_config(overrides[settings.variants[-1]]))
     assert variants == {"PLAN": [6, 7], "clinic_regime": [7], "reclf_and_gk_mvlp": [11], "uniform_regime": [10, 2]}
+
+
+def test_a_comparison_is_planned_whatever_hydra_composed_before(monkeypatch, tmp_path):
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        monkeypatch.setattr(HydraConfig.instance(), "cfg", hydra.compose("train", [], return_hydra_config=True))
+        config = hydra.compose("compare", [f"compare.folder={tmp_path}", "compare.seeds=[1]"])
+    runs = planned(ComparisonSettings(**OmegaConf.to_container(config.compare, resolve=True)), [], [])
+    assert [run.settings["logger"]["csv"]["save_dir"] for run in runs] == [str(run.folder.path) for run in runs]

@@ -73,6 +73,10 @@ class Opened:
         """After a click on a link or a step back: the browser tells the page of its new address a little later."""
         WebDriverWait(self.browser, 10).until(lambda _: self.one(selector).is_displayed())
 
+    def wait_until_gone(self, selector):
+        """After a dialog is closed: the browser tells the page of it a little later."""
+        WebDriverWait(self.browser, 10).until(lambda _: not self.all(selector))
+
     def press(self, *keys):
         webdriver.ActionChains(self.browser).send_keys(*keys).perform()
 
@@ -648,7 +652,7 @@ def test_a_view_is_seen_larger_by_pointer_and_keys(page_with_boxes):
     page.press("j")
     assert page.study == study.id
     page.press(Keys.ESCAPE)
-    assert not page.all("dialog")
+    page.wait_until_gone("dialog")
     page.press("j")
     assert page.study != study.id
 

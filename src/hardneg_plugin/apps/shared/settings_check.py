@@ -100,6 +100,8 @@ def _setting(
     node: DictConfig, name: Any, key: str, kinds: tuple[Kind, ...] | None, config: DictConfig
 ) -> Iterator[Setting]:
     is_reference = OmegaConf.is_interpolation(node, name)
+    if is_reference and "${hydra:" in str(_raw(node, name)):
+        return  # a path of this run, which is not known where a config is only composed
     try:
         value = node[name]
         plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

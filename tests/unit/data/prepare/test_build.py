@@ -531,10 +531,11 @@ def test_the_bar_shows_where_somebody_looks(ten, output, tmp_path, monkeypatch):
             return True
 
     terminal, pipe = Terminal(), io.StringIO()
-    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", terminal)
     prepared([*ten.entries, DroppedEntry("x", "no image")], output)
     assert "11/11" in terminal.getvalue()
-    monkeypatch.setattr(sys, "stderr", pipe)
+    monkeypatch.setattr(sys, "stdout", pipe)
     prepared(ten, tmp_path / "again")
     assert pipe.getvalue() == ""
 

@@ -22,8 +22,8 @@ from PIL import Image
 from hardneg_plugin.evaluation.inspected_study import FoundEntity, InspectedStudy, Reading
 from hardneg_plugin.files import whole_text_file
 from hardneg_plugin.pages.content import PageContent, Score, StudyContent
+from hardneg_plugin.pages.explained_scores import explained
 from hardneg_plugin.pages.forest import drawn_panel
-from hardneg_plugin.pages.score_names import explained
 
 LONGER_SIDE = 320
 """Images are scaled down to so many pixels."""

@@ -13,8 +13,8 @@ from hardneg_plugin.folder_lock import hold_folder
 from hardneg_plugin.runs.folder import RunFolder
 
 ELSEWHERE = "Set another compare.folder, or remove this one."
-FORMER = {"pytorch_lightning.callbacks.ModelCheckpoint": "hardneg_plugin.training.best_checkpoint.BestCheckpoint"}
-"""What configs of earlier versions named, and what takes its place: it chooses the same epoch once a score is above 0."""
+NOT_COMPARED = ("resume", "trust", "callbacks.progress_bar")
+"""Settings that change no number of a run."""
 
 
 @dataclass(frozen=True)
@@ -88,16 +88,14 @@ def check_same_settings(runs: Sequence[PlannedRun]) -> None:
         wanted = flattened(run.settings)
         for key in sorted(existing.keys() | wanted.keys()):
             before, now = existing.get(key, "not set"), wanted.get(key, "not set")
-            if FORMER.get(str(before), before) != now and str(run.folder.path) not in str(
-                now
-            ):  # the folder may have been moved
+            if before != now and str(run.folder.path) not in str(now):  # the folder may have been moved
                 raise UserError(
                     f"{run.folder.path} was trained under other settings: {key} is {before} there and {now} here. {ELSEWHERE}"
                 )
 
 
 def flattened(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Settings by their dotted keys, without `resume` and `trust`.
+    """Settings by their dotted keys, without those that change no number of a run.
 
     Args:
         value: nested settings.
@@ -110,7 +108,7 @@ def flattened(value: Any, prefix: str = "") -> dict[str, Any]:
         return {
             key: inner
             for name, part in value.items()
-            if f"{prefix}{name}" not in ("resume", "trust")
+            if f"{prefix}{name}" not in NOT_COMPARED
             for key, inner in flattened(part, f"{prefix}{name}.").items()
         }
     return {prefix.removesuffix("."): value}

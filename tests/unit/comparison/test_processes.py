@@ -172,16 +172,19 @@ def test_runs_of_other_settings_are_refused_with_the_difference(plan):
         check_same_settings([planned])
 
 
-def test_a_comparison_that_began_with_the_checkpoint_of_lightning_goes_on(plan):
+def test_how_progress_was_shown_does_not_matter_and_other_callbacks_do(plan):
     run = plan(host="a")[0]
     run.folder.path.mkdir(parents=True)
-    parts = {"data": {"size": 3}, "model": {"x": 1}, "decoding": {"y": 1}, "monitor": "val/BLEU-4"}
-    now = {"callbacks": {"checkpoint": {"_target_": "hardneg_plugin.training.best_checkpoint.BestCheckpoint"}}}
-    before = {"callbacks": {"checkpoint": {"_target_": "pytorch_lightning.callbacks.ModelCheckpoint"}}}
-    run.folder.config.write_text(OmegaConf.to_yaml({**parts, **before}))
-    check_same_settings([PlannedRun("host", 1, [], {**parts, **now}, run.folder)])
-    with pytest.raises(UserError, match="monitor is val/BLEU-4 there and val/R@5 here"):
-        check_same_settings([PlannedRun("host", 1, [], {**parts, **now, "monitor": "val/R@5"}, run.folder)])
+    parts = {"data": {"size": 3}, "model": {"x": 1}, "decoding": {"y": 1}}
+
+    def settings(bar, checkpoint):
+        return {**parts, "callbacks": {"progress_bar": bar, "checkpoint": {"_target_": checkpoint}}}
+
+    run.folder.config.write_text(OmegaConf.to_yaml(settings({"_target_": "a.Bar", "refresh_rate": 10}, "a.Checkpoint")))
+    check_same_settings([PlannedRun("host", 1, [], settings({"_target_": "b.Bar"}, "a.Checkpoint"), run.folder)])
+    check_same_settings([PlannedRun("host", 1, [], settings(None, "a.Checkpoint"), run.folder)])
+    with pytest.raises(UserError, match=r"checkpoint\._target_ is a\.Checkpoint there and b\.Checkpoint here"):
+        check_same_settings([PlannedRun("host", 1, [], settings(None, "b.Checkpoint"), run.folder)])
 
 
 def test_each_run_that_ended_is_a_line(plan, tmp_path, capsys):

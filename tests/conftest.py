@@ -1,7 +1,8 @@
-"""What holds for all tests: nothing is fetched, logs go to a stream that outlives a test, what takes long comes first."""
+"""What holds for all tests: nothing is fetched, logs outlive a test, interrupts arrive, what takes long comes first."""
 
 import multiprocessing
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read once, at import
@@ -16,6 +17,13 @@ INTEGRATION = Path(__file__).parent / "integration"
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 """Real data sets beside the checkout: IU X-Ray (Open-i, CC BY-NC-ND 4.0) and case reports (mostly CC BY-NC-SA). Their licences
 keep them out of a project under Apache-2.0, so what is asserted on them is asserted on studies written for the tests too."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interrupts():
+    """Interrupts arrive here and in processes that tests start, even where a shell has them ignored, as for its background jobs."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a program that is executed gets the default then
 
 
 @pytest.fixture(scope="session")

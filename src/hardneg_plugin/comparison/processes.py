@@ -187,8 +187,8 @@ def run_all(
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
-                    waiting[0].start(environment, lock)
-                    running.append(waiting.pop(0))
+                    running.append(waiting.pop(0))  # before it starts: a signal may arrive while it does
+                    running[-1].start(environment, lock)
                 report_progress(running, ended)
                 time.sleep(POLL)
                 for process in [process for process in running if not process.is_running]:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from hardneg_plugin.comparison import processes
 from hardneg_plugin.comparison.planned_runs import PlannedRun, at_work_on, check_same_settings, run_folder
-from hardneg_plugin.comparison.processes import launched_processes, local_processes, run_all, task_processes
+from hardneg_plugin.comparison.processes import RunProcess, launched_processes, local_processes, run_all, task_processes
 from hardneg_plugin.comparison.progress import ComparisonProgress
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import write_json
@@ -118,6 +118,21 @@ def test_an_interrupt_ends_the_processes_and_they_go_on_afterwards(plan, tmp_pat
     assert [work.arguments[1:] for work in local_processes(runs)] == [
         [f"resume='{run.folder.path}'", "trust=true"] for run in runs
     ]
+
+
+def test_a_process_that_starts_while_the_signal_arrives_is_ended_too(plan, tmp_path, monkeypatch):
+    processes = local_processes(plan(slow="wait=1"))
+    start = RunProcess.start
+
+    def interrupted(process, *options):
+        start(process, *options)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(RunProcess, "start", interrupted)
+    with at_work_on(tmp_path / "c") as lock, pytest.raises(SystemExit):
+        run_all(processes, 2, lock, silent)
+    assert [process.is_running for process in processes] == [False, False]
+    assert processes[0].popen is not None
 
 
 def test_a_folder_is_held_by_one_command_and_by_a_training_that_outlives_it(tmp_path):

@@ -80,6 +80,7 @@ def test_train_leaves_a_whole_run_folder_and_evaluate_gives_the_same_scores(cli,
         "monitor": "val/findings_attributes_F1",
         "mode": "max",
         "epoch": best["epoch"] + 1,
+        "step": best["global_step"],
     }
     assert f"best.ckpt, epoch {best['epoch'] + 1} of 2 " in result.out
     assert best["provenance"] == {**metrics["provenance"], "versions": metrics["versions"]}
@@ -129,6 +130,27 @@ def test_a_run_of_an_earlier_version_is_resumed_by_the_score_that_it_began_with(
     again = cli("hardneg-train", f"resume={run}", "trainer.max_epochs=3", "data.datamodule.source.test=5")
     assert again.code == 0, again.err
     assert "last.ckpt was trained on other data than those of now" in again.out
+
+
+def test_the_best_of_several_validations_in_an_epoch_is_kept(cli, tiny, tmp_path, read_json):
+    settings = ["+trainer.val_check_interval=1", "monitor=val/report_loss", "callbacks.last.every_n_train_steps=1"]
+    run = tmp_path / "run"
+    # three steps, of which the later ones make it worse
+    worse = ["optimizer.lr=3", "lr_schedule=constant", "trainer.gradient_clip_val=null"]
+    result = cli("hardneg-train", *tiny, *settings, *worse, f"hydra.run.dir={run}")
+    assert result.code == 0, result.err
+    losses = curve_of(run, "val/report_loss")[:3]
+    assert min(losses) < losses[-1]
+    best = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    assert best["global_step"] == losses.index(min(losses)) + 1
+    metrics = read_json(run / "metrics.json")
+    assert metrics["selected_by"] == {
+        "monitor": "val/report_loss",
+        "mode": "min",
+        "epoch": 1,
+        "step": best["global_step"],
+    }
+    assert metrics["val"]["report_loss"] == pytest.approx(min(losses))
 
 
 def curve_of(run, name):

@@ -27,7 +27,7 @@ from hardneg_plugin.metrics.records import make_record
 from hardneg_plugin.metrics.score_card import ScoreCard, scores_and_intervals
 from hardneg_plugin.models.base import StudyModel
 from hardneg_plugin.models.report_generator import ReportGenerator
-from hardneg_plugin.runs.checkpoint import epoch_of, load_weights, read_checkpoint, writes_reports
+from hardneg_plugin.runs.checkpoint import Moment, load_weights, moment_of, read_checkpoint, writes_reports
 from hardneg_plugin.runs.csv_log import read_csv_log
 from hardneg_plugin.runs.folder import RunFolder
 from hardneg_plugin.runs.provenance import command_without_secrets, provenance
@@ -98,14 +98,14 @@ def train(job: Job) -> None:
         best = str(run.best) if has_best else None
         cards = {split: _score(trainer, model, data, split, best, run) for split in ("val", "test")}
     if first:
-        epoch = epoch_of(run.best if has_best else run.last)
-        facts = _facts(trainer, model, config, seconds, epoch if has_best else None)
+        moment = moment_of(run.best if has_best else run.last)
+        facts = _facts(trainer, model, config, seconds, moment if has_best else None)
         facts |= {"versions": origin.pop("versions"), "provenance": origin}
         write_json(run.metrics, {**scores_and_intervals(cards), "baselines": baselines, **facts})
-        trained = f"epoch {epoch} of {trainer.current_epoch}" if trainer.global_step else "not trained"
+        trained = f"epoch {moment.epoch} of {trainer.current_epoch}" if trainer.global_step else "not trained"
         row = f"{'best' if has_best else 'last'}.ckpt, {trained}"
         print_scores("Test split", {row: cards["test"].values, **baselines})
-        if has_best and (better := better_epoch(read_csv_log(run), epoch, config.monitor, COMPARED)) is not None:
+        if has_best and (better := better_epoch(read_csv_log(run), moment, config.monitor, COMPARED)) is not None:
             log.warning("Warning: %s", better)
         _print_files(run, isinstance(model, ReportGenerator))
 
@@ -140,9 +140,9 @@ def _introduce(job: Job, trainer: pl.Trainer, data: StudyDataModule, model: Stud
 
 
 def _facts(
-    trainer: pl.Trainer, model: StudyModel[Any], config: DictConfig, seconds: float, best: int | None
+    trainer: pl.Trainer, model: StudyModel[Any], config: DictConfig, seconds: float, best: Moment | None
 ) -> dict[str, Any]:
-    """What metrics.json holds beside the scores; `best` is the epoch of best.ckpt."""
+    """What metrics.json holds beside the scores; `best` is when best.ckpt was written."""
     scored_against = {
         "references": "full reports as the tokenizer cleans them; cut/ those cut to max_length words",
         "max_length": config.data.max_length,
@@ -150,7 +150,12 @@ def _facts(
     }
     return {
         "checkpoint": "checkpoints/best.ckpt" if best is not None else None,
-        "selected_by": {"monitor": config.monitor, "mode": mode_of(config.monitor), "epoch": best},
+        "selected_by": {
+            "monitor": config.monitor,
+            "mode": mode_of(config.monitor),
+            "epoch": best and best.epoch,
+            "step": best and best.step,
+        },
         "training": {
             "seconds": round(seconds, 1),
             "epochs": trainer.current_epoch,

@@ -13,8 +13,8 @@ from hardneg_plugin.folder_lock import hold_folder
 from hardneg_plugin.runs.folder import RunFolder
 
 ELSEWHERE = "Set another compare.folder, or remove this one."
-NOT_COMPARED = ("resume", "trust", "callbacks.progress_bar")
-"""Settings that change no number of a run."""
+NOT_COMPARED = ("resume", "trust", "callbacks.progress_bar", "callbacks.checkpoint.save_on_train_epoch_end")
+"""Settings that change no number of a run; the last was true in earlier versions, which had one validation an epoch in mind."""
 
 
 @dataclass(frozen=True)

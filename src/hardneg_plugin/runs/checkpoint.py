@@ -1,5 +1,6 @@
 """Models from checkpoints, those of hardneg-train and released ones, without running code from the files."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -119,15 +120,28 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return dict(checkpoint)
 
 
-def epoch_of(path: Path) -> int:
-    """The epoch in which a checkpoint of hardneg-train was written, from 1; the weights stay on the disk.
+@dataclass(frozen=True)
+class Moment:
+    """When a checkpoint of hardneg-train was written."""
+
+    epoch: int
+    """From 1."""
+    step: int
+    """Optimizer steps before it."""
+    logged_step: int | None = None
+    """The step in the CSV log of the validation before it; None in checkpoints that do not say it."""
+
+
+def moment_of(path: Path) -> Moment:
+    """When a checkpoint of hardneg-train was written; the weights stay on the disk.
 
     Raises:
         UserError: it cannot be read.
     """
     try:
         content = torch.load(path, map_location="meta", weights_only=True, mmap=True)
-        return int(content["epoch"]) + 1
+        loop = content.get("loops", {}).get("fit_loop", {}).get("epoch_loop.state_dict", {})
+        return Moment(int(content["epoch"]) + 1, int(content["global_step"]), loop.get("_batches_that_stepped"))
     except Exception as error:  # as in `read_checkpoint`
         raise UserError(f"checkpoint {path} cannot be read: {error}") from error
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch.distributed as dist
+from pytorch_lightning.trainer.states import TrainerFn
 
 TRAIN, VALIDATE, TEST = range(3)
 
@@ -55,7 +56,8 @@ class StepSeeding(pl.Callback):
 class LastCheckpoint(pl.callbacks.Checkpoint):
     """Write the checkpoint to resume from after every epoch, and optionally within epochs.
 
-    `every_n_train_steps` of a `ModelCheckpoint` replaces the checkpoint at the end of the epoch; here it adds to it.
+    `every_n_train_steps` of a `ModelCheckpoint` replaces the checkpoint at the end of the epoch; here it adds to it. Where a
+    validation follows the step, it is written after that: a run that is resumed before it would skip it.
 
     Args:
         path: of the file; each checkpoint replaces the previous one.
@@ -81,15 +83,26 @@ class LastCheckpoint(pl.callbacks.Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Write after an optimizer step, if it is due."""
-        # not at the last batch: a run resumed between it and the end of the epoch would skip the validation
-        if self.every_n_train_steps is None or trainer.is_last_batch or trainer.global_step == self._step_written:
-            return
-        if trainer.global_step % self.every_n_train_steps == 0:
+        if self._is_due(trainer):
+            loop = trainer.fit_loop
+            assert loop._data_fetcher is not None
+            if not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):  # Lightning has no public way to ask
+                self._write(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write what was due before a validation within the epoch."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and self._is_due(trainer):
             self._write(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write, once the other callbacks hold the best score of this epoch."""
         self._write(trainer)
+
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        # not at the last batch: the end of the epoch follows
+        if self.every_n_train_steps is None or trainer.is_last_batch or trainer.global_step == self._step_written:
+            return False
+        return trainer.global_step % self.every_n_train_steps == 0
 
     def _write(self, trainer: pl.Trainer) -> None:
         self._step_written = trainer.global_step

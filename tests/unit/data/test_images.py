@@ -1,6 +1,8 @@
 import io
 import random
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -55,6 +57,85 @@ def test_sixteen_bits_are_scaled_by_the_own_range(tmp_path):
             assert abs(int(image[row, column]) - 255 * (int(values[row, column]) - low) / (high - low)) <= 0.51
     path.write_bytes(encoded(Image.fromarray(np.full((4, 4), 7, np.uint16))))
     assert torch.equal(read_grayscale(path), torch.zeros(1, 4, 4, dtype=torch.uint8))
+
+
+def png16(channels, exif=b""):
+    """A PNG of 16 bits by hand: gray, gray and alpha, RGB or RGBA, `(H, W, 1 to 4)`."""
+    height, width, count = channels.shape
+    rows = channels.astype(">u2").tobytes()
+    stride = len(rows) // height
+    lines = b"".join(b"\0" + rows[start : start + stride] for start in range(0, len(rows), stride))
+    head = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[count], 0, 0, 0)
+    chunks = [(b"IHDR", head), *([(b"eXIf", exif)] if exif else []), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
+    body = b"".join(struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks)
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def twelve_bits(*shape):
+    return np.random.default_rng(5).integers(0, 4096, shape).astype(np.uint16)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_sixteen_bits_in_every_kind_of_png_are_scaled_alike(tmp_path, channels):
+    gray = twelve_bits(300, 40)  # more rows than are scaled at a time
+    alpha = np.random.default_rng(6).integers(0, 65536, gray.shape).astype(np.uint16)
+    planes = {1: [gray], 2: [gray, alpha], 3: [gray] * 3, 4: [gray, gray, gray, alpha]}[channels]
+    (tmp_path / "deep.png").write_bytes(png16(np.stack(planes, -1)))
+    image = read_grayscale(tmp_path / "deep.png", shorter_side=8)[0].numpy()
+    low, high = int(gray.min()), int(gray.max())
+    assert np.abs(image - 255 * (gray.astype(float) - low) / (high - low)).max() <= 0.51
+
+
+def test_colour_of_sixteen_bits_becomes_luminance(tmp_path):
+    colour = twelve_bits(9, 11, 3)
+    (tmp_path / "deep.png").write_bytes(png16(colour))
+    luminance = colour @ np.array([0.299, 0.587, 0.114])
+    expected = 255 * (luminance - luminance.min()) / np.ptp(luminance)
+    assert np.abs(read_grayscale(tmp_path / "deep.png")[0].numpy() - expected).max() <= 0.6
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_exif_orientation_of_sixteen_bits(tmp_path, channels):
+    gray = twelve_bits(4, 7)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "deep.png").write_bytes(png16(np.stack([gray] * channels, -1), exif.tobytes()[6:]))
+    plain = tmp_path / "plain.png"
+    plain.write_bytes(png16(np.stack([gray] * channels, -1)))
+    turned, upright = (read_grayscale(file)[0].numpy() for file in (tmp_path / "deep.png", plain))
+    assert np.array_equal(turned, np.rot90(upright, -1))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (tmp_path / "turned.png").write_bytes(encoded(Image.fromarray(GRAY), exif=exif))
+    shown = [
+        GRAY,
+        GRAY[:, ::-1],
+        GRAY[::-1, ::-1],
+        GRAY[::-1],
+        GRAY.T,
+        np.rot90(GRAY, -1),
+        GRAY[::-1, ::-1].T,
+        np.rot90(GRAY),
+    ]
+    assert np.array_equal(read_grayscale(tmp_path / "turned.png")[0].numpy(), shown[orientation - 1])
+
+
+def test_pixels_of_one_bit_of_a_palette_and_of_inks(tmp_path):
+    bits = GRAY > 127
+    (tmp_path / "bits.png").write_bytes(encoded(Image.fromarray(bits)))
+    assert np.array_equal(read_grayscale(tmp_path / "bits.png")[0].numpy(), 255 * bits)
+    colours = Image.fromarray(np.random.default_rng(4).integers(0, 256, (24, 32, 3), dtype=np.uint8))
+    palette = colours.quantize(32)
+    (tmp_path / "palette.png").write_bytes(encoded(palette))
+    luminance = np.array(palette.convert("RGB")) @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(read_grayscale(tmp_path / "palette.png")[0].numpy() - luminance).max() <= 1
+    inks = Image.fromarray(smooth(24, 32)).convert("CMYK")
+    (tmp_path / "inks.jpg").write_bytes(encoded(inks, "JPEG", quality=95))
+    assert np.abs(read_grayscale(tmp_path / "inks.jpg")[0].numpy().astype(int) - smooth(24, 32)).max() <= 4
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])

@@ -4,7 +4,7 @@ import io
 import json
 import os
 import re
-import tempfile
+import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,25 +13,48 @@ from typing import Any, BinaryIO, TextIO
 from hardneg_plugin.errors import UserError
 
 
+def open_no_link(path: str | Path, flags: int) -> int:
+    """An `opener` of `open` for which a symbolic link is an error; the permissions of a new file follow the umask.
+
+    Args:
+        path: the file.
+        flags: of `os.open`.
+    """
+    more = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    return os.open(path, flags | more, 0o666)
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file to be written as a whole: it replaces an earlier one only once all of it is on the disk.
 
+    Until then it has a name that nobody can guess, so that no link can wait there. A link at `path` is replaced, not followed.
+    Permissions follow the umask.
+
     Raises:
         OSError: it cannot be written, for instance because the disk is full; nothing half-written is left.
     """
-    descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    unfinished = path.parent / f"{unfinished_prefix(path)}{secrets.token_hex(8)}"
+    descriptor = open_no_link(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(unfinished, 0o644)
         os.replace(unfinished, path)
     except BaseException:
         with suppress(OSError):
             os.unlink(unfinished)
         raise
+
+
+def unfinished_prefix(path: Path) -> str:
+    """How the name of an unfinished `whole_file` begins; 48 characters of the name keep it below the limit of file systems.
+
+    >>> unfinished_prefix(Path("run/last.ckpt"))
+    '.last.ckpt.'
+    """
+    return f".{path.name[:48]}."
 
 
 @contextmanager

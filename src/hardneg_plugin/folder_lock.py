@@ -8,7 +8,7 @@ from pathlib import Path
 from filelock import lock_descriptor
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.files import writing
+from hardneg_plugin.files import open_no_link, writing
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def _try_to_lock(folder: Path, command: str, busy: str, remedy: str) -> int | No
     with suppress(FileNotFoundError), ExitStack() as on_failure:
         if not lock.exists() and any(folder.iterdir()):
             raise UserError(f"{folder} exists and is not a folder of {command}; it is left as it is. {remedy}")
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = open_no_link(lock, os.O_RDWR | os.O_CREAT)
         on_failure.callback(os.close, descriptor)
         if not lock_descriptor(descriptor, blocking=False):
             raise UserError(

@@ -57,7 +57,7 @@ def evaluate(job: Job) -> None:
         UserError: for any error that a user can cause.
         KeyboardInterrupt: if interrupted.
     """
-    job = broadcast_job(job, setup_distributed(job.config))
+    job = broadcast_job(job, setup_distributed(job))
     config, output = job.config, RunFolder(job.folder)
     data, model, settings = agreed(lambda: _load(config))
     pl.seed_everything(config.seed, workers=True, verbose=False)  # decoding may draw words
@@ -65,6 +65,7 @@ def evaluate(job: Job) -> None:
     trainer = agreed(
         lambda: make_trainer(
             config,
+            output,
             callbacks=[TrainingBar()],
             logger=False,
             enable_checkpointing=False,

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from pytorch_lightning.plugins import CheckpointIO
 
 from hardneg_plugin.apps import commands
 from hardneg_plugin.apps.shared.console import COLUMNS, print_scores
@@ -30,10 +31,12 @@ from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.runs.checkpoint import Moment, load_weights, moment_of, read_checkpoint, writes_reports
 from hardneg_plugin.runs.csv_log import read_csv_log
 from hardneg_plugin.runs.folder import RunFolder
+from hardneg_plugin.runs.places import build_all_in, check_writes_inside
 from hardneg_plugin.runs.provenance import command_without_secrets, provenance
 from hardneg_plugin.runs.shell import command_line
 from hardneg_plugin.runs.trusted import check_trusted
 from hardneg_plugin.training.callbacks import RecordProvenance, mode_of
+from hardneg_plugin.training.checkpoint_io import WholeFileCheckpointIO
 from hardneg_plugin.training.epoch_choice import better_epoch
 from hardneg_plugin.training.monitor import resolve_monitor
 
@@ -55,6 +58,7 @@ def start(config: DictConfig) -> None:
     if config.resume is not None and config.trust is not True:
         # before anything that the overrides of the run name is built
         check_trusted(job.settings, f"resume={config.resume}")
+        check_writes_inside(job.settings, f"resume={config.resume}")
     carry_out(job, train)
 
 
@@ -65,7 +69,7 @@ def train(job: Job) -> None:
         UserError: for any error that a user can cause.
         KeyboardInterrupt: if interrupted.
     """
-    strategy = setup_distributed(job.config)
+    strategy = setup_distributed(job)
     job = broadcast_job(job, strategy)
     config, run = job.config, RunFolder(job.folder)
     data, model = agreed(lambda: _build(config))
@@ -73,8 +77,10 @@ def train(job: Job) -> None:
     trainer = agreed(
         lambda: make_trainer(
             config,
-            callbacks=[*instantiate(config.callbacks).values(), RecordProvenance(origin)],
-            logger=list(instantiate(config.logger).values()),
+            run,
+            callbacks=[*build_all_in(run, config, "callbacks"), RecordProvenance(origin)],
+            logger=build_all_in(run, config, "logger"),
+            plugins=_plugins(config, run),
         )
     )
     first = trainer.is_global_zero
@@ -124,6 +130,16 @@ def _build(config: DictConfig) -> tuple[StudyDataModule, StudyModel[Any]]:
     reader = {"read_findings": data.source.read_findings} if writes_reports(config.model) else {}
     model: StudyModel[Any] = make(tokenizer=data.tokenizer, **reader)
     return data, model
+
+
+def _plugins(config: DictConfig, run: RunFolder) -> list[Any]:
+    """Those of the config, and what writes checkpoints: for a run that may be someone else's, into its folder only."""
+    plugins = instantiate(config.trainer.get("plugins")) or []
+    plugins = list(plugins) if isinstance(plugins, list | ListConfig) else [plugins]
+    if any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        return plugins
+    is_own = config.resume is None or config.trust is True
+    return [*plugins, WholeFileCheckpointIO(None if is_own else run.path)]
 
 
 def _introduce(job: Job, trainer: pl.Trainer, data: StudyDataModule, model: StudyModel[Any]) -> dict[str, Any]:

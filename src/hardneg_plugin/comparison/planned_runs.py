@@ -13,8 +13,21 @@ from hardneg_plugin.folder_lock import hold_folder
 from hardneg_plugin.runs.folder import RunFolder
 
 ELSEWHERE = "Set another compare.folder, or remove this one."
-NOT_COMPARED = ("resume", "trust", "callbacks.progress_bar", "callbacks.checkpoint.save_on_train_epoch_end")
-"""Settings that change no number of a run; the last was true in earlier versions, which had one validation an epoch in mind."""
+NOT_COMPARED = (
+    "resume",
+    "trust",
+    "logger",
+    "callbacks.progress_bar",
+    # true in earlier versions, which had one validation an epoch in mind
+    "callbacks.checkpoint.save_on_train_epoch_end",
+    # of earlier versions: where a run writes
+    "callbacks.checkpoint.dirpath",
+    "callbacks.checkpoint.filename",
+    "callbacks.last.path",
+    "trainer.default_root_dir",
+    "trainer.plugins",
+)
+"""Settings that change no number of a run."""
 
 
 @dataclass(frozen=True)

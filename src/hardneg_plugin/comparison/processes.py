@@ -14,6 +14,7 @@ from pathlib import Path
 from hardneg_plugin.comparison.comparison import SCORED_SPLITS
 from hardneg_plugin.comparison.planned_runs import PlannedRun
 from hardneg_plugin.comparison.task_files import task_files
+from hardneg_plugin.files import open_no_link
 from hardneg_plugin.runs.overrides import quoted
 
 TRAIN = (sys.executable, "-m", "hardneg_plugin.apps.train")
@@ -53,7 +54,7 @@ class RunProcess:
         """
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.started = time.monotonic()
-        with self.log.open("ab") as log:
+        with open(self.log, "ab", opener=open_no_link) as log:
             self.popen = subprocess.Popen(
                 [*(self.command or TRAIN), *self.arguments],
                 stdin=subprocess.DEVNULL,

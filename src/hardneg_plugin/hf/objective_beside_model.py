@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.files import whole_file
 from hardneg_plugin.objectives import HardNegativeObjective
 from hardneg_plugin.plugin.optimizer_group import add_group
 
@@ -48,7 +49,8 @@ class ObjectiveBesideModel(_Trainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
-            torch.save(self.hard_negatives.state_dict(), Path(output_dir, OBJECTIVE_FILE))
+            with whole_file(Path(output_dir, OBJECTIVE_FILE)) as file:
+                torch.save(self.hard_negatives.state_dict(), file)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:

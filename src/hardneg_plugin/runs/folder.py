@@ -1,6 +1,7 @@
 """A run folder: the files that a training writes, and how they are read back."""
 
 import difflib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,22 @@ class RunFolder:
             raise UserError(f"Expected the folder of a training run, but {run.path} holds no config.yaml{meant}")
         return run
 
+    def check_links(self) -> None:
+        """Refuse symbolic links below the run folder that lead out of it: a run of someone else would be written through them.
+
+        Raises:
+            UserError: with the first such link.
+        """
+        top = os.path.realpath(self.path)
+        for folder, folders, files in os.walk(top):
+            for link in (os.path.join(folder, name) for name in sorted((*folders, *files))):
+                target = os.path.realpath(link) if os.path.islink(link) else top
+                if os.path.commonpath([top, target]) != top:
+                    raise UserError(
+                        f"{link} is a symbolic link to {target}, out of the run folder: through it a run from someone else would "
+                        "read or write your files. If it is yours, add trust=true."
+                    )
+
     def predictions(self, name: str) -> Path:
         """The file of generated reports of a split."""
         return self.path / "predictions" / f"{name}.jsonl"
@@ -66,18 +83,20 @@ class RunFolder:
         """The composed config.
 
         Args:
-            trust: allow any `_target_`; code that it names will run.
+            trust: allow any `_target_`, whose code will run, and links that lead out of the folder.
 
         Raises:
-            UserError: it cannot be read, is not that of a run, or names a `_target_` that is not trusted.
+            UserError: it cannot be read, is not that of a run, names a `_target_` that is not trusted, or a link leads out.
         """
+        if trust is not True:  # a text such as "no" would be true
+            self.check_links()
         config = _read_yaml(self.config)
         if not isinstance(config, DictConfig):
             raise UserError(f"Expected the config of a training run in {self.config}, but it holds no keys.")
         missing = [key for key in ("data", "model", "decoding") if not isinstance(config.get(key), DictConfig)]
         if missing:
             raise UserError(f"Expected the config of a training run, but {self.config} has no {', '.join(missing)}.")
-        if trust is not True:  # a text such as "no" would be true
+        if trust is not True:
             check_trusted(config, str(self.config))
         return config
 

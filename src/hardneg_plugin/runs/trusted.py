@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.errors import UserError
 
-# Beside the targets of the project's configs: common replacements that take plain values only.
+# Beside the targets of the project's configs: common replacements that take plain values only, and what earlier versions named.
 ELSEWHERE = {
+    "hardneg_plugin.training.checkpoint_io": ("WholeFileCheckpointIO",),
     "torch.optim": ("Adadelta", "Adagrad", "Adam", "Adamax", "AdamW", "ASGD", "NAdam", "RAdam", "RMSprop", "SGD"),
     "torch.optim.lr_scheduler": (
         "ConstantLR",

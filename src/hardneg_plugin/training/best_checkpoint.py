@@ -37,19 +37,24 @@ class BestCheckpoint(pl.callbacks.ModelCheckpoint):
         return super().state_key.replace(type(self).__qualname__, pl.callbacks.ModelCheckpoint.__qualname__, 1)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take on the best score, also where the run folder has been moved since; its files are those of this folder."""
+        """Take on the best score, also where the run folder has been moved since; its files are those of this folder.
+
+        A path of the checkpoint is never taken as it is: Lightning removes the file of a score that is beaten.
+        """
         folder = self.dirpath
         if folder is not None:
 
-            def here(path: str) -> str:
-                return os.path.join(folder, os.path.basename(path)) if path else path
+            def here(path: Any) -> str:
+                name = os.path.basename(str(path or ""))
+                return os.path.join(folder, name) if name not in ("", ".", "..") else ""
 
             paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+            kept = {here(path): score for path, score in (state_dict.get("best_k_models") or {}).items() if here(path)}
             state_dict = {
                 **state_dict,
                 "dirpath": folder,
                 **{name: here(state_dict[name]) for name in paths if name in state_dict},
-                "best_k_models": {here(path): score for path, score in state_dict.get("best_k_models", {}).items()},
+                "best_k_models": kept,
             }
         super().load_state_dict(state_dict)
 

@@ -1,4 +1,4 @@
-"""Atomic writing of checkpoints."""
+"""Atomic writing of checkpoints, all of them within the run folder."""
 
 import glob
 from pathlib import Path
@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins import TorchCheckpointIO
 
-from hardneg_plugin.files import whole_file
+from hardneg_plugin.errors import UserError
+from hardneg_plugin.files import unfinished_prefix, whole_file
 
 
 class WholeFileCheckpointIO(TorchCheckpointIO):
@@ -15,7 +16,14 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
 
     Lightning writes into the temporary folder of the system and moves the file, which between file systems is a copy: a kill may
     cut it short and destroy the only checkpoint.
+
+    Args:
+        within: the folder outside of which nothing is written or removed; None: anywhere. Names of earlier checkpoints come from
+            the checkpoint that a run is resumed from, which may be someone else's.
     """
+
+    def __init__(self, within: str | Path | None = None) -> None:
+        self.within = None if within is None else Path(within).resolve()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint.
@@ -24,10 +32,27 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
             checkpoint: as in Lightning.
             path: of a local file, which is replaced.
             storage_options: ignored.
+
+        Raises:
+            UserError: the path is outside of the folder.
         """
-        path = Path(path)
+        path = self._checked(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f".{glob.escape(path.name)}.*"):  # left by a kill, as a run has one writer
+        for left in path.parent.glob(f"{glob.escape(unfinished_prefix(path))}*"):  # by a kill, as a run has one writer
             left.unlink()
         with whole_file(path) as file:
             torch.save(checkpoint, file)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a checkpoint.
+
+        Raises:
+            UserError: the path is outside of the folder.
+        """
+        super().remove_checkpoint(self._checked(path))
+
+    def _checked(self, path: str | Path) -> Path:
+        path = Path(path)
+        if self.within is not None and self.within not in path.resolve().parents:
+            raise UserError(f"Expected a checkpoint in {self.within}, but got {str(path)!r}: it is left as it is.")
+        return path

@@ -34,3 +34,29 @@ def test_a_misspelt_run_names_the_right_one(tmp_path):
     make_runs(tmp_path, "first")
     with pytest.raises(UserError, match=r"did you mean .*first\?"):
         RunFolder.existing(tmp_path / "frist")
+
+
+@pytest.mark.parametrize(
+    "place", ["checkpoints", "logs/csv", "predictions/test.jsonl", "deep/er/x", "checkpoints/best.ckpt"]
+)
+@pytest.mark.parametrize("target", ["..", "../../elsewhere", "/etc/passwd", "/nowhere/at/all", "../run2"])
+def test_a_link_that_leads_out_of_a_run_is_refused(place, target, tmp_path):
+    make_runs(tmp_path, "run", "run2")
+    link = tmp_path / "run" / place
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(tmp_path / "run" / target)
+    with pytest.raises(UserError, match=r"symbolic link .*trust=true") as refused:
+        RunFolder(tmp_path / "run").check_links()
+    assert str(link) in str(refused.value)
+    with pytest.raises(UserError, match="symbolic link"):
+        RunFolder(tmp_path / "run").read_config()
+
+
+def test_links_within_a_run_and_a_link_to_it_are_taken(tmp_path):
+    make_runs(tmp_path, "run")
+    (tmp_path / "run" / "wandb").mkdir()
+    (tmp_path / "run" / "wandb" / "latest-run").symlink_to("../config.yaml")
+    (tmp_path / "run" / "again").symlink_to(".")
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    RunFolder(tmp_path / "run").check_links()
+    RunFolder(tmp_path / "link").check_links()

@@ -173,3 +173,22 @@ def test_a_run_that_was_moved_keeps_its_best_score(tmp_path):
     assert fit_often(moved, {18: 0.05}, 18, ckpt_path=moved / "last.ckpt") == [18]
     assert step_of(moved / "best.ckpt") == 18
     assert {path.name for path in moved.iterdir()} == {"best.ckpt", "last.ckpt"}
+
+
+@pytest.mark.parametrize("place", ["../victim", "victim", "/", "."])
+def test_a_checkpoint_names_no_file_to_be_removed(place, tmp_path):
+    """A better score removes the file of the one before, which a checkpoint of someone else could call anything."""
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    victim = (folder / place).resolve() if place != "/" else tmp_path / "victim"
+    if not victim.exists():
+        victim.write_text("precious")
+    assert trained(folder, [0.1]) == 1
+    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
+    (key,) = (key for key in checkpoint["callbacks"] if key.startswith("ModelCheckpoint"))
+    state = checkpoint["callbacks"][key]
+    path = f"{folder}/{place}" if place != "/" else str(victim)
+    state |= {"kth_best_model_path": path, "best_k_models": {path: state["best_model_score"]}, "best_model_path": path}
+    torch.save(checkpoint, folder / "last.ckpt")
+    assert trained(folder, [0.1, 0.2], ckpt_path=folder / "last.ckpt") == 2
+    assert victim.exists() or victim.parent == folder

@@ -3,8 +3,10 @@
 import os
 import signal
 
+import pytest
 import torch
 
+from hardneg_plugin.errors import UserError
 from hardneg_plugin.training.checkpoint_io import WholeFileCheckpointIO
 
 
@@ -29,3 +31,23 @@ def test_a_kill_in_the_middle_of_writing_leaves_the_checkpoint_before(tmp_path, 
     io.save_checkpoint({"step": 3, "weights": torch.ones(1000)}, path)
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
     assert io.load_checkpoint(path)["step"] == 3
+
+
+@pytest.mark.parametrize("path", ["../victim", "checkpoints/../../victim", "link/victim", ".", "checkpoints/.."])
+def test_nothing_is_written_or_removed_outside_of_the_folder(path, tmp_path):
+    """Lightning removes the files of scores that were beaten, by the paths that the checkpoint has of them."""
+    run, victim = tmp_path / "run", tmp_path / "victim"
+    (run / "checkpoints").mkdir(parents=True)
+    victim.write_text("precious")
+    (run / "link").symlink_to(tmp_path)
+    io = WholeFileCheckpointIO(within=run)
+    for act in (io.remove_checkpoint, lambda path: io.save_checkpoint({}, path)):
+        with pytest.raises(UserError, match="left as it is"):
+            act(str(run / path))
+    assert victim.read_text() == "precious"
+    assert run.is_dir()
+    inside = run / "checkpoints" / "last.ckpt"
+    io.save_checkpoint({"step": 1}, inside)
+    assert io.load_checkpoint(inside)["step"] == 1
+    io.remove_checkpoint(inside)
+    assert not inside.exists()

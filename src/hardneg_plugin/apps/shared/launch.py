@@ -34,6 +34,7 @@ from hardneg_plugin.apps.shared.ranks import Job
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.runs.folder import RunFolder
 from hardneg_plugin.runs.overrides import check_overrides
+from hardneg_plugin.runs.places import check_writes_inside
 from hardneg_plugin.runs.shell import command_line
 from hardneg_plugin.runs.trusted import check_trusted
 
@@ -130,6 +131,7 @@ def resume_hint(job: Job) -> str:
     try:
         check_overrides(job.overrides, "")
         check_trusted(job.settings, "")
+        check_writes_inside(job.settings, "")
     except UserError:  # it names classes of the user's
         return f"{hint} trust=true"
     return hint

@@ -15,7 +15,6 @@ import pytorch_lightning as pl
 import torch.distributed as dist
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.strategies import Strategy
@@ -23,6 +22,8 @@ from torch.utils.data import DataLoader
 
 from hardneg_plugin.apps.shared.hydra_command import explain, remove_if_empty, run_directory
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.runs.folder import RunFolder
+from hardneg_plugin.runs.places import build_in
 
 T = TypeVar("T")
 
@@ -69,18 +70,19 @@ class Job:
         return DictConfig(self.settings)
 
 
-def make_trainer(config: DictConfig, **arguments: Any) -> pl.Trainer:
+def make_trainer(config: DictConfig, run: RunFolder, **arguments: Any) -> pl.Trainer:
     """The trainer of a config.
 
     Args:
         config: its `trainer` is built.
+        run: where it writes.
         arguments: of the trainer, beside those of the config.
 
     Raises:
         UserError: Lightning refuses the settings.
     """
     try:
-        trainer: pl.Trainer = instantiate(config.trainer, **arguments)
+        trainer: pl.Trainer = build_in(run, config, "trainer", **arguments)
     except InstantiationException as error:
         if isinstance(error.__cause__, MisconfigurationException | ValueError):
             raise UserError(f"trainer: {error.__cause__}") from error
@@ -88,14 +90,14 @@ def make_trainer(config: DictConfig, **arguments: Any) -> pl.Trainer:
     return trainer
 
 
-def setup_distributed(config: DictConfig) -> Strategy:
+def setup_distributed(job: Job) -> Strategy:
     """Connect the ranks of a job; from then on all but rank 0 print errors only.
 
     Raises:
         UserError: Lightning refuses the settings.
     """
     # a trainer for this only: the real one is built from the job of rank 0, which is not known yet
-    trainer = make_trainer(config, logger=False, enable_checkpointing=False)
+    trainer = make_trainer(job.config, RunFolder(job.folder), logger=False, enable_checkpointing=False)
     if trainer.world_size > 1:
         trainer.strategy.setup_environment()
     if not trainer.is_global_zero:

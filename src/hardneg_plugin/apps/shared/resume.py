@@ -19,17 +19,21 @@ def resumed(arguments: Sequence[str]) -> list[str]:
         arguments: of the command line, without the command.
 
     Raises:
-        UserError: there is no such run; or, without `trust=true`, its overrides do more than choose among our configs.
+        UserError: there is no such run; or, without `trust=true`, its overrides do more than choose among our configs, or a link
+            leads out of it.
     """
     folder = _last_value(arguments, "resume")
     if folder in (None, ""):
         return list(arguments)
     run = RunFolder.existing(str(folder))
+    is_trusted = _last_value(arguments, "trust") is True
+    if not is_trusted:
+        run.check_links()
     overrides = run.read_overrides()
     monitor = run.read_monitor()
     if monitor is not None and not any(text.startswith("monitor=") for text in overrides):
         overrides.append(f"monitor={quoted(monitor)}")  # earlier versions had another default
-    if _last_value(arguments, "trust") is not True:
+    if not is_trusted:
         check_overrides(overrides, str(run.overrides))
     return [*overrides, *arguments, f"hydra.run.dir={quoted(run.path.resolve())}"]
 

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.metrics.score_names import EVERY, OF_FINDINGS, logged_scores
+from hardneg_plugin.runs.places import check_no_places
 from hardneg_plugin.runs.trusted import trusted_targets
 from hardneg_plugin.training.monitor import AUTO
 
@@ -45,6 +46,7 @@ def check_settings(config: DictConfig) -> None:
     if "compare" in config:
         raise UserError("experiment: this one adds variants to a comparison: hardneg-compare +experiment=...")
     _check_parts(config)
+    check_no_places(config)
     _check_monitor(config)
     has_end = config.trainer.max_epochs not in (None, -1) or config.trainer.max_steps not in (None, -1)
     counts_to_the_end = config.lr_schedule.interval == "step" or (

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from hardneg_plugin.data.downloads.study import DroppedEntry
 from hardneg_plugin.data.prepare.work_folder import GO_ON
 from hardneg_plugin.data.study_table import SCHEMA
-from hardneg_plugin.files import writing
+from hardneg_plugin.files import open_no_link, writing
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def growing_file(path: Path) -> Iterator[BinaryIO]:
         UserError: it cannot be opened, or not be finished.
     """
     with writing(path, GO_ON):
-        file = open(path, "w+b")  # noqa: SIM115  # closed below
+        file = open(path, "w+b", opener=open_no_link)  # noqa: SIM115  # closed below
     try:
         yield file
         with writing(path, GO_ON):

@@ -58,7 +58,7 @@ WRONG = [
     ("train", "metrics.caption.meteor=maybe", "metrics.caption.meteor: expected true or false, but got 'maybe'."),
     ("train", "decoding.beam_size=two", "decoding.beam_size: expected a positive integer, but got 'two'; did you mean 2?"),
     ("train", "callbacks.diagnosis.studies=few", "callbacks.diagnosis.studies: expected an integer >= 0, but got 'few'."),
-    ("train", "logger.csv.name=3", "logger.csv.name: expected text or null, but got 3; did you mean '3'?"),
+    ("train", "+logger.csv.prefix=3", "logger.csv.prefix: expected text, but got 3; did you mean '3'?"),
     ("train", "trainer.accumulate_grad_batches=0.5", "trainer.accumulate_grad_batches: expected a positive integer, but got 0.5."),
     # ranges
     ("train", "seed=-1", "seed: expected an integer >= 0, but got -1."),

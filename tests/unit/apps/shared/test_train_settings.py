@@ -2,7 +2,6 @@
 
 import hydra
 import pytest
-from hydra.utils import instantiate
 
 from hardneg_plugin.apps.shared.train_settings import check_monitor_of_data, check_settings
 from hardneg_plugin.config import conf_dir
@@ -10,6 +9,8 @@ from hardneg_plugin.errors import UserError
 from hardneg_plugin.metrics.caption import CAPTION_SCORES
 from hardneg_plugin.metrics.record_scores import every_score
 from hardneg_plugin.metrics.score_names import EVERY, OF_CAPTIONS, OF_LIKELIHOOD
+from hardneg_plugin.runs.folder import RunFolder
+from hardneg_plugin.runs.places import build_in
 
 
 def composed(*overrides):
@@ -109,6 +110,7 @@ def test_a_score_of_findings_needs_findings_to_be_read(monitor, reads_findings, 
 
 @pytest.mark.parametrize(("monitor", "mode"), [("val/CIDEr", "max"), ("val/report_loss", "min")])
 def test_checkpoint_and_early_stopping_follow_the_monitor(monitor, mode, tmp_path):
-    config = composed("callbacks=released", f"monitor={monitor}", f"callbacks.checkpoint.dirpath={tmp_path}")
-    for callback in (instantiate(config.callbacks[name]) for name in ("checkpoint", "early_stopping")):
+    config = composed("callbacks=released", f"monitor={monitor}")
+    for name in ("checkpoint", "early_stopping"):
+        callback = build_in(RunFolder(tmp_path), config, f"callbacks.{name}")
         assert (callback.monitor, callback.mode) == (monitor, mode)

@@ -136,7 +136,7 @@ def test_good_data_with_a_further_list_trains_and_notes_it(cli, tiny_model, tmp_
         (["logger=mlflow"], ["mlflow", "pip install"]),
         (["tokenizer=huggingface"], ["tokenizer.name_or_path"]),
         (["data.min_count=0"], ["min_count", "0"]),
-        (["metrics.caption=null", "monitor=val/BLEU-4"], ["metrics.caption", "val/report_loss"]),
+        (["metrics.caption=null", "monitor=val/BLEU-4"], ["metrics.caption", "val/specificity"]),
         (["model.report_feature=both"], ["report_feature", "both"]),
         (["trainer.max_epochs=-1"], ["max_epochs"]),
         (["resume=nowhere"], ["nowhere", "config.yaml"]),

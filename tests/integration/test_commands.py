@@ -174,7 +174,7 @@ def test_data_whose_findings_cannot_be_read_are_judged_by_their_loss(cli, tiny_m
     result = cli("hardneg-train", *settings, "data.findings=null", f"hydra.run.dir={tmp_path}/run")
     assert result.code == 0, result.err
     chosen = read_json(tmp_path / "run/metrics.json")["selected_by"]
-    assert (chosen["monitor"], chosen["mode"]) == ("val/report_loss", "min")
+    assert (chosen["monitor"], chosen["mode"]) == ("val/specificity", "max")
     assert "of 4 studies in val 4 the exact report of a training study" in result.out
     assert "of 4 studies in test 4 the exact report, 4 an image of a training study" in result.out
 

@@ -10,6 +10,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from hardneg_plugin.apps import compare
+from hardneg_plugin.apps.shared.comparison_plan import planned
 from hardneg_plugin.comparison import processes
 from hardneg_plugin.comparison.planned_runs import at_work_on
 from hardneg_plugin.comparison.plots import write_plots
@@ -36,7 +37,7 @@ def made_up(cli, tmp_path):
         arguments = [f"compare.folder={folder}", f"compare.variants=[{','.join(shares)}]", f"compare.seeds={seeds}"]
         arguments += ["compare.page=0", "compare.resamples=400"]
         arguments += ["compare.measures=[findings_attributes_F1,specificity]"]
-        runs = compare.planned(settings(folder, list(shares), seeds), [], ["metrics.caption.meteor=false", *shared])
+        runs = planned(settings(folder, list(shares), seeds), [], ["metrics.caption.meteor=false", *shared])
         (folder / "runs").mkdir(parents=True)
         (folder / "lock").touch()
         for run in runs:
@@ -186,7 +187,7 @@ def test_a_comparison_that_was_cut_off_is_made_of_what_is_finished(cli, made_up,
     [((), "clinic"), (("data.regime=uniform",), "uniform"), (("data=annotations", "data.root=x"), None)],
 )
 def test_compared_studies_of_the_phantom_are_those_of_a_clinic_by_default(tmp_path, shared, regime):
-    (run,) = compare.planned(settings(tmp_path, ["host"], [1]), [], list(shared))
+    (run,) = planned(settings(tmp_path, ["host"], [1]), [], list(shared))
     assert run.settings["data"].get("regime") == regime
     assert ("data.regime=clinic" in run.overrides) == (regime == "clinic")
 
@@ -240,7 +241,7 @@ def test_what_is_missing_or_interrupted_is_trained_and_nothing_else(cli, tiny, t
     asked = settings(folder, ["host", "mine"], [1, 2], definitions={"host": ["model=host"], "mine": mine})
     with at_work_on(folder):
         # as compare.launcher=basic would, but in this process, which has imported everything already
-        for work in launched_processes(compare.planned(asked, [], tiny), "basic", []):
+        for work in launched_processes(planned(asked, [], tiny), "basic", []):
             swept = cli("hardneg-train", *work.arguments)
             assert swept.code == 0, swept.err
     runs = {

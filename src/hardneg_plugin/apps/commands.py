@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from hardneg_plugin.apps.shared.comparison_plan import ComparisonPlan
 from hardneg_plugin.apps.shared.help_text import asked_for
 from hardneg_plugin.apps.shared.hydra_command import fail, hush_libraries, run_command
 from hardneg_plugin.apps.shared.positional import WITH_VALUE, split_arguments, with_path_as_setting
@@ -88,16 +89,13 @@ def predict() -> None:
 
 def compare() -> None:
     """Entry point of hardneg-compare."""
-    for_launcher: list[str] = []
-    for_runs: list[str] = []
+    plan = ComparisonPlan()
 
     def for_hydra(arguments: Sequence[str]) -> list[str]:
-        own, launcher, runs = divided(arguments)
-        for_launcher.extend(launcher)
-        for_runs.extend(runs)
+        own, plan.for_launcher, plan.for_runs = divided(arguments)
         return own
 
-    _command("compare", "start", for_hydra, given={"for_launcher": for_launcher, "for_runs": for_runs})
+    _command("compare", "start", for_hydra, check=plan.make, given={"plan": plan})
 
 
 def divided(arguments: Sequence[str]) -> tuple[list[str], list[str], list[str]]:

@@ -5,21 +5,15 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 from rich.console import Console
 
 from hardneg_plugin.apps import commands
+from hardneg_plugin.apps.shared.comparison_plan import ComparisonPlan
 from hardneg_plugin.apps.shared.console import HEADINGS, console, make_table
-from hardneg_plugin.apps.shared.hydra_command import explain
-from hardneg_plugin.apps.shared.settings_check import check_types
-from hardneg_plugin.apps.shared.train_settings import check_settings
 from hardneg_plugin.comparison.comparison import Comparison, seconds_of
-from hardneg_plugin.comparison.composing import compose_config, outside_of_hydra, run_settings
 from hardneg_plugin.comparison.curves import validation_curves
 from hardneg_plugin.comparison.finished_runs import RunsByVariant, complete_variants, finished_runs
 from hardneg_plugin.comparison.planned_runs import PlannedRun, at_work_on, check_same_settings, run_folder
@@ -27,7 +21,7 @@ from hardneg_plugin.comparison.plots import write_plots
 from hardneg_plugin.comparison.processes import RunProcess, launched_processes, local_processes, run_all, task_processes
 from hardneg_plugin.comparison.progress import ComparisonProgress
 from hardneg_plugin.comparison.scored import compare_variants
-from hardneg_plugin.comparison.settings import ComparisonSettings, overrides_of_variants, with_overrides_of_data
+from hardneg_plugin.comparison.settings import ComparisonSettings
 from hardneg_plugin.comparison.summary import summary
 from hardneg_plugin.comparison.tables import latex, markdown, tables
 from hardneg_plugin.comparison.verdicts import cautions, choice, verdicts
@@ -46,23 +40,17 @@ def main() -> None:
     commands.compare()
 
 
-def start(config: DictConfig, *, for_launcher: list[str], for_runs: list[str]) -> None:
-    """Check the settings, train the missing runs, do their tasks, and compare; `compare.partial` only compares.
+def start(config: DictConfig, *, plan: ComparisonPlan) -> None:
+    """Train the missing runs, do their tasks, and compare; `compare.partial` only compares.
 
     Args:
         config: composed from the arguments about the comparison.
-        for_launcher: overrides of `hydra.launcher`.
-        for_runs: overrides of hardneg-train, for every run.
+        plan: made from it, and from the arguments about its runs.
 
     Raises:
         UserError: for any error that a user can cause.
     """
-    values: Any = OmegaConf.to_container(config.compare, resolve=True)
-    settings = ComparisonSettings(**values)
-    if for_launcher and settings.launcher is None:
-        raise UserError(f"{for_launcher[0]} needs a launcher: add compare.launcher=..., such as submitit_slurm.")
-    with outside_of_hydra():
-        runs = planned(settings, for_launcher, for_runs)
+    settings, runs, for_launcher = plan.settings, plan.runs, plan.for_launcher
     with at_work_on(settings.path) as lock:
         check_same_settings(runs)
         try:
@@ -87,41 +75,6 @@ def start(config: DictConfig, *, for_launcher: list[str], for_runs: list[str]) -
         nothing = "" if compared else f" Nothing is compared without all runs of {settings.baseline}."
         print(f"{len(failed)} of {len(runs)} runs did not finish.{nothing} {AGAIN}", file=sys.stderr)
         sys.exit(1)
-
-
-def planned(settings: ComparisonSettings, for_launcher: Sequence[str], for_runs: list[str]) -> list[PlannedRun]:
-    """The runs of a comparison, variant by variant, with composed settings.
-
-    Args:
-        settings: of the comparison.
-        for_launcher: overrides of `hydra.launcher`.
-        for_runs: overrides of hardneg-train, for every run.
-
-    Raises:
-        UserError: for settings that hardneg-train would refuse before it begins.
-    """
-    runs = []
-    launcher = [f"hydra/launcher={settings.launcher}", *for_launcher] if settings.launcher else []
-    for name, overrides in overrides_of_variants(settings, for_runs).items():
-        try:
-            config = compose_config([*launcher, *overrides])
-            own = with_overrides_of_data(settings, config.hydra.runtime.choices.get("data"), overrides)
-            if own != overrides:
-                config = compose_config([*launcher, *own])
-            for seed in settings.seeds:
-                folder = run_folder(settings.path, name, seed)
-                values = run_settings(config, seed, folder.path)
-                runs.append(PlannedRun(name, seed, [*own, f"seed={seed}"], values, folder))
-            check_types(config, "train")
-            check_settings(config)
-        except (UserError, HydraException, OmegaConfBaseException) as error:
-            if "hydra/launcher" in str(error):
-                raise UserError(
-                    f"compare.launcher: Hydra has no launcher {settings.launcher} here. "
-                    "pip install 'hardneg-plugin[slurm]' brings submitit_slurm and submitit_local."
-                ) from error
-            raise UserError(f"variant {name}: {explain(error, 'train')}") from error
-    return runs
 
 
 def _train_all(

@@ -9,15 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from hardneg_plugin.comparison.task_files import HIGHER_IS_BETTER
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import read_json
 from hardneg_plugin.metrics.score_card import ScoreCard
+from hardneg_plugin.metrics.score_names import OF_TASKS
 from hardneg_plugin.metrics.significance import smallest_p_value
 from hardneg_plugin.runs.folder import RunFolder
 
-ALPHA = 0.05
-"""Corrected p-values below are significant; intervals have the level 1 - ALPHA."""
 OVER_BOTH = "studies and seeds"
 """P-values from the draws of the intervals, see `metrics.significance.compare`."""
 OVER_STUDIES = "studies"
@@ -222,7 +220,7 @@ def is_shown(name: str, measures: Sequence[str]) -> bool:
     >>> is_shown("pointing_game", ["specificity"]), is_shown("BLEU-1", ["specificity"])
     (True, False)
     """
-    return name in measures or name in USUAL or HIGHER_IS_BETTER.fullmatch(name) is not None
+    return name in measures or name in USUAL or OF_TASKS.fullmatch(name) is not None
 
 
 def variant_result(

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from hardneg_plugin.comparison.comparison import ALPHA, Contrast, VariantDifference, is_shown
+from hardneg_plugin.comparison.comparison import Contrast, VariantDifference, is_shown
+from hardneg_plugin.comparison.settings import ALPHA
 from hardneg_plugin.metrics.significance import compare, holm
 from hardneg_plugin.metrics.statistics import Statistic
 

@@ -5,7 +5,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hardneg_plugin.comparison.comparison import ALPHA, Comparison, Contrast
+from hardneg_plugin.comparison.comparison import Comparison, Contrast
+from hardneg_plugin.comparison.settings import ALPHA
 from hardneg_plugin.comparison.verdicts import is_found
 
 WIDTH = 10.0

@@ -9,7 +9,6 @@ from pathlib import Path
 from hydra.utils import instantiate
 
 from hardneg_plugin.comparison.comparison import (
-    ALPHA,
     SCORED_SPLITS,
     Comparison,
     SplitResult,
@@ -17,7 +16,7 @@ from hardneg_plugin.comparison.comparison import (
 )
 from hardneg_plugin.comparison.contrasts import compare_pairs
 from hardneg_plugin.comparison.planned_runs import PlannedRun
-from hardneg_plugin.comparison.settings import ComparisonSettings
+from hardneg_plugin.comparison.settings import ALPHA, ComparisonSettings
 from hardneg_plugin.comparison.task_files import add_tasks, read_task, task_files, tasks_of_all
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.metrics.caption import CaptionScores

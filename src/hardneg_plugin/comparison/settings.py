@@ -9,11 +9,11 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from hardneg_plugin.comparison.comparison import ALPHA
-from hardneg_plugin.comparison.task_files import HIGHER_IS_BETTER, TASK_NAMES
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.metrics.record_scores import every_score
+from hardneg_plugin.metrics.score_names import OF_TASKS, TASK_NAMES, WITH_INTERVAL
 
+ALPHA = 0.05
+"""Corrected p-values below are significant; intervals have the level 1 - ALPHA."""
 RESERVED = {"seed": "Set compare.seeds.", "trust": "", "resume": "The same command again resumes by itself."}
 """Keys of hardneg-train that hardneg-compare sets itself, and what to do instead of setting them."""
 
@@ -77,10 +77,10 @@ class ComparisonSettings:
         for name in self.measures:
             if name in ("length", "report_loss"):
                 raise UserError(f"compare.measures: expected scores of which higher is better, but got {name}.")
-            if name not in every_score() and not HIGHER_IS_BETTER.fullmatch(name):
+            if name not in WITH_INTERVAL and not OF_TASKS.fullmatch(name):
                 raise UserError(
                     f"compare.measures: expected scores that have an interval, but got {name}. There are: "
-                    f"{', '.join(sorted(every_score() - {'length', 'report_loss'}))}."
+                    f"{', '.join(sorted(WITH_INTERVAL - {'length', 'report_loss'}))}."
                 )
         comparisons = (len(self.variants) - 1 + len(self.pairs)) * len(self.measures)
         if comparisons / (self.resamples + 1) >= ALPHA:

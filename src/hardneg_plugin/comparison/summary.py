@@ -1,6 +1,7 @@
 """What a reader wants to see first: one table of scores and one of differences on test, in Markdown."""
 
-from hardneg_plugin.comparison.comparison import ALPHA, Comparison, Contrast
+from hardneg_plugin.comparison.comparison import Comparison, Contrast
+from hardneg_plugin.comparison.settings import ALPHA
 from hardneg_plugin.comparison.tables import Table, markdown_table, mean_and_deviation
 from hardneg_plugin.comparison.verdicts import cautions, is_found
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hardneg_plugin.comparison.comparison import ALPHA, OVER_BOTH, USUAL, Comparison, Contrast, VariantDifference
-from hardneg_plugin.comparison.task_files import HIGHER_IS_BETTER
+from hardneg_plugin.comparison.comparison import OVER_BOTH, USUAL, Comparison, Contrast, VariantDifference
+from hardneg_plugin.comparison.settings import ALPHA
 from hardneg_plugin.comparison.verdicts import cautions, choice, corrected_p_value, raw_p_value, verdicts, word_of
+from hardneg_plugin.metrics.score_names import OF_TASKS
 
 SPLIT_ORDER = ("test", "val")
 METHOD = (
@@ -70,10 +71,7 @@ def scores_table(comparison: Comparison, split: str) -> Table:
 def _beside(comparison: Comparison, split: str) -> list[str]:
     """The scores beside the measures that count: the usual ones, and those of downstream tasks."""
     of_tasks = {
-        name
-        for result in comparison.variants.values()
-        for name in result.scores[split]
-        if HIGHER_IS_BETTER.fullmatch(name)
+        name for result in comparison.variants.values() for name in result.scores[split] if OF_TASKS.fullmatch(name)
     }
     return [name for name in (*USUAL, *sorted(of_tasks)) if name not in comparison.measures]
 

@@ -1,7 +1,6 @@
 """The files that hardneg-tasks writes to run folders, read as further scores of a comparison."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,6 @@ from hardneg_plugin.errors import UserError
 from hardneg_plugin.metrics.score_card import ScoreCard
 from hardneg_plugin.metrics.task_scores import TaskRow, task_card
 from hardneg_plugin.runs.folder import RunFolder
-
-TASK_NAMES = ("retrieval", "zero_shot", "linear_probe", "localisation", "segmentation", "vqa")
-HIGHER_IS_BETTER = re.compile(
-    r"(pair_)?zero_shot_AUROC|pair_(peers_)?(r2i_)?R@\d+|probe_[\d.]+%_AUROC|pointing_game|IoU|Dice|vqa(_[a-z]+)?"
-)
-"""The names of their scores, without those of retrieval by embeddings, which a report generator has without tasks."""
 
 
 def task_files(folder: RunFolder, split: str) -> dict[str, Path]:

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from hardneg_plugin.comparison.comparison import ALPHA, Comparison, VariantDifference
+from hardneg_plugin.comparison.comparison import Comparison, VariantDifference
+from hardneg_plugin.comparison.settings import ALPHA
 
 FEW_STUDIES = 100
 FEW_SEEDS = 5

@@ -1,11 +1,10 @@
 """All scores of the records of a split: what training, evaluation and the scoring of a predictions file share."""
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 
 import numpy as np
 
-from hardneg_plugin.metrics.caption import CAPTION_SCORES, CaptionScores
+from hardneg_plugin.metrics.caption import CaptionScores
 from hardneg_plugin.metrics.clinical import ClinicalMetric
 from hardneg_plugin.metrics.diversity import diversity
 from hardneg_plugin.metrics.findings import findings_scores
@@ -73,21 +72,6 @@ def score_records(
     for metric in clinical:
         card.add(metric(generated, references, [record["id"] for record in records]))
     return card
-
-
-@cache
-def every_score() -> frozenset[str]:
-    """The names of all scores that have an interval, without clinical ones: those of a record with every entry."""
-    ranks = dict.fromkeys(RECALL, 1.0)
-    complete = PredictionRecord(
-        id="any",
-        reference="any words",
-        generated="any words",
-        findings={"reference": [["any", []]], "generated": [["any", []]]},
-        measured={"loss": 1.0, "tokens": 2.0, "image_specificity": 1.0, **ranks},
-    )
-    card = score_records([complete])
-    return frozenset(CAPTION_SCORES).union(*(statistic.values() for statistic in card.statistics))
 
 
 def measured_scores(measured: Sequence[Mapping[str, float]]) -> ScoreCard:

@@ -1,5 +1,6 @@
 """The names of the scores that a validation logs, known without computing one: settings that name them are checked at the start."""
 
+import re
 from collections.abc import Set
 
 ALWAYS = frozenset({"report_loss", "length", "specificity", "unique_share", "distinct-1", "distinct-2"})
@@ -31,7 +32,16 @@ OF_ALIGNMENT = frozenset(
 """Of models that embed images and reports."""
 OF_LIKELIHOOD = frozenset({"likelihood_R@1", "likelihood_r2i_R@1"})
 """Of the splits that metrics.rank_by_likelihood names."""
+WITHOUT_INTERVAL = frozenset({"unique_share", "distinct-1", "distinct-2"})
+"""Those of the whole split alone, which are no means over studies."""
 EVERY = ALWAYS | OF_CAPTIONS | OF_FINDINGS | OF_ALIGNMENT | OF_LIKELIHOOD
+WITH_INTERVAL = EVERY - WITHOUT_INTERVAL
+TASK_NAMES = ("retrieval", "zero_shot", "linear_probe", "localisation", "segmentation", "vqa")
+"""The downstream tasks."""
+OF_TASKS = re.compile(
+    r"(pair_)?zero_shot_AUROC|pair_(peers_)?(r2i_)?R@\d+|probe_[\d.]+%_AUROC|pointing_game|IoU|Dice|vqa(_[a-z]+)?"
+)
+"""The names of their scores, without those of retrieval by embeddings, which a report generator has without tasks."""
 
 
 def logged_scores(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hardneg_plugin.comparison.comparison import ALPHA, OVER_BOTH, Comparison, Contrast, VariantDifference
+from hardneg_plugin.comparison.comparison import OVER_BOTH, Comparison, Contrast, VariantDifference
+from hardneg_plugin.comparison.settings import ALPHA
 from hardneg_plugin.comparison.summary import BESIDE
 from hardneg_plugin.comparison.tables import cost_table, mean_and_deviation
 from hardneg_plugin.comparison.verdicts import cautions, corrected_p_value, is_found, word_of

@@ -8,22 +8,22 @@ from omegaconf import DictConfig
 AUTO = "auto"
 """The value of `monitor` that stands for `default_monitor`."""
 FINDINGS = "val/findings_attributes_F1"
-LOSS = "val/report_loss"
+SPECIFICITY = "val/specificity"
 
 
 def default_monitor(data: Mapping[str, Any] | DictConfig) -> str:
     """The score by which the checkpoint is chosen unless `monitor` names one.
 
-    Findings with their attributes where findings can be read from the reports, else the report loss. Scores of wording prefer
-    the normal report that suits every image.
+    Findings with their attributes where findings can be read from the reports, else the specificity of words. Scores of wording
+    prefer the normal report that suits every image, and so does the report loss.
 
     Args:
         data: the config of the data; where its `findings` are null, none can be read.
 
     >>> default_monitor({"findings": "english"}), default_monitor({"findings": None})
-    ('val/findings_attributes_F1', 'val/report_loss')
+    ('val/findings_attributes_F1', 'val/specificity')
     """
-    return FINDINGS if data.get("findings", AUTO) is not None else LOSS
+    return FINDINGS if data.get("findings", AUTO) is not None else SPECIFICITY
 
 
 def resolve_monitor(config: DictConfig) -> None:

@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from hardneg_plugin.apps.commands import divided
-from hardneg_plugin.apps.compare import planned
+from hardneg_plugin.apps.shared.comparison_plan import planned
 from hardneg_plugin.apps.shared.train_settings import check_settings
 from hardneg_plugin.comparison.composing import compose_config
 from hardneg_plugin.comparison.settings import ComparisonSettings, overrides_of_variants
@@ -29,7 +29,12 @@ def test_the_commands_of_the_results():
         overrides = overrides_of_variants(settings, for_runs)
         variants.setdefault(page, []).append(len(overrides))
         check_settings(compose_config(overrides[settings.variants[-1]]))
-    assert variants == {"PLAN": [6, 7], "clinic_regime": [7], "reclf_and_gk_mvlp": [11], "uniform_regime": [10, 2]}
+    assert variants == {
+        "PLAN": [6, 7, 10, 6, 2],
+        "clinic_regime": [7],
+        "reclf_and_gk_mvlp": [11],
+        "uniform_regime": [10, 2],
+    }
 
 
 def test_a_comparison_is_planned_whatever_hydra_composed_before(monkeypatch, tmp_path):

@@ -8,10 +8,10 @@ from hydra.utils import instantiate
 
 from hardneg_plugin.comparison.composing import compose_config, run_settings
 from hardneg_plugin.comparison.settings import ComparisonSettings, overrides_of_variants, with_overrides_of_data
-from hardneg_plugin.comparison.task_files import TASK_NAMES
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.evaluation.downstream.run_tasks import TASKS
+from hardneg_plugin.metrics.score_names import TASK_NAMES
 from hardneg_plugin.objectives import PairEmbeddings
 from hardneg_plugin.objectives.schedule import TrainingProgress
 

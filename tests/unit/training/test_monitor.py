@@ -8,7 +8,7 @@ from hardneg_plugin.comparison.composing import compose_config, run_settings
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.training.monitor import resolve_monitor
 
-FINDINGS, LOSS, BLEU = "val/findings_attributes_F1", "val/report_loss", "val/BLEU-4"
+FINDINGS, SPECIFICITY, BLEU = "val/findings_attributes_F1", "val/specificity", "val/BLEU-4"
 
 
 def composed(*overrides):
@@ -24,7 +24,7 @@ def composed(*overrides):
         (["data=annotations", "data.root=x"], FINDINGS),
         (["data=prepared", "data.root=x"], FINDINGS),
         (["data=mimic_cxr", "data.root=x"], FINDINGS),
-        (["data=prepared", "data.root=x", "data.findings=null"], LOSS),
+        (["data=prepared", "data.root=x", "data.findings=null"], SPECIFICITY),
         (["metrics.caption=null"], FINDINGS),
         (["monitor=val/CIDEr"], "val/CIDEr"),
         (["model=pretrain"], "val/R@5"),

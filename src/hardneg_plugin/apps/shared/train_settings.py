@@ -26,7 +26,7 @@ PARTS = (
     "logger",
 )
 """Without which there is no training; what else is missing, the model says."""
-BETTER_KNOWN = ("val/findings_F1", "val/BLEU-4", "val/R@5", "val/report_loss")
+BETTER_KNOWN = ("val/findings_F1", "val/BLEU-4", "val/R@5", "val/specificity")
 WITHOUT = {
     "reports": "model=pretrain writes no reports",
     "captions": "metrics.caption is null",
@@ -72,7 +72,7 @@ def check_monitor_of_data(monitor: str, *, reads_findings: bool) -> None:
     if monitor.removeprefix("val/") in OF_FINDINGS and not reads_findings:
         raise UserError(
             f"monitor: {monitor} is a score of findings, but none can be read from the reports of these data: choose by another "
-            "score, such as monitor=val/report_loss."
+            "score, such as monitor=val/specificity."
         )
 
 

@@ -157,8 +157,9 @@ def loses_likelihood(loss: float, lowest: float) -> str | None:
         return None
     return (
         f"The validation reports were likelier before: the report loss is {loss:.3f} nats per token, and was {lowest:.3f}. The "
-        "model overfits, or token weights and margins cost it the likelihood of its own reports. Train for fewer epochs, choose "
-        "the checkpoint by monitor=val/report_loss, or lower token_weights.scale or weights.likelihood."
+        "model overfits, or token weights and margins cost it the likelihood of its own reports. What reports say may get better "
+        "all the same: see val/findings_attributes_F1 and val/specificity. If they fall too, train for fewer epochs, or lower "
+        "token_weights.scale or weights.likelihood."
     )
 
 

@@ -165,10 +165,10 @@ def _write_page_of(compared: Comparison, settings: ComparisonSettings) -> None:
     }
     with Console(stderr=True).status("Looking at studies for page.html"):
         # trusted: their settings have been compared with those of this command
-        page = build_page(best, "test", settings.page, trust=True, by_difference=True)
+        page = build_page(best, "test", settings.page, trust=True, by_difference=True, zoom=settings.zoom)
     seeds = ", ".join(f"{name} {folder.path.name.replace('_', ' ')}" for name, folder in best.items())
     of_one_run = f"Studies and curves are of one run of each variant, the best on validation: {seeds}."
-    overview = overview_of(compared)
+    overview = overview_of(compared, page.baselines)
     overview = dataclasses.replace(overview, notes=[*overview.notes, of_one_run, *page.notes])
     title = f"{compared.baseline} and {len(compared.variants) - 1} other variants, compared"
     page = dataclasses.replace(page, title=title, notes=[], scores={}, overview=overview)

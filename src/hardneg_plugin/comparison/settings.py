@@ -37,6 +37,7 @@ class ComparisonSettings:
     tasks: list[str]
     resamples: int
     page: int
+    zoom: int | None
     partial: bool
     by_data: dict[str, list[str]]
     definitions: dict[str, list[str]]
@@ -58,6 +59,8 @@ class ComparisonSettings:
             if not _is(int, number) or number < least:
                 kind_of_number = "a positive integer" if least else "an integer >= 0"
                 raise UserError(f"compare.{key}: expected {kind_of_number}, but got {number!r}.")
+        if self.zoom is not None and (not _is(int, self.zoom) or self.zoom < 1):
+            raise UserError(f"compare.zoom: expected a positive integer or null, but got {self.zoom!r}.")
         if not isinstance(self.partial, bool):
             raise UserError(f"compare.partial: expected true or false, but got {self.partial!r}.")
         if min(self.seeds) < 0:

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,13 +74,18 @@ class Overview:
     """A row for each variant and score."""
 
 
-def overview_of(comparison: Comparison) -> Overview:
-    """What a page shows of a comparison: its test split."""
+def overview_of(comparison: Comparison, without_model: Mapping[str, Mapping[str, float]] | None = None) -> Overview:
+    """What a page shows of a comparison: its test split.
+
+    Args:
+        comparison: finished.
+        without_model: scores of reports that need no model, by their name; shown below those of the variants.
+    """
     over = comparison.number_of_seeds
     return Overview(
         about=f"Test split: {comparison.splits[SPLIT].studies} studies, {'one seed' if over == '1' else f'{over} seeds'}.",
         verdicts=[_choice(comparison), *(_line(comparison, contrast) for contrast in _contrasts(comparison))],
-        means=_means(comparison),
+        means=_means(comparison, without_model or {}),
         forest=[_panel(comparison, measure) for measure in comparison.measures_on(SPLIT)],
         seeds=_seeds(comparison),
         cost=_cost(comparison),
@@ -119,7 +124,7 @@ def _line(comparison: Comparison, contrast: Contrast) -> tuple[str, str]:
     return kinds[0] if len(kinds) == 1 else "mixed", f"{name}: {'; '.join(found)}."
 
 
-def _means(comparison: Comparison) -> OverviewTable:
+def _means(comparison: Comparison, without_model: Mapping[str, Mapping[str, float]]) -> OverviewTable:
     """Means over seeds; below them the difference from the baseline, its interval and its corrected p-value."""
     measures = comparison.measures_on(SPLIT)
     names = _known(comparison, [*measures, *BESIDE])
@@ -138,6 +143,9 @@ def _means(comparison: Comparison) -> OverviewTable:
                 )
             )
         rows.append(cells)
+    for report, scores in without_model.items():
+        shown = [f"{scores[name]:.3f}" if name in scores else "–" for name in names]
+        rows.append([OverviewCell(report, ("no model",)), *map(OverviewCell, shown)])
     resampled = "studies and seeds" if comparison.number_of_seeds != "1" else "studies"
     p_values = (
         f"p is corrected for {comparison.number_of_tests(SPLIT)} comparisons"

@@ -187,6 +187,14 @@ def refused(command, *overrides, argv=()):
         (["hardening.margn=0.1"], "hardening.margn: there is no such config key; did you mean hardening.margin?"),
         (["trainer.max_epoch=3"], "trainer.max_epoch: there is no such config key; did you mean trainer.max_epochs?"),
         (
+            ["data.image_size=128"],
+            "data.image_size: there is no such config key; did you mean data.datamodule.source.size?",
+        ),
+        (["learning_rate=1e-4"], "learning_rate: there is no such config key; did you mean optimizer.lr?"),
+        (["lr=1e-4"], "lr: there is no such config key; did you mean optimizer.lr?"),
+        (["gpus=2"], "gpus: there is no such config key; did you mean trainer.devices?"),
+        (["colour=red"], "colour: there is no such config key."),
+        (
             ["hardening=ark"],
             "hardening=ark: there is no such config; did you mean arc? There are: alternating, arc, ascent",
         ),
@@ -196,6 +204,15 @@ def refused(command, *overrides, argv=()):
 )
 def test_what_was_meant_by_an_override(overrides, told):
     assert told in refused("train", *overrides)
+
+
+def test_keys_are_those_of_the_parts_that_the_command_line_chooses(monkeypatch):
+    arguments = ["data=annotations", "backbone=r2gen", "backbone.memory_slot=3"]
+    monkeypatch.setattr(sys, "argv", ["hardneg-train", *arguments])
+    assert "did you mean backbone.memory_slots?" in refused("train", *arguments)
+    arguments = ["data=annotations", "data.root=x", "data.image_size=224"]
+    monkeypatch.setattr(sys, "argv", ["hardneg-train", *arguments])
+    assert "did you mean data.datamodule.source.crop?" in refused("train", *arguments)
 
 
 def test_a_group_that_must_be_chosen_is_told_with_its_choices():

@@ -44,6 +44,7 @@ def compose(tmp_path):
         ("tasks", "vqa", r"compare\.tasks"),
         ("jobs", 0, r"compare\.jobs: expected a positive integer, but got 0"),
         ("page", 1.5, r"compare\.page"),
+        ("zoom", 0, r"compare\.zoom: expected a positive integer or null, but got 0"),
         ("resamples", 199, r"at least 200"),  # 10 comparisons at 0.05
         ("pairs", [["arc", "host"]], r"compare\.pairs: expected pairs of different names .* without the baseline"),
         ("pairs", [["arc", "arc"]], r"compare\.pairs"),

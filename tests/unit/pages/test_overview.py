@@ -27,6 +27,14 @@ def test_means_stand_over_differences_with_their_intervals_and_corrected_p_value
     assert {cell.verdict for cell in mined} == {""}
 
 
+def test_reports_without_a_model_stand_below_the_variants_and_are_compared_with_none(comparison):
+    means = overview_of(comparison, {"most frequent report": {"findings_F1": 0.25}}).means
+    assert [row[0].text for row in means.rows] == ["host", "arc", "mined", "most frequent report"]
+    last = means.rows[-1]
+    assert (last[0].below, last[1].text, last[2].text) == (("no model",), "0.250", "–")
+    assert {(cell.below, cell.verdict) for cell in last[1:]} == {((), "")}
+
+
 def test_a_verdict_is_one_short_line_for_each_contrast(comparison):
     assert overview_of(comparison).verdicts == [
         ("", "Best on validation by findings_F1: arc (0.620)."),

@@ -272,6 +272,7 @@ LIMITS: Mapping[str, Mapping[str, Limit]] = {
         "compare.jobs": POSITIVE,
         "compare.resamples": POSITIVE,
         "compare.page": COUNT,
+        "compare.zoom": POSITIVE_OR_NULL,
         "compare.partial": SWITCH,
     },
 }

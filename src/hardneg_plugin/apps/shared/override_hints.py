@@ -12,6 +12,7 @@ import hydra
 import yaml
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from hardneg_plugin.apps.shared.typed_paths import how_to_quote, in_shell
 from hardneg_plugin.config import conf_dir
@@ -27,6 +28,25 @@ OPEN = (
     "logger",
 )
 """Mappings that take keys of other names."""
+ELSEWHERE = {
+    **dict.fromkeys(
+        ("image_size", "img_size", "imgsz", "input_size", "resolution", "crop_size"),
+        ("data.datamodule.source.crop", "data.datamodule.source.size", "image_size", "size"),
+    ),
+    **dict.fromkeys(("gpus", "n_gpu", "num_gpus", "gpu", "n_gpus", "world_size"), ("trainer.devices",)),
+    **dict.fromkeys(("nodes", "nnodes"), ("trainer.num_nodes",)),
+    **dict.fromkeys(("learning_rate", "base_lr"), ("optimizer.lr",)),
+    **dict.fromkeys(("epochs", "num_epochs", "n_epochs", "num_train_epochs"), ("trainer.max_epochs",)),
+    **dict.fromkeys(("bs", "train_batch_size", "per_device_train_batch_size"), ("data.batch_size",)),
+    **dict.fromkeys(("workers", "num_threads", "n_workers"), ("data.datamodule.num_workers", "workers")),
+    **dict.fromkeys(("max_seq_length", "max_len", "max_seq_len"), ("data.max_length", "decoding.max_length")),
+    **dict.fromkeys(("beams", "num_beams", "beam"), ("decoding.beam_size",)),
+    **dict.fromkeys(("fp16", "bf16", "amp", "half"), ("trainer.precision",)),
+    **dict.fromkeys(("grad_clip", "max_grad_norm", "clip_grad_norm"), ("trainer.gradient_clip_val",)),
+    **dict.fromkeys(("save_dir", "output_dir", "out_dir", "log_dir", "exp_dir"), ("output", "hydra.run.dir")),
+    **dict.fromkeys(("data_dir", "image_dir", "dataset_dir"), ("data.root",)),
+}
+"""What other trainers call a setting, and our names for it, of which the first that a command has is meant."""
 PACKAGES = {"sentence_transformers": "sentence-transformers", "medspacy": "clinical", "RaTEScore": "clinical"}
 """Modules whose extra has another name."""
 
@@ -83,15 +103,36 @@ def _explain_unknown(key: str, cause: BaseException | None, config_name: str) ->
     if any(full.startswith(f"{name}.") for name in OPEN):
         return f"{full}: there is no such config key yet; with a plus it is added: +{full}=..."
     known = list(_known_keys(config_name))
-    near = difflib.get_close_matches(full, known, n=1, cutoff=0.5)
-    is_typo = bool(near) and difflib.SequenceMatcher(None, full, near[0]).ratio() >= 0.9
+    near = nearest_key(full, known)
+    is_typo = near is not None and difflib.SequenceMatcher(None, full, near).ratio() >= 0.9
     if not is_typo and (choices := _choices_with(full, config_name)):
         group = full.partition(".")[0]
         return (
             f"{full}: there is no such config key with the {group} that is chosen; it belongs to {group}="
             f"{', '.join(choices[:-1])}{' or ' if choices[:-1] else ''}{choices[-1]}: add {group}={choices[-1]}."
         )
-    return f"{full}: there is no such config key{_nearest(full, [name for name in known if name != full])}"
+    return f"{full}: there is no such config key{f'; did you mean {near}?' if near else '.'}"
+
+
+def nearest_key(key: str, known: Sequence[str]) -> str | None:
+    """The config key that was probably meant by one that there is not; None where none is near.
+
+    A key of the same name elsewhere comes before one that is spelt alike.
+
+    Args:
+        key: as typed.
+        known: all keys of the command.
+
+    >>> known = ["optimizer", "optimizer.lr", "data.batch_size", "data.datamodule.source.size", "trainer.max_epochs"]
+    >>> [nearest_key(key, known) for key in ("lr", "data.image_size", "epochs", "trainer.max_epoch", "colour")]
+    ['optimizer.lr', 'data.datamodule.source.size', 'trainer.max_epochs', 'trainer.max_epochs', None]
+    """
+    name = key.rpartition(".")[2].lower()
+    if meant := next((ours for ours in ELSEWHERE.get(name, ()) if ours in known or ours.startswith("hydra.")), None):
+        return meant
+    others = [other for other in known if other != key]
+    same = [other for other in others if other.rpartition(".")[2].lower() == name]
+    return next(iter(difflib.get_close_matches(key, same or others, n=1, cutoff=0.0 if same else 0.6)), None)
 
 
 def _nearest(name: str, known: list[str]) -> str:
@@ -124,13 +165,16 @@ def _keys_of(group: str, option: str) -> Iterator[str]:
 
 
 def _known_keys(config_name: str) -> Iterator[str]:
-    """Every key of the composed config and every config group."""
-    yield from (path.name for path in conf_dir().iterdir() if path.is_dir())
-    with (
-        contextlib.suppress(HydraException),  # of a config where a group is still to be chosen
-        hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"),
-    ):
-        yield from _flat(OmegaConf.to_container(hydra.compose(config_name)))
+    """Every key of the composed config, with the groups that the command line chooses, and every config group."""
+    groups = {path.name for path in conf_dir().iterdir() if path.is_dir()}
+    yield from sorted(groups)
+    chosen = [argument for argument in sys.argv[1:] if argument.partition("=")[0] in groups]
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        for overrides in (chosen, []):
+            # of a config where a group is still to be chosen, or of a choice that there is not
+            with contextlib.suppress(HydraException, OmegaConfBaseException):
+                yield from _flat(OmegaConf.to_container(hydra.compose(config_name, overrides)))
+                return
 
 
 def _flat(node: Any, prefix: str = "") -> Iterator[str]:

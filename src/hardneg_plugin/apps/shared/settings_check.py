@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import math
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -59,6 +60,15 @@ def check_types(config: DictConfig, config_name: str) -> None:
                 raise UserError(_refused(setting, expected, None if is_out else near))
         if limit is not None and not limit.holds(setting.value):
             raise UserError(_refused(setting, limit.expected, None))
+        if not _is_finite(setting.value):
+            raise UserError(_refused(setting, "a finite number", None))
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether no number of a value is NaN or infinite; those of a mapping are settings themselves."""
+    if isinstance(value, list):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _number(text: str) -> float | None:

@@ -71,6 +71,10 @@ WRONG = [
     ("train", "trainer.gradient_clip_val=-1", "trainer.gradient_clip_val: expected a number >= 0 or null, but got -1."),
     ("train", "data.max_length=0", "data.max_length: expected a positive integer, but got 0."),
     ("train", "data.datamodule.num_workers=-1", "data.datamodule.num_workers: expected an integer >= 0, but got -1."),
+    ("train", "weights.alignment=inf", "weights.alignment: expected a finite number, but got inf."),
+    ("train", "weights.report=nan", "weights.report: expected a number >= 0, but got nan."),
+    ("train", "decoding.length_penalty=nan", "decoding.length_penalty: expected a finite number, but got nan."),
+    ("compare", "compare.zoom=0", "compare.zoom: expected a positive integer or null, but got 0."),
     # arguments that a constructor does not take
     ("train", "+hardening.speed=3", "hardening.speed: Arc takes no argument speed."),
     ("train", "+hardening.margins=3", "hardening.margins: Arc takes no argument margins; did you mean margin?"),

@@ -1,5 +1,7 @@
 """hardneg-evaluate: score a run on a split, with other decoding or on other data if wanted."""
 
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -9,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from hardneg_plugin.apps import commands
 from hardneg_plugin.apps.shared.console import print_scores
 from hardneg_plugin.apps.shared.launch import carry_out
+from hardneg_plugin.apps.shared.own_folder import own_folder
 from hardneg_plugin.apps.shared.ranks import (
     Job,
     agreed,
@@ -33,6 +36,7 @@ from hardneg_plugin.runs.checkpoint import (
 )
 from hardneg_plugin.runs.folder import RunFolder
 from hardneg_plugin.runs.provenance import provenance
+from hardneg_plugin.runs.taking import remove_scores, take_evaluation_folder
 from hardneg_plugin.training.progress_bar import TrainingBar
 
 
@@ -47,7 +51,12 @@ def start(config: DictConfig) -> None:
         raise UserError(f"split: expected val or test, but got {config.split!r}.")
     if "data" not in config:  # whose settings those of the tokenizer refer to
         config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "tokenizer"])
-    carry_out(Job.of_command_line(config, "evaluate"), evaluate)
+
+    def take(folder: Path, is_named: bool) -> AbstractContextManager[Path]:
+        return take_evaluation_folder(folder, is_named=is_named, overwrite=config.overwrite)
+
+    with own_folder(config.trainer, take) as refused:
+        carry_out(Job.of_command_line(config, "evaluate", refused), evaluate)
 
 
 def evaluate(job: Job) -> None:
@@ -80,6 +89,7 @@ def evaluate(job: Job) -> None:
     if trainer.is_global_zero:
         origin = provenance(data=fingerprint(data.source))
         facts = {**settings, "versions": origin.pop("versions"), "provenance": origin}
+        remove_scores(output.path)
         write_json(output.metrics, {**scores_and_intervals({config.split: card}), **facts})
         print_scores(f"{config.split} split of {config.run}", {str(config.checkpoint): card.values})
         print(f"\nscores   {output.metrics}")

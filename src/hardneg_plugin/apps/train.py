@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pytorch_lightning.plugins import CheckpointIO
 from hardneg_plugin.apps import commands
 from hardneg_plugin.apps.shared.console import COLUMNS, print_scores
 from hardneg_plugin.apps.shared.launch import carry_out
+from hardneg_plugin.apps.shared.own_folder import own_folder
 from hardneg_plugin.apps.shared.ranks import Job, agreed, broadcast_job, interruptible, make_trainer, setup_distributed
 from hardneg_plugin.apps.shared.startup_summary import count_parameters, device_in_words, startup_summary
 from hardneg_plugin.apps.shared.train_settings import check_monitor_of_data
@@ -34,6 +36,7 @@ from hardneg_plugin.runs.folder import RunFolder
 from hardneg_plugin.runs.places import build_all_in, check_writes_inside
 from hardneg_plugin.runs.provenance import command_without_secrets, provenance
 from hardneg_plugin.runs.shell import command_line
+from hardneg_plugin.runs.taking import remove_run, take_run_folder
 from hardneg_plugin.runs.trusted import check_trusted
 from hardneg_plugin.training.callbacks import RecordProvenance, mode_of
 from hardneg_plugin.training.checkpoint_io import WholeFileCheckpointIO
@@ -54,12 +57,18 @@ def main() -> None:
 def start(config: DictConfig) -> None:
     """Run the composed job in this process, or in as many as `trainer.devices` asks for."""
     resolve_monitor(config)
-    job = Job.of_command_line(config)
     if config.resume is not None and config.trust is not True:
-        # before anything that the overrides of the run name is built
-        check_trusted(job.settings, f"resume={config.resume}")
-        check_writes_inside(job.settings, f"resume={config.resume}")
-    carry_out(job, train)
+        # before anything that the overrides of the run name is built, or anything is made
+        settings = OmegaConf.to_container(config, resolve=True)
+        check_trusted(settings, f"resume={config.resume}")
+        check_writes_inside(settings, f"resume={config.resume}")
+
+    def take(folder: Path, is_named: bool) -> AbstractContextManager[Path]:
+        resumes = config.resume is not None
+        return take_run_folder(folder, is_named=is_named, resumes=resumes, overwrite=config.overwrite)
+
+    with own_folder(config.trainer, take) as refused:
+        carry_out(Job.of_command_line(config, refused=refused), train)
 
 
 def train(job: Job) -> None:
@@ -90,6 +99,10 @@ def train(job: Job) -> None:
         agreed(lambda: _checkpoint_to_resume(config, run, model, origin) if first else None)
     )
     if first:
+        if config.overwrite:  # only now: nothing that the user could have set wrong is left
+            remove_run(run.path)
+        if checkpoint is not None:  # until it is written again, the run is not finished
+            run.metrics.unlink(missing_ok=True)
         run.write_config(config, job.overrides)
     for logger in trainer.loggers:
         logger.log_hyperparams(job.settings)

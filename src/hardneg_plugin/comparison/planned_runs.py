@@ -16,6 +16,7 @@ ELSEWHERE = "Set another compare.folder, or remove this one."
 NOT_COMPARED = (
     "resume",
     "trust",
+    "overwrite",
     "logger",
     "callbacks.progress_bar",
     # true in earlier versions, which had one validation an epoch in mind

@@ -14,7 +14,12 @@ from hardneg_plugin.metrics.score_names import OF_TASKS, TASK_NAMES, WITH_INTERV
 
 ALPHA = 0.05
 """Corrected p-values below are significant; intervals have the level 1 - ALPHA."""
-RESERVED = {"seed": "Set compare.seeds.", "trust": "", "resume": "The same command again resumes by itself."}
+RESERVED = {
+    "seed": "Set compare.seeds.",
+    "trust": "",
+    "overwrite": "",
+    "resume": "The same command again resumes by itself.",
+}
 """Keys of hardneg-train that hardneg-compare sets itself, and what to do instead of setting them."""
 
 

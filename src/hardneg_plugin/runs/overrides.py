@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.runs.trusted import INSTEAD
 
-PERSONAL = ("resume", "trust")
+PERSONAL = ("resume", "trust", "overwrite")
 """Only the person at the command line may set these."""
 PLAIN = ("monitor",)
 """Settings without a dot in their key that take any text: no config group has such a name."""

@@ -202,6 +202,16 @@ def test_how_progress_was_shown_does_not_matter_and_other_callbacks_do(plan):
         check_same_settings([PlannedRun("host", 1, [], settings(None, "b.Checkpoint"), run.folder)])
 
 
+def test_settings_that_earlier_versions_had_not_and_change_no_number_do_not_matter(plan):
+    run = plan(host="a")[0]
+    run.folder.path.mkdir(parents=True)
+    parts = {"data": {"size": 3}, "model": {"x": 1}, "decoding": {"y": 1}}
+    before = {**parts, "callbacks": {"checkpoint": {"save_on_train_epoch_end": True}}}
+    now = {**parts, "overwrite": False, "callbacks": {"checkpoint": {"save_on_train_epoch_end": None}}}
+    run.folder.config.write_text(OmegaConf.to_yaml(before))
+    check_same_settings([PlannedRun("host", 1, [], now, run.folder)])
+
+
 def test_each_run_that_ended_is_a_line(plan, tmp_path, capsys):
     runs = plan(bad="fail=1", good="a=1")
     with (

@@ -98,6 +98,7 @@ def test_the_phantom_is_in_the_regime_of_a_clinic_unless_something_else_is_asked
         ("seed=3", r"Set compare\.seeds"),
         ("resume=x", r"resumes by itself"),
         ("trust=true", r"sets trust itself"),
+        ("overwrite=true", r"sets overwrite itself"),
         ("hydra.run.dir=x", r"Set compare\.folder"),
         ("schedule=linear,cosine", r"expected one value"),
         ("hardening", r"expected an override"),

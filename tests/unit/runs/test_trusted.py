@@ -207,6 +207,7 @@ def test_only_true_is_trust(tmp_path):
         ("experiment=[r2gen_iu_xray,'/tmp/evil']", "from outside the project"),
         ("resume=/tmp/other", "your own command line"),
         ("trust=true", "your own command line"),
+        ("overwrite=true", "your own command line"),
         ("++trust=true", "your own command line"),
         ("data.root=${oc.env:HOME}", "looks up"),
         ("+logger.x={uri: 'http://x/${oc.env:TOKEN}'}", "looks up"),

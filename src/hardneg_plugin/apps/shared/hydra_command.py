@@ -13,7 +13,8 @@ from typing import Any, NoReturn, TextIO
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
 from hardneg_plugin.apps.shared.override_hints import explain_composing, explain_override, needed_package
@@ -84,6 +85,13 @@ def is_first() -> bool:
     return int(next((os.environ[name] for name in RANKS if os.environ.get(name)), "0")) == 0
 
 
+def leads() -> bool:
+    """Whether this process decides for all of a job: it is rank 0, or on the first node starts the ranks."""
+    if any(os.environ.get(name) for name in RANKS):
+        return is_first()
+    return os.environ.get("NODE_RANK", "0") == "0"
+
+
 def hush_libraries() -> None:
     """Silence notes and warnings of Lightning and torch about what is intended."""
     # notes on devices and restored checkpoints; warnings stay
@@ -115,6 +123,20 @@ def _show_in_a_line(
 def run_directory() -> Path:
     """The folder that Hydra made for this run."""
     return Path(HydraConfig.get().runtime.output_dir)
+
+
+def use_run_directory(folder: Path) -> None:
+    """Make another folder the one of this run; `${hydra:runtime.output_dir}` is that one from now on."""
+    config = HydraConfig.get()
+    with read_write(config):
+        config.runtime.output_dir = str(folder)
+
+
+def is_run_directory_named() -> bool:
+    """Whether the command line names the run folder, or that of the sweep."""
+    config = HydraConfig.get()
+    keys = ("hydra.run.dir",) if config.mode == RunMode.RUN else ("hydra.sweep.dir", "hydra.sweep.subdir")
+    return any(override.lstrip("+").partition("=")[0] in keys for override in config.overrides.hydra)
 
 
 def remove_if_empty(folder: Path) -> None:

@@ -75,7 +75,7 @@ def to_launch(trainer: dict[str, Any]) -> int:
     Raises:
         UserError: `devices` is invalid.
     """
-    if _is_one_of_many():
+    if is_one_of_many():
         return 0
     processes = _devices(trainer["accelerator"], trainer["devices"])
     return processes if processes > 1 or trainer.get("num_nodes", 1) > 1 else 0
@@ -137,7 +137,8 @@ def resume_hint(job: Job) -> str:
     return hint
 
 
-def _is_one_of_many() -> bool:
+def is_one_of_many() -> bool:
+    """Whether this is a rank that srun or torchrun started, among others."""
     if SLURMEnvironment.detect() and int(os.environ["SLURM_NTASKS"]) > 1:
         return True
     others = (TorchElasticEnvironment, LSFEnvironment, MPIEnvironment)

@@ -62,6 +62,7 @@ TRAINING: Mapping[str, Limit] = {
     "seed": COUNT,
     "resume": TEXT_OR_NULL,
     "trust": SWITCH,
+    "overwrite": SWITCH,
     "monitor": TEXT,
     "baselines": SWITCH,
     "weights.*": WEIGHT,

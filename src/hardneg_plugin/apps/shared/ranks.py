@@ -35,9 +35,10 @@ class Job:
     Args:
         settings: the resolved config.
         folder: the run folder, absolute.
-        overrides: of the command line, without `resume` and `trust`.
+        overrides: of the command line, without `resume`, `trust` and `overwrite`.
         logging: for `logging.config.dictConfig`.
         command: "train" or "evaluate": a module of `apps` and the function in it that does the job.
+        refused: why rank 0 may not have the folder, for `broadcast_job` to say; None: it may.
     """
 
     settings: dict[str, Any]
@@ -45,15 +46,21 @@ class Job:
     overrides: list[str]
     logging: dict[str, Any]
     command: str = "train"
+    refused: str | None = None
 
     @classmethod
-    def of_command_line(cls, config: DictConfig, command: str = "train") -> "Job":
-        """The job that Hydra is running."""
+    def of_command_line(cls, config: DictConfig, command: str = "train", refused: str | None = None) -> "Job":
+        """The job that Hydra is running.
+
+        Args:
+            config: composed.
+            command, refused: as of `Job`.
+        """
         settings: Any = OmegaConf.to_container(config, resolve=True)
         hydra = HydraConfig.get()
-        overrides = [o for o in hydra.overrides.task if not o.startswith(("resume=", "trust="))]
+        overrides = [o for o in hydra.overrides.task if not o.startswith(("resume=", "trust=", "overwrite="))]
         logging: Any = OmegaConf.to_container(hydra.job_logging, resolve=True)
-        return cls(settings, str(run_directory()), overrides, logging, command)
+        return cls(settings, str(run_directory()), overrides, logging, command, refused)
 
     @classmethod
     def read(cls, path: Path) -> "Job":
@@ -113,12 +120,22 @@ def broadcast_job(job: Job, strategy: Strategy) -> Job:
     Args:
         job: of this rank.
         strategy: connects the ranks.
+
+    Raises:
+        UserError: on rank 0, if it may not have the folder.
+        SystemExit: with code 2 on the other ranks then.
     """
     own_folder = Path(job.folder)
     job = strategy.broadcast(job)
     if own_folder != Path(job.folder):
         remove_if_empty(own_folder)
+    agreed(lambda: _check_not_refused(job, strategy))
     return job
+
+
+def _check_not_refused(job: Job, strategy: Strategy) -> None:
+    if job.refused is not None and strategy.is_global_zero:
+        raise UserError(job.refused)
 
 
 def agreed(build: Callable[[], T]) -> T:

@@ -45,6 +45,8 @@ def check_settings(config: DictConfig) -> None:
     """
     if "compare" in config:
         raise UserError("experiment: this one adds variants to a comparison: hardneg-compare +experiment=...")
+    if config.resume is not None and config.overwrite:
+        raise UserError("overwrite=true replaces a run, and resume=RUN goes on with it: leave one of them out.")
     _check_parts(config)
     check_no_places(config)
     _check_monitor(config)

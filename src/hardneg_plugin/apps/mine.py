@@ -1,8 +1,10 @@
 """hardneg-mine: write the nearest other reports of every training report as a table."""
 
+import logging
 import re
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -18,7 +20,7 @@ from hardneg_plugin.data.studies import StudySource
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import check_place
 from hardneg_plugin.models.run_embedder import RunEmbedder
-from hardneg_plugin.neighbours.embedders import Embedder, embed
+from hardneg_plugin.neighbours.embedders import Embedder, embed, without_direction
 from hardneg_plugin.neighbours.faiss_search import FaissSearch
 from hardneg_plugin.neighbours.groups import ExcludedCounts, count_excluded, groups_of
 from hardneg_plugin.neighbours.ithn_annotation import write_ithn_annotation
@@ -29,6 +31,7 @@ from hardneg_plugin.runs.shell import command_line
 
 BACKENDS: Mapping[str, Callable[[int], Search]] = {"torch": ChunkedSearch, "faiss": FaissSearch}
 HARDEST = 10
+_log = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -49,6 +52,8 @@ def mine(config: DictConfig) -> None:
     search = BACKENDS[config.backend](config.chunk)
     started = time.perf_counter()
     embeddings = embed(_embedder_of(config), reports)
+    left_out = without_direction(embeddings)
+    rule = replace(rule, left_out=left_out)
     embedded = time.perf_counter()
     nearest = search(embeddings, rule, track=lambda chunks: progress(chunks, "comparing reports"))
     seconds = {"embedding": embedded - started, "search": time.perf_counter() - embedded}
@@ -61,6 +66,14 @@ def mine(config: DictConfig) -> None:
         raise UserError(
             f"Expected neighbours, but there is nothing to mine: each of {len(ids)} studies matches all others, or the embeddings "
             "are NaN. Try labels=ignore or a higher ceiling."
+        )
+    if left_out.any():
+        _log.warning(
+            "Warning: %d of %d reports, such as that of %r, have an embedding that is not finite or of length zero: they are no "
+            "neighbours, and have none. Look whether they are empty.",
+            left_out.sum(),
+            len(ids),
+            ids[int(left_out.argmax())],
         )
     scores = [row[: len(names)] for row, names in zip(nearest.scores.tolist(), neighbours, strict=True)]
     metadata = {

@@ -138,7 +138,7 @@ def weights_by_image(
 
     Args:
         own: l, `(B, T)` token losses under a study's image.
-        others: l~, `(B, K, T)`, under the images of its negatives.
+        others: l~, `(B, K, T)`, under the images of its negatives; NaN counts as no negative.
         valid: `(B, K)` bool; a study without a negative has weights of 1.
         mask: `(B, T)` bool, the tokens that count.
         scale: a, >= 0.
@@ -153,11 +153,12 @@ def weights_by_image(
     tensor([[1., 3.]])
     """
     differences = (own[:, None] - others).abs().transpose(1, 2)
-    kept = valid[:, None].expand_as(differences)
+    kept = valid[:, None] & ~differences.isnan()
     mean = mean_where(differences.where(kept, 0), kept).where(mask, 0)
     if relative:
-        counts = mask & valid.any(1, keepdim=True)
-        mean = mean / (mean.sum() / counts.sum().clamp_min(1)).clamp_min(torch.finfo(mean.dtype).eps)
+        counts = mask & valid.any(1, keepdim=True) & mean.isfinite()
+        of_batch = mean.where(counts, 0).sum() / counts.sum().clamp_min(1)
+        mean = mean / of_batch.clamp_min(torch.finfo(mean.dtype).eps)
     return 1 + scale * mean.clamp_max(limit)
 
 
@@ -222,7 +223,8 @@ def likelihood_margin(
     Args:
         own: `-s_ii`, `(B,)`: loss of each report, summed over tokens.
         others: `-s_ij`, `(B, K)`: of the same report with the images of its negatives, or of their reports with its image.
-        valid: `(B, K)` bool; a study without a negative has a loss of 0.
+        valid: `(B, K)` bool; a study without a negative has a loss of 0. One whose loss is not finite, or that of its study, counts
+            as none.
         form: of the loss.
         beta: β, > 0, of a difference in nats.
         margin: >= 0.
@@ -239,6 +241,7 @@ def likelihood_margin(
     require(form in get_args(MarginForm), "likelihood.form", ", ".join(get_args(MarginForm)), form)
     require(beta > 0, "likelihood.beta", "a number > 0", beta)
     require(margin >= 0, "likelihood.margin", "a number >= 0", margin)
+    valid = valid & (others - own[:, None]).detach().isfinite()
     ahead = (beta * (others - own[:, None])).where(valid, torch.inf)
     if form == "info_nce":
         return torch.cat([torch.zeros_like(own)[:, None], (margin - ahead).where(valid, -torch.inf)], dim=1).logsumexp(

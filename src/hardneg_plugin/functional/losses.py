@@ -127,6 +127,7 @@ def released_alignment(
     *,
     pair_scale: Tensor | float,
     hardened_scale: Tensor | float,
+    counts: Tensor | None = None,
 ) -> Tensor:
     """The contrastive loss of the released ITHN code, for comparison.
 
@@ -135,13 +136,18 @@ def released_alignment(
     Args:
         images, reports, negative_images, hard_negatives, hardened: z, u, z', n and ñ, `(B, D)` each.
         pair_scale, hardened_scale: T1 and T3.
+        counts: `(B,)` bool, False for studies that are left out; None: all count.
 
     Returns:
-        `(B,)`.
+        `(B,)`, 0 for a study that is left out.
     """
     positives = torch.arange(len(images), device=images.device)
     pairs = images @ reports.T + negative_images @ hard_negatives.T
     logits = (pair_scale * pairs - torch.diag(hardened_scale * (images * hardened).sum(-1))) / 3
+    if counts is not None:
+        drop = ~(counts[:, None] & counts)
+        drop.diagonal().fill_(False)
+        logits = logits.masked_fill(drop, -torch.inf)
     to_report = F.cross_entropy(logits, positives, reduction="none")
     to_image = F.cross_entropy(logits.T, positives, reduction="none")
     return (to_report + to_image) / 2

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hardneg_plugin.functional.unit_length import unit_length
+
 
 def word_region_attention(words: Tensor, regions: Tensor, *, scale: float, region_mask: Tensor | None = None) -> Tensor:
     """The attention of each word to the regions: `softmax_p(scale cos(t_w, v_p))`.
@@ -22,7 +24,7 @@ def word_region_attention(words: Tensor, regions: Tensor, *, scale: float, regio
     Returns:
         `(..., W, P)`, of sum 1 over the regions; zeros for an image without a region.
     """
-    logits = scale * F.normalize(words, dim=-1) @ F.normalize(regions, dim=-1).transpose(-1, -2)
+    logits = scale * unit_length(words) @ unit_length(regions).transpose(-1, -2)
     if region_mask is None:
         return logits.softmax(-1)
     kept = region_mask[..., None, :]

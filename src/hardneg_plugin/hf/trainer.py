@@ -24,6 +24,7 @@ from hardneg_plugin.plugin.batch_parts import Chunks
 from hardneg_plugin.plugin.chunks import check_chunks, warn_of_batch_norm
 from hardneg_plugin.plugin.feature import Where
 from hardneg_plugin.plugin.feature_paths import FeaturePaths
+from hardneg_plugin.plugin.features_watch import FeaturesWatch
 from hardneg_plugin.plugin.negatives_watch import NegativesWatch
 
 
@@ -113,7 +114,7 @@ class HardNegativeTrainerMixin(ObjectiveBesideModel):
                 "trainer cannot do yet: set them to None, or plug into a LightningModule."
             )
         self._step_logs = StepLogs()
-        self._negatives_watch = NegativesWatch()
+        self._negatives_watch, self._features_watch = NegativesWatch(), FeaturesWatch()
         self._is_first_step = True
         super().__init__(*args, **kwargs)
         check_strategy(self)
@@ -183,7 +184,9 @@ class HardNegativeTrainerMixin(ObjectiveBesideModel):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As the trainer's; logs of training get the values of the objective. Arguments are those of `Trainer`."""
         if "loss" in logs:
-            logs = {**logs, **self._step_logs.means()}
+            means = self._step_logs.means()
+            self._features_watch.seen(means.get("non_finite_share", 0.0))
+            logs = {**logs, **means}
         super().log(logs, *args, **kwargs)
 
     def _set_signature_columns_if_needed(self) -> None:

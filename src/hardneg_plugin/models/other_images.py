@@ -18,7 +18,7 @@ def other_images(
     Args:
         visual: of the B studies.
         image_order: `(B,)` int64. In [0, B): a study of the batch; from B on: the paired study `image_order - B`; -1: the mean over
-            the studies of the batch that have the patch.
+            the studies of the batch that have the patch, and finite features.
         towards: `(B,)` in [0, 1], how far the patches move towards those of the study itself; None: 0.
         paired: of the paired studies, if there are any.
     """
@@ -31,9 +31,10 @@ def other_images(
     others, mask = contexts[image_order.clamp_min(0)], masks[image_order.clamp_min(0)]
     is_mean = (image_order < 0)[:, None]
     # in float32: a sum over the batch loses digits in half precision
-    total = own.float().where(own_mask[:, :, None], 0).sum(0)
-    mean = (total / own_mask.sum(0).clamp_min(1)[:, None]).to(own.dtype)
-    others, mask = torch.where(is_mean[:, :, None], mean, others), torch.where(is_mean, own_mask.any(0), mask)
+    kept = own_mask & (own.detach().isfinite().all(-1) | ~own_mask).all(1, keepdim=True)
+    total = own.float().where(kept[:, :, None], 0).sum(0)
+    mean = (total / kept.sum(0).clamp_min(1)[:, None]).to(own.dtype)
+    others, mask = torch.where(is_mean[:, :, None], mean, others), torch.where(is_mean, kept.any(0), mask)
     if towards is not None:
         # patches that the study itself does not have stay
         way = towards[:, None, None].to(own.dtype) * own_mask[:, :, None]

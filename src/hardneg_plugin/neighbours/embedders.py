@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
 from hardneg_plugin.errors import UserError, first_line
 from hardneg_plugin.files import read_json
+from hardneg_plugin.functional.unit_length import has_direction
 
 TextEmbeddings = Any
 """Unit-length rows `(N, D)` in float32: a tensor, or a scipy CSR matrix."""
@@ -32,6 +35,18 @@ def embed(embedder: Embedder, texts: Sequence[str]) -> TextEmbeddings:
     position: dict[str, int] = {}
     rows = [position.setdefault(text, len(position)) for text in texts]
     return embedder(list(position))[np.array(rows)]
+
+
+def without_direction(embeddings: TextEmbeddings) -> NDArray[np.bool_]:
+    """Which of N rows say nothing: they are not finite, or of length zero, as of a text that holds nothing to embed.
+
+    >>> without_direction(torch.tensor([[1.0, 0.0], [0.0, 0.0], [torch.nan, 1.0]])).tolist()
+    [False, True, True]
+    """
+    if isinstance(embeddings, torch.Tensor):
+        return ~has_direction(embeddings).cpu().numpy()
+    squares: NDArray[np.float32] = np.asarray(embeddings.multiply(embeddings).sum(axis=1)).reshape(-1)
+    return ~((squares > 0) & np.isfinite(squares))
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ class NeighbourRule:
         groups: studies of one group match, and never become each other's negatives.
         ceiling: nor do studies whose cosine is higher; in (-1, 1].
         k: how many to find for each study, >= 1.
+        left_out: `(N,)` bool, studies that are no neighbours and have none; None: none is left out.
 
     Raises:
         UserError: a number is out of its range.
@@ -43,6 +44,7 @@ class NeighbourRule:
     groups: Groups
     ceiling: float = 1.0
     k: int = 1
+    left_out: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -61,6 +63,8 @@ class NeighbourRule:
         for group in self.groups.values():
             own = group[studies]
             found |= (own == group[candidates]) & (own != UNKNOWN)
+        if self.left_out is not None:
+            found |= self.left_out[studies] | self.left_out[candidates]
         return found
 
     def is_above(self, scores: Cosines) -> NDArray[np.bool_]:
@@ -184,7 +188,7 @@ class ChunkNeighbours:
             candidates: `(P,)`, among all studies.
             scores: `(P,)`, their cosines.
         """
-        allowed = ~self._rule.is_match(studies + self._rows.start, candidates)
+        allowed = np.isfinite(scores) & ~self._rule.is_match(studies + self._rows.start, candidates)
         studies, candidates, scores = studies[allowed], candidates[allowed], scores[allowed]
         above = self._rule.is_above(scores)
         self.above[studies[above]] = True

@@ -163,5 +163,10 @@ class ReleasedAlignment:
         pair_scale, hardened_scale = logit_scales
         single = (part[:, 0] for part in (negatives.images, negatives.reports, hardened))
         return released_alignment(
-            batch.images, batch.reports, *single, pair_scale=pair_scale, hardened_scale=hardened_scale
+            batch.images,
+            batch.reports,
+            *single,
+            pair_scale=pair_scale,
+            hardened_scale=hardened_scale,
+            counts=batch.usable,
         )

@@ -74,6 +74,14 @@ class EmbeddedBatch:
     """The position in training."""
     paired: HardNegatives | None = None
     """Hard negatives of the local studies that came with the batch."""
+    all_usable: Tensor = None  # type: ignore[assignment]  # never None once made
+    """`(N,)` bool, False for a study whose features are not finite or of length zero: its embeddings are zero, its keys unknown,
+    and it matches every study. None: all are usable."""
+
+    def __post_init__(self) -> None:
+        if self.all_usable is None:
+            device = self.all_images.device
+            object.__setattr__(self, "all_usable", torch.ones(len(self.all_images), dtype=torch.bool, device=device))
 
     @property
     def images(self) -> Tensor:
@@ -90,12 +98,31 @@ class EmbeddedBatch:
         """Of the local studies."""
         return self.all_keys[self.shards.local]
 
+    @property
+    def usable(self) -> Tensor:
+        """`(B,)` bool, of the local studies."""
+        return self.all_usable[self.shards.local]
+
     @cached_property
     def is_match(self) -> Tensor:
-        """`(B, N)` bool: which of all studies match a local one; each matches itself, even if its id is unknown."""
+        """`(B, N)` bool: which of all studies are no negatives of a local one; each matches itself, even if its id is unknown."""
         is_match = match_mask(self.keys.columns, self.all_keys.columns)
+        is_match = is_match | ~self.usable[:, None] | ~self.all_usable
         is_match.diagonal(self.shards.local.start).fill_(True)
         return is_match
+
+    def loss(self, losses: Tensor) -> Tensor:
+        """The scalar loss of this rank from those of its B studies: `Σ usable local · ranks / usable of all`.
+
+        Its mean over the ranks, which DDP takes of the gradients, is the mean over the usable studies of all ranks.
+        """
+        share = len(self.shards.sizes) / self.all_usable.sum().clamp_min(1).to(losses.dtype)
+        return losses.where(self.usable, 0).sum() * share
+
+    def local_mean(self, values: Tensor) -> Tensor:
+        """The mean of `(B,)` over the usable local studies, detached, for logs."""
+        usable = self.usable
+        return values.detach().where(usable, 0).sum() / usable.sum().clamp_min(1)
 
     def generator(self) -> torch.Generator:
         """A generator for this step alone: it leaves the global one as it is and does not depend on earlier steps.

@@ -13,9 +13,11 @@ from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.hard_negatives import are_matches
 from hardneg_plugin.functional.hardening import Arc
 from hardneg_plugin.functional.hardening_strategy import Hardening, StepStudies
-from hardneg_plugin.functional.match_keys import MatchKeys
+from hardneg_plugin.functional.match_keys import UNKNOWN
+from hardneg_plugin.functional.unit_length import SHORTEST, unit_length
 from hardneg_plugin.objectives.alignment import Alignment, InfoNCE
 from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
+from hardneg_plugin.objectives.batch_logs import batch_logs
 from hardneg_plugin.objectives.embeddings import PairEmbeddings
 from hardneg_plugin.objectives.likelihood.edit_margin import EditMargin
 from hardneg_plugin.objectives.likelihood.margin import LikelihoodMargin
@@ -26,6 +28,7 @@ from hardneg_plugin.objectives.negatives.sources import InBatch, NegativeSource
 from hardneg_plugin.objectives.projection import ProjectionHead
 from hardneg_plugin.objectives.schedule import Linear, Schedule, TrainingProgress
 from hardneg_plugin.objectives.separation import Separation
+from hardneg_plugin.objectives.usable_studies import usable_studies, without_unusable
 from hardneg_plugin.objectives.weighted_terms import ObjectiveOutput, Weights
 
 Align = Callable[
@@ -118,11 +121,8 @@ class HardNegativeObjective(nn.Module):
         Raises:
             ValueError: features of two widths without heads, or of other widths than those of the heads.
         """
-        self._check_widths(pairs)
-        with torch.autocast(pairs.images.device.type, enabled=False):
-            images = F.normalize(self.image_head(pairs.images.float()), dim=-1)
-            reports = F.normalize(self.report_head(pairs.reports.float()), dim=-1)
-        return images, reports
+        images, reports = self._in_one_width(pairs)
+        return F.normalize(images, dim=-1), F.normalize(reports, dim=-1)
 
     @property
     def reads_reports(self) -> bool:
@@ -144,6 +144,7 @@ class HardNegativeObjective(nn.Module):
     def _terms(
         self, pairs: PairEmbeddings, progress: TrainingProgress, align: Align, read: ReadReports | None
     ) -> ObjectiveOutput:
+        pairs = without_unusable(pairs, reads_parts=self.reads_parts)
         batch = self._embed(pairs, progress)
         likelihood = self._likelihood(batch, read)
         with torch.autocast(batch.images.device.type, enabled=False):
@@ -151,15 +152,15 @@ class HardNegativeObjective(nn.Module):
             hardness = self.schedule(progress)
             hardened = self._harden(batch, negatives, hardness)
             alignment, logs = align(pairs, batch, negatives, hardened)
-            alignment_loss, separation_loss = batch.shards.mean(alignment), batch.images.new_zeros(())
+            alignment_loss, separation_loss = batch.loss(alignment), batch.images.new_zeros(())
             if self.separation is not None and negatives.images is not None:
-                separation_loss = batch.shards.mean(self.separation(batch.images, negatives.images, negatives.valid))
+                separation_loss = batch.loss(self.separation(batch.images, negatives.images, negatives.valid))
             if not self.schedule.is_active(progress):  # zero, with a zero gradient
                 alignment_loss, separation_loss = 0 * alignment_loss, 0 * separation_loss
             return ObjectiveOutput(
                 alignment_loss=alignment_loss,
                 separation_loss=separation_loss,
-                logs=self._logs(batch, negatives, hardened, hardness) | logs | likelihood.logs,
+                logs=batch_logs(batch, negatives, hardened, hardness) | logs | likelihood.logs,
                 report_loss=likelihood.report_loss,
                 likelihood_loss=likelihood.margin_loss,
             )
@@ -190,35 +191,52 @@ class HardNegativeObjective(nn.Module):
     def _embed(self, pairs: PairEmbeddings, progress: TrainingProgress) -> EmbeddedBatch:
         self._check_widths(pairs)
         shards = Shards.of(len(pairs.images), pairs.images.device)
-        self._centre(pairs, shards)
-        images, reports = self.project(pairs)
+        usable = usable_studies(pairs)
+        self._centre(pairs, usable, shards)
+        images, reports, has_unit_length = self._of_unit_length(pairs)
+        usable = usable & has_unit_length
         keys = pairs.match_keys
+        columns = keys.columns.where(usable[:, None], UNKNOWN)
         width = images.shape[1]
-        both = shards.gather(torch.cat([images, reports], dim=1))
+        both = shards.gather(torch.cat([images, reports], dim=1).where(usable[:, None], 0))
+        all_columns = shards.gather(torch.cat([columns, usable[:, None].to(columns.dtype)], dim=1))
         return EmbeddedBatch(
             all_images=both[:, :width],
             all_reports=both[:, width:],
-            all_keys=replace(keys, columns=shards.gather(keys.columns)),
+            all_keys=replace(keys, columns=all_columns[:, :-1]),
             shards=shards,
             progress=progress,
-            paired=None if pairs.negatives is None else self._paired(pairs.negatives, keys),
+            paired=None if pairs.negatives is None else self._paired(pairs.negatives, columns, usable),
+            all_usable=all_columns[:, -1].bool(),
         )
 
-    def _centre(self, pairs: PairEmbeddings, shards: Shards) -> None:
+    def _in_one_width(self, pairs: PairEmbeddings) -> tuple[Tensor, Tensor]:
+        self._check_widths(pairs)
+        with torch.autocast(pairs.images.device.type, enabled=False):
+            return self.image_head(pairs.images.float()), self.report_head(pairs.reports.float())
+
+    def _of_unit_length(self, pairs: PairEmbeddings) -> tuple[Tensor, Tensor, Tensor]:
+        """`project`, with rows of zeros where there is no direction, and for which studies there is one on both sides `(B,)`."""
+        images, reports = (unit_length(side, SHORTEST) for side in self._in_one_width(pairs))
+        return images, reports, images.detach().any(-1) & reports.detach().any(-1)
+
+    def _centre(self, pairs: PairEmbeddings, usable: Tensor, shards: Shards) -> None:
         heads = [
             head for head in (self.image_head, self.report_head) if isinstance(head, ProjectionHead) and head.centred
         ]
         if not heads:
             return
-        means = shards.sum(torch.cat([pairs.images, pairs.reports], dim=1).float()) / sum(shards.sizes)
-        for head, mean in zip(heads, means.split([head.in_features for head in heads]), strict=True):
-            head.follow(mean)
+        rows = torch.cat([pairs.images, pairs.reports, usable[:, None]], dim=1)
+        *sums, count = shards.sum(rows.float()).split([*(head.in_features for head in heads), 1])
+        for head, total in zip(heads, sums, strict=True):
+            head.follow(total / count)  # NaN without a usable study
 
-    def _paired(self, pairs: PairEmbeddings, keys: MatchKeys) -> HardNegatives:
-        images, reports = self.project(pairs)
-        is_match = are_matches(keys.columns, pairs.match_keys.columns.unflatten(0, (len(keys), -1)))
+    def _paired(self, pairs: PairEmbeddings, columns: Tensor, usable: Tensor) -> HardNegatives:
+        images, reports, has_unit_length = self._of_unit_length(pairs)
+        is_match = are_matches(columns, pairs.match_keys.columns.unflatten(0, (len(columns), -1)))
+        valid = ~is_match & has_unit_length.view_as(is_match) & usable[:, None]
         shape = (*is_match.shape, -1)
-        return HardNegatives(reports=reports.reshape(shape), images=images.reshape(shape), valid=~is_match)
+        return HardNegatives(reports=reports.reshape(shape), images=images.reshape(shape), valid=valid)
 
     def _harden(self, batch: EmbeddedBatch, negatives: HardNegatives, hardness: float) -> Tensor | None:
         if self.hardening is None:
@@ -226,7 +244,7 @@ class HardNegativeObjective(nn.Module):
         return self.hardening(
             batch.images.detach(),
             batch.reports.detach(),
-            negatives.reports.detach(),
+            negatives.reports.detach().where(batch.usable[:, None, None], 0),  # `Released` mixes studies
             hardness,
             StepStudies(batch.keys, negatives.valid, batch.shards),
         )
@@ -238,33 +256,6 @@ class HardNegativeObjective(nn.Module):
         with torch.no_grad():
             self.log_scales.clamp_(*self.alignment.log_scale_range)
         return self.log_scales.exp()
-
-    @torch.no_grad()
-    def _logs(
-        self,
-        batch: EmbeddedBatch,
-        negatives: HardNegatives,
-        hardened: Tensor | None,
-        hardness: float,
-    ) -> dict[str, Tensor]:
-        valid = negatives.valid
-        count = valid.sum().clamp_min(1)
-        images, is_match = batch.images, batch.is_match
-
-        def similarity(others: Tensor) -> Tensor:
-            return (torch.einsum("bd,bkd->bk", images, others) * valid).sum() / count
-
-        pairs_of_two = is_match.numel() - len(is_match)
-        logs = {
-            "hardness": torch.full((), hardness, dtype=torch.float32, device=images.device),
-            "positive_similarity": (images * batch.reports).sum(-1).mean(),
-            "negative_similarity": similarity(negatives.reports),
-            "negatives_found": valid.float().mean(),
-            "false_negative_share": (is_match.sum() - len(is_match)) / max(pairs_of_two, 1),
-        }
-        if hardened is not None:
-            logs["hardened_similarity"] = similarity(hardened)
-        return logs
 
     def _check_widths(self, pairs: PairEmbeddings) -> None:
         got = (pairs.images.shape[-1], pairs.reports.shape[-1])

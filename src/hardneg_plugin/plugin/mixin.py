@@ -19,6 +19,7 @@ from hardneg_plugin.objectives.schedule import TrainingProgress
 from hardneg_plugin.objectives.weighted_terms import total_loss
 from hardneg_plugin.plugin.batch_parts import Chunks
 from hardneg_plugin.plugin.chunks import check_chunks
+from hardneg_plugin.plugin.features_watch import FeaturesWatch
 from hardneg_plugin.plugin.lightning_hosts import lightning_module_of
 from hardneg_plugin.plugin.negatives_watch import NegativesWatch
 from hardneg_plugin.plugin.objective_checkpoint import ObjectiveCheckpoint
@@ -44,8 +45,9 @@ class HardNegativeMixin(ObjectiveCheckpoint, StepInParts):
     `weights.report * loss + weights.alignment * alignment_loss + weights.separation * separation_loss`.
 
     Logged under `train/`, as means over all ranks: report_loss, alignment_loss, separation_loss, hardness, positive_similarity,
-    negative_similarity (of hard negatives), hardened_similarity, negatives_found (their share of those wanted) and
-    false_negative_share (of all pairs).
+    negative_similarity (of hard negatives), hardened_similarity, negatives_found (their share of those wanted),
+    false_negative_share (of all pairs) and non_finite_share (of studies with features that are not finite or of length zero: the
+    objective leaves them out, and the first of them is warned of).
 
     In a checkpoint, `state_dict` loads into the bare host class, as `host_state_dict(model)` does; the weights of the objective are
     beside it, under `hard_negatives`. From a checkpoint without them the objective starts afresh, with a warning.
@@ -84,6 +86,7 @@ class HardNegativeMixin(ObjectiveCheckpoint, StepInParts):
     hard_negatives: HardNegativeObjective
     _added = False
     _negatives_watch: NegativesWatch | None = None
+    _features_watch: FeaturesWatch | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -232,7 +235,13 @@ class HardNegativeMixin(ObjectiveCheckpoint, StepInParts):
         check_trainable(self, self._chunks)
         if self.hard_negatives.edit_margin is not None:
             check_reads_edits(self, self._host_reads_edits)
-        self._negatives_watch = NegativesWatch()
+        self._negatives_watch, self._features_watch = NegativesWatch(), FeaturesWatch()
+
+    def on_train_epoch_end(self) -> None:
+        """Warn of features that are not finite, if there were any."""
+        super().on_train_epoch_end()
+        if self._features_watch is not None:
+            self._features_watch.look()
 
     def save_hyperparameters(
         self,
@@ -273,6 +282,8 @@ class HardNegativeMixin(ObjectiveCheckpoint, StepInParts):
         means = dict(zip(local, mean_over_ranks(torch.stack(list(local.values()))).unbind(), strict=True))
         if self._negatives_watch is not None:
             self._negatives_watch(means["negatives_found"], len(pairs.images), self.hard_negatives, progress)
+        if self._features_watch is not None:
+            self._features_watch(means["non_finite_share"])
         for name, mean in means.items():
             self.log(f"train/{name}", mean, batch_size=len(pairs.images))
         return terms

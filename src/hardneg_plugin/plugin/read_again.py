@@ -27,7 +27,7 @@ def reordered(value: Any, order: Tensor, towards: Tensor | None = None) -> Any:
 
     Args:
         value: tensors with B rows, at any depth of mappings, sequences and dataclasses; other tensors and values stay.
-        order: `(B,)` int64, the row that each study gets; -1: the mean of all rows of a floating-point tensor, padding
+        order: `(B,)` int64, the row that each study gets; -1: the mean of all finite rows of a floating-point tensor, padding
             among them.
         towards: `(B,)` in [0, 1], how far floating-point rows move towards those of the study itself; None: 0.
 
@@ -43,7 +43,9 @@ def reordered(value: Any, order: Tensor, towards: Tensor | None = None) -> Any:
         if not tensor.is_floating_point():
             return others
         rows = (-1, *[1] * (tensor.ndim - 1))
-        others = torch.where((order < 0).view(rows), tensor.mean(0), others)
+        is_finite = tensor.detach().isfinite().flatten(1).all(1).view(rows)
+        mean = tensor.where(is_finite, 0).mean(0) * (len(tensor) / is_finite.sum().clamp_min(1)).to(tensor.dtype)
+        others = torch.where((order < 0).view(rows), mean, others)
         return others if towards is None else torch.lerp(others, tensor, towards.view(rows).to(tensor.dtype))
 
     return map_tensors(value, moved)

@@ -10,7 +10,7 @@ from hardneg_plugin.backbones.decoding import Decoding
 from hardneg_plugin.backbones.r2gen import R2Gen
 from hardneg_plugin.backbones.r2gencmn import R2GenCMN
 from hardneg_plugin.backbones.transformer import TransformerDecoder
-from hardneg_plugin.backbones.visual import VisualExtractor
+from hardneg_plugin.backbones.visual import VisualExtractor, VisualFeatures
 from hardneg_plugin.data.collate import StudyCollator
 from hardneg_plugin.data.edited import ReportEdits
 from hardneg_plugin.data.phantom import PhantomEdits, PhantomStudies
@@ -18,6 +18,7 @@ from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.likelihood import likelihood_margin, token_losses
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator
+from hardneg_plugin.models.other_images import other_images
 from hardneg_plugin.objectives import ByEmphasis, ByImage, ByText, EditMargin, LikelihoodMargin, Paired, Weights
 from hardneg_plugin.objectives.likelihood.negative_images import MEAN_IMAGE, NegativeImages
 from hardneg_plugin.objectives.schedule import Constant, TrainingProgress
@@ -104,6 +105,17 @@ def test_the_mean_image_is_one_for_all(batch):
     patches = outputs["visual"].context
     same = {**outputs, "visual": outputs["visual"]._replace(patches=patches.mean(0).expand_as(patches))}
     torch.testing.assert_close(read.losses, model.token_losses(batch, same, torch.arange(6)).losses)
+
+
+@torch.no_grad()
+def test_the_mean_image_leaves_images_that_are_not_finite_out():
+    visual = VisualFeatures(torch.randn(3, 4, 5), torch.ones(3, 4, dtype=torch.bool), torch.ones(3, 5), (2, 2))
+    visual.patches[1, 2, 0] = torch.nan
+    mean, mask = other_images(visual, torch.full((3,), MEAN_IMAGE))
+    torch.testing.assert_close(mean, ((visual.context[0] + visual.context[2]) / 2).expand_as(mean))
+    assert mask.all()
+    visual.patches[1, 2, 0] = 0.0
+    torch.testing.assert_close(other_images(visual, torch.full((3,), MEAN_IMAGE))[0][0], visual.context.mean(0))
 
 
 @torch.no_grad()

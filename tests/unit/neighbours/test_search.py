@@ -1,6 +1,7 @@
 """The search against sorting all pairs, over chunks, embeddings and rules."""
 
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -152,3 +153,31 @@ def test_faiss_says_what_it_needs(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", SimpleNamespace(IndexFlatIP=FlatIndex))
     with pytest.raises(UserError, match=r"dense embeddings.*backend=torch"):
         FaissSearch()(embeddings("sparse"), rule())
+
+
+@pytest.mark.parametrize("k", [2, NUMBER])
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_a_study_that_is_left_out_is_no_neighbour_and_has_none(kind, k):
+    rows = embeddings(kind)
+    left_out = np.zeros(NUMBER, dtype=bool)
+    left_out[[3, 20, 51]] = True
+    found = ChunkedSearch(chunk=17)(rows, replace(rule(k=k), left_out=left_out))
+    kept = np.flatnonzero(~left_out)
+    groups = {name: codes[kept] for name, codes in rule().groups.items()}
+    expected = ChunkedSearch(chunk=17)(
+        rows[torch.from_numpy(kept)] if kind == "dense" else rows[kept], NeighbourRule(groups, k=k)
+    )
+    assert (found.index[left_out] == -1).all()
+    index = np.where(expected.index >= 0, kept[expected.index], -1)
+    np.testing.assert_array_equal(found.index[kept], index)
+    np.testing.assert_array_equal(found.scores[kept], expected.scores)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_row_that_is_not_finite_is_no_neighbour_even_where_there_are_too_few(bad):
+    rows = embeddings("dense")[:6].clone()
+    rows[2, 0] = bad
+    found = ChunkedSearch()(rows, NeighbourRule({"none": np.full(6, -1)}, k=5))
+    assert (found.index[2] == -1).all()
+    assert 2 not in found.index
+    assert np.isfinite(found.scores).all()

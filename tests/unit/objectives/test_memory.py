@@ -29,6 +29,26 @@ def test_a_queue_holds_the_latest_studies_whatever_the_batches(size):
         assert all(torch.equal(a, b) for a, b in zip((images, reports, keys), expected, strict=True))
 
 
+@pytest.mark.parametrize("size", [1, 3, 5, 8])
+def test_a_queue_holds_the_latest_studies_that_are_kept(size):
+    """Also across a checkpoint, which holds no empty place."""
+    random = torch.Generator().manual_seed(size)
+    queue, pushed = ReportQueue(size), []
+    for batch in ([1, 2], [3, 4, 5], [6], [7, 8, 9, 10, 11, 12, 13], [14, 15], [16], [17, 18, 19]):
+        kept = torch.rand(len(batch), generator=random) < 0.5
+        queue.push(*rows(batch), kept=kept)
+        pushed += [study for study, stays in zip(batch, kept.tolist(), strict=True) if stays]
+        filled = queue.filled()
+        assert sorted(torch.tensor(held(queue))[filled].tolist()) == pushed[-size:]
+        for got, expected in zip(queue.entries(), rows(held(queue)), strict=True):
+            assert torch.equal(got[filled], expected[filled])
+        state = queue.state_dict()
+        assert len(state["_extra_state"]["columns"][0]) == len(pushed[-size:])
+        queue = ReportQueue(size)
+        queue.load_state_dict(state)
+        assert len(queue) == len(pushed[-size:])
+
+
 @pytest.mark.parametrize("before", [0, 1, 4, 5, 7])
 @pytest.mark.parametrize("size", [3, 5, 9])
 def test_a_queue_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(before, size):

@@ -1,6 +1,7 @@
 """The mixin around a LightningModule that knows nothing of it."""
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from hardneg_plugin import HardNegativeMixin, HardNegativeObjective, PairEmbeddings
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.objectives import Hinge, InfoNCE, Weights
+from hardneg_plugin.objectives import Bank, Hinge, InfoNCE, Weights
 from hardneg_plugin.objectives.schedule import Constant
 
 
@@ -99,6 +100,34 @@ def test_trains_logs_and_adds_weighted_terms(tmp_path, returns):
         "train/hardened_similarity",
         "train/false_negative_share",
     } <= fit.callback_metrics.keys()
+
+
+def test_a_study_that_is_not_finite_is_counted_and_warned_of_once(tmp_path):
+    """And leaves what a bank, the heads and the model hold finite: the host's own loss does not see its report feature."""
+
+    class Overflowing(Plugged):
+        def embed(self, batch, outputs):
+            pairs = super().embed(batch, outputs)
+            is_bad = torch.tensor([name == "study 5" for name in batch["id"]])
+            return replace(
+                pairs, reports=pairs.reports.masked_fill(is_bad[:, None], torch.inf), match_keys=pairs.match_keys
+            )
+
+    shares = []
+
+    class Recorder(pl.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            shares.append(trainer.callback_metrics["train/non_finite_share"].item())
+
+    source = Bank()
+    model = Overflowing(hard_negatives=objective(negatives=source, image_width=8, report_width=8, width=4))
+    with pytest.warns(UserWarning, match=r"4\.2% of the latest studies had image or report features") as seen:
+        trainer(tmp_path, callbacks=[Recorder()]).fit(model, loader())
+    assert sum("latest studies" in str(warning.message) for warning in seen) == 1
+    assert shares == ([0.0, 0.25] + [0.0] * 4) * 2
+    assert len(source.bank) == 23
+    assert all(column.isfinite().all() for column in source.bank.entries())
+    assert all(tensor.isfinite().all() for tensor in [*model.parameters(), *model.buffers()])
 
 
 def test_training_lowers_the_alignment_loss(tmp_path):

@@ -14,6 +14,7 @@ from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.likelihood import TokenLosses
 from hardneg_plugin.objectives import ByEmphasis, ByImage, ByText, EditMargin, LikelihoodMargin, Weights
 from hardneg_plugin.objectives.schedule import Constant
+from hardneg_plugin.plugin.read_again import reordered
 
 sys.path.append(str(Path(__file__).parent))
 from plugged_hosts import PLACES, Captioner, loader, trainer
@@ -224,3 +225,8 @@ def test_a_host_gives_the_emphasis_of_its_tokens(tmp_path):
 def test_what_cannot_be_read_again_is_told(made, told, tmp_path):
     with pytest.raises(UserError, match=told):
         trainer(tmp_path).fit(made(), loader())
+
+
+def test_the_mean_of_a_batch_leaves_rows_that_are_not_finite_out():
+    rows = torch.tensor([[1.0, 2.0], [torch.nan, 0.0], [3.0, 6.0]])
+    assert reordered(rows, torch.tensor([-1, -1, 0])).tolist() == [[2.0, 4.0], [2.0, 4.0], [1.0, 2.0]]

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hardneg_plugin.errors import UserError, require
 from hardneg_plugin.functional.entity_losses import entity_loss, statement_loss
+from hardneg_plugin.functional.unit_length import SHORTEST, has_direction, unit_length
 from hardneg_plugin.grounding import Grounding, Patches
 from hardneg_plugin.knowledge import Knowledge, swaps
 from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
@@ -144,10 +144,10 @@ class GroundedKnowledgeObjective(HardNegativeObjective):
         if self.statement_weight:
             terms["statement_loss"] = self.statement_weight, self._statements(pairs, batch, statements)
         total = whole
-        logs = {**logs, "global_loss": whole.detach().mean()}
+        logs = {**logs, "global_loss": batch.local_mean(whole)}
         for name, (weight, losses) in terms.items():
             total = total + weight * losses
-            logs[name] = losses.detach().mean()
+            logs[name] = batch.local_mean(losses)
         return total, logs
 
     def _entities(self, pairs: PairEmbeddings) -> Tensor:
@@ -174,8 +174,12 @@ class GroundedKnowledgeObjective(HardNegativeObjective):
                 "embed_statements or plug_in(statements=...), or set statement_weight=0."
             )
         assert isinstance(self.report_head, ProjectionHead)
-        embedded = F.normalize(self.report_head(statements.float()), dim=-1)
-        return statement_loss(batch.images, embedded, self._facts(pairs), self.is_swap, logit_scale=self._scale())
+        is_usable = has_direction(statements)
+        embedded = self.report_head(statements.float().where(is_usable[..., None], 0))
+        # what is known of a prompt says nothing without both of its statements
+        facts = self._facts(pairs).masked_fill(~(is_usable & has_direction(embedded)).all(0), -1)
+        embedded = unit_length(embedded, SHORTEST)
+        return statement_loss(batch.images, embedded, facts, self.is_swap, logit_scale=self._scale())
 
     def _facts(self, pairs: PairEmbeddings) -> Tensor:
         wanted = (len(pairs.images), len(self.prompts))

@@ -73,9 +73,8 @@ class PairMatchingLoss(nn.Module):
         for side, (anchors, candidates) in enumerate(
             ((batch.images, batch.all_reports), (batch.reports, batch.all_images))
         ):
-            index, has_one = draw_negatives(
-                scale * (anchors @ candidates.T).detach(), batch.is_match, noise[side, batch.shards.local]
-            )
+            logits = (scale * (anchors @ candidates.T).detach()).masked_fill(~batch.all_usable, -torch.inf)
+            index, has_one = draw_negatives(logits, batch.is_match, noise[side, batch.shards.local])
             if side == 0:
                 pair = self.encoder(_picked(words.gathered(batch.shards), index), regions)
             else:

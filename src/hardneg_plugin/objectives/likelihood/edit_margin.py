@@ -59,6 +59,7 @@ class EditMargin:
         has_copy = edited.mask.any(1)
         own_rest, edited_rest = from_first_difference(own, edited)
         ahead = (edited_rest - own_rest).detach()
+        has_copy = has_copy & ahead.isfinite()
         count = has_copy.sum().clamp_min(1)
         return self._losses(own_rest, edited_rest, has_copy), {
             "edit_changes": torch.full((), float(changes), device=ahead.device),

@@ -67,8 +67,10 @@ class LikelihoodMargin:
             sides.append(self._losses(own_reports, others, valid))
         if self.side != "image":
             flat = self._losses(own_reports[index].flatten(), others.flatten()[:, None], valid.flatten()[:, None])
-            sides.append(flat.view_as(valid).sum(1) / valid.sum(1).clamp_min(1))
+            count = (valid & (others - own_reports[index]).detach().isfinite()).sum(1)
+            sides.append(flat.view_as(valid).sum(1) / count.clamp_min(1))
         ahead = (others - own_reports[:, None]).detach()
+        valid = valid & ahead.isfinite()
         return torch.stack(sides).mean(0), {
             "likelihood_ahead": ahead.where(valid, 0).sum() / valid.sum().clamp_min(1),
             "margin_violated": ((self.beta * ahead < self.margin) & valid).sum() / valid.sum().clamp_min(1),

@@ -69,7 +69,7 @@ class NegativeImages:
         reports, is_match = batch.reports, batch.is_match[:, batch.shards.local]
         if self.choice == "mean_image":
             index = torch.full((len(reports), 1), MEAN_IMAGE, device=reports.device)
-            return index, torch.ones_like(index, dtype=torch.bool)
+            return index, batch.usable[:, None]
         if self.choice == "paired":
             return self._paired(batch)
         if self.choice == "random":

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.likelihood import mean_token_loss
+from hardneg_plugin.functional.pooling import mean_where
 from hardneg_plugin.objectives.batch import EmbeddedBatch
 from hardneg_plugin.objectives.likelihood.edit_margin import EditMargin
 from hardneg_plugin.objectives.likelihood.margin import LikelihoodMargin
@@ -55,6 +56,8 @@ def likelihood_terms(
     own = read()
     tokens = own.mask.sum()
     logs = {"token_loss": mean_token_loss(own.losses.detach(), own.mask)}
+    # the report loss is the host's: one that is not finite stays so, and is seen
+    counts = batch.usable & own.of_reports.detach().isfinite()
     report_loss, margins = None, list[Tensor]()
     if token_weights is not None:
         weights, more = token_weights(batch, own, read, hardness)
@@ -62,10 +65,10 @@ def likelihood_terms(
         logs |= {"token_weight": weights.where(own.mask, 0).sum() / tokens.clamp_min(1), **more}
     if margin is not None:
         losses, more = margin(batch, own, read)
-        margins.append(losses.mean())
+        margins.append(mean_where(losses, counts))
         logs |= more
     if edits is not None:
         losses, more = edits(own, read, hardness)
-        margins.append(losses.mean())
+        margins.append(mean_where(losses, counts))
         logs |= more
     return LikelihoodTerms(report_loss, torch.stack(margins).sum() if margins else None, logs)

@@ -80,7 +80,7 @@ class ByImage:
         )
         behind = (stacked - losses[:, None]).where(own.mask[:, None], 0).sum(-1)
         return weights, {
-            "negative_image_loss": _mean(stacked.mean(1), own.mask),
+            "negative_image_loss": _mean(stacked.mean(1), own.mask & stacked.mean(1).isfinite()),
             "negative_image_likelier": _mean((behind < 0).float(), valid),
             "moved_towards_own": _mean(torch.stack(moved, dim=1), valid),
         }

@@ -81,7 +81,8 @@ class Queue(nn.Module):
             if len(self.queue):
                 images, reports, keys = self.queue.entries(batch.reports.device)
                 similarity = torch.cat([similarity, batch.reports @ reports.T], dim=1)
-                is_match = torch.cat([is_match, match_mask(batch.keys.columns, keys)], dim=1)
+                unwanted = match_mask(batch.keys.columns, keys) | ~self.queue.filled() | ~batch.usable[:, None]
+                is_match = torch.cat([is_match, unwanted], dim=1)
         index, valid = most_similar(similarity, is_match, **self.choice, generator=batch.generator())
         in_batch = index < len(batch.all_reports)
         here = index.where(in_batch, 0)
@@ -89,7 +90,7 @@ class Queue(nn.Module):
         if len(self.queue):
             there = (index - len(batch.all_reports)).clamp_min(0)
             found = found.filled_up(HardNegatives(reports[there], images[there], valid & ~in_batch))
-        self.queue.push(batch.all_images, batch.all_reports, batch.all_keys.columns)
+        self.queue.push(batch.all_images, batch.all_reports, batch.all_keys.columns, batch.all_usable)
         return found
 
 

@@ -116,8 +116,8 @@ class RelationEnhancedObjective(HardNegativeObjective):
         local = torch.stack(self._contrasts(pairs, batch, negatives))
         return whole + self.local_weight * local.sum(0), {
             **logs,
-            "global_loss": whole.detach().mean(),
-            "local_loss": local.detach().mean(),
+            "global_loss": batch.local_mean(whole),
+            "local_loss": batch.local_mean(local.mean(0)),
         }
 
     def _contrasts(self, pairs: PairEmbeddings, batch: EmbeddedBatch, negatives: HardNegatives) -> list[Tensor]:

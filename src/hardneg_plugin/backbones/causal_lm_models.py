@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hardneg_plugin.backbones.huggingface_models import config_of
 from hardneg_plugin.errors import UserError, first_line
 
 # transformers and peft take seconds to import: functions import what they need of them.
@@ -46,9 +47,14 @@ def load_language_model(name_or_path: str, vocab_size: int, dtype: torch.dtype) 
     """
     from transformers import AutoModelForCausalLM
 
+    config = config_of(name_or_path)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
-            name_or_path, dtype=dtype, output_loading_info=True, trust_remote_code=False
+            name_or_path,
+            config=config,
+            dtype=dtype,
+            output_loading_info=True,
+            trust_remote_code=False,
         )
     except Exception as error:  # the hub and the readers of its files raise errors of many kinds
         raise UserError(

@@ -38,6 +38,7 @@ def decode_by_generate(
             logits_processor=processors,
             return_dict_in_generate=True,
             output_scores=is_beam_search,  # else there are no scores of whole beams
+            trust_remote_code=False,
         )
     rows = found.sequences[:, begin:]
     tokens = F.pad(torch.where(rows == end_row, 0, rows + 1), (0, decoding.max_length - rows.shape[1]))

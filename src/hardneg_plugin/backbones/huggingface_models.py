@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 
+from hardneg_plugin.backbones.model_code import without_code
 from hardneg_plugin.errors import UserError, first_line
 
 # transformers takes seconds to import: functions import what they need of it.
@@ -19,15 +20,15 @@ INSTEAD = "Take a GPT-2, BERT, RoBERTa or BART."
 
 
 def config_of(name_or_path: str) -> Any:
-    """The config of a model on the hub or in a folder.
+    """The config of a model on the hub or in a folder, without code that comes with it.
 
     Raises:
-        UserError: If it cannot be loaded.
+        UserError: If it cannot be loaded, or asks for a kernel to be downloaded.
     """
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+        return without_code(AutoConfig.from_pretrained(name_or_path, trust_remote_code=False))
     except Exception as error:  # the hub and the readers of its files raise errors of many kinds
         raise UserError(_cannot_load(name_or_path, error)) from error
 
@@ -74,7 +75,7 @@ def build(config: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     except Exception as error:  # values are checked by each model in its own way
         raise UserError(
             f"config: a {config.model_type} cannot be built as a decoder that cross-attends: {first_line(error)}. "

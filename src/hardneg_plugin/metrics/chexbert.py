@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hardneg_plugin.backbones.model_code import without_code
 from hardneg_plugin.errors import UserError, first_line
 from hardneg_plugin.metrics.chexpert import CONDITIONS, label_f1
 from hardneg_plugin.metrics.clinical import check_files
@@ -19,6 +21,7 @@ HUB = ("StanfordAIMI/RRG_scorers", "chexbert.pth")
 CLASSES = np.array([np.nan, 1.0, 0.0, -1.0])
 """Blank, positive, negative, uncertain."""
 MAX_TOKENS = 512
+PLAIN = {"trust_remote_code": False}
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,8 @@ class CheXbert:
         if Path(self.bert).is_dir():  # for a folder without these files, transformers makes defaults
             check_files(Path(self.bert), ["config.json", "vocab.txt"], "clinical.chexbert.bert")
         try:
-            config = _cached_or_downloaded(BertConfig.from_pretrained, self.bert)
-            tokenizer = _cached_or_downloaded(BertTokenizer.from_pretrained, self.bert)
+            config = without_code(_cached_or_downloaded(partial(BertConfig.from_pretrained, **PLAIN), self.bert))
+            tokenizer = _cached_or_downloaded(partial(BertTokenizer.from_pretrained, **PLAIN), self.bert)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"clinical.chexbert.bert: expected config.json and vocab.txt of bert-base-uncased, but {self.bert!r} cannot be "

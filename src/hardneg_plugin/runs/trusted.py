@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from hardneg_plugin.backbones.model_code import objection
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.errors import UserError
 
@@ -35,9 +36,6 @@ ELSEWHERE = {
     ),
 }
 
-# Arguments of trusted targets that read a file in a way that can run code: up to 1.0.15, timm unpickles this one.
-REFUSED_ARGUMENTS = ("checkpoint_path",)
-
 INSTEAD = "A run from someone else could run their code. If you trust it, add trust=true."
 
 
@@ -56,7 +54,9 @@ def trusted_targets() -> frozenset[str]:
 
 
 def check_trusted(config: Any, where: str) -> None:
-    """Refuse a config with a `_target_` that is not trusted, or with an interpolation; nothing is imported.
+    """Refuse a config with a `_target_` that is not trusted, an interpolation, or a setting by which a model brings code.
+
+    Nothing is imported.
 
     Args:
         config: a config or plain values, resolved.
@@ -73,8 +73,8 @@ def check_trusted(config: Any, where: str) -> None:
         if name == "_target_" and (not isinstance(value, str) or value not in trusted_targets()):
             shown = reprlib.repr(value) if not isinstance(value, str) else value[:200]
             raise UserError(f"{where}: {key} is {shown}, which no config of the project names. {INSTEAD}")
-        if name in REFUSED_ARGUMENTS and value is not None:
-            raise UserError(f"{where}: {key} would read {reprlib.repr(value)} in a way that can run code. {INSTEAD}")
+        if (reason := objection(name, value)) is not None:
+            raise UserError(f"{where}: {key} is {reprlib.repr(value)}, which {reason}. {INSTEAD}")
         if isinstance(value, str) and "${" in value:
             raise UserError(
                 f"{where}: {key} is {reprlib.repr(value)}, but the config of a run has plain values only. {INSTEAD}"

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from pathlib import Path
 
 import pytest
 from hydra.utils import get_object
@@ -154,6 +155,58 @@ def test_plain_values_are_trusted_until_a_target_is_hidden_among_them(values, pa
 def test_nothing_is_looked_up_or_read_along(values):
     with pytest.raises(UserError, match="trust=true"):
         check_trusted(OmegaConf.create(values), "config.yaml")
+
+
+CODE_OF_MODELS = [
+    {"pretrained_cfg_overlay": {"file": "weights.pth"}},
+    {"pretrained_cfg": {"url": "http://elsewhere/weights.pth", "custom_load": True}},
+    {"pretrained_cfg": "someone_in1k"},
+    {"checkpoint_path": "weights.pth"},
+    {"cache_dir": "/elsewhere"},
+    {"auto_map": {"AutoModelForCausalLM": "someone/model--code.Model"}},
+    {"trust_remote_code": True},
+    {"trust_remote_code": "yes"},
+    {"custom_generate": "someone/code"},
+    {"use_kernels": True},
+    {"megatron_config": {}},
+    {"megatron_core": "someones_module"},
+    {"_attn_implementation": "someone/kernel"},
+    {"attn_implementation": "kernels-community/flash-attn2"},
+    {"_attn_implementation_internal": "someone/kernel:function"},
+    {"_attn_implementation": {"": "sdpa", "text_config": "someone/kernel"}},
+    {"_attn_implementation": "paged|someone/kernel"},
+    {"_attn_implementation": ["sdpa"]},
+    {"_experts_implementation": "someone/kernel"},
+]
+
+
+@pytest.mark.parametrize("setting", CODE_OF_MODELS, ids=str)
+def test_a_model_brings_no_code_of_its_own(setting):
+    for place in PLACES.values():
+        with pytest.raises(UserError, match=rf"^config\.yaml: .*{next(iter(setting))}.* is .*trust=true"):
+            check_trusted(place({"_target_": "torch.optim.AdamW", "options": {"x": [0, setting]}}), "config.yaml")
+
+
+def test_what_models_of_ones_own_have_is_taken():
+    check_trusted(
+        {
+            "config": {
+                "model_type": "gpt2",
+                "_attn_implementation": "sdpa",
+                "auto_map": None,
+                "trust_remote_code": False,
+            },
+            "text_config": {"_attn_implementation": {"": "eager", "text_config": "flash_attention_2", "vision": None}},
+            "visual": {"pretrained": True, "weights": "weights.safetensors", "options": {"pretrained": 1}},
+        },
+        "config.yaml",
+    )
+
+
+def test_timm_is_new_enough_to_read_weights_as_tensors_only():
+    lines = (Path(__file__).parents[3] / "pyproject.toml").read_text().splitlines()
+    (line,) = (line.strip() for line in lines if line.strip().startswith('"timm'))
+    assert re.fullmatch(r'"timm>=1\.0\.26",  # .+', line)
 
 
 FILES: dict[str, str | bytes] = {

@@ -425,6 +425,15 @@ def test_a_checkpoint_of_a_stranger_runs_nothing(run, stranger, change, mentione
     assert not stranger.exists()
 
 
+def test_a_checkpoint_names_no_class_even_if_trusted(run, stranger):
+    """A comparison trusts the settings of its runs, which it has compared; their checkpoints it has not."""
+    path = run / "checkpoints" / "best.ckpt"
+    torch.save({**torch.load(path, weights_only=True), "backbone": {"width": {"_target_": "stranger.act"}}}, path)
+    with pytest.raises(UserError, match=r"best\.ckpt: width\._target_ is 'stranger\.act'"):
+        ReportGenerator.from_run(run, trust=True)
+    assert not stranger.exists()
+
+
 def test_scoring_reads_the_checkpoint_of_a_stranger_as_carefully(cli, run, stranger):
     path = run / "checkpoints" / "best.ckpt"
     torch.save({**torch.load(path, weights_only=True), "backbone": {"_target_": "stranger.act"}}, path)

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.folder_lock import hold_folder
 from hardneg_plugin.runs.folder import RunFolder
+from hardneg_plugin.runs.overrides import quoted
 
 ELSEWHERE = "Set another compare.folder, or remove this one."
 NOT_COMPARED = (
@@ -90,14 +93,18 @@ def at_work_on(comparison: Path) -> AbstractContextManager[int]:
 
 
 def check_same_settings(runs: Sequence[PlannedRun]) -> None:
-    """Check that runs that have begun were trained under these settings.
+    """Check that runs that have begun were trained under these settings, and would be resumed under them.
+
+    Nothing else is asked before the code that their settings name is run, so a folder of someone else must not get through.
 
     Raises:
-        UserError: they were not; names the first difference.
+        UserError: they were not; names the first difference. A link leads out of a run folder.
     """
     for run in runs:
         if run.state == "missing":
             continue
+        run.folder.check_links(ELSEWHERE)
+        _check_same_overrides(run)
         existing = flattened(OmegaConf.to_container(run.folder.read_config(trust=True), resolve=False))
         wanted = flattened(run.settings)
         for key in sorted(existing.keys() | wanted.keys()):
@@ -106,6 +113,27 @@ def check_same_settings(runs: Sequence[PlannedRun]) -> None:
                 raise UserError(
                     f"{run.folder.path} was trained under other settings: {key} is {before} there and {now} here. {ELSEWHERE}"
                 )
+
+
+def _check_same_overrides(run: PlannedRun) -> None:
+    """Refuse a run with overrides, which it would be resumed under, that this comparison does not give it."""
+    own = [*run.overrides, f"monitor={quoted(str(run.settings.get('monitor')))}"]  # which a resumed run is given
+    known = {_meaning(text) for text in own}
+    for text in run.folder.read_overrides():
+        if _meaning(text) not in known:
+            raise UserError(
+                f"{run.folder.path} was trained under other settings: its overrides.yaml has {text[:200]!r}, which this "
+                f"comparison does not set. {ELSEWHERE}"
+            )
+
+
+def _meaning(text: str) -> str:
+    """What an override does, however it is quoted."""
+    try:
+        (override,) = OverridesParser.create().parse_overrides([text])
+        return repr((override.type, override.get_key_element(), override.value()))
+    except (HydraException, ValueError):
+        return text
 
 
 def flattened(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -117,12 +145,14 @@ def flattened(value: Any, prefix: str = "") -> dict[str, Any]:
 
     >>> flattened({"data": {"root": "x"}, "seed": 1})
     {'data.root': 'x', 'seed': 1}
+    >>> flattened({"data.root": "x"})  # a key with a dot is not one within another
+    {"'data.root'": 'x'}
     """
     if isinstance(value, dict) and value:
         return {
             key: inner
             for name, part in value.items()
             if f"{prefix}{name}" not in NOT_COMPARED
-            for key, inner in flattened(part, f"{prefix}{name}.").items()
+            for key, inner in flattened(part, f"{prefix}{repr(name) if '.' in str(name) else name}.").items()
         }
     return {prefix.removesuffix("."): value}

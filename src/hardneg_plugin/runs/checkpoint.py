@@ -15,7 +15,7 @@ from hardneg_plugin.data.tokenizer import Tokenizer, tokenizer_from_state
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.runs.folder import RunFolder
 from hardneg_plugin.runs.shell import command_line
-from hardneg_plugin.runs.trusted import check_trusted
+from hardneg_plugin.runs.trusted import check_plain, check_trusted
 
 HOST = "hardneg_plugin.models.report_generator.ReportGenerator"
 PLUGGED = "hardneg_plugin.models.hard_negative_generator.HardNegativeReportGenerator"
@@ -67,16 +67,17 @@ def load_trained_model(
     Args:
         model: the model's config, as training started from it.
         path: the checkpoint, which says how its decoder is built.
-        trust: build any class that the checkpoint names.
+        trust: build any class that the config names; the checkpoint names none.
         hard_negatives: False builds the bare host, which suffices for writing reports; the objective may need further files.
         arguments: more arguments of the model.
 
     Raises:
-        UserError: the file cannot be read, does not fit the model, or names a class that is not trusted.
+        UserError: the file cannot be read, does not fit the model, or names a class.
     """
     checkpoint = read_checkpoint(path)
     if trust is not True:
         check_trusted(checkpoint["backbone"], str(path))
+    check_plain(checkpoint["backbone"], str(path))
     if not hard_negatives and model.get("_target_") == PLUGGED:
         model, checkpoint = _bare_host(model, checkpoint)
     tokenizer = _tokenizer_of(checkpoint, path)

@@ -47,8 +47,11 @@ class RunFolder:
             raise UserError(f"Expected the folder of a training run, but {run.path} holds no config.yaml{meant}")
         return run
 
-    def check_links(self) -> None:
+    def check_links(self, remedy: str = "If it is yours, add trust=true.") -> None:
         """Refuse symbolic links below the run folder that lead out of it: a run of someone else would be written through them.
+
+        Args:
+            remedy: a sentence that says what to do.
 
         Raises:
             UserError: with the first such link.
@@ -60,7 +63,7 @@ class RunFolder:
                 if os.path.commonpath([top, target]) != top:
                     raise UserError(
                         f"{link} is a symbolic link to {target}, out of the run folder: through it a run from someone else would "
-                        "read or write your files. If it is yours, add trust=true."
+                        f"read or write your files. {remedy}"
                     )
 
     def predictions(self, name: str) -> Path:

@@ -81,6 +81,24 @@ def check_trusted(config: Any, where: str) -> None:
             )
 
 
+def check_plain(settings: Any, where: str) -> None:
+    """Refuse settings of a decoder that name a class: they are plain values, so that nobody is asked to trust a checkpoint.
+
+    Args:
+        settings: of the decoder, from a checkpoint.
+        where: what it was read from, for the message.
+
+    Raises:
+        UserError: with the key.
+    """
+    for path, value in _entries(settings):
+        if path and path[-1] == "_target_":
+            raise UserError(
+                f"{where}: {'.'.join(path)} is {reprlib.repr(value)}, but a checkpoint holds plain values only. It is "
+                "damaged or made to run code: train anew, or get it from elsewhere."
+            )
+
+
 def _entries(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every value at any depth, and keys with interpolations."""
     yield path, value

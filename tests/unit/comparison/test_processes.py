@@ -265,3 +265,47 @@ for task in given["tasks"].strip("[]").split(","):
     assert {name: work.error for name, work in failed.items()} == dict.fromkeys(
         ["host, seed 1", "host, seed 2", "arc, seed 1"], "vqa: no."
     )
+
+
+def begun(plan):
+    """A run of a comparison that has begun as it should, and what would run code if it were resumed."""
+    run = plan(host="a.b=1")[0]
+    (run.folder.path / "checkpoints").mkdir(parents=True)
+    settings = {"data": {"size": 3}, "model": {"_target_": "mine.Model"}, "decoding": {"y": 1}, "monitor": "val/R@5"}
+    run.folder.config.write_text(OmegaConf.to_yaml(settings))
+    run.folder.overrides.write_text(OmegaConf.to_yaml(["a.b='1'", "seed=1", "monitor='val/R@5'"]))
+    return PlannedRun("host", 1, ["a.b='1'", "seed=1"], settings, run.folder)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["+callbacks.x._target_=os.system", "hydra.searchpath=[/x]", "--config-dir=/x", "seed=2", "a.b=1,2", "nonsense"],
+)
+def test_a_run_that_would_be_resumed_under_other_settings_is_refused(plan, override):
+    """Its config.yaml is compared, but it is its overrides.yaml that is replayed."""
+    run = begun(plan)
+    check_same_settings([run])
+    run.folder.overrides.write_text(OmegaConf.to_yaml([*run.overrides, override]))
+    with pytest.raises(UserError, match=r"seed_1 was trained under other settings: its overrides\.yaml has"):
+        check_same_settings([run])
+
+
+def test_a_setting_is_not_hidden_by_a_key_with_dots(plan):
+    run = begun(plan)
+    text = run.folder.config.read_text().replace("mine.Model", "os.system")
+    run.folder.config.write_text(f"{text}model._target_: mine.Model\n")
+    with pytest.raises(UserError, match="other settings"):
+        check_same_settings([run])
+
+
+def test_a_link_out_of_a_run_of_a_comparison_is_refused(plan, tmp_path):
+    run = begun(plan)
+    run.folder.last.symlink_to(tmp_path / "victim")
+    with pytest.raises(UserError, match=r"symbolic link .*compare\.folder"):
+        check_same_settings([run])
+
+
+def test_the_quotes_of_an_override_do_not_matter(plan):
+    run = begun(plan)
+    run.folder.overrides.write_text(OmegaConf.to_yaml(['a.b="1"', "seed=1"]))
+    check_same_settings([run])

@@ -17,6 +17,7 @@ from hardneg_plugin.data.leakage import ImageKeys
 from hardneg_plugin.data.prepared import DESCRIPTION
 from hardneg_plugin.data.same_files import file_size, keys_of_files
 from hardneg_plugin.data.studies import SPLITS, SplitName
+from hardneg_plugin.data.texts import is_missing, visible_text
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import is_unicode, json_kind, read_json
 
@@ -47,10 +48,11 @@ class _EntryFlaw(Exception):
 class AnnotatedStudies(FileSource["AnnotatedSplit"]):
     """A `StudySource` over `{"train" | "val" | "test": [{"id", "report", "image_path": [...]}]}`.
 
-    Entries may also have a patient ("patient", "patient_id" or "subject_id") and "labels" (a text, or a list of names).
-    Ids are unique over the whole file. Image paths are relative to the folder of images and stay inside it or inside
-    `root`. Lists of other names are left out, except a blank name in place of "test" (`read_lists`). Everything is checked
-    once here, so that nothing fails in mid-training.
+    Entries may also have a patient ("patient", "patient_id" or "subject_id") and "labels" (a text, or a list of names). Texts
+    but ids are read as a reader sees them (`visible_text`); a NaN or "nan" counts as missing. Ids are unique over the whole
+    file. Image paths are relative to the folder of images and stay inside it or inside `root`. Lists of other names are left
+    out, except a blank name in place of "test" (`read_lists`). Everything is checked once here, so that nothing fails in
+    mid-training.
 
     Args:
         root: folder of the data set.
@@ -233,10 +235,10 @@ def _parse_entry(entry: Any) -> _Entry:
         raise _flaw_of(entry, "image_path", "a list of at least one path")
     return _Entry(
         id=_text(entry, "id", "a text or an integer"),
-        report=_text(entry, "report", "a text that is not empty"),
+        report=_seen(entry, "report", "a text that is not empty"),
         images=tuple(_text({"image_path": image}, "image_path", "a list of paths") for image in images),
         patient=next(
-            (_text(entry, key, "a text or an integer") for key in _PATIENT_KEYS if entry.get(key) is not None), None
+            (_seen(entry, key, "a text or an integer") for key in _PATIENT_KEYS if not is_missing(entry.get(key))), None
         ),
         labels=_labels(entry),
     )
@@ -251,13 +253,25 @@ def _text(entry: Mapping[str, Any], key: str, expected: str) -> str:
     return value
 
 
+def _seen(entry: Mapping[str, Any], key: str, expected: str) -> str:
+    """A text as a reader sees it."""
+    text = visible_text(_text(entry, key, expected))
+    if is_missing(text):
+        raise _flaw_of(entry, key, expected)
+    return text
+
+
 def _labels(entry: Mapping[str, Any]) -> str | None:
     labels = entry.get("labels")
     if isinstance(labels, list) and all(isinstance(name, str) and is_unicode(name) for name in labels):
-        return "|".join(sorted(set(labels)))
-    if labels is not None and not (isinstance(labels, str) and is_unicode(labels)):
+        return "|".join(sorted(set(map(visible_text, labels))))
+    if isinstance(labels, str) and is_unicode(labels) and not labels.strip():
+        return labels
+    if is_missing(labels):
+        return None
+    if not (isinstance(labels, str) and is_unicode(labels)):
         raise _flaw_of(entry, "labels", "a text or a list of names")
-    return labels
+    return visible_text(labels)
 
 
 def _flaw_of(entry: Mapping[str, Any], key: str, expected: str) -> _EntryFlaw:

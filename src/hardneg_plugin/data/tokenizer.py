@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from tokenizers import Tokenizer as Backend
 
 from hardneg_plugin.data.cleaning import CLEANINGS
+from hardneg_plugin.data.texts import lacks_spaces
 from hardneg_plugin.errors import UserError, first_line
 
 UNKNOWN_WORD = "<unk>"
@@ -80,12 +81,17 @@ class WordTokenizer:
             cleaning: a name in `CLEANINGS`.
 
         Raises:
-            UserError: an argument is invalid, or no word is seen that often.
+            UserError: an argument is invalid, no word is seen that often, or the reports have no spaces between words.
         """
         if min_count < 1:
             raise UserError(f"Expected `min_count` >= 1, but got {min_count}.")
         if cleaning not in CLEANINGS:
             raise UserError(f"Expected `cleaning` to be one of {sorted(CLEANINGS)}, but got {cleaning!r}.")
+        if lacks_spaces(reports):
+            raise UserError(
+                f"Expected spaces between the words of reports, but got {reports[0][:20]!r} and others in a script without. Take "
+                "tokenizer=huggingface with a tokenizer of that language, or put spaces between words or characters."
+            )
         counts = Counter(word for report in reports for word in CLEANINGS[cleaning](report).split())
         words = {word for word, count in counts.items() if count >= min_count}
         if not words:

@@ -8,6 +8,7 @@ from functools import cache
 
 import numpy as np
 
+from hardneg_plugin.data.texts import lacks_spaces
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.metrics.meteor import MeteorError, check_pairs, meteor_scores
 from hardneg_plugin.metrics.score_card import ScoreCard
@@ -59,12 +60,18 @@ class CaptionScores:
 
         Returns:
             Of the corpus "BLEU-1" to "BLEU-4", "METEOR", "ROUGE-L" in [0, 1] and "CIDEr" in [0, 10]; of each report "BLEU-4",
-            "METEOR", "ROUGE-L" and "CIDEr". If METEOR cannot be computed, it is left out with a warning.
+            "METEOR", "ROUGE-L" and "CIDEr". If METEOR cannot be computed, it is left out with a warning; references without spaces
+            between words are warned of, too.
 
         Raises:
             ValueError: the numbers of texts differ, or there are none.
         """
         check_pairs(generated, references)
+        if lacks_spaces(references):
+            _warn_once(
+                "The references have no spaces between words, so BLEU, ROUGE-L, CIDEr and METEOR take whole sentences for words. "
+                "Put spaces between words or characters, in references and generated reports."
+            )
         from pycocoevalcap.bleu.bleu_scorer import BleuScorer
         from pycocoevalcap.cider.cider import Cider
         from pycocoevalcap.rouge.rouge import Rouge

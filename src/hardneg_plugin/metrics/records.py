@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
+from hardneg_plugin.data.texts import visible_text
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import is_unicode
 from hardneg_plugin.metrics.findings import Findings
@@ -51,7 +52,7 @@ def make_record(
     labels: str | None = None,
     read_findings: Callable[[str], Findings] | None = None,
 ) -> PredictionRecord:
-    """The record of a study with what is known of it.
+    """The record of a study with what is known of it, its texts as a reader sees them (`visible_text`).
 
     Args:
         study: its id.
@@ -64,7 +65,7 @@ def make_record(
     >>> make_record("a", "left effusion .", "no effusion .", patient="p")
     {'id': 'a', 'reference': 'left effusion .', 'generated': 'no effusion .', 'patient': 'p'}
     """
-    record = PredictionRecord(id=study, reference=reference, generated=generated)
+    record = PredictionRecord(id=study, reference=visible_text(reference), generated=visible_text(generated))
     if patient is not None:
         record["patient"] = patient
     if labels is not None:
@@ -101,7 +102,7 @@ def findings_from_json(stated: Sequence[Any]) -> Findings:
 
 
 def read_predictions(path: Path) -> list[PredictionRecord]:
-    """The records of a predictions file, in its order.
+    """The records of a predictions file, in its order, with texts as a reader sees them (`visible_text`).
 
     Raises:
         UserError: it cannot be read, is empty, a line is not a record, or a study is repeated.
@@ -145,7 +146,8 @@ def _record(line: str, where: str) -> PredictionRecord:
             f'{where}: expected "reference" and "generated" under "findings", lists of [name, attributes], but got '
             f"{record['findings']!r}."
         )
-    return cast(PredictionRecord, record)
+    seen = {key: visible_text(record[key]) for key in ("reference", "generated", "cut_reference") if key in record}
+    return cast(PredictionRecord, record | seen)
 
 
 def _is_number(value: Any) -> bool:

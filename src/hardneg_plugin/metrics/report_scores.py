@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hardneg_plugin.data.studies import Batch, FindingsReader
+from hardneg_plugin.data.texts import visible_text
 from hardneg_plugin.metrics.caption import CaptionScores
 from hardneg_plugin.metrics.diversity import collapse_warning
 from hardneg_plugin.metrics.peers import Peers
@@ -94,7 +95,7 @@ class ReportScores(StudyMetric[tuple[list[PredictionRecord], ScoreCard]]):
         ]
         for record, cut_reference, (loss, tokens) in zip(records, cut, losses.tolist(), strict=True):
             if self.cut:
-                record["cut_reference"] = cut_reference
+                record["cut_reference"] = visible_text(cut_reference)
             if tokens > 0:
                 record["measured"] = {"loss": loss, "tokens": tokens}
         peers = Peers.of(references, patients, labels)

@@ -185,3 +185,17 @@ def test_different_tokenizers_are_not_equal(folder):
     assert words != WordTokenizer(("<unk>", "b"))
     assert words != WordTokenizer(("<unk>", "a"), "mimic_cxr")
     assert words != HuggingFaceTokenizer.from_reports((), str(folder))
+
+
+CHINESE = [
+    "\u53cc\u80ba\u7eb9\u7406\u6e05\u6670\uff0c\u672a\u89c1\u5b9e\u53d8\u5f71\u3002\u5fc3\u5f71\u6b63\u5e38\u3002"
+] * 3
+
+
+def test_reports_in_a_script_without_spaces_need_another_tokenizer():
+    with pytest.raises(UserError, match=r"Expected spaces between the words.*tokenizer=huggingface"):
+        WordTokenizer.from_reports(CHINESE)
+    spaced = [" ".join(report) for report in CHINESE]
+    assert len(WordTokenizer.from_reports(spaced).vocabulary) > 10
+    assert WordTokenizer.from_reports(["\u6d88\u6c14: no effusion in either lung, normal heart."] * 3)
+    assert WordTokenizer.from_reports(["Pneumonoultramicroscopicsilicovolcanoconiosis."] * 3)

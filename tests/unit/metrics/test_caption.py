@@ -171,3 +171,13 @@ def test_a_missing_pycocoevalcap_is_told_at_construction(monkeypatch):
 def test_refuses_unequal_numbers_of_texts(generated, references):
     with pytest.raises(ValueError, match="as many generated reports as references"):
         caption_scores(generated, references)
+
+
+def test_references_without_spaces_are_warned_of():
+    chinese = "\u53cc\u80ba\u7eb9\u7406\u6e05\u6670\uff0c\u672a\u89c1\u5b9e\u53d8\u5f71\u3002"
+    caption._warn_once.cache_clear()
+    with pytest.warns(UserWarning, match="no spaces between words"):
+        caption_scores([chinese], [chinese], meteor=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        caption_scores([" ".join(chinese)], [" ".join(chinese)], meteor=False)

@@ -10,6 +10,7 @@ from hardneg_plugin.data.downloads.folders import path_within
 from hardneg_plugin.data.downloads.iu_xray import mesh_labels
 from hardneg_plugin.data.downloads.study import DroppedEntry, OriginalStudy
 from hardneg_plugin.data.downloads.tables import check_columns, read_table
+from hardneg_plugin.data.texts import is_missing
 from hardneg_plugin.errors import UserError
 
 _REPORT_COLUMNS = ("uid", "mesh", "findings", "impression")
@@ -94,7 +95,7 @@ def _read(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str,
     line = 0
     for line, row in read_table(file):
         check_columns(file, row, columns)
-        cells = {name: row[name].strip() for name in columns}
+        cells = {name: "" if is_missing(row[name]) else row[name].strip() for name in columns}
         if not cells["uid"]:
             raise UserError(f"Expected a uid in each row of {file}, but line {line} has none.")
         yield line, cells

@@ -11,20 +11,21 @@ from typing import Any, NamedTuple
 
 from hardneg_plugin.data.downloads.folders import path_within
 from hardneg_plugin.data.downloads.study import DroppedEntry, OriginalStudy, label_text
-from hardneg_plugin.data.downloads.tables import TABLE_SUFFIXES, column_name, parse_json, read_rows
+from hardneg_plugin.data.downloads.tables import TABLE_SUFFIXES, column_name, parse_list, read_rows
 from hardneg_plugin.data.studies import SplitName
+from hardneg_plugin.data.texts import is_missing, visible_text
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import is_unicode, json_kind
 
 _log = logging.getLogger(__name__)
 
 _COMMON_NAMES = {
-    "id": ("id", "study_id"),
-    "images": ("images", "image", "image_path"),
+    "id": ("id", "study_id", "studyid"),
+    "images": ("images", "image", "image_path", "imageid"),
     "report": ("report", "text"),
     "findings": ("findings",),
     "impression": ("impression",),
-    "patient": ("patient", "patient_id", "subject_id"),
+    "patient": ("patient", "patient_id", "subject_id", "patientid"),
     "labels": ("labels",),
     "split": ("split",),
 }
@@ -44,12 +45,14 @@ class ListedStudies:
 
     Columns by their common names (case, blanks and hyphens do not matter; of several, the first listed is read):
 
-    - id, study_id. A study may have several rows, one for each of its images.
-    - images, image, image_path: relative to the folder of images; several are separated by "|" or ";", or a JSON list.
+    - id, study_id, StudyID. A study may have several rows, one for each of its images.
+    - images, image, image_path, ImageID: relative to the folder of images; several are separated by "|" or ";", or a list as
+      JSON or Python writes it (PadChest's `['a', 'b']`).
     - one or more of report or text, findings, impression.
-    - optional: patient, patient_id, subject_id.
+    - optional: patient, patient_id, subject_id, PatientID.
     - optional: labels, several as with images. "normal" or "no finding", or in JSON an empty list, are the set without
       findings; a blank cell is unknown.
+    - a cell that stands for none ("nan", a NaN of JSON: `is_missing`) is blank.
     - optional: split: train(ing), val(id, idate, idation), dev, test(ing).
 
     Other columns are left out with a warning. Studies without an image are dropped, as are images that are missing and, in
@@ -248,7 +251,7 @@ def _text(cells: _Cells, key: str, expected: str) -> str | None:
     value = cells.get(key)
     if type(value) is int and key in ("id", "patient"):
         return str(value)
-    if value is None:
+    if is_missing(value):
         return None
     if not isinstance(value, str):
         raise _RowFlaw(f'expected "{key}" to be {expected}, but got {json_kind(value)}')
@@ -258,20 +261,24 @@ def _text(cells: _Cells, key: str, expected: str) -> str | None:
 def _several(cells: _Cells, key: str) -> list[str] | None:
     """The texts of a cell; None where it is blank."""
     value = cells.get(key)
-    if isinstance(value, str):
-        if not value.strip():
-            return None
-        try:
-            value = parse_json(value) if value.lstrip().startswith("[") else re.split(r"[|;]", value)
-        except ValueError as error:
-            raise _RowFlaw(f'expected "{key}" to be JSON, as it begins with "[", but {error}') from error
-    if value is None:
+    if is_missing(value):
         return None
+    if isinstance(value, str):
+        try:
+            value = parse_list(value) if value.lstrip().startswith("[") else re.split(r"[|;]", value)
+        except ValueError as error:
+            raise _RowFlaw(
+                f'expected "{key}" to be JSON or a list of Python\'s, as it begins with "[", but {error}; write ["a", "b"] or a|b'
+            ) from error
+    if key == "labels" and isinstance(value, list):
+        value = [part for part in value if not is_missing(part)]
     if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
         raise _RowFlaw(
             f'expected "{key}" to be a text, several between "|", or a list of texts, but got {json_kind(value)}'
         )
-    return [part.strip() for part in value if _checked(part, key).strip()]
+    # the names of labels as a reader sees them; paths as they are
+    seen = visible_text if key == "labels" else str
+    return [name for part in value if (name := seen(_checked(part, key)).strip())]
 
 
 def _checked(text: str, key: str) -> str:

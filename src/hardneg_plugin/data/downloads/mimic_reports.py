@@ -14,6 +14,7 @@ import pyarrow as pa
 from hardneg_plugin.data.downloads.folders import leaves, path_within
 from hardneg_plugin.data.downloads.mimic_tables import StudyRows, read_table
 from hardneg_plugin.data.downloads.sections import read_sections
+from hardneg_plugin.data.texts import visible_text
 from hardneg_plugin.errors import UserError
 
 MAX_REPORT = 2**20
@@ -165,7 +166,7 @@ def _divided(content: bytes, name: str) -> ReportTexts:
     if len(content) > MAX_REPORT:
         raise MissingReport("report too large", name)
     try:
-        text = content.decode("utf-8-sig")
+        text = visible_text(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise MissingReport("report not in UTF-8", f"{name}: byte {error.start}") from error
     return ReportTexts(*read_sections(text), " ".join(text.split()))

@@ -14,6 +14,8 @@ from hardneg_plugin.data.studies import SPLITS, SplitName
 from hardneg_plugin.errors import UserError
 
 _SPLIT_NAMES: dict[str, SplitName] = {"train": "train", "validate": "val", "val": "val", "test": "test"}
+NULLS = ["", "nan", "NaN", "<NA>", "null", "NULL", "#N/A", "None"]
+"""Cells that stand for none, as `is_missing` has them."""
 _BLANK, _UNCERTAIN, _NEGATIVE, _POSITIVE = -2, -1, 0, 1
 
 
@@ -197,7 +199,7 @@ def read_table(file: Path, columns: Mapping[str, Any], *, others: Any = None) ->
             )
         types = dict(columns) if others is None else dict.fromkeys(there, others) | dict(columns)
         converting = csv.ConvertOptions(
-            column_types=types, include_columns=list(types), strings_can_be_null=True, null_values=[""]
+            column_types=types, include_columns=list(types), strings_can_be_null=True, null_values=NULLS
         )
         with pa.input_stream(str(file), compression=kind) as stream:
             return csv.read_csv(stream, parse_options=parsing, convert_options=converting)

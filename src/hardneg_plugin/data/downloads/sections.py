@@ -5,6 +5,9 @@ A report is cut at its headers. A header is a known name before a colon, or alon
 - at the start of a line, in capitals or capitalised (those of findings and impression also in lower case);
 - in mid-line, in capitals, or capitalised after the end of a sentence.
 
+A long name with one slip behind its first letter (a letter too many, too few, wrong, or two exchanged: "FINIDNGS:") is that
+name, in capitals or capitalised at the start of a line, before a colon.
+
 Any other name before a colon ("LUNGS:", "AP chest compared to ___:") is text. So are views as a header ("CHEST, PA AND
 LATERAL:") within findings or an impression; elsewhere they open the body of the report.
 """
@@ -23,6 +26,21 @@ class Sections(NamedTuple):
     impression: str
 
 
+def _slips(*names: str) -> str:
+    """Each name with one slip behind its first letter, as a pattern in capitals."""
+    found: set[str] = set()
+    for name in names:
+        for place in range(1, len(name) + 1):
+            head, tail = name[:place], name[place:]
+            found |= {
+                rf"{head}[A-Z]{tail}",
+                head + tail[1:],
+                rf"{head}[A-Z]{tail[1:]}",
+                head + tail[1:2] + tail[:1] + tail[2:],
+            }
+    return "|".join(sorted(found - set(names)))
+
+
 _FINDINGS = r"(?:PERTINENT )?FINDINGS?(?: ?(?:/|&|AND) ?IMPRESSIONS?)?|IMPRESSIONS? ?(?:/|&|AND) ?FINDINGS?"
 _IMPRESSION = r"(?:FINAL )?IMPRESSIONS?|CONCLUSIONS?|SUMMARY"
 _DRAFT = r"WET READ(?:ING)?|(?:FINAL )?ADDENDUM|PROVISIONAL FINDINGS IMPRESSION|PRELIMINARY REPORT"
@@ -32,6 +50,11 @@ _OTHER = (
 )
 _TITLES = r"EXAM(?:INATION)?|STUDY|PROCEDURE|VIEWS?|DATE|CONTRAST|DOSE"
 """Names that are also words of findings: headers only at the start of a line."""
+_SLIPS: dict[_Kind, str] = {
+    "findings": _slips("FINDINGS"),
+    "impression": _slips("IMPRESSION", "CONCLUSION"),
+    "other": _slips("INDICATION", "COMPARISON", "TECHNIQUE", "RECOMMENDATION", "NOTIFICATION"),
+}
 _SIGNED = r"(?:DICTATED|(?:ELECTRONICALLY )?SIGNED|APPROVED|TRANSCRIBED|REVIEWED|INTERPRETED|READ) BY\b"
 _VIEW = r"\b(?:CHEST|CXR|RADIOGRAPHS?|X-?RAYS?|PORTABLE|FRONTAL|LATERAL|PA|AP|VIEWS?)\b"
 
@@ -48,6 +71,11 @@ def _within(names: str, *, capitalised: bool = True) -> str:
     return capitals + rf"|(?<=[.;])[ \t]*(?=[A-Z])(?i:{names}){_AFTER}" * capitalised
 
 
+def _with_slip(kind: _Kind) -> tuple[_Kind, str]:
+    names = _SLIPS[kind]
+    return kind, rf"^(?=[A-Z])(?i:{names})[ \t]*:|(?<=[\s.,;])(?:{names})[ \t]*:"
+
+
 _HEADERS: tuple[tuple[_Kind, str], ...] = (  # of several that match at one place, the first is taken
     ("final", r"^FINAL REPORT\b[ \t]*:?"),
     ("draft", rf"^(?:{_DRAFT})\b[^a-z\n:]*(?::|$)|{_begins(_DRAFT)}"),
@@ -55,6 +83,7 @@ _HEADERS: tuple[tuple[_Kind, str], ...] = (  # of several that match at one plac
     ("findings", rf"^(?i:{_FINDINGS}){_AFTER}|{_begins(_FINDINGS)}|{_within(_FINDINGS)}"),
     ("impression", rf"^(?i:{_IMPRESSION}){_AFTER}|{_begins(_IMPRESSION)}|{_within(_IMPRESSION)}"),
     ("other", rf"{_begins(f'{_OTHER}|{_TITLES}')}|{_within(_OTHER, capitalised=False)}"),
+    *map(_with_slip, _SLIPS),
     ("body", r"^(?=R)(?i:REPORT):"),
     ("body", rf"^(?=[^\n:]{{0,100}}{_VIEW})[^a-z\n]{{1,100}}?:(?=\s|$)|^(?=[^\n:]*(?i:{_VIEW}))[^\n:]{{1,80}}:$"),
 )

@@ -1,11 +1,12 @@
 """What every reader of original files yields: studies, or why one is left out."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
 from hardneg_plugin.data.studies import SplitName
+from hardneg_plugin.data.texts import visible_text
 from hardneg_plugin.errors import UserError
 
 Section = Literal["findings", "impression", "both", "report"]
@@ -82,6 +83,16 @@ def text_of(study: OriginalStudy, section: Section) -> str:
         return " ".join(filter(None, (study.findings, study.impression)))
     text: str = getattr(study, section)
     return text
+
+
+def as_seen(study: OriginalStudy) -> OriginalStudy:
+    """A study with its texts as a reader sees them (`visible_text`), without white space at their ends; its id stays as it is."""
+    findings, impression, report = (
+        visible_text(text).strip() for text in (study.findings, study.impression, study.report)
+    )
+    patient = None if study.patient is None else visible_text(study.patient).strip()
+    labels = None if study.labels is None else label_text(map(str.strip, visible_text(study.labels).split("|")))
+    return replace(study, findings=findings, impression=impression, report=report, patient=patient, labels=labels)
 
 
 def label_text(names: Iterable[str]) -> str:

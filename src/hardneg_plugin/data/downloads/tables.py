@@ -3,6 +3,7 @@
 import csv
 import difflib
 import json
+import re
 import reprlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
@@ -138,6 +139,24 @@ def parse_json(text: str) -> Any:
         return json.loads(text, object_pairs_hook=_object)
     except RecursionError as error:  # thousands of brackets within one another
         raise ValueError(str(error)) from error
+
+
+_QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+_PYTHON_LIST = re.compile(rf"\[\s*(?:(?:{_QUOTED}|nan|None)(?:\s*,\s*|\s+|(?=\])))*\]", re.DOTALL)
+
+
+def parse_list(text: str) -> Any:
+    """The value of a JSON text, or a list of texts as Python or NumPy prints it; a ValueError where it is neither.
+
+    >>> parse_list('["a", "b"]'), parse_list("['a', 'b', nan]"), parse_list("['a' 'b']")
+    (['a', 'b'], ['a', 'b'], ['a', 'b'])
+    """
+    try:
+        return parse_json(text)
+    except ValueError:
+        if not _PYTHON_LIST.fullmatch(text.strip()):
+            raise
+    return [re.sub(r"\\(.)", r"\1", part[1:-1]) for part in re.findall(_QUOTED, text)]
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

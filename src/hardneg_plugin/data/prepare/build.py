@@ -11,7 +11,15 @@ from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 
-from hardneg_plugin.data.downloads.study import SECTIONS, DroppedEntry, Originals, OriginalStudy, Section, text_of
+from hardneg_plugin.data.downloads.study import (
+    SECTIONS,
+    DroppedEntry,
+    Originals,
+    OriginalStudy,
+    Section,
+    as_seen,
+    text_of,
+)
 from hardneg_plugin.data.leakage import shared_with_training
 from hardneg_plugin.data.prepare.chunks import Chunk, ChunkRecord, store_chunk
 from hardneg_plugin.data.prepare.counts import PreparationCounts
@@ -167,7 +175,8 @@ def _usable(
 ) -> Iterator[OriginalStudy]:
     """The usable studies of a source; the others are counted and listed."""
     seen: set[int] = set()
-    for entry in source:
+    for original in source:
+        entry = as_seen(original) if isinstance(original, OriginalStudy) else original
         counts.read += 1
         flaw = entry if isinstance(entry, DroppedEntry) else _flaw(entry, section, seen)
         if flaw is not None:

@@ -152,12 +152,12 @@ def test_names_of_columns_that_are_not_there(home, columns, message):
 @pytest.mark.parametrize(
     ("header", "missing", "names"),
     [
-        ("id,report", "images (images, image, image_path)", "images: NAME"),
+        ("id,report", "images (images, image, image_path, imageid)", "images: NAME"),
         ("id,images", "report (report, text)", "report: NAME"),
         ("id,images,reprot", "report (report, text)", "report: NAME"),
         (
             "id;images;report",
-            "id (id, study_id) and images (images, image, image_path) and report (report, text)",
+            "id (id, study_id, studyid) and images (images, image, image_path, imageid) and report (report, text)",
             "id: NAME, images: NAME, report: NAME",
         ),
     ],
@@ -258,7 +258,7 @@ DEEP = "[" * 100_000
         ("t.csv", HEAD + ",a.png,r,,\n", "line 2: expected an id"),
         ("t.csv", HEAD + "1,a.png,r,tset,\n", "line 2: expected the split to be one of train.*'tset'"),
         ("t.csv", HEAD + '1,"[""a.png",r,,\n', 'line 2: expected "images" to be JSON'),
-        ("t.csv", HEAD + "1,['a.png'],r,,\n", 'line 2: expected "images" to be JSON'),
+        ("t.csv", HEAD + "1,['a.png'; 'b.png'],r,,\n", 'line 2: expected "images" to be JSON.*write \\["a", "b"\\] or a|b'),
         ("t.csv", HEAD + '1,"[1]",r,,\n', 'line 2: expected "images" to be a text'),
         ("t.csv", HEAD + f"1,{DEEP},r,,\n", 'line 2: expected "images" to be JSON'),
         ("t.csv", HEAD + "1,a.png,r,,\n1,d.jpg,q,,\n", "study '1': line 2 and line 3 differ in 'report'"),
@@ -376,3 +376,48 @@ def test_its_config(home):
     assert config.section == "report"
     assert set(config.source.columns.values()) == {None}
     assert list(instantiate(config.source)) == list(ListedStudies(file))
+
+
+NAN = [
+    {"id": "s1", "images": ["a.png"], "findings": float("nan"), "impression": "Normal.", "labels": float("nan")},
+    {"id": "s2", "images": ["a.png"], "findings": "None.", "impression": float("nan"), "patient": float("nan")},
+]
+
+
+@pytest.mark.parametrize("name", ["t.json", "t.jsonl"])
+def test_nan_of_json_is_blank(home, name):
+    content = json.dumps(NAN) if name == "t.json" else "".join(json.dumps(row) + "\n" for row in NAN)
+    assert "NaN" in content
+    first, second = read(home, content, name)
+    assert (first.findings, first.impression, first.labels) == ("", "Normal.", None)
+    assert (second.findings, second.impression, second.patient) == ("None.", "", None)
+
+
+@pytest.mark.parametrize("cell", ["nan", "NaN", " nan ", "<NA>", "null", "None", "#N/A"])
+def test_cells_that_programs_write_for_a_missing_value_are_blank(home, cell):
+    (study,) = read(
+        home, f"id,images,findings,impression,patient,labels,split\n1,a.png,{cell},Ok.,{cell},{cell},train\n"
+    )
+    assert (study.findings, study.impression, study.patient, study.labels) == ("", "Ok.", None, None)
+    with pytest.raises(UserError, match="expected an id"):
+        ListedStudies(put(home, f"id,images,report\n{cell},a.png,r\n"))
+
+
+PADCHEST = """\
+ImageID,StudyID,PatientID,Report,Labels
+a.png,20200,0,torax sin hallazgos .,"['cardiomegaly', 'pleural effusion']"
+b/c.png,20201,1,torax sin hallazgos .,"['pleural effusion', 'cardiomegaly', '', nan]"
+d.jpg,20202,2,torax sin hallazgos .,"['cardiomegaly' ""pleural effusion""]"
+a.png,20203,3,torax sin hallazgos .,['normal']
+b/c.png,20204,4,torax sin hallazgos .,"[""Chilaiditi's sign"", 'a\\'b']"
+d.jpg,20205,5,torax sin hallazgos .,nan
+"""
+
+
+def test_padchest_is_read_as_it_is_distributed(home):
+    studies = read(home, PADCHEST)
+    both = "cardiomegaly|pleural effusion"
+    assert [study.labels for study in studies] == [both, both, both, "", "Chilaiditi's sign|a'b", None]
+    assert [study.id for study in studies] == [str(number) for number in range(20200, 20206)]
+    assert [study.patient for study in studies] == list("012345")
+    assert studies[1].images == (home / "b/c.png",)

@@ -1,5 +1,6 @@
 """All reports here are made up; their shapes are those that dictated reports come in."""
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -177,3 +178,33 @@ def test_whatever_the_text_the_sections_are_words_of_it_in_their_order(report):
             place = report.find(word, place)
             assert place >= 0, word
             place += len(word)
+
+
+SLIPS = {
+    "FINDINGS": ["FINDINDGS", "FINDINS", "FINDNGS", "FINIDNGS", "FINDGINGS", "FINDNINGS", "FINSINGS", "Findngs"],
+    "IMPRESSION": ["IMPRESION", "IMPRESSOIN", "IMPRESSON", "IMPRSSION", "IMPRRESSION", "IMPRESSIOM", "Impresion"],
+}
+
+
+@pytest.mark.parametrize(("name", "slip"), [(name, slip) for name, slips in SLIPS.items() for slip in slips])
+def test_headers_with_a_slip_of_the_pen(name, slip):
+    lines = "FINAL REPORT\n\n INDICATION:  Cough.\n\n FINDINGS:  Lungs are clear.  No effusion.\n\n IMPRESSION:  No pneumonia."
+    assert read_sections(lines.replace(name, slip)) == ("Lungs are clear. No effusion.", "No pneumonia.")
+    if slip.isupper():
+        assert read_sections(" ".join(lines.replace(name, slip).split())) == (
+            "Lungs are clear. No effusion.",
+            "No pneumonia.",
+        )
+
+
+def test_other_headers_with_a_slip_end_a_section():
+    report = "FINDINGS: Clear.\nCOMPARISION: ___.\nIMPRESSION: Normal.\nRECOMENDATION: None.\n"
+    assert read_sections(report) == ("Clear.", "Normal.")
+
+
+@pytest.mark.parametrize(
+    "word", ["Filings", "LANDINGS", "WINDINGS", "COMPRESSION", "DEPRESSION", "FINDINGS OF", "findngs"]
+)
+def test_other_words_are_no_headers(word):
+    report = f"FINDINGS: Clear.\n{word}: none.\nIMPRESSION: Normal."
+    assert read_sections(report) == (f"Clear. {word}: none.", "Normal.")

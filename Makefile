@@ -1,10 +1,10 @@
-# make demo, test, test-fast, coverage, soak, lint, bench, gpu, clean: each sets up .venv first, once, and works offline after that.
+# make demo, test, test-fast, coverage, mutants, soak, lint, bench, gpu, clean: each sets up .venv first, once, and works offline after that.
 PYTHON ?= python3
 BIN := .venv/bin
 # More settings for the demo: make demo OVERRIDES="trainer.max_epochs=2"
 OVERRIDES ?=
 
-.PHONY: setup demo test test-fast coverage soak lint bench gpu clean
+.PHONY: setup demo test test-fast coverage mutants soak lint bench gpu clean
 
 setup: .venv/.ready
 
@@ -32,6 +32,16 @@ test-fast: .venv/.ready
 # Lines that tests run, but for those that only other processes run.
 coverage: .venv/.ready
 	$(PYTEST) --cov=hardneg_plugin --cov-report=term:skip-covered
+
+# Which small faults would no fast test notice? Resumes; make mutants PATHS="plugin/mixin distributed" OPTIONS="--sample 50".
+PATHS ?=
+OPTIONS ?=
+mutants: .venv/.mutants
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutants.py $(PATHS) $(OPTIONS)
+
+.venv/.mutants: .venv/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mutants]'
+	touch $@
 
 # 2,000 steps of two processes with a queue, and with a bank: is memory flat, do ranks agree?
 soak: .venv/.ready

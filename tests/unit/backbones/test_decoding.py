@@ -241,6 +241,52 @@ def test_search_stops_when_nothing_better_can_come() -> None:
     assert decoder.steps == 2
 
 
+@torch.no_grad()
+def test_a_probability_that_is_reached_exactly_is_enough() -> None:
+    decoding = Decoding(sample=True, num_return=200, max_length=1, top_p=0.5)
+    found = Scripted([[-0.7, -0.7]]).decode(torch.zeros(1, 1, 6), decoding)
+    assert found.tokens.unique().numel() == 1
+
+
+@pytest.mark.parametrize(
+    ("penalty", "end", "steps", "tokens"),
+    [
+        # sum times length: the open report, of -0.5, can still become -1.0 with its end
+        (-1.0, -1.25, 4, [1, 0, 0, 0]),
+        (-1.0, -1.0, 1, [0, 0, 0, 0]),  # of equal ones the first stays
+        (-1.0, -0.9, 1, [0, 0, 0, 0]),
+        # sum by length: at best -0.5 / 4
+        (1.0, -0.13, 4, [1, 1, 1, 1]),
+        (1.0, -0.12, 1, [0, 0, 0, 0]),
+    ],
+)
+@torch.no_grad()
+def test_with_a_length_penalty_the_search_goes_on_while_something_better_can_come(
+    penalty: float, end: float, steps: int, tokens: list[int]
+) -> None:
+    later = [0.0, -9.0] if penalty < 0 else [-9.0, 0.0]
+    decoder = Scripted([[end, -0.5], later, later, later])
+    found = decoder.decode(torch.zeros(1, 1, 6), Decoding(beam_size=2, max_length=4, length_penalty=penalty))
+    assert found.tokens[0, 0].tolist() == tokens
+    assert decoder.steps <= steps
+    if steps == 1:
+        assert decoder.steps == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"beam_size": 1}, {"sample": True, "top_k": 1}], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_patches_that_are_not_there_change_nothing(kind: str, options: dict) -> None:
+    decoder, patches = small(kind, 1, 6), torch.randn(2, 4, 5)
+    is_there = torch.tensor([[True] * 3 + [False]] * 2)
+    decoding = Decoding(max_length=6, **options)
+    masked = decoder.decode(patches, decoding, patch_mask=is_there)
+    alone = decoder.decode(patches[:, :3], decoding)
+    assert masked.tokens.equal(alone.tokens)
+    torch.testing.assert_close(masked.log_probs, alone.log_probs)
+    assert not torch.allclose(masked.log_probs, decoder.decode(patches, decoding).log_probs)
+
+
 def every_report(decoder: Recurrent, patches: Tensor, max_length: int) -> list[tuple[float, list[int]]]:
     """All reports up to a length with their summed log-probabilities, one token at a time."""
     next_token, whole, open_reports = recurrent_next_token(decoder, patches), [], [(0.0, [])]
@@ -336,6 +382,7 @@ def test_tokens_are_sampled_as_often_as_they_are_likely() -> None:
         ({"top_p": 1e-6}, [2]),
         ({"top_p": 1.0}, [0, 1, 2, 3]),
         ({"top_k": 3, "top_p": 0.5}, [1, 2]),
+        ({"top_k": 2, "top_p": 0.55}, [2]),  # .57 of what top_k leaves, .47 of all
         ({"top_k": 9}, [0, 1, 2, 3]),
     ):
         decoding = Decoding(sample=True, num_return=20000, max_length=1, **options)
@@ -377,6 +424,7 @@ def test_sampled_reports_are_the_models_own(kind: str) -> None:
         ({"no_repeat_ngram_size": -1}, "decoding.no_repeat_ngram_size: expected an integer >= 0"),
         ({"sample": True, "temperature": 0.0}, "decoding.temperature: expected a number > 0"),
         ({"sample": True, "top_k": 0}, "decoding.top_k: expected a positive integer or None"),
+        ({"sample": True, "top_p": 0.0}, r"decoding.top_p: expected a number in \(0, 1\] or None"),
         ({"sample": True, "top_p": 1.5}, r"decoding.top_p: expected a number in \(0, 1\] or None"),
         ({"num_return": 4}, "num_return: expected at most decoding.beam_size=3 in a search, but got 4"),
         ({"top_k": 5}, "apply to sampling only: set decoding.sample=true"),

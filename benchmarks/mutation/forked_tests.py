@@ -175,16 +175,14 @@ def in_fork(run: Callable[[Callable[[str], None]], int], limit: float) -> Outcom
             os._exit(code)
     os.close(writing)
     status = None
-    while status is None:
-        pid, ended = os.waitpid(child, os.WNOHANG)
-        if pid:
-            status = os.waitstatus_to_exitcode(ended)
-        elif time.perf_counter() - began > limit:
-            break
-        else:
-            time.sleep(0.01)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)  # it, or processes that it left
+    try:
+        while status is None and time.perf_counter() - began < limit:
+            pid, ended = os.waitpid(child, os.WNOHANG)
+            status = os.waitstatus_to_exitcode(ended) if pid else None
+            time.sleep(0 if pid else 0.01)
+    finally:  # it, and processes that it left
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
     if status is None:
         os.waitpid(child, 0)
     with os.fdopen(reading, "rb") as told:

@@ -2,7 +2,7 @@
 
 Operators are mutmut's, but for those whose mutants nearly always raise at once (None assigned, an argument replaced by None) or
 change a text that only people read. Added: a condition forced, an operand dropped, a call left out, a copy left out.
-What a CPU can't tell is left out: `device=` and the like.
+What a CPU can't tell is left out, such as `device=`.
 """
 
 import hashlib
@@ -15,8 +15,8 @@ import libcst as cst
 from libcst.metadata import ByteSpanPositionProvider, MetadataWrapper
 from mutmut.mutation import mutators
 
-SILENT = {"device", "stacklevel", "non_blocking", "pin_memory"}
-"""Keyword arguments that change nothing that a test on a CPU sees."""
+SILENT = {"device", "stacklevel", "non_blocking", "pin_memory", "strict"}
+"""Keyword arguments that change nothing that a test on a CPU sees, and `strict=`, where lengths agree unless there is a bug."""
 TEXTS = {"warn", "warn_on_first_rank", "UserError", "ValueError", "TypeError", "cast", "TypeVar", "getLogger"}
 """Calls whose arguments are left alone: messages and types."""
 COPIES = {"clone", "detach", "copy", "abs"}
@@ -128,6 +128,8 @@ class _Finder(cst.CSTVisitor):
             name = _called(node)
             if name in TEXTS:
                 return False
+            silent = [argument for argument in node.args if argument.keyword and argument.keyword.value in SILENT]
+            self._left_alone |= {id(argument) for argument in silent}
             if name == "require":  # what follows the condition is the message
                 self._left_alone |= {id(argument) for argument in node.args[1:]}
         for name, operator in OPERATORS:

@@ -43,6 +43,12 @@ def scaled(rank, roundings, dtype=torch.float32, eps=None):
     return module
 
 
+def long(rank):
+    values = torch.zeros(5000)
+    values[2500] = rank
+    return values
+
+
 def modules(rank):
     drifted, buffer, infinite, last = layer(), nn.BatchNorm1d(2), layer(), layer()
     queue, same_queue = ReportQueue(3), ReportQueue(3)
@@ -61,7 +67,8 @@ def modules(rank):
     inputs = torch.randn(4, 3, generator=torch.Generator().manual_seed(rank))
     (learned[0](inputs).square().mean() + learned[1](inputs.double()).square().mean()).backward()
     optimizer.step()
-    counts = nn.BatchNorm1d(2)
+    counts, zeros = nn.BatchNorm1d(2), nn.Linear(2, 2, bias=False)
+    zeros.weight.data = torch.zeros(2, 2) * (1 - 2 * rank)
     counts.num_batches_tracked += rank
     return {
         "same": (layer(), ""),
@@ -84,6 +91,11 @@ def modules(rank):
         "nested": (Extra({"a": [1, (2, 3 + rank)]}), "but _extra_state differ"),
         "nested tensor": (Extra([torch.zeros(2, 3), torch.tensor([1.0, rank])]), "but _extra_state differ"),
         "tensor's shape": (Extra([torch.zeros((2, 3)[rank], (3, 2)[rank])]), "but _extra_state differ"),
+        # of which a printed form shows the ends only
+        "long tensor in a mapping": (Extra({"a": long(rank)}), "but _extra_state differ"),
+        "long tensor in a list": (Extra([long(rank)]), "but _extra_state differ"),
+        "long tensor in a tuple": (Extra((1, long(rank))), "but _extra_state differ"),
+        "with a gradient": (Extra(torch.ones(2, requires_grad=True)), ""),
         "class": (Extra((1, 1.0)[rank]), "but _extra_state differ"),
         # as after some steps on devices of two kinds
         "rounded": (scaled(rank, 8), ""),
@@ -91,7 +103,7 @@ def modules(rank):
         "rounded too often": (scaled(rank, 1.2 * ROUNDINGS), "but weight differ"),
         "double": (scaled(rank, 0.9 * ROUNDINGS, torch.float64), ""),
         "double, too often": (scaled(rank, 1.2 * ROUNDINGS, torch.float64), "but weight differ"),
-        "zero": (scaled(rank, 0), ""),
+        "zeros of either sign": (zeros, ""),
     }
 
 

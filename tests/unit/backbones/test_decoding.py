@@ -330,6 +330,9 @@ def test_where_there_are_fewer_reports_than_asked_for_the_rest_is_empty() -> Non
     found = decoder.decode(torch.zeros(1, 1, 6), Decoding(beam_size=4, num_return=3, max_length=1))
     assert found.tokens.tolist() == [[[0], [1], [0]]]
     assert found.log_probs.tolist() == [[-0.5, -1.0, -torch.inf]]
+    decoder = Scripted([[-0.5, -1.0]])
+    all_beams = decoder.decode(torch.zeros(1, 1, 6), Decoding(beam_size=4, num_return=4, max_length=1))
+    assert all_beams.tokens.tolist() == [[[0], [1], [0], [0]]]
 
 
 @pytest.mark.parametrize("options", [{}, {"beam_size": 1}, {"sample": True, "num_return": 3}], ids=str)

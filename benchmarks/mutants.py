@@ -123,7 +123,8 @@ def main() -> None:
     rows = []
     for name, group in GROUPS.items():
         paths = [path for path in modules(group) if not options.paths or any(p in path for p in options.paths)]
-        chosen = {path: choose(mutants_of(PACKAGE, path), options, path) for path in paths}
+        found = {path: [m for m in mutants_of(PACKAGE, path) if m.function or not options.functions] for path in paths}
+        chosen = {path: choose(mutants, options, path) for path, mutants in found.items()}
         kept = {path: Kept(path, tests_hash(group)) for path in paths}
         if not options.report and paths:
             print(f"{name}: {sum(map(len, chosen.values()))} mutants of {len(paths)} modules", flush=True)
@@ -138,6 +139,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("paths", nargs="*", help="parts of the modules' paths, such as plugin/mixin; none: all")
     parser.add_argument("--sample", type=int, help="the most mutants of a module, drawn with a fixed seed")
     parser.add_argument("--slowest", type=float, default=4.0, help="tests that take more seconds are left out")
+    parser.add_argument("--functions", action="store_true", help="only faults in functions, which need no new import")
     parser.add_argument("--report", action="store_true", help="show what is known, and run nothing")
     return parser.parse_args()
 

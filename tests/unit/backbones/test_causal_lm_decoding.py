@@ -95,6 +95,9 @@ def test_a_beam_wider_than_all_reports_returns_each_once_and_marks_the_rest(
 
 
 @pytest.mark.parametrize("beam_size", [1, 3])
+@pytest.mark.filterwarnings(
+    "ignore:Passing `no_repeat_ngram_size` with `inputs_embeds`"
+)  # only the report counts here, too
 @torch.no_grad()
 def test_search_is_generate_on_the_same_embeddings(beam_size: int) -> None:
     for family, penalty, size in itertools.product(CONFIGS, (0.0, 1.5), (0, 2)):

@@ -438,6 +438,11 @@ def test_settings_out_of_range_are_refused(options: dict, message: str) -> None:
         Decoding(**options)
 
 
+def test_the_defaults_are_those_of_the_released_models() -> None:
+    released = {"beam_size": 3, "max_length": 60, "num_return": 1, "length_penalty": 0.0, "no_repeat_ngram_size": 0}
+    assert vars(Decoding()) == {**released, "sample": False, "temperature": 1.0, "top_k": None, "top_p": None}
+
+
 def test_generate_leaves_no_trace() -> None:
     decoder = small_transformer(0, 6, dropout=0.5).train()
     decoder.encoder.eval()  # a frozen part stays frozen

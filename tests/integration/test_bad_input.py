@@ -227,6 +227,11 @@ def test_released_files_that_do_not_fit(cli, tiny, tmp_path):
     assert "output" in one_line(cli("hardneg-export", f"run={run}"))
     assert "nowhere" in one_line(cli("hardneg-export", f"run={tmp_path}/nowhere", f"output={tmp_path}/x.pth"))
     assert not (tmp_path / "x.pth").exists()
+    (tmp_path / "a file").touch()
+    line = one_line(cli("hardneg-export", f"run={run}", f"output={tmp_path}"))
+    assert f"output: expected a file to write, but got {tmp_path}: it is a folder. Name another." in line
+    line = one_line(cli("hardneg-export", f"run={run}", f"output={tmp_path}/a file/x.pth"))
+    assert f"output: the folder {tmp_path}/a file cannot be made (File exists). Name another." in line
 
 
 def test_export_leaves_the_folder_it_is_called_in(cli, tmp_path, monkeypatch):

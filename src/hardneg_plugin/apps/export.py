@@ -6,6 +6,7 @@ from omegaconf import DictConfig
 
 from hardneg_plugin.apps import commands
 from hardneg_plugin.backbones.official import save_released
+from hardneg_plugin.files import check_place, writing
 from hardneg_plugin.runs.checkpoint import check_writes_reports, find_checkpoint, load_trained_model
 from hardneg_plugin.runs.folder import RunFolder
 
@@ -21,8 +22,10 @@ def export(config: DictConfig) -> None:
     trained = run.read_config(trust=config.trust)
     check_writes_reports(trained.model, run)
     path, output = find_checkpoint(run, config.checkpoint), Path(config.output)
+    check_place(output, "output")
     model = load_trained_model(trained.model, path, trust=config.trust)
-    save_released(output, model.decoder, model.visual)  # which checks their kind
+    with writing(output, "Make room, or name another file by output=..."):
+        save_released(output, model.decoder, model.visual)  # which checks their kind
     words = model.decoder.vocab_size
     print(f"{output}: {path} under the released names, {words} tokens. Such a file holds no vocabulary.")
 

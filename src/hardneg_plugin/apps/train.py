@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from hardneg_plugin.apps.shared.train_settings import check_monitor_of_data
 from hardneg_plugin.data.datamodule import StudyDataModule
 from hardneg_plugin.data.fingerprint import fingerprint
 from hardneg_plugin.data.leakage import leakage_of, leakage_warning
+from hardneg_plugin.data.studies import SplitName
 from hardneg_plugin.data.tokenizer import check_vocabulary
 from hardneg_plugin.evaluation.baselines import embed_studies, most_frequent_report, nearest_image_reports
 from hardneg_plugin.files import write_json, write_jsonl
@@ -94,7 +95,9 @@ def train(job: Job) -> None:
     )
     first = trainer.is_global_zero
     origin |= agreed(lambda: _introduce(job, trainer, data, model) if first else {})
-    baselines = agreed(lambda: _score_baselines(config, data, model) if config.baselines and first else {})
+    scored = _scored_splits(trainer, data)
+    has_baselines = config.baselines and first and "test" in scored
+    baselines = agreed(lambda: _score_baselines(config, data, model) if has_baselines else {})
     checkpoint = strategy.broadcast(
         agreed(lambda: _checkpoint_to_resume(config, run, model, origin) if first else None)
     )
@@ -115,7 +118,7 @@ def train(job: Job) -> None:
         if not has_last:  # trainer.max_epochs=0: the model as it started
             trainer.save_checkpoint(run.last)
         best = str(run.best) if has_best else None
-        cards = {split: _score(trainer, model, data, split, best, run) for split in ("val", "test")}
+        cards: dict[str, ScoreCard] = {split: _score(trainer, model, data, split, best, run) for split in scored}
     if first:
         moment = moment_of(run.best if has_best else run.last)
         facts = _facts(trainer, model, config, seconds, moment if has_best else None)
@@ -123,10 +126,11 @@ def train(job: Job) -> None:
         write_json(run.metrics, {**scores_and_intervals(cards), "baselines": baselines, **facts})
         trained = f"epoch {moment.epoch} of {trainer.current_epoch}" if trainer.global_step else "not trained"
         row = f"{'best' if has_best else 'last'}.ckpt, {trained}"
-        print_scores("Test split", {row: cards["test"].values, **baselines})
+        for split in scored[-1:]:
+            print_scores(f"{split.capitalize()} split", {row: cards[split].values, **baselines})
         if has_best and (better := better_epoch(read_csv_log(run), moment, config.monitor, COMPARED)) is not None:
             log.warning("Warning: %s", better)
-        _print_files(run, isinstance(model, ReportGenerator))
+        _print_files(run, scored if isinstance(model, ReportGenerator) else None)
 
 
 def _build(config: DictConfig) -> tuple[StudyDataModule, StudyModel[Any]]:
@@ -220,11 +224,17 @@ def _checkpoint_to_resume(
     return run.last
 
 
+def _scored_splits(trainer: pl.Trainer, data: StudyDataModule) -> list[SplitName]:
+    """The splits that have studies and whose batches are not limited to none."""
+    limits: dict[SplitName, float] = {"val": trainer.limit_val_batches, "test": trainer.limit_test_batches}
+    return [split for split, limit in limits.items() if limit and len(data.source.split(split))]
+
+
 def _score(
     trainer: pl.Trainer,
     model: StudyModel[Any],
     data: StudyDataModule,
-    split: str,
+    split: SplitName,
     checkpoint: str | None,
     run: RunFolder,
 ) -> ScoreCard:
@@ -260,26 +270,26 @@ def _score_baselines(config: DictConfig, data: StudyDataModule, model: StudyMode
     return computed
 
 
-def _print_files(run: RunFolder, has_reports: bool) -> None:
-    """Print where everything is, and what to do next."""
+def _print_files(run: RunFolder, with_reports: Sequence[str] | None) -> None:
+    """Print where everything is, and what to do next; the splits with reports are None for a model that writes none."""
     shown = run.path
     print(f"\nRun folder    {shown}")
     print(f"  scores      {run.metrics.relative_to(shown)}")
-    if has_reports:
-        print(
-            f"  reports     {run.predictions('test').relative_to(shown)}, {run.predictions('val').relative_to(shown)}"
-        )
+    if with_reports:
+        files = [str(run.predictions(split).relative_to(shown)) for split in reversed(with_reports)]
+        print(f"  reports     {', '.join(files)}")
     checkpoints = [path for path in (run.best, run.last) if path.is_file()]
     print(f"  checkpoints {', '.join(str(path.relative_to(shown)) for path in checkpoints)}")
     print("  curves      logs/ (tensorboard --logdir), logs/csv/")
     print(
         f"Score it again: {command_line('hardneg-evaluate', shown, *([] if run.best in checkpoints else ['checkpoint=last']))}"
     )
-    if has_reports:
-        print(f"Look at it, study by study: {command_line('hardneg-page', shown)}")
-        print(f"Write reports with it: {command_line('hardneg-predict', shown)} IMAGE...")
-    else:
+    if with_reports is None:
         print(f"Downstream tasks: {command_line('hardneg-tasks', shown)}")
+        return
+    if "test" in with_reports:
+        print(f"Look at it, study by study: {command_line('hardneg-page', shown)}")
+    print(f"Write reports with it: {command_line('hardneg-predict', shown)} IMAGE...")
 
 
 if __name__ == "__main__":

@@ -68,8 +68,9 @@ class ComparisonSettings:
             raise UserError(f"compare.zoom: expected a positive integer or null, but got {self.zoom!r}.")
         if not isinstance(self.partial, bool):
             raise UserError(f"compare.partial: expected true or false, but got {self.partial!r}.")
-        if min(self.seeds) < 0:
-            raise UserError(f"compare.seeds: expected seeds >= 0, but got {min(self.seeds)}.")
+        for seed in self.seeds:
+            if not 0 <= seed < 2**32:
+                raise UserError(f"compare.seeds: expected integers from 0 to {2**32 - 1}, but got {seed}.")
         if self.baseline not in self.variants:
             raise UserError(
                 f"compare.baseline: expected one of compare.variants=[{','.join(self.variants)}], but got "

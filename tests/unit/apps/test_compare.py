@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import hydra
+import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
@@ -14,6 +15,7 @@ from hardneg_plugin.apps.shared.train_settings import check_settings
 from hardneg_plugin.comparison.composing import compose_config
 from hardneg_plugin.comparison.settings import ComparisonSettings, overrides_of_variants
 from hardneg_plugin.config import conf_dir
+from hardneg_plugin.errors import UserError
 
 PAGES = sorted((Path(__file__).resolve().parents[3] / "docs" / "results").glob("*.md"))
 COMMANDS = {page.stem: re.findall(r"^    hardneg-compare ((?:.*\\\n)*.*)$", page.read_text(), re.M) for page in PAGES}
@@ -44,3 +46,12 @@ def test_a_comparison_is_planned_whatever_hydra_composed_before(monkeypatch, tmp
     runs = planned(ComparisonSettings(**OmegaConf.to_container(config.compare, resolve=True)), [], [])
     assert len({str(run.folder.path) for run in runs}) == len(runs) > 1
     assert all(str(tmp_path) not in str(run.settings) for run in runs)  # where a run writes is no setting of it
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_runs_without_the_scores_that_are_compared_are_refused(split, tmp_path):
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = hydra.compose("compare", [f"compare.folder={tmp_path}", "compare.seeds=[1]"])
+    settings = ComparisonSettings(**OmegaConf.to_container(config.compare, resolve=True))
+    with pytest.raises(UserError, match=f"trainer.limit_{split}_batches=0: expected scores of val and test"):
+        planned(settings, [], [f"trainer.limit_{split}_batches=0"])

@@ -75,6 +75,7 @@ def planned(settings: ComparisonSettings, for_launcher: Sequence[str], for_runs:
                 runs.append(PlannedRun(name, seed, [*own, f"seed={seed}"], values, folder))
             check_types(config, "train")
             check_settings(config)
+            _check_scored(config)
         except (UserError, HydraException, OmegaConfBaseException) as error:
             if "hydra/launcher" in str(error):
                 raise UserError(
@@ -83,3 +84,12 @@ def planned(settings: ComparisonSettings, for_launcher: Sequence[str], for_runs:
                 ) from error
             raise UserError(f"variant {name}: {explain(error, 'train')}") from error
     return runs
+
+
+def _check_scored(config: DictConfig) -> None:
+    """Refuse runs without the scores that are compared."""
+    for key in ("limit_val_batches", "limit_test_batches"):
+        if config.trainer[key] == 0:
+            raise UserError(
+                f"trainer.{key}=0: expected scores of val and test, by which runs are compared. Leave it out."
+            )

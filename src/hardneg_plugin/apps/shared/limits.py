@@ -50,6 +50,8 @@ TEXT_OR_NULL = Limit((PLAIN["str"], _NULL))
 POSITIVE = Limit((_INT,), "a positive integer", least=1)
 POSITIVE_OR_NULL = Limit((_INT, _NULL), "a positive integer or null", least=1)
 COUNT = Limit((_INT,), "an integer >= 0", least=0)
+SEED = Limit((_INT,), "an integer from 0 to 4294967295", least=0, most=2**32 - 1)
+"""Of NumPy's and Lightning's global generators."""
 WEIGHT = Limit((_FLOAT,), "a number >= 0", least=0)
 ABOVE_ZERO = Limit((_FLOAT,), "a number > 0", least=0, above=True)
 SHARE = Limit((_FLOAT,), "a share in [0, 1]", least=0, most=1)
@@ -59,7 +61,7 @@ HARDNESS = Limit((_FLOAT,), "a hardness in [0, 1]", least=0, most=1)
 COSINE = Limit((_FLOAT,), "a cosine in (-1, 1]", least=-1, most=1, above=True)
 
 TRAINING: Mapping[str, Limit] = {
-    "seed": COUNT,
+    "seed": SEED,
     "resume": TEXT_OR_NULL,
     "trust": SWITCH,
     "overwrite": SWITCH,
@@ -82,7 +84,7 @@ TRAINING: Mapping[str, Limit] = {
     "data.datamodule.source.train": COUNT,
     "data.datamodule.source.val": COUNT,
     "data.datamodule.source.test": COUNT,
-    "data.datamodule.source.seed": COUNT,
+    "data.datamodule.source.seed": SEED,
     "sampler": Limit(),  # a group
     "grounding_width": POSITIVE,
     "visual.options.channels": Limit((list_of((_INT,), 4),), "four positive integers", least=1),
@@ -184,7 +186,7 @@ TRAINING: Mapping[str, Limit] = {
     "callbacks.diagnosis.*": COUNT,
     "callbacks.early_stopping.patience": COUNT,
     "callbacks.last.every_n_train_steps": POSITIVE_OR_NULL,
-    "*.seed": COUNT,
+    "*.seed": SEED,
     "*.batch_size": POSITIVE,
 }
 SCORING: Mapping[str, Limit] = {
@@ -250,7 +252,7 @@ LIMITS: Mapping[str, Mapping[str, Limit]] = {
         "section": _one_of("findings", "impression", "both", "report"),
         "size": POSITIVE,
         "splits.*": SHARE,
-        "seed": COUNT,
+        "seed": SEED,
         "workers": COUNT,
         "overwrite": SWITCH,
         "source.columns.*": TEXT_OR_NULL,
@@ -269,7 +271,7 @@ LIMITS: Mapping[str, Mapping[str, Limit]] = {
         "embedder.min_count": POSITIVE,
     },
     "compare": {
-        "compare.seeds": Limit((list_of((_INT,)),), "a list of integers >= 0", least=0),
+        "compare.seeds": Limit((list_of((_INT,)),), "a list of integers from 0 to 4294967295", least=0, most=2**32 - 1),
         "compare.jobs": POSITIVE,
         "compare.resamples": POSITIVE,
         "compare.page": COUNT,

@@ -50,6 +50,7 @@ def check_settings(config: DictConfig) -> None:
     _check_parts(config)
     check_no_places(config)
     _check_monitor(config)
+    _check_stopping(config)
     has_end = config.trainer.max_epochs not in (None, -1) or config.trainer.max_steps not in (None, -1)
     counts_to_the_end = config.lr_schedule.interval == "step" or (
         config.model.get("hard_negatives") is not None and config.schedule.unit == "fraction"
@@ -122,6 +123,18 @@ def _check_monitor(config: DictConfig) -> None:
         return  # a class of the user's may log it
     meant = f"did you mean {known[near[0]]}?" if near else f"there are, among others: {', '.join(BETTER_KNOWN)}."
     raise UserError(f"monitor: there is no score {monitor}; {meant}")
+
+
+def _check_stopping(config: DictConfig) -> None:
+    """Refuse early stopping by a validation that never comes: Lightning would notice after the first epoch."""
+    if config.trainer.limit_val_batches != 0:
+        return
+    for name, part in (config.get("callbacks") or {}).items():
+        if str(part["_target_"]).endswith(".EarlyStopping") and not str(part.get("monitor")).startswith("train/"):
+            raise UserError(
+                f"callbacks.{name} stops by a score of validation, but trainer.limit_val_batches=0 leaves none: leave it out by "
+                f"~callbacks.{name}."
+            )
 
 
 def _targets(node: Any) -> Iterator[str]:

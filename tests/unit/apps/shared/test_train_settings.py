@@ -71,6 +71,10 @@ def test_every_score_of_a_validation_is_known_by_name():
             "data.findings is null, but monitor is val/findings_F1: choose by another score, such as monitor=val/specificity.",
         ),
         (["experiment=ablations_ithn"], "hardneg-compare +experiment="),
+        (
+            ["callbacks=released", "trainer.limit_val_batches=0"],
+            "callbacks.early_stopping stops by a score of validation, but trainer.limit_val_batches=0 leaves none",
+        ),
         (["~trainer"], "trainer: expected one of cpu, ddp, gpu, smoke, but got None."),
         (["~lr_schedule"], "lr_schedule: expected one of constant, step, warmup_cosine, but got None."),
         (["callbacks.checkpoint=null"], "but got None; ~callbacks.checkpoint leaves it out."),

@@ -1,4 +1,4 @@
-"""Every command and every example that the README shows is run, as a stranger would, in a folder of its own."""
+"""Every command and every example that README and docs/START.md show is run, as a stranger would, in a folder of its own."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text()
+README = "\n".join((ROOT / name).read_text() for name in ("README.md", "docs/START.md"))
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.strip().splitlines()]
 # What makes the commands that train quick: fewer studies, smaller images, shorter reports.
 SHORT = "decoding.max_length=12 metrics.caption.meteor=false"
@@ -41,6 +41,7 @@ def chains(commands):
 INSTEAD = {
     # the whole demo takes minutes: the same target, on a few batches, and without installing anything
     "make demo": f"make --old-file=.venv/.ready demo OVERRIDES='trainer=smoke {SMALL}'",
+    "pip install .": f"{sys.executable} -m pip install --dry-run --quiet --no-deps --no-build-isolation .",
     # this test is part of it
     "make test": "make --dry-run test",
 }

@@ -12,6 +12,8 @@ SOURCE = ROOT / "src" / "hardneg_plugin"
 PLUG_IN = [
     "errors",
     "files",
+    "tensor_file",
+    "parquet_file",
     "distributed",
     "agreement",
     "knowledge",

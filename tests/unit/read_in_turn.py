@@ -10,10 +10,26 @@ import resource
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+
+from hardneg_plugin.backbones.released import read_released
+from hardneg_plugin.data.downloads.archives import read_members
+from hardneg_plugin.data.downloads.mimic_tables import read_table
 from hardneg_plugin.data.images import read_grayscale
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.neighbours.table import read_neighbours
+from hardneg_plugin.runs.checkpoint import read_checkpoint
+from hardneg_plugin.runs.yaml_file import read_yaml
 
-READERS = {"image": read_grayscale}
+READERS = {
+    "image": read_grayscale,
+    "yaml": read_yaml,
+    "checkpoint": read_checkpoint,
+    "released": read_released,
+    "table": lambda path: read_table(path, {"study_id": pa.string()}),
+    "archive": lambda path: list(read_members(path)),
+    "neighbours": read_neighbours,
+}
 
 
 def peak():

@@ -3,15 +3,24 @@
 One process reads them all (`read_in_turn`). Its peak before the bombs is that of good files of the same kinds.
 """
 
+import gzip
+import io
 import json
+import lzma
 import re
 import struct
 import subprocess
 import sys
+import tarfile
+import zipfile
 import zlib
+from itertools import pairwise
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 
 pydicom = pytest.importorskip("pydicom")
 
@@ -30,6 +39,17 @@ REASONS = {
     "png-below-pillows-limit": "50,000,000 pixels.* 12000 x 12000",
     "png16": "25,000,000 pixels.* 6000 x 6000",
     "jpeg": "50,000,000 pixels.* 12000 x 12000",
+    "aliases": r"line 2 has the alias \*a",
+    "many": "more than 20,000 values",
+    "large": "more than 1,048,576 bytes",
+    "deep": "nesting|recursion",
+    "compressed": "is compressed",
+    "shared": "at most 2,000,000 values",
+    "expanded": "one of 4,000,000,000 bytes has fewer stored",
+    "names": "bytes of names",
+    "table.csv.gz": "inflates to more",
+    "window.tar.xz": "[Mm]emory",
+    "rows.parquet": "bytes in memory",
 }
 """What is told of each."""
 
@@ -113,6 +133,103 @@ def image_bombs():
     yield "jpeg", jpeg
 
 
+def checkpoint(**more):
+    return {"state_dict": {"weight": torch.zeros(10)}, "tokenizer": {"kind": "words"}, "backbone": {}} | more
+
+
+def saved(content):
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    return stream.getvalue()
+
+
+def compressed_weights():
+    """A checkpoint whose one tensor is 150 million zeros, compressed."""
+    few, many = 1_000_003, 150_000_000
+    stream, plain = (
+        io.BytesIO(),
+        zipfile.ZipFile(io.BytesIO(saved(checkpoint(state_dict={"weight": torch.zeros(few)})))),
+    )
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in plain.namelist():
+            with archive.open(name, "w", force_zip64=True) as file:
+                if name.endswith("data/0"):
+                    for _ in range(4 * many // 10**6):
+                        file.write(bytes(10**6))
+                else:
+                    file.write(plain.read(name).replace(struct.pack("<I", few), struct.pack("<I", many)))
+    return stream.getvalue()
+
+
+def many_names():
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for number in range(300):
+            archive.writestr(f"{number}" + "x" * 60_000, b"")
+    return stream.getvalue()
+
+
+def wide_window():
+    """An .xz whose header asks for a dictionary of 4 GB."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("a"))
+    made = bytearray(lzma.compress(stream.getvalue()))
+    end = 12 + 4 * (made[12] + 1)
+    place = made.index(b"\x21\x01", 12, end)
+    made[place + 2] = 40
+    made[end - 4 : end] = zlib.crc32(made[12 : end - 4]).to_bytes(4, "little")
+    return bytes(made)
+
+
+def neighbours(rows, times):
+    stream = io.BytesIO()
+    schema = pa.schema([("study", pa.string()), ("neighbours", pa.list_(pa.string()))])
+    with pq.ParquetWriter(stream, schema) as writer:
+        for _ in range(times):
+            studies = [f"s{row}" for row in range(rows)] if times == 1 else ["x" * 100] * rows
+            writer.write_table(pa.table({"study": studies, "neighbours": [[]] * rows}, schema=schema))
+    return stream.getvalue()
+
+
+def good_others():
+    yield "yaml-good", b"a: {b: [1, 2]}\n"
+    yield "checkpoint-good", saved(checkpoint())
+    yield "released-good", saved({"state_dict": {"weight": torch.zeros(10)}})
+    yield "table-good.csv.gz", gzip.compress(b"study_id\n" + b"1\n" * 10**6)
+    yield "archive-good", zip_of_one()
+    yield "neighbours-good.parquet", neighbours(1000, 1)
+
+
+def zip_of_one():
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("a.xml", b"a")
+    return stream.getvalue()
+
+
+def other_bombs():
+    names = "abcdefghij"
+    lines = ["a: &a [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"{name}: &{name} [{', '.join(['*' + before] * 10)}]" for before, name in pairwise(names)]
+    yield "yaml-aliases", "\n".join(lines).encode()
+    yield "yaml-many", b"a: [" + b"1, " * 100_000 + b"1]"
+    yield "yaml-large", b"a: '" + b"x" * 2**20 + b"'"
+    yield "yaml-deep", b"[" * 5000 + b"]" * 5000
+    yield "checkpoint-compressed", compressed_weights()
+    yield "released-compressed", compressed_weights()
+    shared: list[object] = []
+    for _ in range(40):
+        shared = [shared, shared]
+    yield "checkpoint-shared", saved(checkpoint(tokenizer={"kind": "words", "vocabulary": shared}))
+    yield "checkpoint-expanded", saved(checkpoint(state_dict={"weight": torch.zeros(1).expand(10**9)}))
+    yield "checkpoint-names", many_names()
+    deflater = gzip.compress(b"1\n" * (150 * MEGABYTE), 1)
+    yield "table-table.csv.gz", gzip.compress(b"study_id\n") + deflater
+    yield "archive-window.tar.xz", wide_window()
+    yield "neighbours-rows.parquet", neighbours(100_000, 60)
+
+
 @pytest.fixture(scope="module")
 def read(tmp_path_factory):
     """What came of each file."""
@@ -121,6 +238,8 @@ def read(tmp_path_factory):
         (folder / f"image-good-{name}").write_bytes(content)
     for name, content in image_bombs():
         (folder / f"image-{name}").write_bytes(content)
+    for name, content in (*good_others(), *other_bombs()):
+        (folder / name).write_bytes(content)
     script = Path(__file__).with_name("read_in_turn.py")
     done = subprocess.run([sys.executable, script, folder], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -131,7 +250,7 @@ def read(tmp_path_factory):
 @pytest.mark.slow
 def test_good_files_are_read(read):
     good = [file for file in read if "good" in file["name"]]
-    assert len(good) == 3
+    assert len(good) == 9
     assert [file["told"] for file in good] == [None] * len(good)
 
 

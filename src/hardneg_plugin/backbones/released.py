@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.tensor_file import read_tensors
 
 LISTED = 8
 """Maximum number of names that an error lists."""
@@ -29,7 +30,9 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
         raise UserError(f"Expected released weights (a .pth file), but {path} is not a file.")
     try:
         with torch.serialization.safe_globals(_numpy_scalars()):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = read_tensors(path)
+    except UserError:
+        raise
     except Exception as error:  # whatever a damaged or foreign file makes the reader raise
         foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
         if foreign is None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hardneg_plugin.data.store import StoredViews
 from hardneg_plugin.data.studies import SPLITS, SplitName
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.parquet_file import read_parquet
 
 SCHEMA = pa.schema(
     [
@@ -125,7 +126,6 @@ def read_columns(table: Path, names: Sequence[str]) -> "pa.Table":
         UserError: the table cannot be read or does not follow the schema.
     """
     try:
-        # Without threads, so that a forked worker can read too.
         with pq.ParquetFile(table) as file:
             for name in names:
                 place = file.schema_arrow.get_field_index(name)
@@ -135,7 +135,7 @@ def read_columns(table: Path, names: Sequence[str]) -> "pa.Table":
                         f"{table}: expected a column {name} of {SCHEMA.field(name).type}, but "
                         f"{'there is none' if kind is None else f'it is {kind}'}. Prepare the folder anew."
                     )
-            rows = file.read(columns=list(names), use_threads=False)
+            rows = read_parquet(file, names, table)
             rows.validate(full=True)
     except (OSError, pa.ArrowException) as error:
         raise UserError(

@@ -10,6 +10,7 @@ from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import whole_file
 from hardneg_plugin.objectives import HardNegativeObjective
 from hardneg_plugin.plugin.optimizer_group import add_group
+from hardneg_plugin.tensor_file import read_tensors
 
 OBJECTIVE_FILE = "hard_negatives.pt"
 """The weights of the objective in a checkpoint's folder."""
@@ -60,5 +61,5 @@ class ObjectiveBesideModel(_Trainer):
                     f"{path}: expected the weights of the objective beside the model's, but there is no such file: resume from a "
                     f"checkpoint of {type(self).__name__} saved without save_only_model, or start anew from the model's weights."
                 )
-            self.hard_negatives.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+            self.hard_negatives.load_state_dict(read_tensors(path))
         super()._load_optimizer_and_scheduler(checkpoint)

@@ -16,6 +16,7 @@ from hardneg_plugin.metrics.chexpert import CONDITIONS, label_f1
 from hardneg_plugin.metrics.clinical import check_files
 from hardneg_plugin.metrics.score_card import ScoreCard
 from hardneg_plugin.metrics.statistics import Floats
+from hardneg_plugin.tensor_file import read_tensors
 
 HUB = ("StanfordAIMI/RRG_scorers", "chexbert.pth")
 CLASSES = np.array([np.nan, 1.0, 0.0, -1.0])
@@ -97,7 +98,7 @@ class CheXbert:
         """The weights by name; only tensors are unpickled."""
         file = Path(self.weights) if self.weights is not None else _downloaded_weights()
         try:
-            state = torch.load(file, map_location="cpu", weights_only=True)["model_state_dict"]
+            state = read_tensors(file)["model_state_dict"]
             return {name.removeprefix("module."): tensor for name, tensor in state.items()}
         except Exception as error:  # unpickling can raise anything
             raise UserError(

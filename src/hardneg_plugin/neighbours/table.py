@@ -11,6 +11,7 @@ from typing import Any
 
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import json_kind, read_json, whole_file, writing
+from hardneg_plugin.parquet_file import read_parquet
 
 _log = logging.getLogger(__name__)
 
@@ -156,7 +157,7 @@ def _read_parquet(file: Path) -> list[tuple[Any, Any]]:
                     f"Expected the columns {', '.join(wanted)} in {file}, but it has no {', '.join(missing)}, only "
                     f"{', '.join(parquet.schema_arrow.names)}. Mine it with hardneg-mine."
                 )
-            columns = parquet.read(wanted)
+            columns = read_parquet(parquet, wanted, file)
     except pa.ArrowException as error:
         reason = str(error).splitlines()[0]
         raise UserError(

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -16,6 +15,7 @@ from hardneg_plugin.errors import UserError
 from hardneg_plugin.runs.folder import RunFolder
 from hardneg_plugin.runs.shell import command_line
 from hardneg_plugin.runs.trusted import check_plain, check_trusted
+from hardneg_plugin.tensor_file import read_tensors
 
 HOST = "hardneg_plugin.models.report_generator.ReportGenerator"
 PLUGGED = "hardneg_plugin.models.hard_negative_generator.HardNegativeReportGenerator"
@@ -111,7 +111,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UserError: it cannot be read, or hardneg-train did not write it.
     """
     try:
-        checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = read_tensors(path)
+    except UserError:
+        raise
     except Exception as error:  # a damaged or foreign file can make the reader raise anything
         raise UserError(f"checkpoint {path} cannot be read: {error}") from error
     wanted = ("state_dict", "tokenizer", "backbone")
@@ -140,7 +142,7 @@ def moment_of(path: Path) -> Moment:
         UserError: it cannot be read.
     """
     try:
-        content = torch.load(path, map_location="meta", weights_only=True, mmap=True)
+        content = read_tensors(path, map_location="meta", mmap=True)
         loop = content.get("loops", {}).get("fit_loop", {}).get("epoch_loop.state_dict", {})
         return Moment(int(content["epoch"]) + 1, int(content["global_step"]), loop.get("_batches_that_stepped"))
     except Exception as error:  # as in `read_checkpoint`

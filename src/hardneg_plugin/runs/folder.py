@@ -5,13 +5,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import whole_text_file
 from hardneg_plugin.runs.trusted import check_trusted
+from hardneg_plugin.runs.yaml_file import read_yaml
 
 BELOW = ("*/config.yaml", "*/*/config.yaml", "runs/*/*/config.yaml")
 """Where a folder of runs, of a sweep or of a comparison has its runs."""
@@ -93,7 +92,7 @@ class RunFolder:
         """
         if trust is not True:  # a text such as "no" would be true
             self.check_links()
-        config = _read_yaml(self.config)
+        config = read_yaml(self.config)
         if not isinstance(config, DictConfig):
             raise UserError(f"Expected the config of a training run in {self.config}, but it holds no keys.")
         missing = [key for key in ("data", "model", "decoding") if not isinstance(config.get(key), DictConfig)]
@@ -109,7 +108,7 @@ class RunFolder:
         Raises:
             UserError: the config cannot be read.
         """
-        config: Any = OmegaConf.to_container(_read_yaml(self.config), resolve=False)
+        config: Any = OmegaConf.to_container(read_yaml(self.config), resolve=False)
         monitor = config.get("monitor") if isinstance(config, dict) else None
         return monitor if isinstance(monitor, str) else None
 
@@ -122,7 +121,7 @@ class RunFolder:
         if not self.overrides.is_file():
             return []
         # unresolved: interpolations refer to the config that is to be composed
-        overrides = OmegaConf.to_container(_read_yaml(self.overrides), resolve=False)
+        overrides = OmegaConf.to_container(read_yaml(self.overrides), resolve=False)
         if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
             raise UserError(f"Expected a list of overrides in {self.overrides}, but it holds something else.")
         return [str(override) for override in overrides]
@@ -145,11 +144,3 @@ def _runs_beside(path: Path) -> list[str]:
         return [config.parent.name for config in path.parent.glob("*/config.yaml")]
     except OSError:
         return []
-
-
-def _read_yaml(path: Path) -> Any:
-    """A config of plain values; YAML tags that would build anything else are refused."""
-    try:
-        return OmegaConf.load(path)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error

@@ -15,6 +15,9 @@ PERSONAL = ("resume", "trust", "overwrite")
 PLAIN = ("monitor",)
 """Settings without a dot in their key that take any text: no config group has such a name."""
 
+MAX_INTERPOLATIONS = 8
+"""Of an untrusted run: values that refer to values that refer to values double their size with each."""
+
 
 def quoted(path: str | Path) -> str:
     """A path as the value of an override, whatever characters are in it.
@@ -38,10 +41,14 @@ def check_overrides(overrides: Sequence[str], where: str) -> None:
 
     Raises:
         UserError: an override is an option of the command line, a setting of Hydra, a config from elsewhere, or looks up a value
-            such as an environment variable.
+            such as an environment variable; or more than `MAX_INTERPOLATIONS` refer to other values.
 
     >>> check_overrides(["hardening=arc", "seed=3"], "overrides.yaml")
     """
+    if sum(text.count("${") for text in overrides) > MAX_INTERPOLATIONS:
+        raise UserError(
+            f"{where}: more than {MAX_INTERPOLATIONS} values refer to others, which could make any size of them. {INSTEAD}"
+        )
     for text in overrides:
         reason = _objection(text)
         if reason is not None:

@@ -9,6 +9,7 @@ from pytorch_lightning.plugins import TorchCheckpointIO
 
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import unfinished_prefix, whole_file
+from hardneg_plugin.tensor_file import check_tensor_file, check_values
 
 
 class WholeFileCheckpointIO(TorchCheckpointIO):
@@ -50,6 +51,21 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
             UserError: the path is outside of the folder.
         """
         super().remove_checkpoint(self._checked(path))
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:
+        """Read a checkpoint that becomes no larger than it is.
+
+        Args:
+            path: of a file.
+            args, options: as in Lightning.
+
+        Raises:
+            UserError: see `check_tensor_file` and `check_values`.
+        """
+        check_tensor_file(Path(path))
+        checkpoint: dict[str, Any] = super().load_checkpoint(path, *args, **options)
+        check_values(checkpoint, Path(path))
+        return checkpoint
 
     def _checked(self, path: str | Path) -> Path:
         path = Path(path)

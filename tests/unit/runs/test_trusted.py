@@ -297,3 +297,12 @@ def test_overrides_that_people_give_are_taken():
         ],
         "overrides.yaml",
     )
+
+
+def test_overrides_that_refer_to_one_another_do_not_double_a_value_over_and_over():
+    doubling = [f"+data.a{level}=${{data.a{level - 1}}}${{data.a{level - 1}}}" for level in range(1, 30)]
+    by_keys = [f"+data.a{level}.{key}=${{data.a{level - 1}}}" for level in range(1, 30) for key in "bc"]
+    for overrides in (doubling, by_keys):
+        with pytest.raises(UserError, match="more than 8 values refer to others"):
+            check_overrides(["+data.a0=x", *overrides], "overrides.yaml")
+    check_overrides(["+data.a0=x", "+data.a1=${data.a0}"], "overrides.yaml")

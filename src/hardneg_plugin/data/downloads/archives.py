@@ -2,13 +2,14 @@
 
 import bz2
 import gzip
+import io
 import lzma
 import stat
 import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from hardneg_plugin.data.downloads.folders import files_below, leaves
 from hardneg_plugin.errors import UserError
@@ -17,6 +18,9 @@ MAX_MEMBER = 64 * 2**20
 """Bytes of the largest file that is read into memory; a report has thousands, a malicious archive may have more."""
 
 _BLOCK = tarfile.BLOCKSIZE
+_XZ_MEMORY = 100 * 2**20
+"""Bytes; `xz -9` needs two thirds of it."""
+_KINDS_IN_ZIP = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 
 
 class Member(NamedTuple):
@@ -94,6 +98,8 @@ def _of_zip(source: Path, suffix: str, limit: int, place: _Place) -> Iterator[Me
                 raise _refused(source, info.filename, "is a link or a device")
             if _is_passed_over(source, info.filename, info.is_dir(), suffix):
                 continue
+            if info.compress_type not in _KINDS_IN_ZIP:
+                raise _refused(source, info.filename, "is compressed in a way that archives of data do not use")
             if info.flag_bits & 1:
                 raise _refused(source, info.filename, "is encrypted")
             if info.file_size > limit:
@@ -152,8 +158,41 @@ def _decompressed(source: Path) -> BinaryIO:
     if head.startswith(b"BZh"):
         return bz2.open(source)  # type: ignore[return-value]
     if head == b"\xfd7zXZ\0":
-        return lzma.open(source)  # type: ignore[return-value]
+        return io.BufferedReader(_Xz(source))
     return source.open("rb")
+
+
+class _Xz(io.RawIOBase):
+    """An .xz that is decompressed with bounded memory: its header may ask for 4 GB."""
+
+    def __init__(self, source: Path) -> None:
+        self._file, self._decompressor = source.open("rb"), self._next()
+
+    @staticmethod
+    def _next() -> lzma.LZMADecompressor:
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = b""
+        while not content:
+            pending = self._file.read(2**16) if self._decompressor.needs_input else b""
+            if self._decompressor.eof:  # of one stream; others may follow, and zeros between them
+                rest = (self._decompressor.unused_data + self._file.read(2**16)).lstrip(b"\0")
+                if not rest:
+                    return 0
+                self._decompressor, pending = self._next(), rest
+            elif not pending and self._decompressor.needs_input:
+                raise EOFError("the compressed part ends too early")
+            content = self._decompressor.decompress(pending, len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 class _OversizedHeader(Exception):

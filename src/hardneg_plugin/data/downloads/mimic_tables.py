@@ -1,5 +1,7 @@
 """The tables of MIMIC-CXR-JPG as arrays: hundreds of thousands of rows without an object each."""
 
+import gzip
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +18,8 @@ from hardneg_plugin.errors import UserError
 _SPLIT_NAMES: dict[str, SplitName] = {"train": "train", "validate": "val", "val": "val", "test": "test"}
 NULLS = ["", "nan", "NaN", "<NA>", "null", "NULL", "#N/A", "None"]
 """Cells that stand for none, as `is_missing` has them."""
+_ALWAYS, _MAX_TIMES = 2**26, 50
+"""Bytes that any compressed table may become, and as how many times its own more; those of MIMIC-CXR-JPG compress to a tenth."""
 _BLANK, _UNCERTAIN, _NEGATIVE, _POSITIVE = -2, -1, 0, 1
 
 
@@ -190,6 +194,8 @@ def read_table(file: Path, columns: Mapping[str, Any], *, others: Any = None) ->
     try:
         with file.open("rb") as start:
             kind = "gzip" if start.read(2) == b"\x1f\x8b" else None
+        if kind is not None:
+            _check_inflated(file)
         parsing = csv.ParseOptions(newlines_in_values=True)
         with pa.input_stream(str(file), compression=kind) as stream:
             there = csv.open_csv(stream, parse_options=parsing).schema.names
@@ -203,11 +209,23 @@ def read_table(file: Path, columns: Mapping[str, Any], *, others: Any = None) ->
         )
         with pa.input_stream(str(file), compression=kind) as stream:
             return csv.read_csv(stream, parse_options=parsing, convert_options=converting)
-    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"Expected a CSV table in {file}, but it cannot be read ({reason}). Download it again."
         ) from error
+
+
+def _check_inflated(file: Path) -> None:
+    """Refuse a compressed table that becomes much larger than tables do."""
+    allowed, size = _ALWAYS + _MAX_TIMES * file.stat().st_size, 0
+    with gzip.open(file) as content:
+        while part := content.read(2**20):
+            size += len(part)
+            if size > allowed:
+                raise UserError(
+                    f"Expected a table of at most {allowed:,} bytes in {file}, but it inflates to more. Do not use it."
+                )
 
 
 def parse_identifiers(table: Any, column: str, file: Path) -> NDArray[np.int64]:

@@ -1,5 +1,8 @@
 """The error that a user can cause, the check of a setting, and what to quote of other libraries' errors."""
 
+import math
+from numbers import Integral, Real
+
 
 class UserError(ValueError):
     """What was expected, what came, where, and what to do, in one line.
@@ -30,3 +33,56 @@ def require(holds: bool, name: str, expected: str, value: object) -> None:
     """
     if not holds:
         raise UserError(f"{name}: expected {expected}, but got {value}.")
+
+
+def require_number(
+    value: object,
+    name: str,
+    expected: str,
+    *,
+    least: float = -math.inf,
+    most: float = math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+    whole: bool = False,
+) -> None:
+    """Check a number that a user sets: in its range, finite, and no bool.
+
+    Args:
+        value: what came.
+        name: of the setting, for the message.
+        expected: of the value, in words.
+        least, most: the ends of the range.
+        above, below: ends that are outside of it.
+        whole: whether it must be an integer.
+
+    Raises:
+        UserError: it is not as expected.
+
+    >>> require_number(0.5, "schedule.cap", "a hardness in [0, 1]", least=0, most=1)
+    >>> require_number(math.nan, "schedule.cap", "a hardness in [0, 1]", least=0, most=1)
+    Traceback (most recent call last):
+    hardneg_plugin.errors.UserError: schedule.cap: expected a hardness in [0, 1], but got nan.
+    """
+    is_number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+    # an integer may be too large for a float, and is finite
+    is_finite = is_number and (isinstance(value, Integral) or math.isfinite(value))  # type: ignore[arg-type]
+    holds = is_finite and least <= value <= most and above < value < below  # type: ignore[operator]
+    require(holds, name, expected, repr(value) if isinstance(value, str) else value)
+
+
+def require_count(value: object, name: str, expected: str = "a positive integer", *, least: int = 1) -> None:
+    """Check an integer that a user sets.
+
+    Args:
+        value: what came.
+        name: of the setting, for the message.
+        expected: of the value, in words.
+        least: the smallest that may come.
+
+    Raises:
+        UserError: it is no integer, or too small.
+
+    >>> require_count(2, "negatives.k")
+    """
+    require_number(value, name, expected, least=least, whole=True)

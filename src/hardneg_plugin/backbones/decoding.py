@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hardneg_plugin.errors import UserError, require
+from hardneg_plugin.errors import UserError, require_count, require_number
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,15 @@ class Decoding:
 
     def __post_init__(self) -> None:
         for name in ("beam_size", "max_length", "num_return"):
-            require(getattr(self, name) >= 1, f"decoding.{name}", "a positive integer", getattr(self, name))
+            require_count(getattr(self, name), f"decoding.{name}")
         size, top_k, top_p = self.no_repeat_ngram_size, self.top_k, self.top_p
-        require(size >= 0, "decoding.no_repeat_ngram_size", "an integer >= 0", size)
-        require(self.temperature > 0, "decoding.temperature", "a number > 0", self.temperature)
-        require(top_k is None or top_k >= 1, "decoding.top_k", "a positive integer or None", top_k)
-        require(top_p is None or 0 < top_p <= 1, "decoding.top_p", "a number in (0, 1] or None", top_p)
+        require_count(size, "decoding.no_repeat_ngram_size", "an integer >= 0", least=0)
+        require_number(self.length_penalty, "decoding.length_penalty", "a number")
+        require_number(self.temperature, "decoding.temperature", "a number > 0", above=0)
+        if top_k is not None:
+            require_count(top_k, "decoding.top_k", "a positive integer or None")
+        if top_p is not None:
+            require_number(top_p, "decoding.top_p", "a number in (0, 1] or None", above=0, most=1)
         if self.sample:
             return
         if self.num_return > self.beam_size:

@@ -17,7 +17,7 @@ from hardneg_plugin.data.paired import PairedNegatives
 from hardneg_plugin.data.studies import Sample, SplitName, Studies, StudySource
 from hardneg_plugin.data.token_emphasis import EmphasisedStudies, TokenEmphasis
 from hardneg_plugin.data.tokenizer import Tokenizer
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.errors import require_count
 from hardneg_plugin.knowledge import Knowledge
 
 
@@ -38,6 +38,8 @@ class SeededShuffle(Sampler[tuple[int, int]]):
     """
 
     def __init__(self, size: int, seed: int = 0) -> None:
+        require_count(size, "size of a shuffle", "a number of studies >= 0", least=0)
+        require_count(seed, "seed of a shuffle", "an integer >= 0", least=0)
         self.size, self.seed, self.epoch = size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -108,8 +110,7 @@ class StudyDataModule(pl.LightningDataModule):
             ("num_workers", num_workers, 0),
             ("seed", seed, 0),
         ):
-            if value < lowest:
-                raise UserError(f"Expected `{key}` >= {lowest}, but got {value}.")
+            require_count(value, "data", f"`{key}` >= {lowest}", least=lowest)
         self.source = source
         self._make_tokenizer = tokenizer
         self._batch_size, self._eval_batch_size = batch_size, eval_batch_size

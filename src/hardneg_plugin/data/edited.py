@@ -6,7 +6,7 @@ import numpy as np
 
 from hardneg_plugin.data.extended_studies import ExtendedStudies
 from hardneg_plugin.data.studies import Sample, Studies
-from hardneg_plugin.errors import require
+from hardneg_plugin.errors import require_count
 from hardneg_plugin.knowledge.edits import ReportEditor
 
 
@@ -31,7 +31,7 @@ class ReportEdits:
     changes: int = 3
 
     def __post_init__(self) -> None:
-        require(self.changes >= 1, "edits.changes", "a positive integer", self.changes)
+        require_count(self.changes, "edits.changes")
 
     def beside(self, studies: Studies) -> "EditedStudies":
         """The studies of a training split, each with edited copies of its report."""

@@ -11,7 +11,7 @@ from torch.utils.data import DistributedSampler
 
 from hardneg_plugin.data.studies import Studies
 from hardneg_plugin.distributed import rank, world_size
-from hardneg_plugin.errors import require
+from hardneg_plugin.errors import require_count
 from hardneg_plugin.neighbours.embedders import TfidfEmbedder, embed
 from hardneg_plugin.neighbours.groups import groups_of
 from hardneg_plugin.neighbours.search import ChunkedSearch, NeighbourRule
@@ -60,6 +60,8 @@ class NeighbourShuffle(DistributedSampler[tuple[int, int]]):
     """
 
     def __init__(self, neighbours: Sequence[Sequence[int]], size: int, seed: int = 0) -> None:
+        require_count(size, "sampler: size of a group")
+        require_count(seed, "sampler: seed", "an integer >= 0", least=0)
         super().__init__(neighbours, num_replicas=world_size(), rank=rank(), seed=seed)  # type: ignore[arg-type]
         self.neighbours, self.size = neighbours, size
 
@@ -105,8 +107,9 @@ class NeighbourBatches:
     table: str | Path | None = None
 
     def __post_init__(self) -> None:
-        require(self.group >= 2, "sampler.group", "an integer >= 2", self.group)
-        require(self.pool >= self.group - 1, "sampler.pool", f"an integer >= group - 1 = {self.group - 1}", self.pool)
+        require_count(self.group, "sampler.group", "an integer >= 2", least=2)
+        least = self.group - 1
+        require_count(self.pool, "sampler.pool", f"an integer >= group - 1 = {least}", least=least)
 
     def shuffle(self, studies: Studies, seed: int) -> NeighbourShuffle:
         """The order of the training studies.

@@ -10,7 +10,7 @@ import numpy as np
 from hardneg_plugin.data.extended_studies import ExtendedStudies
 from hardneg_plugin.data.neighbour_batches import nearest_studies
 from hardneg_plugin.data.studies import Sample, Studies
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.errors import require_count
 from hardneg_plugin.neighbours.table import neighbours_within, read_neighbours
 
 _log = logging.getLogger(__name__)
@@ -35,10 +35,9 @@ class PairedNegatives:
     pool: int | None = None
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise UserError(f"data.paired.k: expected k >= 1 paired studies per study, but got {self.k}.")
-        if self.pool is not None and self.pool < self.k:
-            raise UserError(f"data.paired.pool: expected a pool >= k = {self.k}, but got {self.pool}.")
+        require_count(self.k, "data.paired.k", "k >= 1 paired studies per study")
+        if self.pool is not None:
+            require_count(self.pool, "data.paired.pool", f"a pool >= k = {self.k}", least=self.k)
 
     def beside(self, studies: Studies) -> "PairedStudies":
         """The studies of a training split, each with k of its neighbours in that split. Warns of gaps in the table.

@@ -18,7 +18,7 @@ from hardneg_plugin.data.extended_studies import ExtendedStudies
 from hardneg_plugin.data.neighbour_batches import nearest_studies
 from hardneg_plugin.data.studies import Sample, Studies, StudySource
 from hardneg_plugin.data.tokenizer import Tokenizer
-from hardneg_plugin.errors import UserError, require
+from hardneg_plugin.errors import UserError, require, require_count, require_number
 from hardneg_plugin.neighbours.groups import groups_of
 from hardneg_plugin.neighbours.search import NeighbourRule
 
@@ -118,7 +118,7 @@ class FindingWords:
     ratio: float = 5.0
 
     def __post_init__(self) -> None:
-        require(self.ratio > 0, "data.emphasis.ratio", "a number > 0", self.ratio)
+        require_number(self.ratio, "data.emphasis.ratio", "a number > 0", above=0)
 
     def fitted(self, source: StudySource, tokenizer: Tokenizer) -> Emphasise:
         """See `TokenEmphasis`.
@@ -174,7 +174,7 @@ class LackedByOthers:
 
     def __post_init__(self) -> None:
         require(self.choice in get_args(Others), "data.emphasis.choice", ", ".join(get_args(Others)), self.choice)
-        require(self.k >= 1, "data.emphasis.k", "a positive integer", self.k)
+        require_count(self.k, "data.emphasis.k")
         require(
             self.table is None or self.choice == "nearest", "data.emphasis.table", "null for random reports", self.table
         )

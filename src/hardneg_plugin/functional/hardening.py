@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hardneg_plugin.errors import require
+from hardneg_plugin.errors import require_count, require_number
 from hardneg_plugin.functional.hardening_strategy import Guarded, Stateless
 
 TINY = 1e-6
@@ -268,8 +268,8 @@ class Ascent(Guarded):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.steps >= 0, "hardening.steps", "a number of ascent steps >= 0", self.steps)
-        require(self.step_size > 0, "hardening.step_size", "an angle in radians above 0", self.step_size)
+        require_count(self.steps, "hardening.steps", "a number of ascent steps >= 0", least=0)
+        require_number(self.step_size, "hardening.step_size", "an angle in radians above 0", above=0)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import ClassVar, Protocol
 from torch import Tensor
 
 from hardneg_plugin.distributed import Shards
-from hardneg_plugin.errors import require
+from hardneg_plugin.errors import require_number
 from hardneg_plugin.functional.match_keys import MatchKeys
 
 
@@ -85,4 +85,4 @@ class Guarded(Stateless):
     margin: float = 0.0
 
     def __post_init__(self) -> None:
-        require(0 <= self.margin < 2, "hardening.margin", "a cosine difference >= 0 and below 2", self.margin)
+        require_number(self.margin, "hardening.margin", "a cosine difference >= 0 and below 2", least=0, below=2)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hardneg_plugin.errors import require
+from hardneg_plugin.errors import require, require_number
 from hardneg_plugin.functional.pooling import mean_where
 
 MarginForm = Literal["softplus", "hinge", "info_nce"]
@@ -239,8 +239,8 @@ def likelihood_margin(
     tensor([0.6931])
     """
     require(form in get_args(MarginForm), "likelihood.form", ", ".join(get_args(MarginForm)), form)
-    require(beta > 0, "likelihood.beta", "a number > 0", beta)
-    require(margin >= 0, "likelihood.margin", "a number >= 0", margin)
+    require_number(beta, "likelihood.beta", "a number > 0", above=0)
+    require_number(margin, "likelihood.margin", "a number >= 0", least=0)
     valid = valid & (others - own[:, None]).detach().isfinite()
     ahead = (beta * (others - own[:, None])).where(valid, torch.inf)
     if form == "info_nce":

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.errors import UserError, require_count
 from hardneg_plugin.grounding.regions import Cells, Learned, Patches, Regions
 from hardneg_plugin.knowledge import Knowledge, Prompt
 
@@ -49,7 +49,9 @@ class Grounding(nn.Module):
         regions: Regions | Callable[[int], Learned] | None = None,
     ) -> None:
         super().__init__()
-        if width < 1 or heads < 1 or width % heads:
+        for name, value in (("patch_width", patch_width), ("width", width), ("heads", heads)):
+            require_count(value, f"grounding: {name}", "a positive integer, the width a multiple of heads")
+        if width % heads:
             raise UserError(
                 f"grounding: expected a width that is a multiple of heads, but got {width} and {heads} heads."
             )

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.errors import UserError, require_count
 from hardneg_plugin.functional.region_weights import box_weights, by_view, cell_weights
 
 
@@ -50,8 +50,8 @@ class Cells(Regions):
 
     def __init__(self, rows: int = 3, columns: int = 3) -> None:
         super().__init__()
-        if min(rows, columns) < 1:
-            raise UserError(f"regions: expected rows and columns >= 1, but got {rows} and {columns}.")
+        require_count(rows, "regions", "rows >= 1")
+        require_count(columns, "regions", "columns >= 1")
         self.cells = rows, columns
         self.kinds = rows * columns
 
@@ -72,6 +72,7 @@ class Boxes(Regions):
 
     def __init__(self, count: int) -> None:
         super().__init__()
+        require_count(count, "regions: count")
         self.count = count
         self.kinds = count + 1
 
@@ -108,6 +109,8 @@ class Learned(Regions):
 
     def __init__(self, width: int, count: int = 16) -> None:
         super().__init__()
+        require_count(count, "regions: count")
+        require_count(width, "regions: width")
         self.kinds = count
         self.queries = nn.Parameter(torch.randn(count, width) * width**-0.5)
         self.keys = nn.Linear(width, width, bias=False)

@@ -17,7 +17,7 @@ from hardneg_plugin.backbones.grounded import GroundedVisual
 from hardneg_plugin.backbones.visual import VisualExtractor, VisualFeatures
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.data.tokenizer import Tokenizer, check_vocabulary
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.errors import UserError, require_number
 from hardneg_plugin.functional.likelihood import TokenLosses
 from hardneg_plugin.grounding import Grounding
 from hardneg_plugin.metrics.study_metric import StudyMetric
@@ -107,6 +107,8 @@ class StudyModel(pl.LightningModule, Generic[Scores]):
         self.visual = visual if grounding is None else GroundedVisual(visual, grounding)
         self.tokenizer = tokenizer
         self._make_optimizer, self._make_lr_schedule = optimizer, lr_schedule
+        if visual_lr is not None:
+            require_number(visual_lr, "model.visual_lr", "a learning rate > 0", above=0)
         self._lr_interval, self._visual_lr, self._decay_vectors = lr_interval, visual_lr, decay_vectors
         self.scores = nn.ModuleDict({"val": make_scores("val"), "test": make_scores("test")})
         if compile:

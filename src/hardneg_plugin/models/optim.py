@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from hardneg_plugin.errors import require
+from hardneg_plugin.errors import require_number
 
 VISUAL = ("visual.network.", "visual.extractor.network.")
 """Prefixes of the parameters of the visual extractor's network, which may be pretrained."""
@@ -30,6 +30,8 @@ def parameter_groups(
     ...     nn.Linear(2, 3).named_parameters(), visual_lr=None, decay_vectors=False)]
     [None, 0.0]
     """
+    if visual_lr is not None:
+        require_number(visual_lr, "model.visual_lr", "a learning rate > 0", above=0)
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, parameter in named_parameters:
         if parameter.requires_grad:
@@ -56,7 +58,7 @@ def warmup_cosine(optimizer: Optimizer, *, total_steps: int, warmup: float = 0.0
     Raises:
         UserError: `warmup` is out of range.
     """
-    require(0 <= warmup < 1, "lr_schedule.schedule.warmup", "a share of all steps, in [0, 1)", warmup)
+    require_number(warmup, "lr_schedule.schedule.warmup", "a share of all steps, in [0, 1)", least=0, below=1)
     rising = max(1, round(warmup * total_steps))
 
     def factor(step: int) -> float:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from hardneg_plugin.errors import UserError, first_line
+from hardneg_plugin.errors import UserError, first_line, require_count
 from hardneg_plugin.files import read_json
 from hardneg_plugin.functional.unit_length import has_direction
 
@@ -73,8 +73,7 @@ class TfidfEmbedder:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value < 1:
-                raise UserError(f"embedder.{name}: expected a positive integer, but got {value}.")
+            require_count(value, f"embedder.{name}")
 
     def __call__(self, texts: Sequence[str]) -> TextEmbeddings:
         """See `Embedder`."""
@@ -114,6 +113,9 @@ class SentenceTransformerEmbedder:
     name_or_path: str
     batch_size: int = 64
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        require_count(self.batch_size, "embedder.batch_size")
 
     def __call__(self, texts: Sequence[str]) -> TextEmbeddings:
         """See `Embedder`."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.errors import require_count, require_number
 from hardneg_plugin.functional.match_keys import UNKNOWN
 from hardneg_plugin.neighbours.embedders import TextEmbeddings
 from hardneg_plugin.neighbours.groups import Groups
@@ -47,10 +47,8 @@ class NeighbourRule:
     left_out: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise UserError(f"k: expected a positive integer, but got {self.k}.")
-        if not -1 < self.ceiling <= 1:
-            raise UserError(f"ceiling: expected a cosine in (-1, 1], but got {self.ceiling}.")
+        require_count(self.k, "k")
+        require_number(self.ceiling, "ceiling", "a cosine in (-1, 1]", above=-1, most=1)
 
     def is_match(self, studies: Indices, candidates: Indices) -> NDArray[np.bool_]:
         """Which of P pairs match, `(P,)` bool; a study matches itself.
@@ -134,8 +132,7 @@ class ChunkedSearch:
     chunk: int = 256
 
     def __post_init__(self) -> None:
-        if self.chunk < 1:
-            raise UserError(f"chunk: expected a positive number of studies, but got {self.chunk}.")
+        require_count(self.chunk, "chunk", "a positive number of studies")
 
     def __call__(self, embeddings: TextEmbeddings, rule: NeighbourRule, *, track: Track = iter) -> Neighbours:
         """See `Search`."""

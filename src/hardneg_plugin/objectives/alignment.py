@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from hardneg_plugin.errors import UserError, require
+from hardneg_plugin.errors import UserError, require_number
 from hardneg_plugin.functional.losses import info_nce, released_alignment, triplet
 from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
 
@@ -44,7 +44,7 @@ class Alignment(Protocol):
 
 
 def _check_temperature(temperature: float) -> None:
-    require(0.01 <= temperature <= 1, "alignment.temperature", "a temperature in [0.01, 1]", temperature)
+    require_number(temperature, "alignment.temperature", "a temperature in [0.01, 1]", least=0.01, most=1)
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,8 @@ class InfoNCE:
 
     def __post_init__(self) -> None:
         _check_temperature(self.temperature)
-        if self.negative_weight < 0 or self.hardened_weight < 0:
-            raise UserError(
-                "alignment: expected negative_weight and hardened_weight >= 0, "
-                f"but got {self.negative_weight} and {self.hardened_weight}."
-            )
+        require_number(self.negative_weight, "alignment.negative_weight", "a weight >= 0", least=0)
+        require_number(self.hardened_weight, "alignment.hardened_weight", "a weight >= 0", least=0)
 
     @property
     def initial_log_scales(self) -> tuple[float, ...]:
@@ -116,7 +113,7 @@ class Triplet:
     log_scale_range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
 
     def __post_init__(self) -> None:
-        require(0 < self.margin <= 2, "alignment.margin", "a cosine difference > 0 and <= 2", self.margin)
+        require_number(self.margin, "alignment.margin", "a cosine difference > 0 and <= 2", above=0, most=2)
 
     def __call__(
         self, batch: EmbeddedBatch, negatives: HardNegatives, hardened: Tensor | None, logit_scales: Tensor

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from hardneg_plugin.errors import require
+from hardneg_plugin.errors import require_count
 from hardneg_plugin.functional.hardening import Ascent, turn_back
 from hardneg_plugin.functional.hardening_strategy import StepStudies
 from hardneg_plugin.functional.match_keys import UNKNOWN
@@ -37,7 +37,7 @@ class Alternating(nn.Module):
 
     def __init__(self, step_size: float = 0.1, steps: int = 1, margin: float = 0.0) -> None:
         super().__init__()
-        require(steps >= 1, "hardening.steps", "a positive integer", steps)
+        require_count(steps, "hardening.steps")
         self.ascent = Ascent(margin=margin, steps=steps, step_size=step_size)
         self.bank = StudyBank()
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hardneg_plugin.errors import require_count
 from hardneg_plugin.functional.match_keys import UNKNOWN, find_keys
 
 
@@ -27,6 +28,7 @@ class ReportQueue(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
+        require_count(size, "size of a queue")
         self.size = size
         self._columns: tuple[Tensor, ...] = ()  # one row more, for what is left out
         self._pushed = torch.zeros((), dtype=torch.int64)  # of the device: how many are left out is known there alone

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hardneg_plugin.distributed import Shards
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.errors import UserError, require_count
 from hardneg_plugin.functional.hard_negatives import are_matches
 from hardneg_plugin.functional.hardening import Arc
 from hardneg_plugin.functional.hardening_strategy import Hardening, StepStudies
@@ -275,6 +275,9 @@ class HardNegativeObjective(nn.Module):
 def _heads(
     image_width: int | None, report_width: int | None, width: int | None, centred: bool
 ) -> tuple[nn.Module, nn.Module]:
+    for name, value in (("image_width", image_width), ("report_width", report_width), ("width", width)):
+        if value is not None:
+            require_count(value, f"HardNegativeObjective: {name}")
     if width is None:
         return nn.Identity(), nn.Identity()
     if image_width is None or report_width is None:

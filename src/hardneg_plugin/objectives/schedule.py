@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from hardneg_plugin.errors import require
+from hardneg_plugin.errors import require, require_number
 
 Unit = Literal["epoch", "step", "fraction"]
 
@@ -42,8 +42,8 @@ class Schedule:
         units = get_args(Unit)
         require(self.unit in units, "schedule.unit", f"one of {', '.join(units)}", repr(self.unit))
         longest = 1 if self.unit == "fraction" else math.inf
-        require(0 <= self.warmup < longest, "schedule.warmup", ">= 0, and < 1 in fractions", self.warmup)
-        require(0 <= self.cap <= 1, "schedule.cap", "a hardness in [0, 1]", self.cap)
+        require_number(self.warmup, "schedule.warmup", ">= 0, and < 1 in fractions", least=0, below=longest)
+        require_number(self.cap, "schedule.cap", "a hardness in [0, 1]", least=0, most=1)
 
     def is_active(self, progress: TrainingProgress) -> bool:
         """Whether the warm-up is over."""
@@ -80,7 +80,7 @@ class Constant(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.hardness <= 1, "schedule.hardness", "a hardness in [0, 1]", self.hardness)
+        require_number(self.hardness, "schedule.hardness", "a hardness in [0, 1]", least=0, most=1)
 
     def curve(self, position: float) -> float:
         """`hardness` at every position."""
@@ -104,7 +104,7 @@ class Exponential(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.rate > 0, "schedule.rate", "a rate > 0", self.rate)
+        require_number(self.rate, "schedule.rate", "a rate > 0", above=0)
 
     def curve(self, position: float) -> float:
         """1 - exp(-rate * position)."""
@@ -129,9 +129,9 @@ class Linear(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.peak <= 1, "schedule.peak", "a hardness in [0, 1]", self.peak)
+        require_number(self.peak, "schedule.peak", "a hardness in [0, 1]", least=0, most=1)
         expected = f"a position after the warm-up, which ends at {self.warmup}"
-        require(self.end > self.warmup, "schedule.end", expected, self.end)
+        require_number(self.end, "schedule.end", expected, above=self.warmup)
 
     def curve(self, position: float) -> float:
         """peak * position / (end - warmup), at most `peak`."""

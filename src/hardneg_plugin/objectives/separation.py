@@ -5,7 +5,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from hardneg_plugin.errors import require
+from hardneg_plugin.errors import require_number
 from hardneg_plugin.functional.losses import absolute_separation, separation
 
 
@@ -39,7 +39,7 @@ class Hinge:
     margin: float = 0.0
 
     def __post_init__(self) -> None:
-        require(-1 <= self.margin < 1, "separation.margin", "a cosine in [-1, 1)", self.margin)
+        require_number(self.margin, "separation.margin", "a cosine in [-1, 1)", least=-1, below=1)
 
     def __call__(self, images: Tensor, negative_images: Tensor, valid: Tensor) -> Tensor:
         """max(0, z·z' - margin), `(B,)`."""

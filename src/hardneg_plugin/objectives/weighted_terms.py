@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hardneg_plugin.errors import require
+from hardneg_plugin.errors import require_number
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Weights:
 
     def __post_init__(self) -> None:
         for name, weight in vars(self).items():
-            require(weight >= 0, f"weights.{name}", "a weight >= 0", weight)
+            require_number(weight, f"weights.{name}", "a weight >= 0", least=0)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from hardneg_plugin.errors import UserError, require
+from hardneg_plugin.errors import UserError, require_count, require_number
 from hardneg_plugin.functional.entity_losses import entity_loss, statement_loss
 from hardneg_plugin.functional.unit_length import SHORTEST, has_direction, unit_length
 from hardneg_plugin.grounding import Grounding, Patches
@@ -80,13 +80,16 @@ class GroundedKnowledgeObjective(HardNegativeObjective):
         layers: int = 1,
         **options: object,
     ) -> None:
-        require(pair_matching_weight >= 0, "objective=gk_mvlp", "pair_matching_weight >= 0", pair_matching_weight)
-        require(entity_weight >= 0, "objective=gk_mvlp", "entity_weight >= 0", entity_weight)
-        require(statement_weight >= 0, "objective=gk_mvlp", "statement_weight >= 0", statement_weight)
-        if layers < 1 or heads < 1 or width % heads:
+        require_number(pair_matching_weight, "objective=gk_mvlp", "pair_matching_weight >= 0", least=0)
+        require_number(entity_weight, "objective=gk_mvlp", "entity_weight >= 0", least=0)
+        require_number(statement_weight, "objective=gk_mvlp", "statement_weight >= 0", least=0)
+        for name, value in (("width", width), ("heads", heads), ("layers", layers)):
+            require_count(value, "objective=gk_mvlp", f"{name} >= 1")
+        if entity_width is not None:
+            require_count(entity_width, "objective=gk_mvlp", "entity_width >= 1")
+        if width % heads:
             raise UserError(
-                "objective=gk_mvlp: expected layers >= 1, and heads that divide the width, "
-                f"but got layers={layers}, heads={heads} and width={width}."
+                f"objective=gk_mvlp: expected heads that divide the width, but got heads={heads} and width={width}."
             )
         if entity_weight and (grounding is None) == (entity_width is None):
             raise UserError(

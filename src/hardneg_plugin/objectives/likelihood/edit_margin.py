@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hardneg_plugin.errors import require
+from hardneg_plugin.errors import require_count
 from hardneg_plugin.functional.likelihood import MarginForm, TokenLosses, from_first_difference, likelihood_margin
 from hardneg_plugin.objectives.likelihood.negative_images import ReadReports
 
@@ -35,7 +35,7 @@ class EditMargin:
     changes: int = 3
 
     def __post_init__(self) -> None:
-        require(self.changes >= 1, "edit_margin.changes", "a positive integer", self.changes)
+        require_count(self.changes, "edit_margin.changes")
         self._losses(torch.ones(1), torch.ones(1), torch.ones(1, dtype=torch.bool))
 
     def changes_at(self, hardness: float) -> int:

@@ -6,7 +6,7 @@ from typing import Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from hardneg_plugin.errors import UserError, require
+from hardneg_plugin.errors import UserError, require, require_count
 from hardneg_plugin.functional.hard_negatives import most_similar
 from hardneg_plugin.functional.likelihood import TokenLosses
 from hardneg_plugin.objectives.batch import EmbeddedBatch
@@ -56,7 +56,7 @@ class NegativeImages:
 
     def __post_init__(self) -> None:
         require(self.choice in get_args(Choice), "choice of negative images", ", ".join(get_args(Choice)), self.choice)
-        require(self.k >= 1, "k of negative images", "a positive integer", self.k)
+        require_count(self.k, "k of negative images")
         require(self.choice != "mean_image" or self.k == 1, "k of negative images", "1 for mean_image", self.k)
 
     @torch.no_grad()

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from hardneg_plugin.errors import UserError, require
+from hardneg_plugin.errors import UserError, require, require_number
 from hardneg_plugin.functional.likelihood import TokenLosses, weights_by_emphasis, weights_by_image, weights_by_text
 from hardneg_plugin.objectives.batch import EmbeddedBatch
 from hardneg_plugin.objectives.likelihood.negative_images import Choice, NegativeImages, ReadReports
@@ -57,9 +57,9 @@ class ByImage:
     margin: float = 1.0
 
     def __post_init__(self) -> None:
-        require(self.scale >= 0, "token_weights.scale", "a number >= 0", self.scale)
-        require(self.limit > 0, "token_weights.limit", "a number > 0", self.limit)
-        require(self.margin >= 0, "token_weights.margin", "a number >= 0", self.margin)
+        require_number(self.scale, "token_weights.scale", "a number >= 0", least=0)
+        require_number(self.limit, "token_weights.limit", "a number > 0", above=0)
+        require_number(self.margin, "token_weights.margin", "a number >= 0", least=0)
         NegativeImages(self.choice, self.k)
 
     @torch.no_grad()
@@ -115,7 +115,7 @@ class ByText:
     k: int = 4
 
     def __post_init__(self) -> None:
-        require(self.scale >= 0, "token_weights.scale", "a number >= 0", self.scale)
+        require_number(self.scale, "token_weights.scale", "a number >= 0", least=0)
         require(self.choice in ("nearest", "random"), "token_weights.choice", "nearest, random", self.choice)
         NegativeImages(self.choice, self.k)
 
@@ -146,7 +146,7 @@ class ByEmphasis:
     scale: float = 6.0
 
     def __post_init__(self) -> None:
-        require(self.scale >= 0, "token_weights.scale", "a number >= 0", self.scale)
+        require_number(self.scale, "token_weights.scale", "a number >= 0", least=0)
 
     @torch.no_grad()
     def __call__(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hardneg_plugin.distributed import from_first_rank
-from hardneg_plugin.errors import require
+from hardneg_plugin.errors import require_count
 from hardneg_plugin.functional.hard_negatives import are_matches, mine, most_similar
 from hardneg_plugin.functional.match_keys import UNKNOWN, find_keys, match_key
 from hardneg_plugin.neighbours.table import read_neighbours
@@ -51,7 +51,7 @@ class Bank(nn.Module):
     ) -> None:
         super().__init__()
         self._in_batch = InBatch(k, pool, ceiling)
-        require(refresh_every >= 1, "negatives.refresh_every", "a positive integer", refresh_every)
+        require_count(refresh_every, "negatives.refresh_every")
         self.k, self.pool, self.ceiling, self.refresh_every = k, pool, ceiling, refresh_every
         self.bank = StudyBank()
         self._is_mined = table is not None

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from hardneg_plugin.errors import UserError, require
+from hardneg_plugin.errors import UserError, require_count, require_number
 from hardneg_plugin.functional.hard_negatives import match_mask, most_similar, nearest_reports
 from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
 from hardneg_plugin.objectives.memory import ReportQueue
@@ -41,9 +41,10 @@ class InBatch:
     ceiling: float = 1.0
 
     def __post_init__(self) -> None:
-        require(self.k >= 1, "negatives.k", "a positive integer", self.k)
-        require(self.pool is None or self.pool >= self.k, "negatives.pool", f"an integer >= k = {self.k}", self.pool)
-        require(-1 < self.ceiling <= 1, "negatives.ceiling", "a cosine in (-1, 1]", self.ceiling)
+        require_count(self.k, "negatives.k")
+        if self.pool is not None:
+            require_count(self.pool, "negatives.pool", f"an integer >= k = {self.k}", least=self.k)
+        require_number(self.ceiling, "negatives.ceiling", "a cosine in (-1, 1]", above=-1, most=1)
 
     def __call__(self, batch: EmbeddedBatch) -> HardNegatives:
         """The k nearest reports of the batch that are no matches, and their images."""
@@ -68,7 +69,8 @@ class Queue(nn.Module):
 
     def __init__(self, size: int = 1024, k: int = 1, pool: int | None = None, ceiling: float = 1.0) -> None:
         super().__init__()
-        require(1 <= size <= QUEUE_LIMIT, "negatives.size", f"an integer in [1, {QUEUE_LIMIT}]", size)
+        expected = f"an integer in [1, {QUEUE_LIMIT}]"
+        require_number(size, "negatives.size", expected, least=1, most=QUEUE_LIMIT, whole=True)
         self.choice = vars(InBatch(k, pool, ceiling))
         self.queue = ReportQueue(size)
 
@@ -111,7 +113,7 @@ class Paired:
     k: int = 1
 
     def __post_init__(self) -> None:
-        require(self.k >= 1, "negatives.k", "a positive integer", self.k)
+        require_count(self.k, "negatives.k")
 
     def __call__(self, batch: EmbeddedBatch) -> HardNegatives:
         """The paired studies of the batch."""

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from hardneg_plugin.errors import UserError, require
+from hardneg_plugin.errors import require_count, require_number
 from hardneg_plugin.functional.losses import info_nce_of_logits
 from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
 from hardneg_plugin.objectives.embeddings import PairEmbeddings
@@ -72,16 +72,13 @@ class RelationEnhancedObjective(HardNegativeObjective):
         chunk: int = 4,
         **options: object,
     ) -> None:
-        require(word_region_width >= 1, "objective=reclf", "word_region_width >= 1", word_region_width)
-        require(rounds >= 0, "objective=reclf", "rounds >= 0", rounds)
-        require(chunk >= 1, "objective=reclf", "chunk >= 1", chunk)
-        require(local_weight >= 0, "objective=reclf", "local_weight >= 0", local_weight)
-        require(negative_weight >= 0, "objective=reclf", "negative_weight >= 0", negative_weight)
-        if attention_scale <= 0 or score_scale <= 0:
-            raise UserError(
-                "objective=reclf: expected attention_scale and score_scale > 0, "
-                f"but got {attention_scale} and {score_scale}."
-            )
+        require_count(word_region_width, "objective=reclf", "word_region_width >= 1")
+        require_count(rounds, "objective=reclf", "rounds >= 0", least=0)
+        require_count(chunk, "objective=reclf", "chunk >= 1")
+        require_number(local_weight, "objective=reclf", "local_weight >= 0", least=0)
+        require_number(negative_weight, "objective=reclf", "negative_weight >= 0", least=0)
+        require_number(attention_scale, "objective=reclf", "attention_scale > 0", above=0)
+        require_number(score_scale, "objective=reclf", "score_scale > 0", above=0)
         super().__init__(image_width=image_width, report_width=report_width, width=width, **options)  # type: ignore[arg-type]
         with torch.random.fork_rng(devices=[]):  # as of the other heads
             self.parts = PartHeads(image_width, report_width, width)

@@ -13,7 +13,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from hardneg_plugin.data.studies import Batch
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.errors import require_count
 from hardneg_plugin.metrics.records import PredictionRecord
 from hardneg_plugin.models.aligned import AlignedModel
 from hardneg_plugin.models.base import StudyModel
@@ -70,12 +70,8 @@ class Diagnosis(pl.Callback):
     """
 
     def __init__(self, every_n_epochs: int = 1, studies: int = 4) -> None:
-        if every_n_epochs < 1:
-            raise UserError(
-                f"callbacks.diagnosis.every_n_epochs: expected a positive integer, but got {every_n_epochs}."
-            )
-        if studies < 0:
-            raise UserError(f"callbacks.diagnosis.studies: expected an integer >= 0, but got {studies}.")
+        require_count(every_n_epochs, "callbacks.diagnosis.every_n_epochs")
+        require_count(studies, "callbacks.diagnosis.studies", "an integer >= 0", least=0)
         self.every_n_epochs, self.studies = every_n_epochs, studies
         self._tracker = WarningTracker()
         self._lowest_loss = math.inf

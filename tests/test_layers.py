@@ -16,6 +16,7 @@ PLUG_IN = [
     "parquet_file",
     "distributed",
     "agreement",
+    "divergence",
     "knowledge",
     "functional",
     "neighbours",

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hardneg_plugin.distributed import from_first_rank, is_shard, world_size
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.errors import SharedError
 
 ROUNDINGS = 128
 """By how many roundings of its norm a tensor may differ between ranks; training on gradients of their own soon differs by more."""
@@ -31,7 +31,7 @@ def check_agreement(module: nn.Module, name: str, device: torch.device | None = 
         device: of the collective; None: that of the module's first parameter, or the CPU.
 
     Raises:
-        UserError: on all ranks, if two ranks differ.
+        SharedError: on all ranks, if two ranks differ.
 
     >>> check_agreement(nn.Linear(2, 2), "head")
     """
@@ -50,7 +50,7 @@ def check_agreement(module: nn.Module, name: str, device: torch.device | None = 
         if not is_equal and not (is_of_one_kind and _is_close(state[key], device)):
             differ.append(key)
     if differ:
-        raise UserError(
+        raise SharedError(
             f"{name}: expected the same values on all {world_size()} ranks, but {', '.join(differ)} differ: nothing averages "
             "their gradients, or ranks began with different values or saw a different number of batches."
         )

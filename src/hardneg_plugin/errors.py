@@ -12,6 +12,10 @@ class UserError(ValueError):
     """
 
 
+class SharedError(UserError):
+    """A `UserError` that all ranks raise, with one message; the first prints it."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, without the full stop."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")

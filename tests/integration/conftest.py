@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -84,7 +85,7 @@ def two_processes():
 def fault(monkeypatch):
     """The override that lets something happen to one process: kind, rank and step as in `faults.Fault`."""
     monkeypatch.syspath_prepend(Path(__file__).parent)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     return "+callbacks.fault={{_target_: faults.Fault, kind: {}, rank: {}, step: {}}}".format
 
 

@@ -14,7 +14,7 @@ from pytorch_lightning.plugins import CheckpointIO
 
 from hardneg_plugin.apps import commands
 from hardneg_plugin.apps.shared.console import COLUMNS, print_scores
-from hardneg_plugin.apps.shared.launch import carry_out
+from hardneg_plugin.apps.shared.launch import carry_out, resume_hint
 from hardneg_plugin.apps.shared.own_folder import own_folder
 from hardneg_plugin.apps.shared.ranks import Job, agreed, broadcast_job, interruptible, make_trainer, setup_distributed
 from hardneg_plugin.apps.shared.startup_summary import count_parameters, device_in_words, startup_summary
@@ -24,6 +24,7 @@ from hardneg_plugin.data.fingerprint import fingerprint
 from hardneg_plugin.data.leakage import leakage_of, leakage_warning
 from hardneg_plugin.data.studies import SplitName
 from hardneg_plugin.data.tokenizer import check_vocabulary
+from hardneg_plugin.divergence import DivergedError
 from hardneg_plugin.evaluation.baselines import embed_studies, most_frequent_report, nearest_image_reports
 from hardneg_plugin.files import write_json, write_jsonl
 from hardneg_plugin.metrics.record_scores import score_records
@@ -112,7 +113,10 @@ def train(job: Job) -> None:
 
     started = time.monotonic()
     with interruptible(trainer):
-        trainer.fit(model, data, ckpt_path=None if checkpoint is None else str(checkpoint))
+        try:
+            trainer.fit(model, data, ckpt_path=None if checkpoint is None else str(checkpoint))
+        except DivergedError as error:
+            raise DivergedError(f"{error} {_way_out(job, run)}") from error
         seconds = time.monotonic() - started
         has_last, has_best = strategy.broadcast((run.last.is_file(), run.best.is_file()))
         if not has_last:  # trainer.max_epochs=0: the model as it started
@@ -170,6 +174,17 @@ def _introduce(job: Job, trainer: pl.Trainer, data: StudyDataModule, model: Stud
         "device": device_in_words(trainer),
         "command": command_without_secrets("hardneg-train", job.overrides),
     }
+
+
+def _way_out(job: Job, run: RunFolder) -> str:
+    """What to do about a training that diverged."""
+    if not run.last.is_file():
+        return "No checkpoint was written before. Look at these studies, and train again with a lower optimizer.lr."
+    before = moment_of(run.last)
+    return (
+        f"{run.last} is whole, from step {before.step} in epoch {before.epoch}. Look at these studies; a smaller "
+        f"trainer.gradient_clip_val or trainer.precision=32-true may help. {resume_hint(job)}"
+    )
 
 
 def _facts(

@@ -22,6 +22,7 @@ NOT_COMPARED = (
     "overwrite",
     "logger",
     "callbacks.progress_bar",
+    "callbacks.divergence",
     # true in earlier versions, which had one validation an epoch in mind
     "callbacks.checkpoint.save_on_train_epoch_end",
     # of earlier versions: where a run writes

@@ -207,7 +207,7 @@ def test_settings_that_earlier_versions_had_not_and_change_no_number_do_not_matt
     run.folder.path.mkdir(parents=True)
     parts = {"data": {"size": 3}, "model": {"x": 1}, "decoding": {"y": 1}}
     before = {**parts, "callbacks": {"checkpoint": {"save_on_train_epoch_end": True}}}
-    now = {**parts, "overwrite": False, "callbacks": {"checkpoint": {"save_on_train_epoch_end": None}}}
+    now = {**parts, "overwrite": False, "callbacks": {"checkpoint": {}, "divergence": {"patience": 3}}}
     run.folder.config.write_text(OmegaConf.to_yaml(before))
     check_same_settings([PlannedRun("host", 1, [], now, run.folder)])
 

@@ -20,7 +20,7 @@ from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryV
 from hardneg_plugin.apps.shared.override_hints import explain_composing, explain_override, needed_package
 from hardneg_plugin.apps.shared.settings_check import check_types
 from hardneg_plugin.config import conf_dir
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.errors import SharedError, UserError
 
 ALONE = {("score", "predictions"), *((command, "run") for command in ("evaluate", "tasks", "page", "export"))}
 """Settings that an argument without a key stands for."""
@@ -148,6 +148,8 @@ def remove_if_empty(folder: Path) -> None:
 
 def _fail_if_explained(error: BaseException, config_name: str) -> None:
     if (message := explain(error, config_name)) is not None:
+        if any(isinstance(cause, SharedError) for cause in _chain(error)) and not is_first():
+            sys.exit(2)
         fail(message)
 
 

@@ -184,6 +184,7 @@ TRAINING: Mapping[str, Limit] = {
     "trainer.limit_*_batches": BATCHES,
     "callbacks.progress_bar.refresh_rate": COUNT,
     "callbacks.diagnosis.*": COUNT,
+    "callbacks.divergence.*": POSITIVE,
     "callbacks.early_stopping.patience": COUNT,
     "callbacks.last.every_n_train_steps": POSITIVE_OR_NULL,
     "*.seed": SEED,

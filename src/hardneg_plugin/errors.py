@@ -21,6 +21,17 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")
 
 
+def message_of(error: UserError) -> str:
+    """Its message, without the traceback that PyTorch puts around an error of a worker process.
+
+    >>> message_of(UserError("data.root: no such folder."))
+    'data.root: no such folder.'
+    """
+    text = str(error)
+    _, raised, message = text.rpartition(f"\n{UserError.__module__}.{UserError.__qualname__}: ")
+    return message.strip() if raised and text.startswith("Caught ") else text
+
+
 def require(holds: bool, name: str, expected: str, value: object) -> None:
     """Check a value that a user sets.
 

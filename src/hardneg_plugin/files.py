@@ -1,16 +1,22 @@
 """Reading and writing files: written whole or not at all, with an error that says what to do."""
 
+import errno
 import io
 import json
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from hardneg_plugin.errors import UserError
+
+FAILURES = {errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EROFS}
+FAILURES |= {getattr(errno, name) for name in ("EDQUOT", "ESTALE") if hasattr(errno, name)}  # not on Windows
+"""What can happen to a disk while a file is written."""
 
 
 def open_no_link(path: str | Path, flags: int) -> int:
@@ -32,7 +38,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     Permissions follow the umask.
 
     Raises:
-        OSError: it cannot be written, for instance because the disk is full; nothing half-written is left.
+        OSError: it cannot be written; that of a full disk names `path`, and nothing half-written is left.
     """
     unfinished = path.parent / f"{unfinished_prefix(path)}{secrets.token_hex(8)}"
     descriptor = open_no_link(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL)
@@ -42,9 +48,11 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             os.unlink(unfinished)
+        if (failed := failed_write(error)) is not None:  # torch.save raises a RuntimeError after it
+            raise OSError(failed.errno, failed.strerror, str(path)) from error
         raise
 
 
@@ -107,7 +115,38 @@ def writing(path: Path, remedy: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}). {remedy}") from error
+        raise UserError(f"{path}: cannot be written ({why_not_written(error, path)}). {remedy}") from error
+
+
+def failed_write(error: BaseException | None) -> OSError | None:
+    """The failure of a disk that an error came from; None if there is none.
+
+    >>> full = RuntimeError("unexpected position")
+    >>> full.__context__ = OSError(errno.ENOSPC, "No space left on device")
+    >>> failed_write(full)
+    OSError(28, 'No space left on device')
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FAILURES:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def why_not_written(error: OSError, path: Path) -> str:
+    """The reason in words, with the free space where the disk failed.
+
+    Args:
+        error: of writing.
+        path: the file or folder, which need not exist.
+    """
+    reason = str(error.strerror or error)
+    if error.errno not in FAILURES:
+        return reason
+    there = next((folder for folder in (path, *path.absolute().parents) if folder.is_dir()), Path.cwd())
+    with suppress(OSError):
+        reason += f", {shutil.disk_usage(there).free / 1e6:,.1f} MB free"
+    return reason
 
 
 def check_place(path: Path, key: str) -> None:

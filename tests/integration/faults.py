@@ -2,7 +2,9 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
+from pathlib import Path
 
 import pytorch_lightning as pl
 
@@ -31,3 +33,27 @@ class Fault(pl.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.kind == "interrupt":
             os.kill(multiprocessing.parent_process().pid, signal.SIGINT)
+
+
+class Removal(pl.Callback):
+    """At the start of the second epoch: a file or folder is gone, or a file is cut short."""
+
+    def __init__(self, path, cut=False):
+        self.path, self.cut = Path(path), cut
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch != 1:
+            return
+        if self.cut:
+            os.truncate(self.path, 200)
+        else:
+            shutil.rmtree(self.path) if self.path.is_dir() else self.path.unlink()
+
+
+class WorkerKill(pl.Callback):
+    """At the start of the second step: the worker processes of the loader are killed."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == 1:
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid, signal.SIGKILL)

@@ -90,11 +90,12 @@ def evaluate(job: Job) -> None:
         origin = provenance(data=fingerprint(data.source))
         facts = {**settings, "versions": origin.pop("versions"), "provenance": origin}
         remove_scores(output.path)
+        if records:  # a model that writes nothing has none
+            write_jsonl(output.predictions(config.split), records)
         write_json(output.metrics, {**scores_and_intervals({config.split: card}), **facts})
         print_scores(f"{config.split} split of {config.run}", {str(config.checkpoint): card.values})
         print(f"\nscores   {output.metrics}")
-        if records:  # a model that writes nothing has none
-            write_jsonl(output.predictions(config.split), records)
+        if records:
             print(f"reports  {output.predictions(config.split)}")
 
 

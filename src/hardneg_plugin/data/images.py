@@ -48,7 +48,7 @@ def read_grayscale(path: Path, *, shorter_side: int | None = None) -> Tensor:
             f"Expected a PNG, JPEG or DICOM, but {path} is none of them by its content. Convert it, or remove its study."
         ) from error
     except Exception as error:  # broken bytes make Pillow raise OSError, SyntaxError, struct.error and others
-        reason = str(error) or type(error).__name__
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UserError(
             f"Expected a whole PNG, JPEG or DICOM, but {path} cannot be read ({reason}). Replace it, or remove its study."
         ) from error

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import pytorch_lightning as pl
 from hydra.utils import instantiate
@@ -11,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from hardneg_plugin.backbones.official import load_released
 from hardneg_plugin.backbones.released import read_released
 from hardneg_plugin.data.tokenizer import Tokenizer, tokenizer_from_state
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.errors import UserError, first_line
 from hardneg_plugin.runs.folder import RunFolder
 from hardneg_plugin.runs.shell import command_line
 from hardneg_plugin.runs.trusted import check_plain, check_trusted
@@ -115,7 +116,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except UserError:
         raise
     except Exception as error:  # a damaged or foreign file can make the reader raise anything
-        raise UserError(f"checkpoint {path} cannot be read: {error}") from error
+        raise _unreadable(path, error) from error
     wanted = ("state_dict", "tokenizer", "backbone")
     missing = [key for key in wanted if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(key), dict)]
     if missing:
@@ -146,7 +147,39 @@ def moment_of(path: Path) -> Moment:
         loop = content.get("loops", {}).get("fit_loop", {}).get("epoch_loop.state_dict", {})
         return Moment(int(content["epoch"]) + 1, int(content["global_step"]), loop.get("_batches_that_stepped"))
     except Exception as error:  # as in `read_checkpoint`
-        raise UserError(f"checkpoint {path} cannot be read: {error}") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    """What is wrong with a file, and the other checkpoint of its run where that one can be read."""
+    try:
+        with path.open("rb") as file:
+            begin = file.read(4)
+    except OSError as failed:
+        return UserError(f"checkpoint {path} cannot be read: {failed.strerror}.")
+    if not begin:
+        reason = "it is empty"
+    elif begin == b"PK\3\4":
+        reason = first_line(error) if is_zipfile(path) else "it is cut short"
+    else:
+        reason = "it is no checkpoint of hardneg-train"
+    return UserError(f"checkpoint {path} cannot be read: {reason}.{_way_out(path)}")
+
+
+def _way_out(path: Path) -> str:
+    """What to do with the checkpoint beside a broken one; empty if there is none."""
+    others = {"last.ckpt": "best", "best.ckpt": "last"}
+    if path.name not in others:
+        return ""
+    other = path.with_name(f"{others[path.name]}.ckpt")
+    try:
+        epoch = int(read_tensors(other, map_location="meta", mmap=True)["epoch"]) + 1
+    except Exception:  # as in `read_checkpoint`
+        return ""
+    hint = f" {other.name}, of epoch {epoch}, can be read: other commands take it by checkpoint={other.stem}"
+    if other.stem == "last":
+        return f"{hint}."
+    return f"{hint}, and training goes on from there after {command_line('cp', other.absolute(), path.absolute())}"
 
 
 def load_weights(model: pl.LightningModule, checkpoint: dict[str, Any], path: Path) -> None:

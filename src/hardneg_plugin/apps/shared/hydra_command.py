@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,8 +20,9 @@ from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryV
 
 from hardneg_plugin.apps.shared.override_hints import explain_composing, explain_override, needed_package
 from hardneg_plugin.apps.shared.settings_check import check_types
+from hardneg_plugin.apps.shared.surroundings import chain, explain_surroundings
 from hardneg_plugin.config import conf_dir
-from hardneg_plugin.errors import SharedError, UserError
+from hardneg_plugin.errors import SharedError, UserError, message_of
 
 ALONE = {("score", "predictions"), *((command, "run") for command in ("evaluate", "tasks", "page", "export"))}
 """Settings that an argument without a key stands for."""
@@ -56,7 +58,7 @@ def run_command(config_name: str, task: Callable[[DictConfig], None], arguments:
         except BaseException as error:
             remove_if_empty(run_directory())
             # here and not only below: Hydra would print a line itself on the way
-            _fail_if_explained(error, config_name)
+            _fail_if_explained(error, config_name, run_directory())
             raise
 
     try:
@@ -73,7 +75,8 @@ def fail(message: str) -> NoReturn:
     # Until ranks that srun or torchrun started are connected, all fail for the same reason; rank 0 prints it.
     distributed = sys.modules.get("torch.distributed")  # not imported for this
     if is_first() or (distributed is not None and distributed.is_initialized()):
-        print(f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # of the disk that a log is on
+            print(f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
     sys.exit(2)
 
 
@@ -105,6 +108,13 @@ def hush_libraries() -> None:
     # of an epoch; what is logged counts the steps of the whole training
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     warnings.showwarning = _show_in_a_line
+    threading.excepthook = _leave_to_the_main_thread
+
+
+def _leave_to_the_main_thread(ended: threading.ExceptHookArgs) -> None:
+    """Print the error of a thread, but not that of TensorBoard's writer, which raises it in the main thread too."""
+    if type(ended.thread).__name__ != "_AsyncWriterThread":
+        threading.__excepthook__(ended)
 
 
 def _show_in_a_line(
@@ -146,23 +156,24 @@ def remove_if_empty(folder: Path) -> None:
             folder.rmdir()
 
 
-def _fail_if_explained(error: BaseException, config_name: str) -> None:
-    if (message := explain(error, config_name)) is not None:
-        if any(isinstance(cause, SharedError) for cause in _chain(error)) and not is_first():
+def _fail_if_explained(error: BaseException, config_name: str, folder: Path | None = None) -> None:
+    if (message := explain(error, config_name, folder)) is not None:
+        if any(isinstance(cause, SharedError) for cause in chain(error)) and not is_first():
             sys.exit(2)
         fail(message)
 
 
-def explain(error: BaseException, config_name: str) -> str | None:
+def explain(error: BaseException, config_name: str, folder: Path | None = None) -> str | None:
     """The message of an error that a user can cause; None for any other error.
 
     Args:
         error: with the chain of its causes.
         config_name: of the command's config, whose keys are suggested.
+        folder: that the command writes into; None: the working folder.
     """
-    for cause in _chain(error):
+    for cause in chain(error):
         if isinstance(cause, UserError):
-            return str(cause)
+            return message_of(cause)
         if isinstance(cause, MissingMandatoryValue | InterpolationToMissingValueError):
             named = re.search(r"Missing mandatory value: ([\w.]+)", str(cause.msg))
             return _must_be_given(named.group(1) if named else str(cause.full_key), config_name)
@@ -174,19 +185,13 @@ def explain(error: BaseException, config_name: str) -> str | None:
         return f"config: {error.msg or error} (key {error.full_key})"
     if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}. Runs are written there; hydra.run.dir=... sets another folder."
-    return None
+    return explain_surroundings(error, folder or Path.cwd())
 
 
 def _must_be_given(key: str, config_name: str) -> str:
     if (config_name, key) in ALONE:
         return f"{key} must be given: hardneg-{config_name} {key.upper()}, or {key}=..."
     return f"{key} must be given: add {key}=... to the command line."
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _explain_instantiation(error: InstantiationException) -> str | None:

@@ -29,14 +29,10 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from hardneg_plugin.apps.shared import rank_main
+from hardneg_plugin.apps.shared.failures import explain_failure, resume_hint
 from hardneg_plugin.apps.shared.hydra_command import is_first
 from hardneg_plugin.apps.shared.ranks import Job
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.runs.folder import RunFolder
-from hardneg_plugin.runs.overrides import check_overrides
-from hardneg_plugin.runs.places import check_writes_inside
-from hardneg_plugin.runs.shell import command_line
-from hardneg_plugin.runs.trusted import check_trusted
 
 IMPORTED_ONCE = ["hardneg_plugin.apps.train", "hardneg_plugin.apps.evaluate"]
 """What the fork server imports for all ranks, of all jobs of a sweep."""
@@ -64,6 +60,10 @@ def carry_out(job: Job, task: Callable[[Job], None]) -> None:
         if is_first():
             print(f"Interrupted. {resume_hint(job)}".rstrip(), file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        if (message := explain_failure(error, job)) is not None:
+            raise UserError(message) from error
+        raise
 
 
 def to_launch(trainer: dict[str, Any]) -> int:
@@ -120,21 +120,6 @@ def launch(job: Job, processes: int) -> None:
         except ChildFailedError as error:
             _report(error, Path(directory), job)
             sys.exit(1)
-
-
-def resume_hint(job: Job) -> str:
-    """The command that resumes a training; empty for one that has not begun, and for other commands."""
-    run = RunFolder(job.folder)
-    if job.command != "train" or not run.config.is_file():
-        return ""
-    hint = f"Resume with: {command_line('hardneg-train', resume=run.path)}"
-    try:
-        check_overrides(job.overrides, "")
-        check_trusted(job.settings, "")
-        check_writes_inside(job.settings, "")
-    except UserError:  # it names classes of the user's
-        return f"{hint} trust=true"
-    return hint
 
 
 def is_one_of_many() -> bool:

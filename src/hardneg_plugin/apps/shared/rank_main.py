@@ -21,7 +21,8 @@ from typing import Any, NoReturn
 import torch
 from tqdm import tqdm
 
-from hardneg_plugin.apps.shared.hydra_command import explain, hush_libraries
+from hardneg_plugin.apps.shared.failures import explain_failure
+from hardneg_plugin.apps.shared.hydra_command import hush_libraries
 from hardneg_plugin.apps.shared.ranks import Job
 from hardneg_plugin.files import whole_file
 
@@ -80,7 +81,7 @@ def main(surroundings: None, job_file: str) -> None:
     except SystemExit as stop:  # by `agreed`: rank 0 reports it
         _end(stop.code if isinstance(stop.code, int) else 1)
     except BaseException as error:
-        message = explain(error, job.command) if isinstance(error, Exception) else None
+        message = explain_failure(error, job) if isinstance(error, Exception) else None
         text = message or traceback.format_exc()
         report = {"time": time.time(), "explained": message is not None, "text": text}
         # atomic: the launcher may end this rank while it writes

@@ -1,0 +1,59 @@
+"""One line for what happens to a command from outside: a full disk, a folder that is gone, a killed worker, too little memory."""
+
+import errno
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from hardneg_plugin.errors import first_line
+from hardneg_plugin.files import failed_write, why_not_written
+
+
+def explain_surroundings(error: BaseException, folder: Path) -> str | None:
+    """What happened, and what to do; None for any other error.
+
+    Args:
+        error: with the chain of its causes.
+        folder: that the command writes into, for errors that name no file.
+    """
+    if (failed := failed_write(error)) is not None:
+        path = Path(failed.filename or folder)
+        remedy = "Make room." if failed.errno != errno.EROFS else "Name another place."
+        return f"{path}: cannot be written ({why_not_written(failed, path)}). {remedy}"
+    for cause in chain(error):
+        kind, line = type(cause).__name__, first_line(cause)
+        if isinstance(cause, FileNotFoundError) and is_below(cause.filename, folder):
+            return f"{cause.filename}: its folder is gone: something removed it while this command wrote into it."
+        if isinstance(cause, RuntimeError) and (
+            ended := re.search(r"worker.* (?:is killed by signal: (\w+)|exited)", line)
+        ):
+            how = f" by the signal {ended[1]}" if ended[1] else ""
+            return (
+                f"A worker process that loads studies was ended{how}, most likely for lack of memory or of space in /dev/shm: "
+                "set fewer data.datamodule.num_workers, or 0."
+            )
+        if kind == "OutOfMemoryError":  # of torch, which is not imported for this
+            return f"{line}. Lower data.batch_size, or raise model.chunks."
+        if kind == "MisconfigurationException":  # of Lightning
+            return f"trainer: {line}."
+    return None
+
+
+def is_below(file: object, folder: Path) -> bool:
+    """Whether a file that an error names is in a folder or below it.
+
+    Args:
+        file: a path, or None.
+        folder: which need not exist.
+
+    >>> is_below("run/logs/csv/metrics.csv", Path("run")), is_below("studies/1.png", Path("run")), is_below(None, Path("run"))
+    (True, False, False)
+    """
+    return isinstance(file, str) and folder.absolute() in Path(file).absolute().parents
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and what it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

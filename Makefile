@@ -1,10 +1,10 @@
-# make demo, test, test-fast, coverage, mutants, soak, lint, bench, gpu, clean: each sets up .venv first, once, and works offline after that.
+# make demo, docs, test, test-fast, coverage, mutants, soak, lint, bench, gpu, clean: each sets up .venv first, once, and works offline after that.
 PYTHON ?= python3
 BIN := .venv/bin
 # More settings for the demo: make demo OVERRIDES="trainer.max_epochs=2"
 OVERRIDES ?=
 
-.PHONY: setup demo test test-fast coverage mutants soak lint bench gpu clean
+.PHONY: setup docs demo test test-fast coverage mutants soak lint bench gpu clean
 
 setup: .venv/.ready
 
@@ -52,6 +52,11 @@ lint: .venv/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The documentation as a site: site/index.html. A link that leads nowhere fails it.
+docs: .venv/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -q -b html docs site
+	@echo "site/index.html"
+
 bench: .venv/.ready
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/host_overhead.py
@@ -71,5 +76,5 @@ gpu: .venv/.ready
 
 # Runs in outputs/ are nobody's to remove but yours.
 clean:
-	rm -rf .venv .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf .venv .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

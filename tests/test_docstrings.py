@@ -37,10 +37,16 @@ def test_no_two_classes_share_a_name():
 def test_what_a_user_of_the_plug_in_imports_has_an_example():
     classes = {node.name: ast.get_docstring(node) or "" for _, node in public((ast.ClassDef, ast.FunctionDef))}
     # examples/ runs those of the mixin and plug_in; nobody but the objective makes its output
-    elsewhere = {"HardNegativeMixin", "plug_in", "ObjectiveOutput"}
+    elsewhere = {"HardNegativeMixin", "plug_in", "ObjectiveOutput", "__version__"}
     exported = {*hardneg_plugin.__all__, *objectives.__all__} - elsewhere
     missing = [name for name in sorted(exported) if ">>>" not in classes[name]]
     assert not missing
+
+
+def test_every_public_name_is_in_the_reference():
+    pages = "".join(page.read_text() for page in (SOURCE.parents[1] / "docs" / "api").glob("*.md"))
+    named = re.findall(r"^\.\. auto(?:class|function):: hardneg_plugin\.(\w+)$", pages, re.M)
+    assert sorted(named) == sorted({*hardneg_plugin.__all__} - {"__version__"})
 
 
 def test_files_that_the_documents_name_are_there():

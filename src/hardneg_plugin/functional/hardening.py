@@ -246,21 +246,36 @@ class Arc(Guarded):
 
 @dataclass(frozen=True)
 class Segment(Guarded):
-    """`harden_segment` as a strategy."""
+    """`harden_segment` as a strategy.
+
+    >>> z, u, n = torch.eye(3)[:1], torch.eye(3)[:1], torch.eye(3)[1:2]
+    >>> Segment(margin=0.02)(z, u, n, hardness=0.5)
+    tensor([[0.5000, 0.5000, 0.0000]])
+    """
 
     function = staticmethod(harden_segment)
 
 
 @dataclass(frozen=True)
 class Projection(Guarded):
-    """`harden_projection` as a strategy."""
+    """`harden_projection` as a strategy.
+
+    >>> z, u, n = torch.eye(3)[:1], torch.eye(3)[:1], torch.eye(3)[1:2]
+    >>> Projection(margin=0.02)(z, u, n, hardness=0.5)
+    tensor([[0.5000, 0.5000, 0.0000]])
+    """
 
     function = staticmethod(harden_projection)
 
 
 @dataclass(frozen=True)
 class Ascent(Guarded):
-    """`harden_ascent` as a strategy: `steps` >= 0 of `step_size` radians > 0."""
+    """`harden_ascent` as a strategy: `steps` >= 0 of `step_size` radians > 0.
+
+    >>> z, u, n = torch.eye(3)[:1], torch.eye(3)[:1], torch.eye(3)[1:2]
+    >>> Ascent(margin=0.02, steps=2, step_size=0.1)(z, u, n, hardness=1.0).round(decimals=4)  # turned by 0.2 radians
+    tensor([[0.1987, 0.9801, 0.0000]])
+    """
 
     function = staticmethod(harden_ascent)
     steps: int = 5

@@ -48,6 +48,23 @@ class ReportGenerator(StudyModel[ReportScores]):
 
         model = ReportGenerator.from_run("outputs/mine")
         print(model.generate("chest.png")[0].text)
+
+    One that is not trained:
+
+    >>> from functools import partial
+    >>> from hardneg_plugin.backbones.transformer import TransformerDecoder
+    >>> from hardneg_plugin.backbones.visual import VisualExtractor
+    >>> from hardneg_plugin.data.tokenizer import WordTokenizer
+    >>> model = ReportGenerator(
+    ...     visual=VisualExtractor("resnet10t"),
+    ...     backbone=partial(TransformerDecoder, width=8, heads=2, layers=1, feedforward_width=8),
+    ...     tokenizer=WordTokenizer.from_reports(["heart size is normal", "small effusion"], min_count=1),
+    ...     optimizer=torch.optim.AdamW,
+    ...     caption=None,
+    ... )
+    >>> model.image_size = 32
+    >>> len(model.generate([torch.zeros(40, 40, dtype=torch.uint8)] * 2, max_length=4))
+    2
     """
 
     image_size: int | None = None

@@ -1,0 +1,1 @@
+"""Runs read again: their predictions, studies one by one, baselines, downstream tasks."""

@@ -1,0 +1,1 @@
+"""Each study's nearest others: tables, search, embedders."""

@@ -1,0 +1,1 @@
+"""Grounded knowledge: entities that look for their regions."""

@@ -1,0 +1,1 @@
+"""Where hard negatives come from."""

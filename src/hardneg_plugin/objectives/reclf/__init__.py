@@ -1,0 +1,1 @@
+"""Words matched with regions, and how they relate."""

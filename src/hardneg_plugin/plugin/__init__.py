@@ -1,0 +1,1 @@
+"""The mixin and plug_in."""

@@ -147,7 +147,7 @@ def arguments() -> argparse.Namespace:
 def modules(group: Group) -> list[str]:
     """The modules of a group, below the package."""
     found = {path.relative_to(PACKAGE).as_posix() for pattern in group.modules for path in PACKAGE.glob(pattern)}
-    return sorted(path for path in found if not any(fnmatch.fnmatch(path, pattern) for pattern in group.but))
+    return sorted(found)
 
 
 def choose(mutants: list[Mutant], options: argparse.Namespace, path: str) -> list[Mutant]:

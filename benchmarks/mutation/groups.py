@@ -10,15 +10,19 @@ class Group:
     Args:
         modules: patterns below the package.
         tests: files and folders below the root; the modules' own examples are run too.
-        but: patterns of modules that are left out.
     """
 
     modules: tuple[str, ...]
     tests: tuple[str, ...]
-    but: tuple[str, ...] = ()
 
 
 UNIT = "tests/unit"
+
+
+def _plugin(*names: str) -> tuple[str, ...]:
+    return tuple(f"{UNIT}/plugin/test_{name}.py" for name in names)
+
+
 GROUPS = {
     "distributed": Group(
         ("distributed.py", "agreement.py"), (f"{UNIT}/test_distributed.py", f"{UNIT}/test_agreement.py")
@@ -26,28 +30,35 @@ GROUPS = {
     "decoding": Group(("backbones/decoding.py",), (f"{UNIT}/backbones/test_decoding.py",)),
     "functional": Group(("functional/*.py",), (f"{UNIT}/functional", f"{UNIT}/objectives")),
     "objectives": Group(("objectives/**/*.py",), (f"{UNIT}/objectives",)),
-    "plugin": Group(
-        ("plugin/*.py",),
+    "plugged": Group(
         tuple(
-            f"{UNIT}/plugin/test_{name}.py"
+            f"plugin/{name}.py"
             for name in (
-                "batch_parts",
-                "checkpoints",
-                "chunks",
-                "describe",
-                "feature",
-                "feature_paths",
-                "feature_pooling",
+                "host_state",
                 "lightning_hosts",
-                "manual_optimisation",
                 "mixin",
                 "negatives_watch",
+                "objective_checkpoint",
                 "optimizer_group",
                 "plug_in",
-                "rank_agreement",
-                "read_again",
+                "plugged",
+                "signatures",
+                "trainable",
+                "undisturbed",
             )
         ),
+        _plugin("mixin", "plug_in", "checkpoints", "manual_optimisation", "optimizer_group", "negatives_watch"),
+    ),
+    "features": Group(
+        ("plugin/feature*.py", "plugin/describe.py", "plugin/host_paths.py", "plugin/joined_features.py"),
+        _plugin("feature", "feature_paths", "feature_pooling", "describe", "plug_in"),
+    ),
+    "parts": Group(
+        tuple(
+            f"plugin/{name}.py"
+            for name in ("batch_parts", "chunks", "step_in_parts", "part_log", "read_again", "rank_agreement")
+        ),
+        _plugin("batch_parts", "chunks", "read_again", "rank_agreement"),
     ),
     "splits": Group(
         ("data/prepare/seeded_split.py", "data/leakage.py", "data/neighbour_batches.py", "data/same_files.py"),

@@ -67,6 +67,37 @@ def test_the_share_that_would_do_is_named():
         check_shares({"train": 0.7, "val": 0.9, "test": 0.2})
 
 
+@pytest.mark.parametrize(
+    ("shares", "left"),
+    [
+        ({"train": 0.8, "val": 0, "test": 0.1}, "With these of val and test set splits.train=0.9."),
+        ({"train": 0.5, "val": 0.5, "test": 0.5}, "With these of val and test set splits.train=0."),
+        ({"train": 0.7, "val": -0.1, "test": 0.2}, ""),
+        ({"train": 0.7, "val": "0.1", "test": 0.2}, ""),
+        ({"train": 0.7, "val": 0.1}, ""),
+    ],
+    ids=str,
+)
+def test_a_share_of_training_is_named_where_the_others_can_stay(shares, left):
+    with pytest.raises(UserError) as error:
+        check_shares(shares)
+    assert str(error.value).split("}.")[1].strip() == left
+
+
+def test_shares_at_the_ends_and_rounded_ones_will_do():
+    check_shares({"train": 1, "val": 0, "test": 0})
+    check_shares(dict.fromkeys(SHARES, 0.3333333))
+    with pytest.raises(UserError):
+        check_shares(dict.fromkeys(SHARES, 0.33333))
+
+
+def test_no_study_goes_where_there_is_no_share(monkeypatch):
+    monkeypatch.setattr("hardneg_plugin.data.prepare.seeded_split.match_key", lambda _: 0)
+    assert seeded_split("s", None, {"train": 0, "val": 0, "test": 1}, 0) == "test"
+    monkeypatch.setattr("hardneg_plugin.data.prepare.seeded_split.match_key", lambda _: 2**63 - 1)
+    assert seeded_split("s", None, {"train": 0.4, "val": 0.5999999, "test": 0}, 0) == "val"  # rounded to a bit less than 1
+
+
 def test_studies_elsewhere_than_their_patient_are_counted():
     counts = PreparationCounts()
     for patient, split in [("p", "train"), ("q", "val"), ("p", "test"), (None, "val"), (None, "test"), ("p", "train")]:

@@ -356,7 +356,7 @@ def test_a_hardened_image_comes_nearer_only_as_far_as_the_report_stays_less_like
     for hardness in (0.3, 0.9):
         losses, moved = weights._read(own, read, order, hardness)
         for i in range(6):
-            plain, hard = (float(read(order, way).of_reports[i]) for way in (None, torch.full((6,), hardness)))
+            plain, hard = (read(order, way).of_reports[i].item() for way in (None, torch.full((6,), hardness)))
             allowed = hard >= float(own.of_reports[i])
             assert float(moved[i]) == pytest.approx(hardness if allowed else 0.0)
             total = float(losses[i].where(own.mask[i], 0).sum())

@@ -121,6 +121,7 @@ def test_a_decoder_that_knows_its_images_ranks_them_first_and_one_that_does_not_
     assert scores["likelihood_r2i_R@1"] == pytest.approx(sum(rank == 1 for rank in images) / 24)
 
 
+@pytest.mark.filterwarnings("ignore:The model wrote one report")  # untrained
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_they_are_scores_of_the_splits_that_are_named(split, model):
     for batch in batches(8):

@@ -47,7 +47,15 @@ GROUPS = {
                 "undisturbed",
             )
         ),
-        _plugin("mixin", "plug_in", "checkpoints", "manual_optimisation", "optimizer_group", "negatives_watch"),
+        _plugin(
+            "mixin",
+            "training_progress",
+            "plug_in",
+            "checkpoints",
+            "manual_optimisation",
+            "optimizer_group",
+            "negatives_watch",
+        ),
     ),
     "features": Group(
         ("plugin/feature*.py", "plugin/describe.py", "plugin/host_paths.py", "plugin/joined_features.py"),

@@ -1,6 +1,7 @@
 """Hosts that optimise manually and add the terms of the objective within their own step."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,10 @@ import pytorch_lightning as pl
 import torch
 
 from hardneg_plugin import HardNegativeMixin, HardNegativeObjective, PairEmbeddings, plug_in
+from hardneg_plugin.data.phantom import PhantomKnowledge
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.objectives import Weights
+from hardneg_plugin.grounding import Grounding, Learned
+from hardneg_plugin.objectives import GroundedKnowledgeObjective, Weights
 from hardneg_plugin.objectives.schedule import Constant, Linear, TrainingProgress
 
 sys.path.append(str(Path(__file__).parent))
@@ -102,6 +105,36 @@ def test_the_terms_are_added_where_the_step_asks_for_them(tmp_path, kind):
     assert run.callback_metrics["train/alignment_loss"] > 0
     if kind != "mixin":
         assert not model._calls
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_statements_are_read_where_the_objective_has_texts_of_them(tmp_path, weight):
+    knowledge = PhantomKnowledge()
+    count = len(knowledge.prompts)
+    own = GroundedKnowledgeObjective(
+        image_width=8,
+        report_width=8,
+        width=6,
+        heads=2,
+        knowledge=knowledge,
+        grounding=partial(Grounding, width=4, heads=2, regions=partial(Learned, count=3)),
+        statement_weight=weight,
+    )
+    read = []
+
+    def statements(batch, outputs):
+        read.append(outputs)
+        return torch.ones(2, count, 8)
+
+    places = {
+        **PLACES,
+        "facts": lambda batch, outputs: torch.ones(4, count, dtype=torch.int64),
+        "statements": statements,
+    }
+    run = trainer(tmp_path, max_epochs=1)
+    run.fit(plug_in(Adversarial(), own, **places), loader())
+    assert read == [{"kept": 5}] * 4 * bool(weight)
+    assert ("train/statement_loss" in run.callback_metrics) == bool(weight)
 
 
 @pytest.mark.parametrize("limits", [{"max_epochs": 2}, {"max_steps": 16}, {"max_epochs": 2, "max_steps": 16}])

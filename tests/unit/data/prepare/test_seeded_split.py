@@ -95,7 +95,9 @@ def test_no_study_goes_where_there_is_no_share(monkeypatch):
     monkeypatch.setattr("hardneg_plugin.data.prepare.seeded_split.match_key", lambda _: 0)
     assert seeded_split("s", None, {"train": 0, "val": 0, "test": 1}, 0) == "test"
     monkeypatch.setattr("hardneg_plugin.data.prepare.seeded_split.match_key", lambda _: 2**63 - 1)
-    assert seeded_split("s", None, {"train": 0.4, "val": 0.5999999, "test": 0}, 0) == "val"  # rounded to a bit less than 1
+    assert (
+        seeded_split("s", None, {"train": 0.4, "val": 0.5999999, "test": 0}, 0) == "val"
+    )  # rounded to a bit less than 1
 
 
 def test_studies_elsewhere_than_their_patient_are_counted():

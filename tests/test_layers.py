@@ -27,6 +27,8 @@ PLUG_IN = [
 ]
 TRAINER = [
     "folder_lock",
+    "terminal",
+    "plain_console",
     "progress",
     "config",
     "data",

@@ -6,8 +6,10 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any, TypeVar
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from hardneg_plugin.plain_console import PlainConsole
+from hardneg_plugin.terminal import say
 
 T = TypeVar("T")
 
@@ -19,7 +21,7 @@ DRAWN_EVERY = 0.1
 
 def has_bars() -> bool:
     """Whether the output is a terminal that can draw bars."""
-    return sys.stdout.isatty() and not Console().is_dumb_terminal
+    return sys.stdout.isatty() and not PlainConsole().is_dumb_terminal
 
 
 class Bars(Progress):
@@ -36,7 +38,7 @@ class Bars(Progress):
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[told]}"),
-            console=Console(highlight=False),
+            console=PlainConsole(),
             transient=True,
             auto_refresh=False,
             redirect_stderr=sys.stderr.isatty(),
@@ -106,7 +108,7 @@ class Work:
         elif time.monotonic() - self._told >= LINE_EVERY:
             self._told = time.monotonic()
             of = "" if self.total is None else f" of {self.total:,}"
-            print(f"{self.name}: {steps:,}{of}, {in_minutes(self._told - self._started)}", flush=True)
+            say(f"{self.name}: {steps:,}{of}, {in_minutes(self._told - self._started)}", flush=True)
 
 
 def progress(steps: Iterable[T], name: str) -> Iterator[T]:

@@ -16,6 +16,7 @@ from hardneg_plugin.apps.shared.train_settings import check_settings
 from hardneg_plugin.apps.shared.typed_paths import as_typed
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.runs.folder import RunFolder
+from hardneg_plugin.terminal import say
 
 ELSEWHERE = {
     "predictions": "a predictions file is scored by hardneg-score PREDICTIONS",
@@ -149,7 +150,7 @@ def _command(
     """
     arguments = sys.argv[1:]
     if (text := asked_for(arguments, name)) is not None:
-        print(text, end="")
+        say(text, end="")
         return
     try:
         arguments = for_hydra(as_typed(arguments))

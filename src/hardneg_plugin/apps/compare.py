@@ -8,7 +8,6 @@ from functools import partial
 
 import numpy as np
 from omegaconf import DictConfig
-from rich.console import Console
 
 from hardneg_plugin.apps import commands
 from hardneg_plugin.apps.shared.comparison_plan import ComparisonPlan
@@ -30,6 +29,8 @@ from hardneg_plugin.files import whole_text_file, write_json, writing
 from hardneg_plugin.pages.from_runs import build_page
 from hardneg_plugin.pages.overview import overview_of
 from hardneg_plugin.pages.render import write_page
+from hardneg_plugin.plain_console import PlainConsole
+from hardneg_plugin.terminal import say
 
 AGAIN = "Run the same command again to continue."
 PARTIAL = "With compare.partial=true it compares those."
@@ -63,17 +64,17 @@ def start(config: DictConfig, *, plan: ComparisonPlan) -> None:
             jobs = f"{settings.launcher} may still run its jobs: wait for them or cancel them. "
             first = jobs if settings.launcher else ""
             then = f"{AGAIN} {PARTIAL}" if finished else AGAIN
-            print(f"Interrupted; {finished} of {len(runs)} runs are finished. {first}{then}", file=sys.stderr)
+            say(f"Interrupted; {finished} of {len(runs)} runs are finished. {first}{then}", file=sys.stderr)
             sys.exit(128 + signal.SIGINT)
     for name, process in failed.items():
-        print(f"hardneg-compare: {name} did not finish: {process.error} ({process.log})", file=sys.stderr)
+        say(f"hardneg-compare: {name} did not finish: {process.error} ({process.log})", file=sys.stderr)
     if settings.partial and not compared:
         raise UserError(
             f"No run of {settings.baseline} is finished in {settings.path}: there is nothing to compare with."
         )
     if failed:
         nothing = "" if compared else f" Nothing is compared without all runs of {settings.baseline}."
-        print(f"{len(failed)} of {len(runs)} runs did not finish.{nothing} {AGAIN}", file=sys.stderr)
+        say(f"{len(failed)} of {len(runs)} runs did not finish.{nothing} {AGAIN}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -124,7 +125,7 @@ def _compare_runs(
     finished, notes = _to_compare(runs, settings, failed)
     if settings.baseline not in finished:
         return None
-    with Console(stderr=True).status("Scoring and comparing"):
+    with PlainConsole(stderr=True).status("Scoring and comparing"):
         compared = compare_variants(finished, settings, notes)
         curves = {name: [validation_curves(run.folder) for run in some] for name, some in finished.items()}
         with writing(settings.path, AGAIN):
@@ -141,9 +142,9 @@ def _compare_runs(
     has_page = settings.page > 0 and finished[settings.baseline][0].folder.predictions("test").is_file()
     if has_page:
         _write_page_of(compared, settings)
-    print(f"\nComparison    {settings.path}")
-    print("  tables      summary.md, comparison.md, comparison.tex; their values: comparison.json")
-    print(f"  plots       plots/{', page.html' if has_page else ''}")
+    say(f"\nComparison    {settings.path}")
+    say("  tables      summary.md, comparison.md, comparison.tex; their values: comparison.json")
+    say(f"  plots       plots/{', page.html' if has_page else ''}")
     return compared
 
 
@@ -163,7 +164,7 @@ def _write_page_of(compared: Comparison, settings: ComparisonSettings) -> None:
         )
         for name, result in compared.variants.items()
     }
-    with Console(stderr=True).status("Looking at studies for page.html"):
+    with PlainConsole(stderr=True).status("Looking at studies for page.html"):
         # trusted: their settings have been compared with those of this command
         page = build_page(best, "test", settings.page, trust=True, by_difference=True, zoom=settings.zoom)
     seeds = ", ".join(f"{name} {folder.path.name.replace('_', ' ')}" for name, folder in best.items())
@@ -183,7 +184,7 @@ def _print_comparison(compared: Comparison) -> None:
         for row in table.rows:
             shown.add_row(*row)
         console(at_least=180).print(shown)
-    print(*_in_words(compared), sep="\n")
+    say(*_in_words(compared), sep="\n")
 
 
 def _in_words(compared: Comparison) -> list[str]:

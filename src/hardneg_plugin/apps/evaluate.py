@@ -37,6 +37,7 @@ from hardneg_plugin.runs.checkpoint import (
 from hardneg_plugin.runs.folder import RunFolder
 from hardneg_plugin.runs.provenance import provenance
 from hardneg_plugin.runs.taking import remove_scores, take_evaluation_folder
+from hardneg_plugin.terminal import say
 from hardneg_plugin.training.progress_bar import TrainingBar
 
 
@@ -94,9 +95,9 @@ def evaluate(job: Job) -> None:
             write_jsonl(output.predictions(config.split), records)
         write_json(output.metrics, {**scores_and_intervals({config.split: card}), **facts})
         print_scores(f"{config.split} split of {config.run}", {str(config.checkpoint): card.values})
-        print(f"\nscores   {output.metrics}")
+        say(f"\nscores   {output.metrics}")
         if records:
-            print(f"reports  {output.predictions(config.split)}")
+            say(f"reports  {output.predictions(config.split)}")
 
 
 def _load(config: DictConfig) -> tuple[StudyDataModule, StudyModel[Any], dict[str, Any]]:

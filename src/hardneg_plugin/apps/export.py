@@ -9,6 +9,7 @@ from hardneg_plugin.backbones.official import save_released
 from hardneg_plugin.files import check_place, writing
 from hardneg_plugin.runs.checkpoint import check_writes_reports, find_checkpoint, load_trained_model
 from hardneg_plugin.runs.folder import RunFolder
+from hardneg_plugin.terminal import say
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def export(config: DictConfig) -> None:
     with writing(output, "Make room, or name another file by output=..."):
         save_released(output, model.decoder, model.visual)  # which checks their kind
     words = model.decoder.vocab_size
-    print(f"{output}: {path} under the released names, {words} tokens. Such a file holds no vocabulary.")
+    say(f"{output}: {path} under the released names, {words} tokens. Such a file holds no vocabulary.")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from hardneg_plugin.neighbours.search import ChunkedSearch, NeighbourRule, Neigh
 from hardneg_plugin.neighbours.table import write_neighbours
 from hardneg_plugin.progress import progress
 from hardneg_plugin.runs.shell import command_line
+from hardneg_plugin.terminal import say
 
 BACKENDS: Mapping[str, Callable[[int], Search]] = {"torch": ChunkedSearch, "faiss": FaissSearch}
 HARDEST = 10
@@ -87,12 +88,12 @@ def mine(config: DictConfig) -> None:
     write_neighbours(output, ids, neighbours, scores, metadata)
     print_counts(f"{len(ids)} training studies", len(ids), excluded, _filled(nearest))
     print_hardest(_hardest(nearest), ids, reports)
-    print(f"\nembedded in {seconds['embedding']:.1f} s, searched in {seconds['search']:.1f} s\ntable    {output}")
+    say(f"\nembedded in {seconds['embedding']:.1f} s, searched in {seconds['search']:.1f} s\ntable    {output}")
     if config.ithn_annotation is not None:
         path, annotation = Path(config.ithn_annotation), cast(AnnotatedStudies, source).annotation
         left = write_ithn_annotation(path, annotation, dict(zip(ids, neighbours, strict=True)))
-        print(f"released {path}" + (f", in which {left} training studies have no negative" if left else ""))
-    print(f"Train with it: {_training(config, output)}")
+        say(f"released {path}" + (f", in which {left} training studies have no negative" if left else ""))
+    say(f"Train with it: {_training(config, output)}")
 
 
 def _check(config: DictConfig) -> None:

@@ -12,6 +12,7 @@ from hardneg_plugin.pages.from_runs import build_page
 from hardneg_plugin.pages.render import write_page
 from hardneg_plugin.progress import progress
 from hardneg_plugin.runs.folder import RunFolder
+from hardneg_plugin.terminal import say
 
 
 def main() -> None:
@@ -35,7 +36,7 @@ def page(config: DictConfig) -> None:
     )
     with writing(output, "Make room, or name another file by output=..."):
         write_page(output, content)
-    print(f"{output}  {output.stat().st_size / 1e6:.1f} MB, {len(content.studies)} studies")
+    say(f"{output}  {output.stat().st_size / 1e6:.1f} MB, {len(content.studies)} studies")
 
 
 def _runs(named: Any) -> dict[str, RunFolder]:

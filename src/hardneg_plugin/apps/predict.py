@@ -20,6 +20,7 @@ from hardneg_plugin.files import whole_text_file, write_jsonl
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.models.report_io import GeneratedReport, read_views
 from hardneg_plugin.progress import progress
+from hardneg_plugin.terminal import say
 
 SHOWN = 20
 """Studies shown on the screen where a file gets them all."""
@@ -60,9 +61,9 @@ def predict(config: DictConfig, paths: Sequence[str] = ("",)) -> None:
         raise UserError(f"None of the {len(studies)} studies could be read.")
     if output is not None:
         WRITERS[output.suffix](output, records)
-        print(f"{len(records)} reports in {output}{f', the first {SHOWN} shown above' if len(records) > SHOWN else ''}")
+        say(f"{len(records)} reports in {output}{f', the first {SHOWN} shown above' if len(records) > SHOWN else ''}")
     if failed:
-        print(f"{failed} of {len(studies)} studies were left out, as reported above.", file=sys.stderr)
+        say(f"{failed} of {len(studies)} studies were left out, as reported above.", file=sys.stderr)
         sys.exit(1)
 
 
@@ -113,7 +114,7 @@ def _write(model: ReportGenerator, studies: Sequence[StudyFiles], config: DictCo
             except UserError as error:
                 failed += 1
                 message = " ".join(str(error).split())
-                print(f"hardneg-predict: {_printable(study.id)} left out: {message}", file=sys.stderr)
+                say(f"hardneg-predict: {_printable(study.id)} left out: {message}", file=sys.stderr)
         written = model.generate(
             [views for _, views in readable],
             beam_size=config.beam_size,
@@ -122,7 +123,7 @@ def _write(model: ReportGenerator, studies: Sequence[StudyFiles], config: DictCo
         )
         for (study, _), report in zip(readable, written, strict=True):
             if config.output is None or len(records) < SHOWN:
-                screen.print(_shown(study, report, screen.width), markup=False, soft_wrap=True)
+                screen.print(_shown(study, report, screen.width), soft_wrap=True)
             records.append(_record(study, report))
     return records, failed
 

@@ -17,6 +17,7 @@ from hardneg_plugin.data.leakage import SharedStudies, leakage_warning
 from hardneg_plugin.data.prepare.build import PrepareSettings, build
 from hardneg_plugin.data.prepared import DROPPED
 from hardneg_plugin.runs.shell import command_line
+from hardneg_plugin.terminal import say
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +46,13 @@ def prepare(config: DictConfig) -> None:
             overwrite=config.overwrite,
         )
     except KeyboardInterrupt:
-        print("Interrupted. Run the same command again to continue.", file=sys.stderr)
+        say("Interrupted. Run the same command again to continue.", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     _print_summary(f"{output}: {settings.section} at {settings.size} px", summary)
     if is_new:
-        print(f"\nTrain on it: {command_line('hardneg-train', 'data=prepared', data__root=output)}")
+        say(f"\nTrain on it: {command_line('hardneg-train', 'data=prepared', data__root=output)}")
     else:
-        print(f"\n{output} is already prepared and left as it is; overwrite=true prepares it again.")
+        say(f"\n{output} is already prepared and left as it is; overwrite=true prepares it again.")
 
 
 def _print_summary(title: str, summary: Mapping[str, Any]) -> None:
@@ -64,15 +65,15 @@ def _print_summary(title: str, summary: Mapping[str, Any]) -> None:
         of_views = reason in OF_ONE_VIEW
         table.add_row(f"left out: {reason}", "" if of_views else str(count), str(count) if of_views else "")
     console(at_least=160).print(table)
-    print(f"read {summary['read']}, stored {summary['bytes'] / 1e9:.2f} GB")
-    print(_how_split(summary))
+    say(f"read {summary['read']}, stored {summary['bytes'] / 1e9:.2f} GB")
+    say(_how_split(summary))
     if strays := summary["in_another_split_than_their_patient"]:
-        print(f"in another split than their patient's first study, by the source: {strays} studies")
+        say(f"in another split than their patient's first study, by the source: {strays} studies")
     shared = {name: SharedStudies(**counts) for name, counts in summary.get("shared_with_train", {}).items()}
     if (warning := leakage_warning(shared)) is not None:
         log.warning("Warning: %s", warning)
     if summary["dropped"]:
-        print(f"every study or view left out, and why: {DROPPED}")
+        say(f"every study or view left out, and why: {DROPPED}")
 
 
 def _how_split(summary: Mapping[str, Any]) -> str:

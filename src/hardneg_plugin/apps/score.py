@@ -16,6 +16,7 @@ from hardneg_plugin.metrics.clinical import ClinicalMetric
 from hardneg_plugin.metrics.record_scores import score_records
 from hardneg_plugin.metrics.records import read_predictions, with_findings
 from hardneg_plugin.metrics.score_card import scores_and_intervals
+from hardneg_plugin.terminal import say
 
 READERS = {"phantom": read_phantom_findings, **BY_LANGUAGE}
 
@@ -46,7 +47,7 @@ def score(config: DictConfig) -> None:
     split = path.stem
     write_json(output, {**scores_and_intervals({split: card}), "predictions": str(path), "studies": len(records)})
     print_scores(f"{len(records)} studies of {path}", {split: card.values})
-    print(f"\nscores   {output}")
+    say(f"\nscores   {output}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from hardneg_plugin.models.base import move_to_device
 from hardneg_plugin.progress import progress
 from hardneg_plugin.runs.checkpoint import find_checkpoint, load_trained_model
 from hardneg_plugin.runs.folder import RunFolder
+from hardneg_plugin.terminal import say
 
 # whose settings of a `HeadTraining` are positive integers
 HEADS = ("segmentation.training", "vqa")
@@ -60,7 +61,7 @@ def start(config: DictConfig) -> None:
                 },
             )
             _show(f"{name} on the {split} split of {config.run}", card.values, intervals, result.baselines)
-            print(f"scores   {scores}\nstudies  {rows}\n")
+            say(f"scores   {scores}\nstudies  {rows}\n")
 
 
 def _inputs(config: DictConfig, run: RunFolder, checkpoint: Path, wanted: list[str]) -> TaskInputs:

@@ -40,6 +40,7 @@ from hardneg_plugin.runs.provenance import command_without_secrets, provenance
 from hardneg_plugin.runs.shell import command_line
 from hardneg_plugin.runs.taking import remove_run, take_run_folder
 from hardneg_plugin.runs.trusted import check_trusted
+from hardneg_plugin.terminal import say
 from hardneg_plugin.training.callbacks import RecordProvenance, mode_of
 from hardneg_plugin.training.checkpoint_io import WholeFileCheckpointIO
 from hardneg_plugin.training.epoch_choice import better_epoch
@@ -165,10 +166,10 @@ def _plugins(config: DictConfig, run: RunFolder) -> list[Any]:
 
 def _introduce(job: Job, trainer: pl.Trainer, data: StudyDataModule, model: StudyModel[Any]) -> dict[str, Any]:
     """Print what is about to happen, and warn of studies on both sides of the split; returns where the results come from."""
-    print(startup_summary(job.config, data, model, trainer, job.folder), flush=True)
+    say(startup_summary(job.config, data, model, trainer, job.folder), flush=True)
     if (warning := leakage_warning(leakage_of(data.source))) is not None:
         log.warning("Warning: %s", warning)
-    print(flush=True)
+    say(flush=True)
     return {
         **provenance(data=fingerprint(data.source)),
         "device": device_in_words(trainer),
@@ -288,23 +289,23 @@ def _score_baselines(config: DictConfig, data: StudyDataModule, model: StudyMode
 def _print_files(run: RunFolder, with_reports: Sequence[str] | None) -> None:
     """Print where everything is, and what to do next; the splits with reports are None for a model that writes none."""
     shown = run.path
-    print(f"\nRun folder    {shown}")
-    print(f"  scores      {run.metrics.relative_to(shown)}")
+    say(f"\nRun folder    {shown}")
+    say(f"  scores      {run.metrics.relative_to(shown)}")
     if with_reports:
         files = [str(run.predictions(split).relative_to(shown)) for split in reversed(with_reports)]
-        print(f"  reports     {', '.join(files)}")
+        say(f"  reports     {', '.join(files)}")
     checkpoints = [path for path in (run.best, run.last) if path.is_file()]
-    print(f"  checkpoints {', '.join(str(path.relative_to(shown)) for path in checkpoints)}")
-    print("  curves      logs/ (tensorboard --logdir), logs/csv/")
-    print(
+    say(f"  checkpoints {', '.join(str(path.relative_to(shown)) for path in checkpoints)}")
+    say("  curves      logs/ (tensorboard --logdir), logs/csv/")
+    say(
         f"Score it again: {command_line('hardneg-evaluate', shown, *([] if run.best in checkpoints else ['checkpoint=last']))}"
     )
     if with_reports is None:
-        print(f"Downstream tasks: {command_line('hardneg-tasks', shown)}")
+        say(f"Downstream tasks: {command_line('hardneg-tasks', shown)}")
         return
     if "test" in with_reports:
-        print(f"Look at it, study by study: {command_line('hardneg-page', shown)}")
-    print(f"Write reports with it: {command_line('hardneg-predict', shown)} IMAGE...")
+        say(f"Look at it, study by study: {command_line('hardneg-page', shown)}")
+    say(f"Write reports with it: {command_line('hardneg-predict', shown)} IMAGE...")
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from rich.console import Console
 
 from hardneg_plugin.comparison.planned_runs import PlannedRun
 from hardneg_plugin.comparison.processes import RunProcess
+from hardneg_plugin.plain_console import PlainConsole
+from hardneg_plugin.terminal import printable
 
 REFRESH = 5.0
 """Seconds between two readings of scores."""
@@ -27,7 +28,7 @@ class ComparisonProgress:
         self, runs: Sequence[PlannedRun], jobs: int, known: Sequence[float], last_score: Callable[[PlannedRun], str]
     ) -> None:
         self.runs, self.jobs, self.known, self.last_score = runs, jobs, known, last_score
-        self.console = Console(stderr=True, highlight=False)
+        self.console = PlainConsole(stderr=True)
         self.line = self.console.status("")
         self.started = time.monotonic()
         self._reported = 0
@@ -51,17 +52,17 @@ class ComparisonProgress:
             for run in process.runs:
                 how = f"finished{self.last_score(run)}" if process.is_done(run) else f"did not finish: {process.error}"
                 self.console.print(
-                    f"[{self.finished}/{len(self.runs)}] {run.name}: {how} ({format_seconds(process.seconds)})",
-                    markup=False,
+                    f"[{self.finished}/{len(self.runs)}] {run.name}: {how} ({format_seconds(process.seconds)})"
                 )
         self._reported = len(ended)
         if running and time.monotonic() - self._score_read > REFRESH:
             self._score, self._score_read = self.last_score(running[0].runs[0]), time.monotonic()
         names = "; ".join(run.name for process in running for run in process.runs)
-        self.line.update(
+        told = (
             f"{self.finished} of {len(self.runs)} runs finished, {format_seconds(time.monotonic() - self.started)}"
-            f"{self._left(running, ended)}: {names}{self._score}".replace("[", "\\[")
+            f"{self._left(running, ended)}: {names}{self._score}"
         )
+        self.line.update(printable(told).replace("[", "\\["))
 
     @property
     def finished(self) -> int:

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 from rich.progress import TaskID
 
 from hardneg_plugin.progress import LINE_EVERY, Bars, has_bars, in_minutes
+from hardneg_plugin.terminal import say
 
 
 class TrainingBar(pl.callbacks.ProgressBar):
@@ -68,7 +69,7 @@ class TrainingBar(pl.callbacks.ProgressBar):
         """Print a line with the scores."""
         if self._on:
             scores = _in_words(trainer.progress_bar_metrics)
-            print(f"{_epoch_of(trainer)}, {in_minutes(time.monotonic() - self._began)}: {scores}", flush=True)
+            say(f"{_epoch_of(trainer)}, {in_minutes(time.monotonic() - self._began)}: {scores}", flush=True)
             self._told = time.monotonic()
         self._end("train")
 
@@ -135,7 +136,7 @@ class TrainingBar(pl.callbacks.ProgressBar):
         elif self._bars is None and time.monotonic() - self._told >= LINE_EVERY:
             self._told = time.monotonic()
             of = "" if math.isinf(total) else f" of {total:.0f}"
-            print(f"{name}: batch {batches}{of}{told and f', {told}'}", flush=True)
+            say(f"{name}: batch {batches}{of}{told and f', {told}'}", flush=True)
 
     def _end(self, task: str) -> None:
         if self._bars is not None and task in self._tasks:

@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from rich.cells import cell_len
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from hardneg_plugin.neighbours.groups import ExcludedCounts
+from hardneg_plugin.plain_console import PlainConsole
 
 COLUMNS = (
     "BLEU-1",
@@ -41,14 +40,14 @@ CUT = 160
 REASONS = {"text": "same text", "patient": "same patient", "label set": "same label set", "any": "any of these"}
 
 
-def console(at_least: int = 0) -> Console:
+def console(at_least: int = 0) -> PlainConsole:
     """Standard output as a console.
 
     Args:
         at_least: columns where the output is no terminal: a table folded to the 80 columns of a pipe cannot be read.
     """
-    usual = Console(highlight=False)
-    return usual if usual.is_terminal else Console(width=max(usual.width, at_least), highlight=False)
+    usual = PlainConsole()
+    return usual if usual.is_terminal else PlainConsole(width=max(usual.width, at_least))
 
 
 def make_table(title: str, *headings: str) -> Table:
@@ -119,8 +118,7 @@ def print_hardest(pairs: Sequence[tuple[float, int, int]], ids: Sequence[str], r
         names, texts = (
             "\n".join(column) for column in zip(*((ids[i], _cut(reports[i])) for i in studies), strict=True)
         )
-        # as Text: a report may hold what rich takes for markup
-        table.add_row(f"{score:.3f}", Text(names), Text(texts))
+        table.add_row(f"{score:.3f}", names, texts)
     console(at_least=200).print(table)
 
 

@@ -23,6 +23,7 @@ from hardneg_plugin.apps.shared.settings_check import check_types
 from hardneg_plugin.apps.shared.surroundings import chain, explain_surroundings
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.errors import SharedError, UserError, message_of
+from hardneg_plugin.terminal import print_plainly, say, show_error
 
 ALONE = {("score", "predictions"), *((command, "run") for command in ("evaluate", "tasks", "page", "export"))}
 """Settings that an argument without a key stands for."""
@@ -76,7 +77,7 @@ def fail(message: str) -> NoReturn:
     distributed = sys.modules.get("torch.distributed")  # not imported for this
     if is_first() or (distributed is not None and distributed.is_initialized()):
         with contextlib.suppress(OSError):  # of the disk that a log is on
-            print(f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+            say(f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
     sys.exit(2)
 
 
@@ -96,7 +97,7 @@ def leads() -> bool:
 
 
 def hush_libraries() -> None:
-    """Silence notes and warnings of Lightning and torch about what is intended."""
+    """Silence notes and warnings of Lightning and torch about what is intended; what is left is printed plainly."""
     # notes on devices and restored checkpoints; warnings stay
     for library in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
@@ -105,16 +106,19 @@ def hush_libraries() -> None:
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     # scores are the same on all ranks, and count no study twice
     warnings.filterwarnings("ignore", message=".*(sync_dist=True|DistributedSampler).*")
+    # an image of this size is refused, and that is told
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit", category=RuntimeWarning)
     # of an epoch; what is logged counts the steps of the whole training
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     warnings.showwarning = _show_in_a_line
     threading.excepthook = _leave_to_the_main_thread
+    print_plainly()
 
 
 def _leave_to_the_main_thread(ended: threading.ExceptHookArgs) -> None:
     """Print the error of a thread, but not that of TensorBoard's writer, which raises it in the main thread too."""
     if type(ended.thread).__name__ != "_AsyncWriterThread":
-        threading.__excepthook__(ended)
+        show_error(ended.exc_type, ended.exc_value, ended.exc_traceback)
 
 
 def _show_in_a_line(
@@ -127,7 +131,7 @@ def _show_in_a_line(
 ) -> None:
     """Print a warning without the line of code that it comes from."""
     where = "" if issubclass(category, UserWarning) else f"{filename}:{lineno}: {category.__name__}: "
-    print(f"Warning: {where}{message}", file=file or sys.stderr, flush=True)
+    say(f"Warning: {where}{message}", file=file or sys.stderr, flush=True)
 
 
 def run_directory() -> Path:

@@ -33,6 +33,7 @@ from hardneg_plugin.apps.shared.failures import explain_failure, resume_hint
 from hardneg_plugin.apps.shared.hydra_command import is_first
 from hardneg_plugin.apps.shared.ranks import Job
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.terminal import say
 
 IMPORTED_ONCE = ["hardneg_plugin.apps.train", "hardneg_plugin.apps.evaluate"]
 """What the fork server imports for all ranks, of all jobs of a sweep."""
@@ -58,7 +59,7 @@ def carry_out(job: Job, task: Callable[[Job], None]) -> None:
             task(job)
     except KeyboardInterrupt:
         if is_first():
-            print(f"Interrupted. {resume_hint(job)}".rstrip(), file=sys.stderr)
+            say(f"Interrupted. {resume_hint(job)}".rstrip(), file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
         if (message := explain_failure(error, job)) is not None:
@@ -115,7 +116,7 @@ def launch(job: Job, processes: int) -> None:
         except SignalException as ended:
             if ended.sigval == signal.SIGINT:
                 raise KeyboardInterrupt from ended
-            print(f"Ended by {ended.sigval.name}. {resume_hint(job)}".rstrip(), file=sys.stderr)
+            say(f"Ended by {ended.sigval.name}. {resume_hint(job)}".rstrip(), file=sys.stderr)
             sys.exit(128 + ended.sigval)
         except ChildFailedError as error:
             _report(error, Path(directory), job)
@@ -181,4 +182,4 @@ def _report(error: ChildFailedError, directory: Path, job: Job) -> None:
         if reports[first]["explained"]:
             raise UserError(text)
         text = f"Rank {first.stem.removeprefix('rank_')} ended with an error:\n{text}"
-    print(text.rstrip(), file=sys.stderr)
+    say(text.rstrip(), file=sys.stderr)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hardneg_plugin.data.store import StoredViews
 from hardneg_plugin.data.studies import SPLITS, SplitName
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.errors import UserError, first_line
 from hardneg_plugin.parquet_file import read_parquet
 
 SCHEMA = pa.schema(
@@ -139,7 +139,7 @@ def read_columns(table: Path, names: Sequence[str]) -> "pa.Table":
             rows.validate(full=True)
     except (OSError, pa.ArrowException) as error:
         raise UserError(
-            f"Expected the table of a prepared folder, but {table} cannot be read ({error}). Copy it again, or prepare it."
+            f"Expected the table of a prepared folder, but {table} cannot be read ({first_line(error)}). Copy it again, or prepare it."
         ) from error
     for name in names:
         values = pc.list_flatten(rows[name]) if pa.types.is_list(SCHEMA.field(name).type) else rows[name]

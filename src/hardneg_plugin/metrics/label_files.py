@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from hardneg_plugin.data.downloads.tables import check_columns, column_name, read_table
+from hardneg_plugin.data.texts import is_missing
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.metrics.chexpert import CONDITIONS, label_f1
 from hardneg_plugin.metrics.score_card import ScoreCard
@@ -98,7 +99,7 @@ def _of_studies(file: Path, id_column: str, ids: Sequence[str]) -> Floats:
 
 
 def _value(cell: str, where: str) -> float:
-    if not cell.strip():
+    if is_missing(cell):
         return float("nan")
     with suppress(ValueError):
         if (value := float(cell)) in VALUES:

@@ -45,7 +45,7 @@ def check_tensor_file(path: Path) -> None:
 
     Raises:
         UserError: with what is wrong.
-        OSError: it cannot be read.
+        OSError, zipfile.BadZipFile: it cannot be read.
     """
     if not zipfile.is_zipfile(path):
         return

@@ -139,7 +139,8 @@ def read_columns(table: Path, names: Sequence[str]) -> "pa.Table":
             rows.validate(full=True)
     except (OSError, pa.ArrowException) as error:
         raise UserError(
-            f"Expected the table of a prepared folder, but {table} cannot be read ({first_line(error)}). Copy it again, or prepare it."
+            f"Expected the table of a prepared folder, but {table} cannot be read ({first_line(error)}). Copy it again, or "
+            "prepare it."
         ) from error
     for name in names:
         values = pc.list_flatten(rows[name]) if pa.types.is_list(SCHEMA.field(name).type) else rows[name]

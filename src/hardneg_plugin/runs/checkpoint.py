@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
+from zipfile import BadZipFile, is_zipfile
 
 import pytorch_lightning as pl
 from hydra.utils import instantiate
@@ -160,7 +160,10 @@ def _unreadable(path: Path, error: Exception) -> UserError:
     if not begin:
         reason = "it is empty"
     elif begin == b"PK\3\4":
-        reason = first_line(error) if is_zipfile(path) else "it is cut short"
+        try:
+            reason = first_line(error) if is_zipfile(path) else "it is cut short"
+        except BadZipFile as damage:
+            reason = first_line(damage)
     else:
         reason = "it is no checkpoint of hardneg-train"
     return UserError(f"checkpoint {path} cannot be read: {reason}.{_way_out(path)}")

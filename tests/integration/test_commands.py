@@ -199,8 +199,25 @@ def test_a_predictions_file_of_another_system(cli, tmp_path, read_json):
     assert english.code == 0, english.err
     of_english = read_json(tmp_path / "out" / "english.json")["theirs"]
     assert {name: of_english[name] for name in scores} == pytest.approx(scores)
+    # two files of texts by id, one of them in UTF-16, with the blanks that ROUGE-L counts
+    (tmp_path / "res.json").write_text(json.dumps({line["id"]: ["there is  a small effusion ."] for line in lines}))
+    (tmp_path / "gts.json").write_bytes(json.dumps({line["id"]: [text] for line in lines}).encode("utf-16"))
+    by_id = cli("hardneg-score", "res.json", "references=gts.json", "metrics.caption.meteor=false")
+    assert by_id.code == 0, by_id.err
+    assert "gts.json: read as utf-16." in by_id.out
+    assert "3 of 6 texts have several blanks in a row" in by_id.out
+    (of_files,) = [read_json(tmp_path / "res.scores.json")["res"]]
+    common, theirs, ours = 6, 7, 8  # words, with the empty one between two blanks
+    precision, recall = common / theirs, common / ours
+    rouge = (1 + 1.2**2) * precision * recall / (recall + 1.2**2 * precision)
+    assert of_files["ROUGE-L"] == pytest.approx(rouge, abs=1e-9)
+    seen = cli("hardneg-score", "res.json", "references=gts.json", "texts=seen", "metrics.caption.meteor=false")
+    assert seen.code == 0, seen.err
+    assert read_json(tmp_path / "res.scores.json")["res"]["ROUGE-L"] > rouge
     for wrong, told in (
-        (["predictions=none.jsonl"], "none.jsonl cannot be read"),
+        (["res.json"], "Name the file of the references by references=FILE"),
+        (["predictions=theirs.jsonl", "texts=raw"], "texts: expected one of as_given, seen or null, but got 'raw'"),
+        (["predictions=none.jsonl"], "none.jsonl, but it cannot be read"),
         (["predictions=theirs.jsonl", "findings=other"], "findings: expected one of phantom, english or null"),
         (["predictions=theirs.jsonl", "run=x"], "run: there is no such config key"),
         (["predictions=theirs.jsonl", "clinical=label_files"], "clinical.label_files.generated must be given"),

@@ -24,12 +24,13 @@ CAPTION_SCORES = (*(f"BLEU-{n}" for n in range(1, ORDERS + 1)), "METEOR", "ROUGE
 class CaptionScores:
     """BLEU-1 to BLEU-4, METEOR, ROUGE-L and CIDEr of a corpus.
 
-    Texts are scored as given, already cleaned, as is usual for R2Gen's splits; words are separated by whitespace. An empty
-    generated report scores 0. CIDEr weighs words by their rarity among the references, so it depends on the whole corpus, and is 0
-    for a single study.
+    Texts are already cleaned, as is usual for R2Gen's splits; words are separated by whitespace. An empty generated report scores
+    0. CIDEr weighs words by their rarity among the references, so it depends on the whole corpus, and is 0 for a single study.
 
     Args:
         meteor: whether to compute METEOR, which needs Java and about ten seconds at its first use.
+        as_given: whether ROUGE-L counts words as pycocoevalcap does: two blanks have an empty word between them, and a line break
+            ends none. The other scores are the same either way.
 
     Raises:
         UserError: pycocoevalcap is not installed; raised at construction, before any training.
@@ -43,6 +44,7 @@ class CaptionScores:
     """
 
     meteor: bool = True
+    as_given: bool = False
 
     def __post_init__(self) -> None:
         if importlib.util.find_spec("pycocoevalcap") is None:
@@ -76,7 +78,8 @@ class CaptionScores:
         from pycocoevalcap.cider.cider import Cider
         from pycocoevalcap.rouge.rouge import Rouge
 
-        generated, references = [_words(text) for text in generated], [_words(text) for text in references]
+        if not self.as_given:
+            generated, references = [_words(text) for text in generated], [_words(text) for text in references]
         bleu_scorer = BleuScorer(n=ORDERS)
         for text, reference in zip(generated, references, strict=True):
             bleu_scorer += (text, [reference])
@@ -93,7 +96,9 @@ class CaptionScores:
         by_index = {i: [text] for i, text in enumerate(references)}, {i: [text] for i, text in enumerate(generated)}
         rouge, rouge_each = Rouge().compute_score(*by_index)
         # CIDEr fails where the references hold no word at all
-        cider, cider_each = Cider().compute_score(*by_index) if any(references) else (0.0, [0.0] * len(references))
+        cider, cider_each = (
+            Cider().compute_score(*by_index) if any(map(str.split, references)) else (0.0, [0.0] * len(references))
+        )
         of_mean = {"ROUGE-L": list(map(float, rouge_each)), "CIDEr": list(map(float, cider_each))}
         card.add(ScoreCard({"ROUGE-L": float(rouge), "CIDEr": float(cider)}, of_mean, [means(of_mean)]))
         return card

@@ -35,6 +35,7 @@ def score_records(
     caption: CaptionScores | None = None,
     clinical: Sequence[ClinicalMetric] = (),
     peers: Peers | None = None,
+    given: tuple[Sequence[str], Sequence[str]] | None = None,
 ) -> ScoreCard:
     """Score N >= 1 studies.
 
@@ -44,6 +45,7 @@ def score_records(
             them out.
         clinical: further metrics, of models or label files.
         peers: those of the records; None finds them.
+        given: N generated reports and N references as `caption` takes them; None: those of the records.
 
     >>> from hardneg_plugin.metrics.records import make_record
     >>> records = [make_record("a", "no effusion .", "no effusion ."), make_record("b", "left effusion .", "no effusion .")]
@@ -54,7 +56,7 @@ def score_records(
     references = [record["reference"] for record in records]
     card = ScoreCard()
     if caption is not None:
-        card.add(caption(generated, references))
+        card.add(caption(*(given or (generated, references))))
         if all("cut_reference" in record for record in records):
             cut = caption(generated, [record["cut_reference"] for record in records])
             card.values |= {f"cut/{name}": value for name, value in cut.values.items()}

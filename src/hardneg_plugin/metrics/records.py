@@ -105,14 +105,27 @@ def read_predictions(path: Path) -> list[PredictionRecord]:
     """The records of a predictions file, in its order, with texts as a reader sees them (`visible_text`).
 
     Raises:
-        UserError: it cannot be read, is empty, a line is not a record, or a study is repeated.
+        UserError: it cannot be read, or as `parse_predictions`.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # texts may hold other line breaks
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"Expected a predictions file, but {path} cannot be read ({error}).") from error
+    return [as_seen(record) for record in parse_predictions(text, path)]
+
+
+def parse_predictions(text: str, path: Path) -> list[PredictionRecord]:
+    """The records of a predictions file, in its order, with texts as they stand there.
+
+    Args:
+        text: what the file holds.
+        path: for messages.
+
+    Raises:
+        UserError: it is empty, a line is not a record, or a study is repeated.
+    """
     records: dict[str, PredictionRecord] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # texts may hold other line breaks
         if not line.strip():
             continue
         record = _record(line, f"{path}, line {number}")
@@ -146,8 +159,13 @@ def _record(line: str, where: str) -> PredictionRecord:
             f'{where}: expected "reference" and "generated" under "findings", lists of [name, attributes], but got '
             f"{record['findings']!r}."
         )
-    seen = {key: visible_text(record[key]) for key in ("reference", "generated", "cut_reference") if key in record}
-    return cast(PredictionRecord, record | seen)
+    return cast(PredictionRecord, record)
+
+
+def as_seen(record: PredictionRecord) -> PredictionRecord:
+    """The record with its texts as a reader sees them (`visible_text`)."""
+    seen = {key: visible_text(record[key]) for key in ("reference", "generated", "cut_reference") if key in record}  # type: ignore[literal-required]
+    return cast(PredictionRecord, {**record, **seen})
 
 
 def _is_number(value: Any) -> bool:

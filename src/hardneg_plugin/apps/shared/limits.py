@@ -212,6 +212,9 @@ LIMITS: Mapping[str, Mapping[str, Limit]] = {
     "score": {
         **TRAINING,
         "predictions": TEXT,
+        "references": TEXT_OR_NULL,
+        "columns.*": TEXT_OR_NULL,
+        "texts": _one_of("as_given", "seen", None, expected="one of as_given, seen or null"),
         "output": TEXT_OR_NULL,
         "findings": _one_of("phantom", "english", None, expected="one of phantom, english or null"),
         "clinical.*.batch_size": POSITIVE,

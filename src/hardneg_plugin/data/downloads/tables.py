@@ -53,7 +53,9 @@ def _decode(line: bytes, file: Path, number: int) -> str:
     return text
 
 
-def read_table(file: Path, *, delimiter: str = ",") -> Iterator[tuple[int, dict[str, str]]]:
+def read_table(
+    file: Path, *, delimiter: str = ",", lines: Iterable[str] | None = None
+) -> Iterator[tuple[int, dict[str, str]]]:
     """The rows of a CSV, each with the line on which it begins and its cells by `column_name`.
 
     Blank rows are skipped, as are columns without a name, such as the row numbers that some programs add.
@@ -61,12 +63,13 @@ def read_table(file: Path, *, delimiter: str = ",") -> Iterator[tuple[int, dict[
     Args:
         file: the file.
         delimiter: between cells.
+        lines: of the file, each with its line end; None: `read_lines`.
 
     Raises:
         UserError: as `read_lines`; the header is missing or repeats a name, a row has more or fewer cells than the header, a
             quoted cell is not closed, or a cell is longer than Python's limit (`csv.field_size_limit`).
     """
-    rows = _read_rows(file, delimiter)
+    rows = _read_rows(read_lines(file) if lines is None else lines, file, delimiter)
     _, header = next(rows, (0, []))
     names = [column_name(name) for name in header]
     if not any(names):
@@ -82,8 +85,8 @@ def read_table(file: Path, *, delimiter: str = ",") -> Iterator[tuple[int, dict[
         yield line, {name: cell for name, cell in zip(names, cells, strict=True) if name}
 
 
-def _read_rows(file: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(read_lines(file), delimiter=delimiter, strict=True)
+def _read_rows(lines: Iterable[str], file: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         line = reader.line_num + 1
         try:

@@ -193,6 +193,7 @@ def test_choices_of_limits_are_those_of_the_code():
         return {kind.choice for kind in limit_of(command, key).kinds if kind.name == "choice"}
 
     assert choices("score", "findings") == set(READERS)
+    assert choices("score", "texts") == {"as_given", "seen"}
     assert choices("train", "data.cleaning") == set(CLEANINGS)
     assert choices("train", "data.regime") == set(REGIMES)
     assert choices("prepare", "section") == set(SECTIONS)

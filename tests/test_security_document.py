@@ -38,4 +38,4 @@ def test_nothing_is_unpickled():
             if name in ("torch.load", "load_state_dict"):
                 assert given.get("weights_only") == "True", (path, ast.unparse(node))
                 loads += 1
-    assert loads >= 5
+    assert loads >= 3

@@ -2,8 +2,9 @@
 
 import re
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -36,21 +37,37 @@ ELSEWHERE = {
     ),
 }
 
+OF_OTHER_COMMANDS = ("clinical", "embedder", "source")
+"""Groups of configs of hardneg-score, hardneg-mine and hardneg-prepare."""
+
 INSTEAD = "A run from someone else could run their code. If you trust it, add trust=true."
 
 
 @cache
 def trusted_targets() -> frozenset[str]:
-    """Every `_target_` that may be instantiated without `trust`, by its full name.
+    """Every `_target_` that the project's configs name, and what may stand in their place, by its full name.
 
     Names rather than packages: every package holds something that takes a path or a command.
     """
-    own = (
-        name
-        for path in conf_dir().rglob("*.yaml")
-        for name in re.findall(r"^[\s-]*_target_:\s*([\w.]+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    )
-    return frozenset(own) | {f"{module}.{name}" for module, names in ELSEWHERE.items() for name in names}
+    return _named_in(conf_dir().rglob("*.yaml")) | {
+        f"{module}.{name}" for module, names in ELSEWHERE.items() for name in names
+    }
+
+
+@cache
+def targets_of_runs() -> frozenset[str]:
+    """Every `_target_` that the config of a run may name without `trust`.
+
+    What other commands build has no place there: some of it hands files to packages that unpickle them.
+    """
+    paths = [path for path in conf_dir().rglob("*.yaml") if path.parent.name in OF_OTHER_COMMANDS]
+    others = [path for path in conf_dir().rglob("*.yaml") if path.parent.name not in OF_OTHER_COMMANDS]
+    return trusted_targets() - (_named_in(paths) - _named_in(others))
+
+
+def _named_in(paths: Iterable[Path]) -> frozenset[str]:
+    pattern = re.compile(r"^[\s-]*_target_:\s*([\w.]+)", flags=re.MULTILINE)
+    return frozenset(name for path in paths for name in pattern.findall(path.read_text(encoding="utf-8")))
 
 
 def check_trusted(config: Any, where: str) -> None:
@@ -70,9 +87,9 @@ def check_trusted(config: Any, where: str) -> None:
     values = OmegaConf.to_container(config, resolve=False) if OmegaConf.is_config(config) else config
     for path, value in _entries(values):
         key, name = ".".join(path), path[-1] if path else ""
-        if name == "_target_" and (not isinstance(value, str) or value not in trusted_targets()):
+        if name == "_target_" and (not isinstance(value, str) or value not in targets_of_runs()):
             shown = reprlib.repr(value) if not isinstance(value, str) else value[:200]
-            raise UserError(f"{where}: {key} is {shown}, which no config of the project names. {INSTEAD}")
+            raise UserError(f"{where}: {key} is {shown}, which no run of the project names. {INSTEAD}")
         if (reason := objection(name, value)) is not None:
             raise UserError(f"{where}: {key} is {reprlib.repr(value)}, which {reason}. {INSTEAD}")
         if isinstance(value, str) and "${" in value:

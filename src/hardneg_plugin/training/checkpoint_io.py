@@ -52,18 +52,21 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
         """
         super().remove_checkpoint(self._checked(path))
 
-    def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:
-        """Read a checkpoint that becomes no larger than it is.
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = lambda storage, location: storage, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Read a checkpoint that becomes no larger than it is: tensors and plain values only.
 
         Args:
             path: of a file.
-            args, options: as in Lightning.
+            map_location: as in Lightning.
+            weights_only: not read, and neither is TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD.
 
         Raises:
             UserError: see `check_tensor_file` and `check_values`.
         """
         check_tensor_file(Path(path))
-        checkpoint: dict[str, Any] = super().load_checkpoint(path, *args, **options)
+        checkpoint: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only=True)
         check_values(checkpoint, Path(path))
         return checkpoint
 

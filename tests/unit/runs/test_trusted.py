@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from hydra.utils import get_object
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -130,6 +130,7 @@ plain = st.recursive(
 )
 
 
+@settings(deadline=None)  # a machine at work elsewhere is slow
 @given(plain, st.lists(st.sampled_from(["key", 0]), max_size=6))
 def test_plain_values_are_trusted_until_a_target_is_hidden_among_them(values, path):
     check_trusted(values, "config.yaml")
@@ -155,6 +156,21 @@ def test_plain_values_are_trusted_until_a_target_is_hidden_among_them(values, pa
 def test_nothing_is_looked_up_or_read_along(values):
     with pytest.raises(UserError, match="trust=true"):
         check_trusted(OmegaConf.create(values), "config.yaml")
+
+
+@pytest.mark.parametrize("group", ["clinical", "embedder", "source"])
+def test_what_other_commands_build_has_no_place_in_a_run(group):
+    """RadGraph and RaTEScore hand folders to packages that unpickle what is in them."""
+    files = [
+        OmegaConf.to_container(OmegaConf.load(path), resolve=False) for path in (conf_dir() / group).glob("*.yaml")
+    ]
+    named = {name for content in files for name in targets(content)}
+    assert named
+    for name in named:
+        with pytest.raises(UserError, match="which no run of the project names"):
+            check_trusted({"metrics": {"caption": {"_target_": name}}}, "config.yaml")
+    trained = OmegaConf.to_container(OmegaConf.load(conf_dir() / "train.yaml"), resolve=False)
+    check_trusted(trained["metrics"], "config.yaml")
 
 
 CODE_OF_MODELS = [

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,6 +32,14 @@ def test_a_kill_in_the_middle_of_writing_leaves_the_checkpoint_before(tmp_path, 
     io.save_checkpoint({"step": 3, "weights": torch.ones(1000)}, path)
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
     assert io.load_checkpoint(path)["step"] == 3
+
+
+def test_objects_are_not_unpickled_whatever_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    torch.save({"step": Path("x")}, tmp_path / "last.ckpt")
+    for given in (None, False, True):
+        with pytest.raises(Exception, match=r"[Ww]eights.only"):
+            WholeFileCheckpointIO().load_checkpoint(tmp_path / "last.ckpt", weights_only=given)
 
 
 @pytest.mark.parametrize("path", ["../victim", "checkpoints/../../victim", "link/victim", ".", "checkpoints/.."])

@@ -169,6 +169,14 @@ def test_a_run_as_it_is_goes_on_and_writes_into_its_folder_only(sandbox):
     }
 
 
+@pytest.mark.parametrize("name", ["$HOME", "~", "{epoch}"])
+def test_the_name_of_the_folder_leads_nowhere_else(sandbox, name):
+    """Whoever packs an archive names the folder in it."""
+    sandbox.run = sandbox.run.rename(sandbox.run.with_name(name))
+    ended = sandbox.call()
+    assert (ended.code, ended.raised) == (0, None), ended
+
+
 def test_the_watch_sees_what_is_done_outside(sandbox):
     with sandbox.watch.on(sandbox.run) as done:
         (sandbox.run / "inside").write_text("x")

@@ -16,6 +16,7 @@ from hardneg_plugin.runs.trusted import INSTEAD
 HERE = Path()
 PLACES: Mapping[str, Mapping[str, Path | str]] = {
     "hardneg_plugin.training.best_checkpoint.BestCheckpoint": {"dirpath": Path("checkpoints"), "filename": "best"},
+    "hardneg_plugin.training.board_logger.BoardLogger": {"save_dir": HERE, "name": "logs", "version": "tensorboard"},
     "hardneg_plugin.training.callbacks.LastCheckpoint": {"path": Path("checkpoints", "last.ckpt")},
     "pytorch_lightning.Trainer": {"default_root_dir": HERE},
     "pytorch_lightning.callbacks.ModelCheckpoint": {"dirpath": Path("checkpoints")},
@@ -30,10 +31,12 @@ _CHECKPOINTS = (
     "monitor mode verbose save_last save_top_k save_weights_only auto_insert_metric_name every_n_train_steps every_n_epochs "
     "save_on_train_epoch_end enable_version_counter"
 )
+_BOARD = "prefix default_hp_metric log_graph max_queue flush_secs"
 HARMLESS: Mapping[str, frozenset[str]] = {
     target: frozenset(names.split())
     for target, names in {
         "hardneg_plugin.training.best_checkpoint.BestCheckpoint": _CHECKPOINTS,
+        "hardneg_plugin.training.board_logger.BoardLogger": _BOARD,
         "hardneg_plugin.training.callbacks.LastCheckpoint": "every_n_train_steps",
         "pytorch_lightning.Trainer": (
             "accelerator strategy devices num_nodes precision fast_dev_run max_epochs min_epochs max_steps min_steps "
@@ -45,7 +48,7 @@ HARMLESS: Mapping[str, frozenset[str]] = {
         "pytorch_lightning.callbacks.ModelCheckpoint": f"{_CHECKPOINTS} filename",
         "pytorch_lightning.loggers.CSVLogger": "version prefix flush_logs_every_n_steps",
         "pytorch_lightning.loggers.MLFlowLogger": "experiment_name run_name prefix",
-        "pytorch_lightning.loggers.TensorBoardLogger": "prefix default_hp_metric log_graph max_queue flush_secs",
+        "pytorch_lightning.loggers.TensorBoardLogger": _BOARD,
         "pytorch_lightning.loggers.WandbLogger": "project name prefix offline",
     }.items()
 }

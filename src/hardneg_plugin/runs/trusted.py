@@ -28,6 +28,7 @@ ELSEWHERE = {
         "PolynomialLR",
         "StepLR",
     ),
+    "pytorch_lightning.loggers": ("TensorBoardLogger",),
     "pytorch_lightning.callbacks": (
         "DeviceStatsMonitor",
         "ModelCheckpoint",

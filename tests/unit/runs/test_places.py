@@ -22,7 +22,7 @@ BEST = "hardneg_plugin.training.best_checkpoint.BestCheckpoint"
 LAST = "hardneg_plugin.training.callbacks.LastCheckpoint"
 MODEL = "pytorch_lightning.callbacks.ModelCheckpoint"
 CSV = "pytorch_lightning.loggers.CSVLogger"
-BOARD = "pytorch_lightning.loggers.TensorBoardLogger"
+BOARD = "hardneg_plugin.training.board_logger.BoardLogger"
 FLOW = "pytorch_lightning.loggers.MLFlowLogger"
 WANDB = "pytorch_lightning.loggers.WandbLogger"
 TRAINER = "pytorch_lightning.Trainer"
@@ -47,14 +47,15 @@ def test_a_run_is_built_into_its_folder_whatever_its_name(tmp_path):
     config = OmegaConf.create(
         {
             "callbacks": {"last": {"_target_": LAST}, "best": {"_target_": BEST, "monitor": "val/loss"}},
-            "logger": {"csv": {"_target_": CSV, "version": None}},
+            "logger": {"csv": {"_target_": CSV, "version": None}, "board": {"_target_": BOARD}},
             "trainer": {"_target_": TRAINER, "accelerator": "cpu", "logger": False, "enable_checkpointing": False},
         }
     )
     last, best = build_all_in(run, config, "callbacks")
-    (csv,) = build_all_in(run, config, "logger")
+    csv, board = build_all_in(run, config, "logger")
     assert (last.path, best.dirpath, best.filename) == (run.last, str(run.best.parent), "best")
     assert csv.log_dir == str(run.path / "logs" / "csv" / "version_0")
+    assert board.log_dir == str(run.path / "logs" / "tensorboard")
     assert build_in(run, config, "trainer").default_root_dir == str(run.path)
     assert build_all_in(run, config, "none") == []
 

@@ -26,6 +26,10 @@ def resumed(arguments: Sequence[str]) -> list[str]:
     if folder in (None, ""):
         return list(arguments)
     run = RunFolder.existing(str(folder))
+    if "${" in str(run.path.resolve()):
+        raise UserError(
+            f"resume: {run.path.resolve()} has ${{ in its name, which Hydra takes for a setting: rename the folder."
+        )
     is_trusted = _last_value(arguments, "trust") is True
     if not is_trusted:
         run.check_links()

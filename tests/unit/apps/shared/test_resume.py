@@ -6,6 +6,7 @@ from omegaconf import OmegaConf
 
 from hardneg_plugin.apps.shared.resume import resumed
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.runs.overrides import quoted
 
 
 def test_without_resume_nothing_changes():
@@ -46,3 +47,11 @@ def test_a_monitor_that_looks_up_a_value_is_refused(tmp_path):
 def test_resume_needs_a_run(tmp_path):
     with pytest.raises(UserError, match=r"config\.yaml"):
         resumed([f"resume={tmp_path}"])
+
+
+@pytest.mark.parametrize("name", ["${oc.env:HOME}", "a${b}c"])
+def test_a_folder_whose_name_hydra_would_look_up_is_refused(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "config.yaml").write_text("seed: 1\n")
+    with pytest.raises(UserError, match="rename the folder"):
+        resumed([f"resume={quoted(tmp_path / name)}"])

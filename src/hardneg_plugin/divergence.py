@@ -30,7 +30,8 @@ class _Step:
     gradient: Tensor
     number: int = 0
     epoch: int = 0
-    ids: list[str] = field(default_factory=list)
+    ids: list[Any] = field(default_factory=list)
+    """Of the studies of each batch."""
 
 
 class FiniteSteps:
@@ -65,19 +66,19 @@ step 2 in epoch 1, with the study study 2.
         self._streak: list[tuple[_Step, bool]] = []
         """Steps in a row that were not finite, and whether the loss was not."""
 
-    def add_batch(self, loss: Tensor | None, ids: Sequence[str] = ()) -> None:
+    def add_batch(self, loss: Tensor | None, ids: Sequence[Any] | Tensor = ()) -> None:
         """Add a batch to the step under way.
 
         Args:
             loss: a scalar; None: the batch has none.
-            ids: of its studies.
+            ids: of its studies; a tensor is read only if they are to be named.
         """
         if loss is not None:
             loss = loss.detach()
             step = self._step_on(loss.device)
             step.loss = step.loss | ~torch.isfinite(loss).all()
         if self._now is not None:
-            self._now.ids.extend(map(str, ids))
+            self._now.ids.append(ids)
 
     @torch.no_grad()
     def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -163,7 +164,8 @@ step 2 in epoch 1, with the study study 2.
     def _told(self, steps: int) -> str:
         """What happened, with the studies of all ranks whose loss was not finite; of all ranks where it was on none."""
         step, is_loss = self._streak[0]
-        of_ranks = _of_all_ranks((step.ids, is_loss and bool(step.loss)))
+        own = [str(study) for ids in step.ids for study in (ids.tolist() if isinstance(ids, Tensor) else ids)]
+        of_ranks = _of_all_ranks((own, is_loss and bool(step.loss)))
         named = [ids for ids, is_named in of_ranks if is_named] or [ids for ids, _ in of_ranks]
         studies = [study for ids in named for study in ids]
         which = f", with the {'study' if len(studies) == 1 else 'studies'} {_listed(studies)}" if studies else ""

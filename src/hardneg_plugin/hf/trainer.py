@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from hardneg_plugin.distributed import average_gradients
+from hardneg_plugin.divergence import FiniteSteps
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.hf.columns import KeptColumns, columns_read, columns_taken
 from hardneg_plugin.hf.model_step import ModelStep
 from hardneg_plugin.hf.objective_beside_model import ObjectiveBesideModel
 from hardneg_plugin.hf.objective_steps import ObjectiveSteps
 from hardneg_plugin.hf.step_logs import StepLogs
+from hardneg_plugin.hf.stop_diverged import StopDivergedTrainer
 from hardneg_plugin.hf.strategy import check_strategy
 from hardneg_plugin.objectives import HardNegativeObjective, ObjectiveOutput
 from hardneg_plugin.objectives.schedule import TrainingProgress
@@ -57,11 +59,14 @@ class HardNegativeTrainerMixin(ObjectiveBesideModel):
             one after the other, under activation checkpointing, and the contrast is over the whole batch (`plugin.chunks`). The
             losses of parts are added where the model divides by `num_items_in_batch`, else their weighted mean is taken. TRL's
             count of tokens counts them twice.
-        chunk_weight: for the weighted mean, a place whose sum weighs the loss of a part; None: the number of studies. All other
-            arguments go to the trainer.
+        chunk_weight: for the weighted mean, a place whose sum weighs the loss of a part; None: the number of studies.
+        diverged_after: so many optimizer steps in a row whose loss or gradient is not finite end the training, and so do weights
+            that are not finite where they would be evaluated or saved; None: neither does. Studies are named by `study_ids`,
+            where that is a path into the batch. All other arguments go to the trainer.
 
     Raises:
         UserError: a path that leads nowhere, or a strategy that `hf.strategy` refuses.
+        DivergedError: while training, on all ranks, with step, epoch, the ids of the studies and the last checkpoint.
 
     >>> from trl import SFTTrainer  # doctest: +SKIP
     >>> class HardNegativeSFTTrainer(HardNegativeTrainerMixin, SFTTrainer):  # doctest: +SKIP
@@ -89,6 +94,7 @@ class HardNegativeTrainerMixin(ObjectiveBesideModel):
         columns: Sequence[str] = (),
         chunks: Chunks = 1,
         chunk_weight: Where | None = None,
+        diverged_after: int | None = 3,
         **kwargs: Any,
     ) -> None:
         self._places = FeaturePaths(
@@ -115,6 +121,7 @@ class HardNegativeTrainerMixin(ObjectiveBesideModel):
             )
         self._step_logs = StepLogs()
         self._negatives_watch, self._features_watch = NegativesWatch(), FeaturesWatch()
+        self._finite_steps = None if diverged_after is None else FiniteSteps(diverged_after)
         self._is_first_step = True
         super().__init__(*args, **kwargs)
         check_strategy(self)
@@ -130,6 +137,8 @@ class HardNegativeTrainerMixin(ObjectiveBesideModel):
                     False  # rank 0 would send batches of an iterable data set, but cannot send texts
                 )
         self.add_callback(ObjectiveSteps(self.hard_negatives))
+        if self._finite_steps is not None:
+            self.add_callback(StopDivergedTrainer(self._finite_steps, self.hard_negatives, self._scale_of_loss))
 
     def compute_loss(
         self,
@@ -168,6 +177,8 @@ class HardNegativeTrainerMixin(ObjectiveBesideModel):
         weights = self.hard_negatives.weights
         added = weights.alignment * terms.alignment_loss + weights.separation * terms.separation_loss
         total = weights.report * loss + added / shares
+        if self._finite_steps is not None:
+            self._finite_steps.add_batch(total, self._study_ids(inputs))
         return (total, whole.outputs) if return_outputs else total
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -201,6 +212,16 @@ class HardNegativeTrainerMixin(ObjectiveBesideModel):
 
     def _for_model(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in inputs.items() if name not in self._kept}
+
+    def _study_ids(self, inputs: dict[str, Any]) -> Any:
+        where = self._places.study_ids
+        if not isinstance(where, str) or not where.startswith("batch."):
+            return ()
+        return self._places.read("study_ids", self._host, inputs, None, {})
+
+    def _scale_of_loss(self) -> float | None:
+        scaler = self.accelerator.scaler
+        return None if scaler is None else float(scaler.get_scale())
 
     def _is_share(self, num_items_in_batch: Tensor | int | None) -> bool:
         said = getattr(self, "loss_is_scaled_for_ga", None)  # newer releases of transformers say it

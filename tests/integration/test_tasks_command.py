@@ -13,6 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 from hardneg_plugin.apps import train
+from hardneg_plugin.folder_lock import hold_file
 
 SMALL = [
     "trainer=smoke",
@@ -129,6 +130,18 @@ def test_all_tasks_leave_their_scores_and_twice_the_same(cli, run, tmp_path, rea
     assert other.out.count("vqa on the val split") == 1
     assert cli("hardneg-tasks", f"run={run}", "tasks=[segmentation,vqa]", *QUICK, "split=val").code == 0
     assert "phantom-val-000000" in (run / "tasks" / "vqa_val.jsonl").read_text()
+
+
+def test_one_process_at_a_time_does_the_tasks_of_a_run(cli, run):
+    with hold_file(run / "tasks" / ".lock", "held"):
+        refused = cli("hardneg-tasks", run, "tasks=retrieval")
+    assert refused.code == 2
+    assert refused.err == (
+        f"hardneg-tasks: error: {run}/tasks: another hardneg-tasks is at work on this run. Wait until it has ended.\n"
+    )
+    assert not list((run / "tasks").iterdir())
+    assert cli("hardneg-tasks", run, "tasks=retrieval").code == 0
+    assert {path.name for path in (run / "tasks").iterdir()} == {"retrieval_test.json", "retrieval_test.jsonl"}
 
 
 def test_the_seed_is_that_of_heads_and_questions(cli, run, read_json):

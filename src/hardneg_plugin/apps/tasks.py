@@ -1,5 +1,6 @@
 """hardneg-tasks: what the frozen features of a trained model are worth, by downstream tasks."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ from hardneg_plugin.data.datamodule import StudyDataModule
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.evaluation.downstream.frozen_features import Model
 from hardneg_plugin.evaluation.downstream.run_tasks import TASKS, TaskInputs
-from hardneg_plugin.files import write_json, write_jsonl
+from hardneg_plugin.evaluation.downstream.tasks import TaskResult
+from hardneg_plugin.files import write_json, write_jsonl, writing
+from hardneg_plugin.folder_lock import hold_file
 from hardneg_plugin.metrics.task_scores import task_card
 from hardneg_plugin.models.base import move_to_device
 from hardneg_plugin.progress import progress
 from hardneg_plugin.runs.checkpoint import find_checkpoint, load_trained_model
 from hardneg_plugin.runs.folder import RunFolder
+from hardneg_plugin.runs.taking import LOCK
 from hardneg_plugin.terminal import say
 
 # whose settings of a `HeadTraining` are positive integers
@@ -41,27 +45,38 @@ def start(config: DictConfig) -> None:
     run = RunFolder.existing(config.run)
     checkpoint = find_checkpoint(run, config.checkpoint)
     inputs = _inputs(config, run, checkpoint, wanted)
-    for name in wanted:
-        for split, result in zip(inputs.names, TASKS[name](inputs), strict=True):
-            card = task_card(result.rows)
-            intervals = card.intervals()
-            scores, rows = (run.tasks / f"{name}_{split}.{suffix}" for suffix in ("json", "jsonl"))
-            write_jsonl(rows, result.rows)
-            write_json(
-                scores,
-                {
-                    "scores": card.values,
-                    "intervals": {score: list(ends) for score, ends in intervals.items()},
-                    "baselines": result.baselines,
-                    "chosen": result.settings,
-                    "checkpoint": str(checkpoint),
-                    "data": OmegaConf.to_container(config.data, resolve=True) if "data" in config else "the run's own",
-                    "seed": config.seed,
-                    "studies": len(result.rows),
-                },
-            )
-            _show(f"{name} on the {split} split of {config.run}", card.values, intervals, result.baselines)
-            say(f"scores   {scores}\nstudies  {rows}\n")
+    busy = f"{run.tasks}: another hardneg-tasks is at work on this run. Wait until it has ended."
+    with ExitStack() as held:
+        with writing(run.tasks, "Allow to write there."):
+            held.enter_context(hold_file(run.tasks / LOCK, busy))
+        for name in wanted:
+            for split, result in zip(inputs.names, TASKS[name](inputs), strict=True):
+                _write(config, run, checkpoint, f"{name}_{split}", result)
+
+
+def _write(config: DictConfig, run: RunFolder, checkpoint: Path, name: str, result: TaskResult) -> None:
+    """Write and print the scores of a task on a split; `name` is that of its files."""
+    card = task_card(result.rows)
+    intervals = card.intervals()
+    scores, rows = (run.tasks / f"{name}.{suffix}" for suffix in ("json", "jsonl"))
+    scores.unlink(missing_ok=True)  # a kill must not leave scores beside the rows of others
+    write_jsonl(rows, result.rows)
+    write_json(
+        scores,
+        {
+            "scores": card.values,
+            "intervals": {score: list(ends) for score, ends in intervals.items()},
+            "baselines": result.baselines,
+            "chosen": result.settings,
+            "checkpoint": str(checkpoint),
+            "data": OmegaConf.to_container(config.data, resolve=True) if "data" in config else "the run's own",
+            "seed": config.seed,
+            "studies": len(result.rows),
+        },
+    )
+    task, _, split = name.rpartition("_")
+    _show(f"{task} on the {split} split of {config.run}", card.values, intervals, result.baselines)
+    say(f"scores   {scores}\nstudies  {rows}\n")
 
 
 def _inputs(config: DictConfig, run: RunFolder, checkpoint: Path, wanted: list[str]) -> TaskInputs:

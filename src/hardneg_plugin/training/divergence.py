@@ -24,6 +24,7 @@ class StopDiverged(pl.Callback):
 
     Args:
         patience, every_n_steps: as of `FiniteSteps`.
+        ids: the key of a batch under which it has the ids of its studies, for the message.
 
     Raises:
         UserError: a number is out of range.
@@ -32,7 +33,8 @@ class StopDiverged(pl.Callback):
     >>> callback = StopDiverged(patience=1)
     """
 
-    def __init__(self, patience: int = 3, every_n_steps: int = 10) -> None:
+    def __init__(self, patience: int = 3, every_n_steps: int = 10, ids: str = "ids") -> None:
+        self._ids = ids
         self._steps = FiniteSteps(patience, every_n_steps)
         self._never_finite: set[str] = set()
         self._step = 0
@@ -53,7 +55,7 @@ class StopDiverged(pl.Callback):
     ) -> None:
         """Add the loss of the batch, and look if it is time."""
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        ids = batch.get("ids", ()) if isinstance(batch, Mapping) else ()
+        ids = batch.get(self._ids, ()) if isinstance(batch, Mapping) else ()
         self._steps.add_batch(loss if isinstance(loss, Tensor) else None, ids)
         if trainer.global_step != self._step:
             self._step = trainer.global_step

@@ -150,6 +150,25 @@ def test_steps_that_a_scaler_skips_do_not_count_until_its_scale_is_below_one(tmp
     assert host.batches == 3
 
 
+def test_ids_of_studies_may_have_another_name_or_none(tmp_path):
+    for callback, named in (
+        (StopDiverged(1, ids="images"), ", with the study"),
+        (StopDiverged(1, ids="id"), " epoch 1."),
+    ):
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            max_epochs=1,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            callbacks=[callback],
+        )
+        with pytest.raises(DivergedError) as caught:
+            trainer.fit(Host(loss_at=[0]))
+        assert named in str(caught.value)
+
+
 def test_accumulated_batches_are_one_step(tmp_path):
     host = Host(loss_at=range(7, 99))
     with pytest.raises(DivergedError, match="first of them step 4 in epoch 2, with the studies study 0, study 1"):

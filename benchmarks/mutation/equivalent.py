@@ -79,4 +79,18 @@ EQUIVALENT: dict[str, list[tuple[str, str, str]]] = {
             "without a penalty length does not count",
         ),
     ],
+    "data/prepare/seeded_split.py": [
+        (
+            "or any(type(value) not in (int, float) or not 0 <= value <= 1 for value in values)",
+            "or any(type(value) not in (int, float) or not 0 <= value <= 2 for value in values)",
+            "shares of 0 or more that add up to 1 are 1 at most",
+        ),
+    ],
+    "plugin/mixin.py": [
+        (
+            "if whole.loss is None or whole.pairs is None:",
+            "if whole.pairs is None:",
+            "there are pairs only with a loss",
+        ),
+    ],
 }

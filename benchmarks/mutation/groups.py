@@ -51,6 +51,8 @@ GROUPS = {
             "mixin",
             "training_progress",
             "plug_in",
+            "read_again",
+            "chunks",
             "checkpoints",
             "manual_optimisation",
             "optimizer_group",

@@ -214,7 +214,15 @@ def _dropped_copy(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
 def _of_mutmut(
     kind: type, operator: Callable[..., Iterable[cst.CSTNode]]
 ) -> Callable[[cst.CSTNode], Iterable[cst.CSTNode]]:
-    return lambda node: operator(node) if isinstance(node, kind) else ()
+    def mutants(node: cst.CSTNode) -> Iterable[cst.CSTNode]:
+        return operator(node) if isinstance(node, kind) and not _is_negative_integer(node) else ()
+
+    return mutants
+
+
+def _is_negative_integer(node: cst.CSTNode) -> bool:
+    """`-1` is a dimension as a rule: its number is changed anyway, and +1 is the same one of two."""
+    return isinstance(node, cst.UnaryOperation) and isinstance(node.expression, cst.Integer)
 
 
 OPERATORS: list[tuple[str, Callable[[cst.CSTNode], Iterable[cst.CSTNode]]]] = [

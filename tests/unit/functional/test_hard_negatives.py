@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.functional.hard_negatives import match_mask, nearest_reports
+from hardneg_plugin.functional.hard_negatives import match_mask, most_similar, nearest_reports
 from hardneg_plugin.functional.match_keys import UNKNOWN, MatchKeys, match_key, token_keys
 from hardneg_plugin.functional.pooling import masked_mean
 
@@ -113,3 +113,21 @@ def test_match_keys_name_their_columns_and_say_who_is_known():
     keys.require_study_ids("x")
     with pytest.raises(UserError, match=r"negatives=queue needs to know the studies.*study_ids"):
         MatchKeys.of(2, texts=["a", "b"])[:1].require_study_ids("negatives=queue")
+
+
+@pytest.mark.parametrize(
+    ("keys", "candidates"),
+    [((3, 2, 2), (4, 2)), ((3, 2), (4, 2, 2)), ((3, 2, 1), (4, 2, 1)), ((3, 2), (4, 1))],
+    ids=str,
+)
+def test_keys_of_other_shapes_are_refused(keys, candidates):
+    with pytest.raises(ValueError, match="Expected `keys`"):
+        match_mask(torch.zeros(keys, dtype=torch.int64), torch.zeros(candidates, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(("k", "pool"), [(0, None), (2, 1), (0, 3)])
+def test_numbers_of_negatives_out_of_range_are_refused(k, pool):
+    with pytest.raises(ValueError, match="Expected 1 <= k <= pool"):
+        most_similar(torch.zeros(2, 5), torch.zeros(2, 5, dtype=torch.bool), k=k, pool=pool)
+    with pytest.raises(ValueError, match="Expected `is_match`"):
+        most_similar(torch.zeros(2, 5), torch.zeros(2, 4, dtype=torch.bool))

@@ -137,6 +137,13 @@ def batch_of(studies=8):
     return next(iter(loader(studies, studies)))
 
 
+@pytest.mark.parametrize("chunks", [None, 2])
+def test_a_step_may_be_called_by_keywords(chunks):
+    named, placed = (made("mixin, mask and tokens", chunks) for _ in range(2))
+    named_loss = named.training_step(batch_idx=0, batch=batch_of())["loss"]
+    assert torch.equal(named_loss, placed.training_step(batch_of(), 0)["loss"])
+
+
 def gradients(model, batch):
     loss = model.training_step(batch, 0)
     loss = loss["loss"] if isinstance(loss, dict) else loss

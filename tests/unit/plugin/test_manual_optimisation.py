@@ -107,6 +107,19 @@ def test_the_terms_are_added_where_the_step_asks_for_them(tmp_path, kind):
         assert not model._calls
 
 
+def test_a_step_that_asks_for_no_terms_gets_none(tmp_path):
+    class EverySecond(Adversarial):
+        def training_step(self, batch, batch_idx):
+            if batch_idx % 2:
+                return self.loss(batch)
+            return super().training_step(batch, batch_idx)
+
+    model, asked = plug_in(EverySecond(), objective(), **PLACES), []
+    model.hard_negatives.register_forward_hook(lambda *_: asked.append(1))
+    trainer(tmp_path, max_epochs=1).fit(model, loader())
+    assert len(asked) == 2
+
+
 @pytest.mark.parametrize("weight", [0.0, 1.0])
 def test_statements_are_read_where_the_objective_has_texts_of_them(tmp_path, weight):
     knowledge = PhantomKnowledge()

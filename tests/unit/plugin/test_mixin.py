@@ -305,3 +305,33 @@ def test_gradient_accumulation_and_clipping_and_bf16(tmp_path):
     fit.fit(model, loader())
     assert fit.global_step == 6
     assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+@pytest.mark.parametrize(("ignore", "left"), [("width", {"depth"}), (["width"], {"depth"}), (None, {"width", "depth"})])
+def test_a_host_may_leave_out_hyperparameters_of_its_own(ignore, left):
+    class Ignores(pl.LightningModule):
+        def __init__(self, width=8, depth=2):
+            super().__init__()
+            self.save_hyperparameters(ignore=ignore)
+
+    class Mixed(HardNegativeMixin, Ignores):
+        pass
+
+    model = Mixed(hard_negatives=objective())
+    assert set(model.hparams) == left
+    model.on_train_epoch_end()  # before any training there is nothing to tell
+
+
+def test_a_host_may_name_the_frame_whose_arguments_count():
+    class ByHelper(pl.LightningModule):
+        def __init__(self, width=8):
+            super().__init__()
+            self.keep(inspect.currentframe())
+
+        def keep(self, frame):
+            self.save_hyperparameters(frame=frame)
+
+    class Mixed(HardNegativeMixin, ByHelper):
+        pass
+
+    assert dict(Mixed(width=16, hard_negatives=objective()).hparams) == {"width": 16}

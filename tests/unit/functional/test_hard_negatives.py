@@ -131,3 +131,11 @@ def test_numbers_of_negatives_out_of_range_are_refused(k, pool):
         most_similar(torch.zeros(2, 5), torch.zeros(2, 5, dtype=torch.bool), k=k, pool=pool)
     with pytest.raises(ValueError, match="Expected `is_match`"):
         most_similar(torch.zeros(2, 5), torch.zeros(2, 4, dtype=torch.bool))
+
+
+def test_a_cosine_that_is_rounded_above_the_ceiling_counts_as_one_at_it():
+    similarity = torch.tensor([[0.5, 1.0 + 5e-7, 1.0 + 2e-6]])
+    none = torch.zeros(1, 3, dtype=torch.bool)
+    assert most_similar(similarity, none)[0].tolist() == [[1]]
+    assert most_similar(similarity - 0.5, none, ceiling=0.5)[0].tolist() == [[1]]
+    assert most_similar(similarity, none, ceiling=2.0)[0].tolist() == [[2]]

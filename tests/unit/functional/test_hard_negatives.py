@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.functional.hard_negatives import match_mask, most_similar, nearest_reports
+from hardneg_plugin.functional.hard_negatives import match_mask, mine, most_similar, nearest_reports
 from hardneg_plugin.functional.match_keys import UNKNOWN, MatchKeys, match_key, token_keys
 from hardneg_plugin.functional.pooling import masked_mean
 
@@ -139,3 +139,13 @@ def test_a_cosine_that_is_rounded_above_the_ceiling_counts_as_one_at_it():
     assert most_similar(similarity, none)[0].tolist() == [[1]]
     assert most_similar(similarity - 0.5, none, ceiling=0.5)[0].tolist() == [[1]]
     assert most_similar(similarity, none, ceiling=2.0)[0].tolist() == [[2]]
+
+
+@pytest.mark.parametrize("chunk", [None, 2, 4])
+def test_no_study_is_its_own_negative_though_its_keys_be_unknown(chunk):
+    reports, keys = unit(9, 5), torch.arange(9)[:, None].repeat(1, 2)
+    keys[[2, 7]] = UNKNOWN
+    index, valid = mine(reports, keys, k=3, chunk=chunk)
+    similarity = (reports @ reports.T).fill_diagonal_(-2)
+    assert torch.equal(index, similarity.topk(3).indices)
+    assert valid.all()

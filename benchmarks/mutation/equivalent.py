@@ -33,6 +33,11 @@ EQUIVALENT: dict[str, list[tuple[str, str, str]]] = {
             'return int.from_bytes(digest.digest(), "big") >> 2',
             "62 bits of a hash are enough, too",
         ),
+        (
+            "digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())",
+            "digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())",
+            "what is made without gradients has none",
+        ),
     ],
     "backbones/decoding.py": [
         ("if decoding.beam_size == 1:", "if False:", "a search with one beam is greedy; the short way saves time"),

@@ -425,6 +425,8 @@ def test_sampled_reports_are_the_models_own(kind: str) -> None:
         ({"max_length": 0}, "decoding.max_length: expected a positive integer, but got 0"),
         ({"num_return": 0}, "decoding.num_return: expected a positive integer, but got 0"),
         ({"no_repeat_ngram_size": -1}, "decoding.no_repeat_ngram_size: expected an integer >= 0"),
+        ({"length_penalty": float("nan")}, "decoding.length_penalty: expected a number"),
+        ({"length_penalty": float("inf")}, "decoding.length_penalty: expected a number"),
         ({"sample": True, "temperature": 0.0}, "decoding.temperature: expected a number > 0"),
         ({"sample": True, "top_k": 0}, "decoding.top_k: expected a positive integer or None"),
         ({"sample": True, "top_p": 0.0}, r"decoding.top_p: expected a number in \(0, 1\] or None"),

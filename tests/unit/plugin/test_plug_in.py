@@ -30,6 +30,7 @@ from hardneg_plugin.objectives import (
     Weights,
 )
 from hardneg_plugin.objectives.schedule import Constant, TrainingProgress
+from hardneg_plugin.plugin.feature_paths import FeaturePaths
 
 sys.path.append(str(Path(__file__).parent))
 from plugged_hosts import PLACES, Captioner, loader, trainer
@@ -626,3 +627,13 @@ def test_a_host_without_an_optimizer_trains_nothing(tmp_path):
 @pytest.fixture(autouse=True)
 def _quiet():
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in FeaturePaths.__dataclass_fields__ if name not in ("images", "reports")]
+)
+def test_every_place_that_is_given_is_read(name):
+    places = {"images": "batch.images", "reports": "batch.reports", name: "batch.given"}
+    features = plug_in(Captioner(), **places)._plug.features
+    assert {field: where for field, where in vars(features).items() if where is not None} == places
+    assert features.read(name, Captioner(), {"given": [3]}, None, {}) == [3]

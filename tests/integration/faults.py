@@ -31,6 +31,8 @@ class Fault(pl.Callback):
             raise ZeroDivisionError("a defect")
         if self.kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.kind == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
         if self.kind == "interrupt":
             os.kill(multiprocessing.parent_process().pid, signal.SIGINT)
 

@@ -5,6 +5,7 @@ Starting processes takes most of the time here, so each run is looked at from al
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,19 @@ def test_what_happens_to_one_process_ends_all_and_is_told_once(cli, tiny, two_pr
     else:
         assert result.code == 130
         assert result.err == f"Interrupted. Resume with: hardneg-train resume={run} trust=true\n"  # for the fault
+
+
+@pytest.mark.slow
+def test_a_process_that_is_stopped_is_named_after_the_timeout(cli, tiny, two_processes, fault, tmp_path):
+    run = tmp_path / "run"
+    arguments = [*tiny, *SETTINGS, *two_processes, f"hydra.run.dir={run}", "rank_timeout=5", fault("stop", 1, 1)]
+    result = cli("hardneg-train", *arguments)
+    assert result.code == 1
+    assert re.fullmatch(
+        r"Rank 1 \(process \d+ on \S+\) has given no sign of life for 5 s \(rank_timeout\)\. The others were ended too\. "
+        rf"Resume with: hardneg-train resume={run} trust=true\n",
+        result.err,
+    )
 
 
 def test_processes_that_srun_started_end_in_one_run_folder(tiny, two_processes, tmp_path, read_json):

@@ -20,6 +20,7 @@ NOT_COMPARED = (
     "resume",
     "trust",
     "overwrite",
+    "rank_timeout",
     "logger",
     "callbacks.progress_bar",
     "callbacks.divergence",

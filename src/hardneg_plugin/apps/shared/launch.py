@@ -32,6 +32,7 @@ from hardneg_plugin.apps.shared import rank_main
 from hardneg_plugin.apps.shared.failures import explain_failure, resume_hint
 from hardneg_plugin.apps.shared.hydra_command import is_first
 from hardneg_plugin.apps.shared.ranks import Job
+from hardneg_plugin.apps.shared.signs_of_life import signs_of_life
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.terminal import say
 
@@ -55,6 +56,9 @@ def carry_out(job: Job, task: Callable[[Job], None]) -> None:
     try:
         if processes:
             launch(job, processes)
+        elif is_one_of_many():
+            with signs_of_life(job.settings["rank_timeout"], lambda text, says: _end_for_silence(text, says, job)):
+                task(job)
         else:
             task(job)
     except KeyboardInterrupt:
@@ -65,6 +69,13 @@ def carry_out(job: Job, task: Callable[[Job], None]) -> None:
         if (message := explain_failure(error, job)) is not None:
             raise UserError(message) from error
         raise
+
+
+def _end_for_silence(text: str, says: bool, job: Job) -> None:
+    """End this rank, which waits for one that gives no sign of life: no signal reaches what waits in a collective call."""
+    if says:
+        print(f"{text} {resume_hint(job)}".rstrip(), file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def to_launch(trainer: dict[str, Any]) -> int:
@@ -170,7 +181,9 @@ def _report(error: ChildFailedError, directory: Path, job: Job) -> None:
     """Print the first error, from which the others follow, or raise it as a UserError."""
     codes = {rank: failure.exitcode for rank, failure in sorted(error.failures.items())}
     reports = {path: json.loads(path.read_text(encoding="utf-8")) for path in directory.glob("rank_*.json")}
-    if killed := [rank for rank, code in codes.items() if code < 0]:
+    if silence := next((report["text"] for report in reports.values() if report["kind"] == "silence"), None):
+        text = f"{silence} The others were ended too. {resume_hint(job)}"
+    elif killed := [rank for rank, code in codes.items() if code < 0]:
         name = signal.Signals(-codes[killed[0]]).name
         hint = ", possibly for lack of memory" if name == "SIGKILL" else ""
         text = f"Rank {killed[0]} was ended by {name}{hint}; the others were ended too. {resume_hint(job)}"
@@ -179,7 +192,7 @@ def _report(error: ChildFailedError, directory: Path, job: Job) -> None:
     else:
         first = min(reports, key=lambda path: reports[path]["time"])
         text = reports[first]["text"]
-        if reports[first]["explained"]:
+        if reports[first]["kind"] == "explained":
             raise UserError(text)
         text = f"Rank {first.stem.removeprefix('rank_')} ended with an error:\n{text}"
     say(text.rstrip(), file=sys.stderr)

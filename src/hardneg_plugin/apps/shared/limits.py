@@ -65,6 +65,7 @@ TRAINING: Mapping[str, Limit] = {
     "resume": TEXT_OR_NULL,
     "trust": SWITCH,
     "overwrite": SWITCH,
+    "rank_timeout": Limit((_FLOAT, _NULL), "a number of seconds >= 1 or null", least=1),
     "monitor": TEXT,
     "baselines": SWITCH,
     "weights.*": WEIGHT,

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from hardneg_plugin.apps.shared.failures import explain_failure
 from hardneg_plugin.apps.shared.hydra_command import hush_libraries
 from hardneg_plugin.apps.shared.ranks import Job
+from hardneg_plugin.apps.shared.signs_of_life import signs_of_life
 from hardneg_plugin.files import whole_file
 
 REPORT = "rank_{rank}.json"
@@ -75,7 +76,8 @@ def main(surroundings: None, job_file: str) -> None:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])))
     try:
         # by name: the commands import this folder
-        pkgutil.resolve_name(f"hardneg_plugin.apps.{job.command}:{job.command}")(job)
+        with signs_of_life(job.settings["rank_timeout"], lambda text, says: _end_for_silence(text, says, job_file)):
+            pkgutil.resolve_name(f"hardneg_plugin.apps.{job.command}:{job.command}")(job)
     except KeyboardInterrupt:
         _end(1)
     except SystemExit as stop:  # by `agreed`: rank 0 reports it
@@ -83,13 +85,27 @@ def main(surroundings: None, job_file: str) -> None:
     except BaseException as error:
         message = explain_failure(error, job) if isinstance(error, Exception) else None
         text = message or traceback.format_exc()
-        report = {"time": time.time(), "explained": message is not None, "text": text}
-        # atomic: the launcher may end this rank while it writes
-        with whole_file(Path(job_file).parent / REPORT.format(rank=os.environ["RANK"])) as file:
-            file.write(json.dumps(report).encode())
+        _report(job_file, text, "explained" if message is not None else "error")
         if message is None:  # perhaps of a connection to a dead rank
             time.sleep(PATIENCE)
         _end(1)
+
+
+def _report(job_file: str, text: str, kind: str) -> None:
+    """Tell the launcher why this rank ends; `kind` is "explained", "error" or "silence"."""
+    report = {"time": time.time(), "kind": kind, "text": text}
+    # atomic: the launcher may end this rank while it writes
+    with whole_file(Path(job_file).parent / REPORT.format(rank=os.environ["RANK"])) as file:
+        file.write(json.dumps(report).encode())
+
+
+def _end_for_silence(text: str, says: bool, job_file: str) -> None:
+    """End this rank, which waits for one that gives no sign of life; the one that says so does it first."""
+    if says:
+        _report(job_file, text, "silence")
+    else:
+        time.sleep(PATIENCE)
+    _end(1)
 
 
 def _end(code: int) -> NoReturn:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-FOLDER = "Börse, it's (2) [neu]"
+FOLDER = "Börse, it's (2) [neu] $x={y}"
 
 
 def write_table(folder):

@@ -134,6 +134,10 @@ def test_help_version_and_refusals_import_neither_torch_nor_lightning(tmp_path):
         ("monitor=val/BLEU4", "did you mean val/BLEU-4?"),
         ("resume=nowhere", "Expected the folder of a training run, but nowhere holds no config.yaml."),
         ("resume=a,b", "Expected the folder of a training run, but a,b holds no config.yaml."),
+        ("hydra.run.dir=[a]", "hydra.run.dir: [a] does not fit there (Cannot convert 'list' to string: '['a']')."),
+        ("hydra.run.dir={a: 1}", "As text it is \"hydra.run.dir='{a: 1}'\"."),
+        ("hydra.run.dir=", "hydra.run.dir: expected a folder, but got nothing; the folder that you are in is"),
+        ("hydra.run.dir='a\\${b}'", "hydra.run.dir: expected a folder without ${ in its name, but got"),
         ("--no-such-option", "unrecognized arguments: --no-such-option"),
     ],
 )
@@ -149,6 +153,24 @@ def test_a_wrong_argument_is_one_line(argument, told, capsys, monkeypatch, tmp_p
     assert "Traceback" not in printed.err
     assert argument.startswith("--") or len(printed.err.splitlines()) == 1
     assert not list(tmp_path.glob("*/*"))
+
+
+@pytest.mark.parametrize("command", NAMES)
+def test_a_folder_whose_name_looks_like_a_reference_is_refused_before_anything_is_made(
+    command, capsys, monkeypatch, tmp_path
+):
+    (tmp_path / "a${now:%Y}").mkdir()
+    monkeypatch.chdir(tmp_path / "a${now:%Y}")
+    monkeypatch.setattr(sys, "argv", [command])
+    GlobalHydra.instance().clear()
+    with pytest.raises(SystemExit) as stop:
+        getattr(commands, command.removeprefix("hardneg-"))()
+    printed = capsys.readouterr()
+    assert stop.value.code == 2
+    assert printed.err.startswith(
+        f"{command}: error: {tmp_path}/a${{now:%Y}} has ${{ in its name, which Hydra reads as"
+    )
+    assert [path.name for path in tmp_path.rglob("*")] == ["a${now:%Y}"]
 
 
 @pytest.mark.slow

@@ -46,11 +46,17 @@ def run_command(config_name: str, task: Callable[[DictConfig], None], arguments:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = [sys.argv[0], *arguments]
     is_composed = False
+    if "${" in os.getcwd():
+        fail(
+            f"{os.getcwd()} has ${{ in its name, which Hydra reads as a reference to a setting: work in another folder."
+        )
 
     def in_run_folder(config: DictConfig) -> None:
         nonlocal is_composed
         is_composed = True
         try:
+            if "${" in str(run_directory()):
+                raise UserError(f"hydra.run.dir: expected a folder without ${{ in its name, but got {run_directory()}.")
             for key, value in _flat(OmegaConf.to_container(config)):
                 if value == "???":  # not OmegaConf.missing_keys, which stops at an interpolation to a missing key
                     raise UserError(_must_be_given(key, config_name))
@@ -135,8 +141,9 @@ def _show_in_a_line(
 
 
 def run_directory() -> Path:
-    """The folder that Hydra made for this run."""
-    return Path(HydraConfig.get().runtime.output_dir)
+    """The folder that Hydra made for this run, as it is called: Hydra would look up what `${` in a name seems to refer to."""
+    runtime: Any = OmegaConf.to_container(HydraConfig.get().runtime, resolve=False)
+    return Path(runtime["output_dir"])
 
 
 def use_run_directory(folder: Path) -> None:

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from hardneg_plugin.apps.shared.typed_paths import how_to_quote, in_shell
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.errors import first_line
+from hardneg_plugin.runs.overrides import quoted
 
 OPEN = (
     "visual.options",
@@ -73,6 +74,10 @@ def explain_override(error: HydraException, config_name: str) -> str:
         key, values = several.groups()
         as_text = in_shell(f"{key}='{values}'")
         return f"{key}={values}: a list is {key}=[{values}], text is {as_text}, and several runs are asked for by --multirun."
+    if misfit := re.fullmatch(r"Error merging override '?([^=]+)=(.*?)'?", message.splitlines()[0]):
+        key, value = misfit.groups()
+        as_text = in_shell(f"{key}={quoted(value)}")
+        return f"{key}: {value} does not fit there ({first_line(error.__cause__ or error)}). As text it is {as_text}."
     if unknown_key := re.search(r"Could not override '([^']+)'.*use \+(\S+)", message, re.DOTALL):
         return _explain_unknown(unknown_key.group(1), error.__cause__, config_name)
     return message.splitlines()[0]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from hardneg_plugin.apps.shared.typed_paths import typed_path
+from hardneg_plugin.apps.shared.typed_paths import check_no_reference, typed_path
 from hardneg_plugin.config import conf_dir
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.runs.overrides import quoted
@@ -64,7 +64,7 @@ def with_path_as_setting(arguments: Sequence[str], config_name: str, key: str, *
         several: whether it may be a list of paths.
 
     Raises:
-        UserError: there are more paths than the command takes.
+        UserError: there are more paths than the command takes, or one has `${` in its name.
 
     >>> with_path_as_setting(["outputs/a run", "split=val"], "evaluate", "run")
     ["run='outputs/a run'", 'split=val']
@@ -76,6 +76,8 @@ def with_path_as_setting(arguments: Sequence[str], config_name: str, key: str, *
     if (paths and given) or (len(paths) > 1 and not several):
         expected = "its paths by themselves or by their key" if several else "one path"
         raise UserError(f"{key}: expected {expected}, but got {', '.join([*paths, *given])}.")
+    for path in paths:
+        check_no_reference(path, key)
     values = [quoted(typed_path(path)) for path in paths]
     if len(values) > 1:
         return [f"{key}=[{','.join(values)}]", *settings]

@@ -8,6 +8,7 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from hardneg_plugin.errors import UserError
 from hardneg_plugin.runs.overrides import quoted
 
 PATHS = re.compile(
@@ -31,6 +32,9 @@ def as_typed(arguments: Sequence[str]) -> list[str]:
     Args:
         arguments: of the command line, without the command.
 
+    Raises:
+        UserError: there is a file or folder with `${` in its name, or a run folder is set to nothing.
+
     >>> as_typed(["data.root=my studies (2)", "seed=1", "run=[a, b]"])
     ["data.root='my studies (2)'", 'seed=1', 'run=[a, b]']
     """
@@ -43,6 +47,9 @@ def _as_typed(argument: str, sweeps: bool) -> str:
     key, equals, value = argument.partition("=")
     if not equals or PATHS.fullmatch(key.lstrip("+")) is None:
         return argument
+    if not value and key.startswith("hydra."):
+        raise UserError(f"{key}: expected a folder, but got nothing; the folder that you are in is {key}=.")
+    check_no_reference(value, key)
     if re.fullmatch(r"(?i:null|true|false)?|'.*'|\".*\"|.*\$\{.*", value, re.DOTALL):
         return argument
     is_syntax = value.startswith(("[", "{")) or (sweeps and "," in value)
@@ -51,6 +58,20 @@ def _as_typed(argument: str, sweeps: bool) -> str:
     path = typed_path(value)
     is_text = SIMPLE.fullmatch(path) is not None and not re.fullmatch(r"(?i:nan|inf)", path)
     return f"{key}={path if is_text else quoted(path)}"
+
+
+def check_no_reference(path: str, key: str) -> None:
+    """Refuse the path of a file or folder that is there and that the configs would take for a reference.
+
+    Args:
+        path: as typed.
+        key: of the setting, for the message.
+
+    Raises:
+        UserError: there is `${` in it.
+    """
+    if "${" in path and Path(path).exists():
+        raise UserError(f"{key}: {path} has ${{ in its name, which Hydra reads as a reference to a setting. Rename it.")
 
 
 def typed_path(text: str) -> str:

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from hardneg_plugin.apps.shared.positional import with_path_as_setting
 from hardneg_plugin.apps.shared.typed_paths import as_typed, how_to_quote, typed_path
+from hardneg_plugin.errors import UserError
 
 NAMES = [
     "outputs/mine",
@@ -61,6 +63,17 @@ def test_a_list_is_a_path_where_there_is_one_of_that_name(tmp_path, monkeypatch,
 )  # fmt: skip
 def test_all_else_is_hydras(argument):
     assert as_typed([argument]) == [argument]
+
+
+@pytest.mark.parametrize("key", ["run", "resume", "data.root", "output", "hydra.run.dir"])
+def test_a_path_that_looks_like_a_reference_is_refused_where_it_is_there(key, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert as_typed([f"{key}=a${{b}}"]) == [f"{key}=a${{b}}"]
+    Path("a${b}").mkdir()
+    with pytest.raises(UserError, match=rf"^{key}: a\$\{{b\}} has \$\{{ in its name, which Hydra reads as a reference"):
+        as_typed([f"{key}=a${{b}}"])
+    with pytest.raises(UserError, match=r"^run: a"):
+        with_path_as_setting(["a${b}"], "evaluate", "run")
 
 
 def test_several_values_are_a_sweep_where_one_is_asked_for():

@@ -1,8 +1,10 @@
 """One line for what happens to a command from outside: a full disk, a folder that is gone, a killed worker, too little memory."""
 
 import errno
+import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from hardneg_plugin.errors import first_line
@@ -17,7 +19,7 @@ def explain_surroundings(error: BaseException, folder: Path) -> str | None:
         folder: that the command writes into, for errors that name no file.
     """
     if (failed := failed_write(error)) is not None:
-        path = Path(failed.filename or folder)
+        path = Path(failed.filename or _full_output() or folder)
         remedy = "Make room." if failed.errno != errno.EROFS else "Name another place."
         return f"{path}: cannot be written ({why_not_written(failed, path)}). {remedy}"
     for cause in chain(error):
@@ -36,6 +38,16 @@ def explain_surroundings(error: BaseException, folder: Path) -> str | None:
             return f"{line}. Lower data.batch_size, or raise model.chunks."
         if kind == "MisconfigurationException":  # of Lightning
             return f"trainer: {line}."
+    return None
+
+
+def _full_output() -> str | None:
+    """The file that the output goes into, as by `> train.log`, where its disk is full."""
+    for descriptor in (1, 2):
+        with suppress(OSError, AttributeError):  # closed, or on Windows
+            disk, file = os.fstatvfs(descriptor), os.path.realpath(f"/proc/self/fd/{descriptor}")
+            if os.path.isfile(file) and disk.f_bavail * disk.f_frsize < 2**20:
+                return file
     return None
 
 

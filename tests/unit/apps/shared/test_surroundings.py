@@ -1,8 +1,10 @@
 """What happens from outside is one line that says what to do."""
 
 import errno
+import os
 import resource
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -47,6 +49,19 @@ def test_an_error_of_a_worker_comes_without_its_traceback():
 )
 def test_what_happens_from_outside(error, told):
     assert explain_surroundings(error, Path("run")).startswith(told)
+
+
+def test_the_file_that_the_output_goes_into_is_named_where_its_disk_is_full(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fstatvfs", lambda descriptor: SimpleNamespace(f_bavail=0, f_frsize=4096))
+    before = os.dup(1)
+    try:
+        with open(tmp_path / "train.log", "wb") as log:
+            os.dup2(log.fileno(), 1)
+            told = explain_surroundings(FULL, Path("run"))
+    finally:
+        os.dup2(before, 1)
+        os.close(before)
+    assert told.startswith(f"{tmp_path}/train.log: cannot be written (No space left on device, ")
 
 
 def test_what_is_of_the_run_only_is_gone(tmp_path):

@@ -35,7 +35,7 @@ def check_codestream(dataset: "Dataset", path: Path) -> None:
     if dataset.file_meta.TransferSyntaxUID == RLELossless:
         pixel = int(dataset.get("SamplesPerPixel") or 1) * -(-int(dataset.BitsAllocated) // 8)
         expected = 2 * height * width * pixel + _SLACK  # encoders may pad
-        if 64 * len(frame) > expected and _run_lengths(frame) > expected:
+        if 64 * len(frame) > expected and _run_lengths(frame, expected) > expected:
             raise UserError(f"Expected run lengths of {height * width} pixels, but {path} has more. Remove its study.")
         return
     size = _jpeg_2000_size(frame) or _jpeg_size(frame)
@@ -46,10 +46,10 @@ def check_codestream(dataset: "Dataset", path: Path) -> None:
         )
 
 
-def _run_lengths(frame: bytes) -> int:
-    """Bytes that a frame of run lengths becomes, read as one segment after its header of 64 bytes."""
+def _run_lengths(frame: bytes, enough: int) -> int:
+    """Bytes that a frame of run lengths becomes, read as one segment after its header of 64 bytes; counted up to `enough`."""
     total, place = 0, 64
-    while place < len(frame):
+    while place < len(frame) and total <= enough:
         head = frame[place]
         if head < 128:
             total, place = total + head + 1, place + head + 2

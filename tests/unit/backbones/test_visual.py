@@ -70,6 +70,18 @@ def test_patches_are_the_map_row_by_row_and_view_by_view(case: str) -> None:
                 torch.testing.assert_close(patch, feature_map[view, :, row, column])
 
 
+@pytest.mark.parametrize("case", ["resnet18", "regnetx_002"])
+@torch.no_grad()
+def test_an_image_that_is_not_square_has_a_grid_of_its_own(case: str) -> None:
+    extractor = make(case).eval()
+    images = pictures(1, 2, size=96)[..., :64, :]  # 64 rows of 96 pixels
+    features = extractor(images)
+    assert features.grid == (2, 3)
+    (feature_map,) = extractor.network((images[0].float() - extractor.mean) / extractor.std)
+    maps = features.patches[0].unflatten(0, (2, *features.grid))
+    torch.testing.assert_close(maps.movedim(-1, 1), feature_map)
+
+
 @pytest.mark.parametrize("in_chans", [1, 3])
 @torch.no_grad()
 def test_pixels_are_scaled_and_normalised(in_chans: int) -> None:

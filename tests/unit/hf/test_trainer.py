@@ -1,5 +1,6 @@
 """Hugging Face's Trainer with hard negatives, against a loop by hand."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hardneg_plugin.errors import UserError
 from hardneg_plugin.hf import HardNegativeTrainer, HardNegativeTrainerMixin
 from hardneg_plugin.hf.strategy import check_strategy
 from hardneg_plugin.objectives import ByText
+from hardneg_plugin.objectives.schedule import Exponential
 
 sys.path.append(str(Path(__file__).parent))
 import tiny_generator as tiny
@@ -31,6 +33,15 @@ def test_weights_and_logs_are_those_of_a_loop_by_hand(kind, accumulated, clip, t
     torch.testing.assert_close(torch.tensor(logged(trainer.state.log_history)), torch.tensor(logs), atol=1e-6, rtol=0)
     losses = [one["loss"] for one in trainer.state.log_history if "loss" in one]
     assert losses == pytest.approx([0.7 * report + 0.5 * alignment for report, alignment, _ in logs], abs=1e-4)
+
+
+def test_the_schedule_follows_the_epochs(tmp_path):
+    trainer = tiny.trainer(tmp_path, max_steps=-1, num_train_epochs=3)
+    trainer.hard_negatives.schedule = Exponential(rate=0.3)
+    trainer.train()
+    hardness = [one["hardness"] for one in trainer.state.log_history if "hardness" in one]
+    steps = len(hardness) // 3
+    assert hardness == pytest.approx([1 - math.exp(-0.3 * (1 + step // steps)) for step in range(3 * steps)])
 
 
 def test_logs_are_means_over_logging_steps(tmp_path):

@@ -112,6 +112,26 @@ def test_texts_that_tell_nothing_score_no_better_than_chance(records):
     assert one_for_all.mean() <= chance + 1 / 60
 
 
+def test_with_fewer_peers_than_asked_for_only_those_that_exist_count():
+    """A missing peer is no study: -1 is not the last, nor the first."""
+    references = ["left effusion .", "right effusion .", "normal heart .", "enlarged heart ."]
+    patients = ["p", "p", "q", None]
+    peers = Peers.of(references, patients)
+    assert [sorted(j for j in row if j >= 0) for row in peers.index.tolist()] == [[2, 3], [2, 3], [0, 1, 3], [0, 1, 2]]
+    rows = tfidf(references, references)
+    for i in range(4):
+        for text in references:
+            (generated,) = tfidf([text], references)
+            own = cosine(generated, rows[i])
+            theirs = [cosine(generated, rows[j]) for j in peers.index[i] if j >= 0]
+            ties = sum(value >= own - 1e-6 for value in theirs)
+            expected = 1 / (1 + ties) if own >= max(theirs) - 1e-6 else 0.0
+            assert peers.specificity([text] * 4)[i] == pytest.approx(expected), (i, text)
+    own = np.array([float(i == 0) for i in range(4)])
+    assert peers.picks(np.ones(4), np.ones((4, PEERS))).tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 4, 1 / 4])
+    assert peers.picks(own, np.full((4, PEERS), 0.5)).tolist() == [1.0, 0.0, 0.0, 0.0]
+
+
 def test_studies_without_peers_do_not_count():
     peers = Peers.of(["the heart is normal ."] * 4, labels=[""] * 4)
     assert (peers.index == -1).all()

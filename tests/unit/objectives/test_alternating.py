@@ -80,6 +80,17 @@ def test_nothing_is_kept_without_hardness_nor_of_a_negative_that_was_not_found()
     assert strategy.bank.slots_of(torch.tensor([match_key("0"), match_key("1")])).tolist() == [0, -1]
 
 
+@pytest.mark.parametrize("k", [1, 2])
+def test_a_negative_that_was_not_found_is_not_kept_though_it_is_within_the_guard(k):
+    """The image is its report, and the negatives are far away from it: nothing but `valid` keeps them out."""
+    images = reports = unit(2, 8, seed=2)
+    negatives = -images[:, None] + 0.1 * unit(2, k, 8, seed=3)
+    strategy, valid = Alternating(), torch.ones(2, k, dtype=torch.bool)
+    valid[1, -1] = False
+    visit(strategy, 0.5, [0, 1], images, reports, F.normalize(negatives, dim=-1), valid=valid)
+    assert strategy.bank.slots_of(torch.tensor([match_key("0"), match_key("1")])).tolist() == [0, -1]
+
+
 def test_the_result_is_detached():
     images, reports, negatives = unit(4, 8, seed=1), unit(4, 8, seed=2), unit(4, 1, 8, seed=3).requires_grad_()
     assert not visit(Alternating(), 0.5, [0, 1], images, reports, negatives).requires_grad

@@ -1,5 +1,7 @@
 """The queue and the bank against plain Python lists and dictionaries."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -115,6 +117,31 @@ def test_a_bank_goes_on_from_a_checkpoint():
     assert all(torch.equal(a, b) for a, b in zip(bank.entries(), again.entries(), strict=True))
     assert again.entries()[0].tolist() == [7, 3, 5]
     assert again.entries()[1].flatten().tolist() == [1, 4, 5]
+
+
+def filled(memory, value):
+    """A queue or a bank in which the two studies have a value."""
+    images, reports, keys = torch.full((2, 2), value), torch.full((2, 2), value), torch.tensor([[1], [2]])
+    if isinstance(memory, StudyBank):
+        memory.write(keys[:, 0], images, reports)
+    else:
+        memory.push(images, reports, keys)
+    return memory
+
+
+@pytest.mark.parametrize("make", [partial(ReportQueue, 2), StudyBank])
+def test_a_checkpoint_and_what_it_was_made_of_or_read_into_share_no_memory(make):
+    memory = filled(make(), 1.0)
+    state = memory.state_dict()["_extra_state"]
+    filled(memory, 2.0)  # in the same places
+    assert {float(column.max()) for column in state["columns"][:2]} == {1.0}
+    again = make()
+    again.load_state_dict({"_extra_state": state})
+    filled(again, 3.0)
+    assert {float(column.max()) for column in state["columns"][:2]} == {1.0}
+    keys = state["keys"] if "keys" in state else state["columns"][2].flatten()
+    assert keys.tolist() == [1, 2]
+    assert {float(column.max()) for column in again.entries() if column.is_floating_point()} == {3.0}
 
 
 @pytest.mark.parametrize("empty", [ReportQueue(4), StudyBank()])

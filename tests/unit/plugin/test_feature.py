@@ -93,6 +93,13 @@ def test_a_mask_of_a_stack_counts_for_views_or_for_positions():
     assert torch.allclose(pooled.images[2], vectors[2, 0])
 
 
+def test_a_map_keeps_its_rows_and_columns_apart():
+    pairs, _, batch = step(images=lambda batch, outputs: batch["maps"][0])
+    assert pairs.grid == (2, 5)
+    assert torch.equal(pairs.regions, batch["maps"][0].flatten(2).transpose(1, 2))
+    assert torch.equal(pairs.regions[1].unflatten(0, pairs.grid)[1, 3], batch["maps"][0][1, :, 1, 3])
+
+
 def test_stacked_maps_keep_the_grid_of_a_view():
     pairs, host, batch = step(images=Feature("maps", calls="stack"))
     expected = torch.cat([host.maps(one).flatten(2).transpose(1, 2) for one in batch["maps"]], dim=1)

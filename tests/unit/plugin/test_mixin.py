@@ -1,6 +1,8 @@
 """The mixin around a LightningModule that knows nothing of it."""
 
 import inspect
+import logging
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +15,7 @@ from torch.utils.data import DataLoader
 from hardneg_plugin import HardNegativeMixin, HardNegativeObjective, PairEmbeddings
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.objectives import Bank, Hinge, InfoNCE, Weights
-from hardneg_plugin.objectives.schedule import Constant
+from hardneg_plugin.objectives.schedule import Constant, Exponential, Linear
 
 
 class Host(pl.LightningModule):
@@ -100,6 +102,34 @@ def test_trains_logs_and_adds_weighted_terms(tmp_path, returns):
         "train/hardened_similarity",
         "train/false_negative_share",
     } <= fit.callback_metrics.keys()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (Exponential(rate=0.3), [1 - math.exp(-0.3 * (1 + step // 6)) for step in range(18)]),
+        (Linear(unit="step", end=18), [0.9 * step / 18 for step in range(18)]),
+        (Linear(unit="fraction"), [0.9 * step / 18 for step in range(18)]),
+    ],
+    ids=["epoch", "step", "fraction"],
+)
+def test_the_schedule_follows_the_training(tmp_path, schedule, expected):
+    hardness = []
+
+    class Recorder(pl.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            hardness.append(trainer.callback_metrics["train/hardness"].item())
+
+    model = Plugged(hard_negatives=objective(schedule=schedule))
+    trainer(tmp_path, max_epochs=3, callbacks=[Recorder()]).fit(model, loader())
+    assert hardness == pytest.approx(expected)
+
+
+def test_a_bank_finds_its_neighbours_anew_in_each_epoch(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "hardneg_plugin"):
+        trainer(tmp_path, max_epochs=3).fit(Plugged(hard_negatives=objective(negatives=Bank())), loader())
+    searches = [record.getMessage() for record in caplog.records if "neighbours" in record.getMessage()]
+    assert searches == ["Found the neighbours of 24 studies by the embeddings in the bank."] * 2
 
 
 def test_a_study_that_is_not_finite_is_counted_and_warned_of_once(tmp_path):

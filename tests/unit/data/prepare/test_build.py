@@ -277,9 +277,15 @@ def test_the_old_folder_stays_until_the_new_one_is_whole(ten, output):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("what", ["file", "folder", "part", "dangling link"])
+@pytest.mark.parametrize("what", ["file", "folder", "prepared.json", "studies.parquet", "part", "dangling link"])
 def test_what_is_not_ours_is_left_as_it_is(ten, output, tmp_path, what, overwrite):
-    theirs = {"file": output, "folder": output / "thesis.tex", "part": tmp_path / "prepared.part" / "thesis.tex"}
+    theirs = {
+        "file": output,
+        "folder": output / "thesis.tex",
+        "prepared.json": output / "prepared.json",  # without the other, it is not ours
+        "studies.parquet": output / "studies.parquet",
+        "part": tmp_path / "prepared.part" / "thesis.tex",
+    }
     if what == "dangling link":
         output.symlink_to(tmp_path / "gone" / "away")
         (tmp_path / "gone").write_text("a file")

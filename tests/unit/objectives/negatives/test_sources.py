@@ -1,5 +1,6 @@
 """Where hard negatives come from, against plain loops, and what each source does where there are none."""
 
+from copy import deepcopy
 from unittest import mock
 
 import pytest
@@ -43,6 +44,7 @@ def is_match(a, b):
     return a == b or a % 12 == b % 12
 
 
+ALL = {f"study {n}": [f"study {m}" for m in range(STUDIES) if m != n] for n in range(STUDIES)}
 BATCHES = [torch.randperm(STUDIES, generator=torch.Generator().manual_seed(i))[:7].tolist() for i in range(9)]
 
 
@@ -62,6 +64,38 @@ def test_queue_finds_the_nearest_of_the_batch_and_of_the_latest_studies(size, k)
                 torch.testing.assert_close(found.reports[i, j], report)
                 torch.testing.assert_close(found.images[i, j], image)
         latest = [*latest, *((n, batch.reports[i], batch.images[i]) for i, n in enumerate(numbers))][-size:]
+
+
+@pytest.mark.parametrize("ceiling", [0.1, -0.2])
+def test_what_is_nearer_than_the_ceiling_is_no_negative_wherever_it_is(ceiling):
+    """In the batch, the queue, and the bank at its search and when it is read."""
+    queue, bank, table = (
+        Queue(size=50, k=3, ceiling=ceiling),
+        Bank(k=3, ceiling=ceiling),
+        Bank(k=3, ceiling=ceiling, table=ALL),
+    )
+    found = {"queue": 0, "bank": 0, "table": 0}
+    for time, numbers in enumerate(BATCHES):
+        batch = batch_of(numbers, seed=time, epoch=time // 2)
+        for name, source in (("queue", queue), ("bank", bank), ("table", table)):
+            negatives = source(batch)
+            similarity = torch.einsum("bd,bkd->bk", batch.reports, negatives.reports)
+            assert (similarity[negatives.valid] <= ceiling + 1e-6).all(), name
+            found[name] += int(negatives.valid.sum())
+    assert min(found.values()) > 60
+
+
+def test_a_bank_looks_for_neighbours_below_the_ceiling():
+    """At its search, by the embeddings of that time: later ones may be farther apart."""
+    source, batch = Bank(k=2, ceiling=0.2), batch_of(list(range(12)))
+    source(batch)
+    source(batch_of([0], epoch=1))
+    for number, row in zip(
+        range(12), source._neighbours[torch.argsort(torch.argsort(keys_of(range(12))[:, 0]))], strict=True
+    ):
+        peers = [m for m in range(12) if m != number and batch.reports[number] @ batch.reports[m] <= 0.2]
+        nearest = sorted(peers, key=lambda m, n=number: -float(batch.reports[n] @ batch.reports[m]))[:2]
+        assert row.tolist() == keys_of(nearest)[:, 0].tolist() + [-1] * (2 - len(nearest))
 
 
 def test_the_gradient_reaches_the_batch_and_not_the_queue():
@@ -132,6 +166,41 @@ def test_bank_draws_from_its_pool_and_minds_the_ceiling():
     assert not strict(batch_of([0, 12])).valid.any()
 
 
+def test_a_bank_without_a_table_draws_from_its_pool_too():
+    source = Bank(k=1, pool=3)
+    whole = batch_of(list(range(12)))
+    source(whole)
+    drawn = set()
+    for step in range(40):
+        found = source(batch_of([0], seed=1, epoch=1, step=step))
+        drawn |= {n for n in range(1, 12) if torch.equal(found.reports[0, 0], whole.reports[n])}
+    assert drawn == set(sorted(range(1, 12), key=lambda n: -float(whole.reports[0] @ whole.reports[n]))[:3])
+
+
+def test_a_table_stays_as_it_is_when_a_checkpoint_brings_other_neighbours():
+    searched, mined = Bank(), Bank(table={"study 0": ["study 5"]})
+    for epoch in (0, 1):
+        searched(batch_of(list(range(12)), epoch=epoch))
+    assert len(searched._studies) == 12
+    mined.load_state_dict(searched.state_dict())
+    found = mined(batch_of([0, 7], seed=1, epoch=2))
+    torch.testing.assert_close(found.reports[0, 0], batch_of([5]).reports[0])
+    again = Bank(table={"study 0": ["study 3"]})
+    again.load_state_dict(mined.state_dict())
+    torch.testing.assert_close(again(batch_of([0, 7], seed=1, epoch=2)).reports[0, 0], batch_of([3]).reports[0])
+
+
+@pytest.mark.parametrize("known", [0, 1, 2, 3])
+def test_mine_minds_keys_that_only_some_studies_have(known):
+    reports, keys = unit(STUDIES, 6), torch.full((STUDIES, 4), -1)
+    keys[:, known] = torch.tensor([n % 3 if n % 2 else -1 for n in range(STUDIES)])
+    index, valid = mine(reports, keys, k=4)
+    for i in range(STUDIES):
+        peers = [j for j in range(STUDIES) if j != i and not (i % 2 and j % 2 and i % 3 == j % 3)]
+        assert valid[i].all()
+        assert index[i].tolist() == sorted(peers, key=lambda j, i=i: -float(reports[i] @ reports[j]))[:4]
+
+
 def test_mine_is_brute_force_whatever_the_chunk():
     reports, keys = unit(STUDIES, 6), keys_of(range(STUDIES))
     for chunk in (1, 7, 100):
@@ -152,6 +221,24 @@ def test_draws_depend_on_the_step_and_leave_the_global_generator_alone():
     assert torch.equal(before, torch.get_rng_state())
     HardNegativeObjective(image_width=6, report_width=6, width=4)
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("make", [InBatch, lambda **kw: Queue(size=50, **kw), Bank, lambda **kw: Bank(table=ALL, **kw)])
+def test_draws_of_every_source_depend_on_the_step_alone(make):
+    source = make(k=1, pool=6)
+    for time in range(3):
+        source(batch_of(list(range(time, 12 + time)), seed=time, epoch=time))
+    draws = []
+    for step, seed in ((3, 0), (3, 1), (4, 0)):
+        torch.manual_seed(7)
+        before = torch.get_rng_state()
+        if seed:
+            torch.rand(5)  # whatever the host has drawn
+            before = torch.get_rng_state()
+        draws.append(deepcopy(source)(batch_of(list(range(12)), step=step, epoch=3)).reports)
+        assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
 
 
 def pairs_of(batch, fields, negatives=None):

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import bank_in_loops
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -183,6 +184,7 @@ def _rank(rank: int, folder: str) -> None:
     seen["accumulated"] = _accumulated(rank)
     seen["collectives"] = _collectives(rank)
     seen["gathered"] = _gathered(rank)
+    seen["bank in loops"] = bank_in_loops.of_rank(rank)
     torch.save(seen, f"{folder}/seen-{rank}.pt")
     dist.destroy_process_group()
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 sys.path.append(str(Path(__file__).parent))  # where spawned processes look, too
+from bank_in_loops import in_loops
 from ranks_of_the_objective import CASES, Model, in_two_ranks, run, steps, studies
 
 pytestmark = pytest.mark.slow
@@ -77,6 +78,19 @@ def test_queue_bank_and_auxiliary_negatives_agree_on_every_rank_bit_for_bit(rank
         for ours, theirs in zip(columns, one_process[case][-1]["kept"][name].get("columns", []), strict=True):
             torch.testing.assert_close(ours, theirs)
             assert len(ours) >= 5
+
+
+def test_bank_and_auxiliary_negatives_of_two_ranks_are_those_of_plain_loops(ranks):
+    """With uneven batches, studies that come twice, and some with features that are not finite."""
+    expected, came = in_loops()
+    assert min(came.values()) >= 2, came
+    for step, one in enumerate(expected):
+        for rank in (0, 1):
+            got = ranks[rank]["bank in loops"][step]
+            torch.testing.assert_close(got["loss"].double(), one["loss"], rtol=1e-5, atol=1e-6)
+            for side, gradient in zip(("images", "reports"), one[rank], strict=True):
+                gradient = torch.zeros_like(got[side]).double() if gradient is None else gradient
+                torch.testing.assert_close(got[side].double(), gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_accumulated_gradients_are_those_of_two_whole_batches(ranks):

@@ -17,7 +17,7 @@ from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.evaluation.downstream import pair_scorer as pair_scorer_module
 from hardneg_plugin.evaluation.downstream.finding_maps import entity_names, finding_maps
-from hardneg_plugin.evaluation.downstream.frozen_features import encode, text_features
+from hardneg_plugin.evaluation.downstream.frozen_features import FrozenFeatures, encode, text_features
 from hardneg_plugin.evaluation.downstream.pair_scorer import PairScorer
 from hardneg_plugin.functional.pooling import masked_mean
 from hardneg_plugin.grounding import Cells, Grounding, Patches
@@ -301,3 +301,17 @@ def test_words_of_a_pair_count_once_however_long_the_batch():
         masked_mean(model.encode_reports(tokens), mask[:, 1:])[0],
         masked_mean(model.encode_reports(alone[0]), alone[1][:, 1:])[0],
     )
+
+
+def test_patches_of_a_view_that_is_not_square_keep_their_places():
+    patches = torch.arange(2 * 12.0).view(1, 12, 2)  # two views of 2 rows of 3 columns
+    features = FrozenFeatures(
+        ["a"], ["clear ."], pooled=patches.mean(1), patches=patches, patch_mask=torch.ones(1, 12).bool(), grid=(2, 3)
+    )
+    for row in range(2):
+        for column in range(3):
+            patch = patches[0, 3 * row + column]
+            assert torch.equal(features.first_view[0, :, row, column], patch)
+            expected = [*patch.tolist(), row, column / 2, 0]
+            assert features.located_patches[0, 3 * row + column].tolist() == expected
+            assert features.located_patches[0, 6 + 3 * row + column, 2:].tolist() == [row, column / 2, 1]

@@ -64,7 +64,7 @@ def most_similar(
     """For every study the k candidates most similar to it that are no matches: its hard negatives.
 
     Args:
-        similarity: `(B, N)` cosines of each study's report with each candidate report.
+        similarity: `(B, N)` cosines of each study's report with each candidate report; NaN is never chosen.
         is_match: `(B, N)` bool; a match is never chosen.
         k: how many to choose, >= 1.
         pool: draw the k at random from this many most similar ones, >= k; None: take the k most similar.
@@ -84,7 +84,7 @@ def most_similar(
     if not 1 <= k <= pool:
         raise ValueError(f"Expected 1 <= k <= pool, but got k = {k} and pool = {pool}.")
     # a rounding error above 1 must not fall to the default ceiling
-    similarity = similarity.masked_fill(is_match | (similarity > ceiling + 1e-6), -torch.inf)
+    similarity = similarity.masked_fill(is_match | ~(similarity <= ceiling + 1e-6), -torch.inf)
     found, index = similarity.topk(min(pool, similarity.shape[1]), dim=1)
     if pool > k:
         lot = torch.rand(found.shape, generator=generator, device=found.device)

@@ -149,3 +149,20 @@ def test_no_study_is_its_own_negative_though_its_keys_be_unknown(chunk):
     similarity = (reports @ reports.T).fill_diagonal_(-2)
     assert torch.equal(index, similarity.topk(3).indices)
     assert valid.all()
+
+
+@pytest.mark.parametrize("options", [{}, {"k": 2}, {"k": 2, "pool": 3}, {"ceiling": 0.5}], ids=str)
+def test_a_similarity_that_is_no_number_is_never_chosen_and_keeps_nothing_else_out(options):
+    similarity = torch.rand(5, 6, generator=torch.Generator().manual_seed(0))
+    similarity[:, 2] = torch.nan
+    similarity[4] = torch.nan
+    is_match = torch.zeros(5, 6, dtype=torch.bool)
+    index, valid = most_similar(similarity, is_match, generator=torch.Generator().manual_seed(1), **options)
+    assert not (index[valid] == 2).any()
+    assert not valid[4].any()
+    assert valid[:4].any(1).all()
+    without = torch.tensor([0, 1, 3, 4, 5])
+    if "pool" not in options:
+        expected, found = most_similar(similarity[:4, without], is_match[:4, without], **options)
+        assert torch.equal(found, valid[:4])
+        assert torch.equal(without[expected][found], index[:4][found])

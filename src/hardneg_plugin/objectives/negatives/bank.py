@@ -96,7 +96,7 @@ class Bank(nn.Module):
         slots = self.bank.slots_of(neighbours)
         keys, images, reports = self.bank.read(slots)
         similarity = torch.einsum("bd,bpd->bp", batch.reports, reports)
-        unwanted = (slots < 0) | are_matches(batch.keys.columns, keys) | (similarity > self.ceiling + 1e-6)
+        unwanted = (slots < 0) | are_matches(batch.keys.columns, keys) | ~(similarity <= self.ceiling + 1e-6)
         # by the order of the table, not by today's similarity
         order = -torch.arange(slots.shape[1], dtype=torch.float32, device=device).expand(slots.shape)
         index, valid = most_similar(order, unwanted, k=self.k, pool=self.pool, generator=batch.generator())

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.functional.hard_negatives import are_matches, mine
+from hardneg_plugin.functional.unit_length import has_direction
 from hardneg_plugin.metrics.study_metric import StudyMetric
 from hardneg_plugin.models.base import StepOutputs
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator
@@ -45,8 +46,10 @@ class EmbeddedSplit(StudyMetric[ValidationEmbeddings]):
         self.remember(ids, images.float(), reports.float(), keys)
 
     def score(self, ids: list[str], *columns: Any) -> tuple[dict[str, float], ValidationEmbeddings]:
-        """No scores, and the embeddings of all studies."""
-        return {}, ValidationEmbeddings(*columns)
+        """No scores, and the embeddings of all studies but those whose features are not finite, or of length zero."""
+        images, reports, keys = columns
+        kept = has_direction(images) & has_direction(reports)
+        return {}, ValidationEmbeddings(images[kept], reports[kept], keys[kept])
 
     def studies(self) -> ValidationEmbeddings | None:
         """All studies on rank 0, None on other ranks and without studies; call it on all ranks."""
@@ -185,7 +188,8 @@ def exchange_reports(model: ReportGenerator, batch: Batch, outputs: StepOutputs)
     images, reports = model.hard_negatives.project(model.embed(batch, outputs))
     _, wrong = model.hard_negatives.project(model.embed(other, {**outputs, "states": states}))
     positive = _cosines(images, reports)
-    gaps = [(positive - _cosines(images, others))[valid].mean().item() for others in (wrong, reports[index])]
+    differences = torch.stack([positive - _cosines(images, others) for others in (wrong, reports[index])])
+    gaps = differences[:, valid & differences.isfinite().all(0)].mean(1).tolist()
     return ReportExchange(image_sensitivity, pairs, *gaps)
 
 

@@ -33,6 +33,7 @@ from hardneg_plugin.objectives.schedule import Constant
 from hardneg_plugin.training.diagnosis import Diagnosis, warning_signs
 from hardneg_plugin.training.diagnosis.logger_output import BINS, DiagnosisOutput, LoggedStudy, log_diagnosis
 from hardneg_plugin.training.diagnosis.measures import (
+    EmbeddedSplit,
     ReportExchange,
     ValidationEmbeddings,
     closer_than_random,
@@ -588,3 +589,17 @@ def test_other_loggers_get_the_figures_and_other_validations_are_not_looked_at(t
 def test_settings_are_checked(setting):
     with pytest.raises(UserError, match=f"callbacks.diagnosis.{next(iter(setting))}"):
         Diagnosis(**setting)
+
+
+def test_studies_whose_embeddings_are_not_finite_are_left_out():
+    images, reports = (
+        nn.functional.normalize(torch.randn(5, 4, generator=torch.Generator().manual_seed(s)), dim=-1) for s in (0, 1)
+    )
+    images[1, 0], reports[3] = torch.nan, 0.0
+    keys = torch.arange(5)[:, None].expand(-1, 4)
+    split = EmbeddedSplit()
+    split.update([str(number) for number in range(5)], images, reports, keys)
+    studies = split.studies()
+    assert studies.keys[:, 0].tolist() == [0, 2, 4]
+    assert torch.equal(studies.images, images[[0, 2, 4]])
+    assert all(values.isfinite().all() for values in similarities(studies, None).values())

@@ -1,11 +1,11 @@
 """The objective under DDP in two processes; a module of its own, for started processes to import."""
 
 import itertools
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import bank_in_loops
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -31,6 +31,9 @@ from hardneg_plugin.objectives import (
     Triplet,
 )
 from hardneg_plugin.objectives.schedule import Constant, TrainingProgress
+
+sys.path.append(str(Path(__file__).parent))  # where spawned processes look, too
+import bank_in_loops
 
 KNOWLEDGE = PhantomKnowledge()
 PROMPTS = len(KNOWLEDGE.prompts)

@@ -56,8 +56,44 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+@contextmanager
+def whole_folder(path: Path, *, replaces: bool = False) -> Iterator[Path]:
+    """A folder to be filled as a whole: it gets its name only once the block has ended and all of it is on the disk.
+
+    Args:
+        path: the folder; folders above it are made.
+        replaces: whether one that is there is replaced. False: it must be empty or absent.
+
+    Yields:
+        An empty folder beside it, to write into.
+
+    Raises:
+        OSError: it cannot be written, or is not empty; nothing half-written is left, and what was there stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.parent / f"{unfinished_prefix(path)}{secrets.token_hex(8)}"
+    replaced = unfinished.with_name(f"{unfinished.name}.replaced")
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        for file in (file for file in unfinished.rglob("*") if file.is_file()):
+            with file.open("rb+") as written:
+                os.fsync(written.fileno())
+        if replaces and path.exists():
+            os.rename(path, replaced)
+        os.rename(unfinished, path)
+    except BaseException:
+        if replaced.exists() and not path.exists():
+            os.rename(replaced, path)
+        raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if path.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+
+
 def unfinished_prefix(path: Path) -> str:
-    """How the name of an unfinished `whole_file` begins; 48 characters of the name keep it below the limit of file systems.
+    """How the name of what is unfinished begins; 48 characters of the name keep it below the limit of file systems.
 
     >>> unfinished_prefix(Path("run/last.ckpt"))
     '.last.ckpt.'

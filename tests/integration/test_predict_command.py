@@ -182,7 +182,7 @@ def test_attention_is_that_of_the_decoder_over_the_views_of_the_study(trained, v
     # by the decoder's own maps of the last study
     images = torch.stack([torch.stack(list(model_views(model, files)))])
     features = model.visual(images)
-    decoded = model.decoder.decode(features.patches, model._decoding, attention=True)
+    decoded = model.decoder.decode(features.patches, model.decoding, attention=True)
     direct = decoded.attention[0, 0].mean((0, 1))[: len(report.words)]
     torch.testing.assert_close(report.attention.flatten(1), direct)
     assert model.generate(files[0])[0].attention is None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hardneg_plugin.files import open_no_link, whole_file, whole_text_file, write_json, write_jsonl
+from hardneg_plugin.files import open_no_link, whole_file, whole_folder, whole_text_file, write_json, write_jsonl
 
 SOURCE = Path(__file__).parents[2] / "src" / "hardneg_plugin"
 
@@ -26,6 +26,40 @@ def test_a_file_is_replaced_only_when_it_is_whole(tmp_path):
         write_jsonl(path, records())
     assert json.loads(path.read_text()) == {"a": 1}
     assert [file.name for file in path.parent.iterdir()] == ["metrics.json"]
+
+
+def test_a_folder_takes_its_place_only_when_it_is_whole(tmp_path, monkeypatch):
+    place = tmp_path / "deep" / "model"
+    with whole_folder(place) as unfinished:
+        (unfinished / "a").write_text("1")
+        assert not place.exists()
+    assert (place / "a").read_text() == "1"
+
+    def fill(content, **options):
+        with whole_folder(place, **options) as unfinished:
+            (unfinished / "a").write_text(content)
+            if content == "broken":
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fill("broken", replaces=True)
+    with pytest.raises(OSError, match="not empty"):
+        fill("2")
+    rename = os.rename
+
+    def fails_at_the_end(source, target):
+        if Path(target) == place and "replaced" not in str(source):
+            raise OSError("no more")
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", fails_at_the_end)
+        with pytest.raises(OSError, match="no more"):
+            fill("2", replaces=True)
+    assert (place / "a").read_text() == "1"
+    fill("2", replaces=True)
+    assert (place / "a").read_text() == "2"
+    assert [path.name for path in place.parent.iterdir()] == ["model"]
 
 
 def test_not_a_number_is_no_json(tmp_path):

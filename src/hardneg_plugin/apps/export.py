@@ -1,4 +1,4 @@
-"""hardneg-export: write a trained R2Gen or R2GenCMN as a file that the released code loads."""
+"""hardneg-export: write a trained run as the folder that the Hugging Face hub takes, or as a file that R2Gen's code loads."""
 
 from pathlib import Path
 
@@ -6,7 +6,9 @@ from omegaconf import DictConfig
 
 from hardneg_plugin.apps import commands
 from hardneg_plugin.backbones.official import save_released
+from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import check_place, writing
+from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.runs.checkpoint import check_writes_reports, find_checkpoint, load_trained_model
 from hardneg_plugin.runs.folder import RunFolder
 from hardneg_plugin.terminal import say
@@ -18,7 +20,14 @@ def main() -> None:
 
 
 def export(config: DictConfig) -> None:
-    """Write decoder and visual extractor under their released names, without what exists in training only."""
+    """Write the model of a run in the format of the config, without what exists in training only."""
+    FORMATS[str(config.format)](config)
+
+
+def _export_released(config: DictConfig) -> None:
+    """Write decoder and visual extractor under their released names."""
+    if config.license is not None or config.overwrite:
+        raise UserError("license and overwrite belong to format=hub; format=r2gen writes one file of weights.")
     run = RunFolder.existing(config.run)
     trained = run.read_config(trust=config.trust)
     check_writes_reports(trained.model, run)
@@ -29,6 +38,18 @@ def export(config: DictConfig) -> None:
         save_released(output, model.decoder, model.visual)  # which checks their kind
     words = model.decoder.vocab_size
     say(f"{output}: {path} under the released names, {words} tokens. Such a file holds no vocabulary.")
+
+
+def _export_folder(config: DictConfig) -> None:
+    """Write a folder that `ReportGenerator.from_pretrained` reads."""
+    model = ReportGenerator.from_run(str(config.run), str(config.checkpoint), device="cpu", trust=config.trust)
+    model.save_pretrained(config.output, license=config.license, overwrite=config.overwrite)
+    size = sum(file.stat().st_size for file in Path(config.output).iterdir())
+    say(f"{config.output}: {size / 1e6:.1f} MB. Read README.md, the model card, before you share it.")
+    say(f"In Python: ReportGenerator.from_pretrained({str(config.output)!r})")
+
+
+FORMATS = {"r2gen": _export_released, "hub": _export_folder}
 
 
 if __name__ == "__main__":

@@ -136,8 +136,25 @@ class CausalLMDecoder(PrefixReader):
     @property
     def settings(self) -> dict[str, Any]:
         """The full config and the prompt's rows instead of a name or a folder; with frozen pretrained weights their checksum."""
-        if self._checksum is not None:
-            return {"checksum": self._checksum}
+        return self._rebuilding if self._checksum is None else {"checksum": self._checksum}
+
+    @property
+    def complete_settings(self) -> dict[str, Any]:
+        """See `ReportDecoder`: the full config and the prompt's rows, for frozen pretrained weights too."""
+        if next(self.model.parameters()).dtype != torch.float32:
+            raise UserError(
+                "Expected weights in float32, but the frozen ones are in bfloat16, in which no model is built from a config: train "
+                "with backbone.dtype=float32 to write it as a folder of its own."
+            )
+        return self._rebuilding
+
+    def left_out_weights(self) -> dict[str, Tensor]:
+        """See `ReportDecoder`: the frozen pretrained ones."""
+        own = dict(self.named_parameters(remove_duplicate=False))
+        return {name: own[name].detach() for name in self._left_out}
+
+    @property
+    def _rebuilding(self) -> dict[str, Any]:
         return {
             "name_or_path": None,
             "config": self.model.config.to_dict(),
@@ -161,9 +178,8 @@ class CausalLMDecoder(PrefixReader):
         return state
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
-        own = dict(self.named_parameters(remove_duplicate=False))
-        for name in self._left_out:
-            state_dict.setdefault(prefix + name, own[name].detach())
+        for name, value in self.left_out_weights().items():
+            state_dict.setdefault(prefix + name, value)
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def classify(self, states: Tensor) -> Tensor:

@@ -44,6 +44,19 @@ class ReportDecoder(nn.Module, ABC):
         """
         return {}
 
+    @property
+    def complete_settings(self) -> dict[str, Any]:
+        """As `settings`, for a file that holds all weights, with those that checkpoints leave out.
+
+        Raises:
+            UserError: no such file can rebuild the decoder.
+        """
+        return self.settings
+
+    def left_out_weights(self) -> dict[str, Tensor]:
+        """The weights that `state_dict` leaves out, by name; none of most decoders."""
+        return {}
+
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         """Check the `settings` of a checkpoint before its weights are loaded.
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,16 +18,17 @@ from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.likelihood import TokenLosses, token_losses
 from hardneg_plugin.metrics.caption import CaptionScores
 from hardneg_plugin.metrics.report_scores import EvaluationEmbeddings, ReportScores
-from hardneg_plugin.models.base import Evaluated, StepOutputs, StudyModel, move_to_device
+from hardneg_plugin.models.base import Evaluated, StepOutputs, StudyModel
 from hardneg_plugin.models.likelihood_ranks import LikelihoodRanks
 from hardneg_plugin.models.other_images import other_images
 from hardneg_plugin.models.report_io import GeneratedReport, Images, generated_report, group_views, read_views
+from hardneg_plugin.models.saved_generator import SavedGenerator
 
 FEW_STEPS = 10
 """A model that was trained so little writes the same for all studies, which needs no warning."""
 
 
-class ReportGenerator(StudyModel[ReportScores]):
+class ReportGenerator(SavedGenerator, StudyModel[ReportScores]):
     """A report generator: visual extractor and report decoder, trained with teacher forcing, scored on generated reports.
 
     With `grounding` the decoder attends to the patches and to one entity per prompt. Adding the entities to the patches instead,
@@ -49,6 +49,8 @@ class ReportGenerator(StudyModel[ReportScores]):
         model = ReportGenerator.from_run("outputs/mine")
         print(model.generate("chest.png")[0].text)
 
+    `from_pretrained` does the same for an exported folder or a repository of the Hugging Face hub.
+
     One that is not trained:
 
     >>> from functools import partial
@@ -66,9 +68,6 @@ class ReportGenerator(StudyModel[ReportScores]):
     >>> len(model.generate([torch.zeros(40, 40, dtype=torch.uint8)] * 2, max_length=4))
     2
     """
-
-    image_size: int | None = None
-    """Height and width in pixels to which `generate` resizes images: those of the training in a run. None: not known."""
 
     def __init__(
         self,
@@ -92,45 +91,10 @@ class ReportGenerator(StudyModel[ReportScores]):
             if isinstance(self.visual, GroundedVisual)
             else None
         )
-        self._decoding = decoding or Decoding()
+        self.decoding = decoding or Decoding()
         self._ranks = {split: LikelihoodRanks() for split in rank_by_likelihood}
         if compile:
             self.decoder.states = torch.compile(self.decoder.states)  # type: ignore[method-assign]
-
-    @classmethod
-    def from_run(
-        cls,
-        path: str | Path,
-        checkpoint: str | Path = "best",
-        device: str | torch.device | None = None,
-        trust: bool = False,
-        *,
-        image_size: int | None = None,
-    ) -> "ReportGenerator":
-        """A trained generator in evaluation mode, without hard negatives and caption scores.
-
-        It needs no file that training read.
-
-        Args:
-            path: the run folder, or a .ckpt file in its `checkpoints/`.
-            checkpoint: "best", or the last if training kept no best; "last"; or the path of a .ckpt file.
-            device: as in torch; None: a GPU if there is one.
-            trust: build any class that the run's config names. False: only classes that the packaged configs name, so that the run
-                folder of someone else runs none of their code.
-            image_size: in pixels; required if the run's config does not have it.
-
-        Raises:
-            UserError: the run or checkpoint does not exist, cannot be read, or is not trusted.
-        """
-        from hardneg_plugin.runs.inference_model import (
-            load_inference_model,  # Hydra is imported there, and only needed for this
-        )
-
-        model, size = load_inference_model(Path(path), str(checkpoint), trust=trust, image_size=image_size)
-        if not isinstance(model, cls):
-            raise UserError(f"{path}: expected the run of a {cls.__name__}, but got that of a {type(model).__name__}.")
-        model.image_size = size
-        return move_to_device(model, device).eval()
 
     def generate(
         self,
@@ -161,7 +125,7 @@ class ReportGenerator(StudyModel[ReportScores]):
             raise UserError(f"Expected `batch_size` to be a positive integer, but got {batch_size}.")
         given = {"beam_size": beam_size, "max_length": max_length}
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        decoding = replace(self._decoding, num_return=1, **changes)
+        decoding = replace(self.decoding, num_return=1, **changes)
         studies = group_views(images)
         reports: list[GeneratedReport] = []
         with evaluating(self), torch.no_grad():
@@ -277,7 +241,7 @@ class ReportGenerator(StudyModel[ReportScores]):
 
     def _generate_tokens(self, visual: VisualFeatures) -> Tensor:
         """Tokens `(B, T)` of a generated report for each study, padded with 0."""
-        return self.decoder.decode(visual.context, self._decoding, patch_mask=visual.context_mask).tokens[:, 0]
+        return self.decoder.decode(visual.context, self.decoding, patch_mask=visual.context_mask).tokens[:, 0]
 
     def _texts(self, tokens: Tensor) -> list[str]:
         return [self.tokenizer.decode(row) for row in tokens.tolist()]

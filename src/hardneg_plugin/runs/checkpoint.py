@@ -82,7 +82,7 @@ def load_trained_model(
     if not hard_negatives and model.get("_target_") == PLUGGED:
         model, checkpoint = _bare_host(model, checkpoint)
     tokenizer = _tokenizer_of(checkpoint, path)
-    config = _without_starting_weights(model, checkpoint["backbone"])
+    config = without_starting_weights(model, checkpoint["backbone"])
     built = instantiate(config, _partial_=True)(tokenizer=tokenizer, **arguments)
     load_weights(built, checkpoint, path)
     return built
@@ -100,7 +100,7 @@ def load_released_model(model: DictConfig, path: Path, tokenizer: Tokenizer, **a
     Raises:
         UserError: the file cannot be read, or does not fit the model.
     """
-    built = instantiate(_without_starting_weights(model, {}), _partial_=True)(tokenizer=tokenizer, **arguments)
+    built = instantiate(without_starting_weights(model, {}), _partial_=True)(tokenizer=tokenizer, **arguments)
     load_released(read_released(path), built.decoder, built.visual, source=str(path))
     return built
 
@@ -221,7 +221,7 @@ def _tokenizer_of(checkpoint: dict[str, Any], path: Path) -> Tokenizer:
         raise UserError(f"checkpoint {path} holds no vocabulary that can be read: {error!r}") from error
 
 
-def _without_starting_weights(model: DictConfig, backbone: dict[str, Any]) -> DictConfig:
+def without_starting_weights(model: DictConfig, backbone: dict[str, Any]) -> DictConfig:
     """A model's config without the weights that training started from: the checkpoint replaces them, and files may be gone.
 
     Args:

@@ -1,16 +1,48 @@
 """The model of a run for writing reports alone."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.runs.checkpoint import check_writes_reports, find_checkpoint, load_trained_model
+from hardneg_plugin.runs.checkpoint import (
+    check_writes_reports,
+    find_checkpoint,
+    load_trained_model,
+    without_starting_weights,
+)
 from hardneg_plugin.runs.folder import RunFolder
 
+PARTS = ("visual", "backbone", "grounding", "channels_last")
+"""What of a model's config a generator is rebuilt from."""
 
-def load_inference_model(path: Path, checkpoint: str, *, trust: bool, image_size: int | None) -> tuple[Any, int]:
+
+@dataclass(frozen=True)
+class InferenceModel:
+    """The `ReportGenerator` of a run without what only scores need, and where it is from."""
+
+    model: Any
+    image_size: int
+    """Of its images, in pixels."""
+    run: RunFolder
+    config: DictConfig
+    """Of the run."""
+    checkpoint: Path
+
+    def settings(self) -> dict[str, Any]:
+        """The config from which it is rebuilt without the files of the run and those that training started from: plain values.
+
+        Raises:
+            UserError: the decoder cannot be rebuilt like this.
+        """
+        config = without_starting_weights(self.config.model, self.model.decoder.complete_settings)
+        values: Any = OmegaConf.to_container(config, resolve=True)
+        return {name: values[name] for name in PARTS if name in values}
+
+
+def load_inference_model(path: Path, checkpoint: str, *, trust: bool, image_size: int | None) -> InferenceModel:
     """Load the `ReportGenerator` of a run without what only scores need.
 
     Args:
@@ -18,9 +50,6 @@ def load_inference_model(path: Path, checkpoint: str, *, trust: bool, image_size
         checkpoint: "best", which means "last" where there is none; "last"; or a path.
         trust: build any class that the run names.
         image_size: of the images, in pixels; None takes that of the config.
-
-    Returns:
-        The model, and the size of its images in pixels.
 
     Raises:
         UserError: there is no such run or checkpoint; it cannot be read, is not trusted, or has no decoder.
@@ -41,8 +70,9 @@ def load_inference_model(path: Path, checkpoint: str, *, trust: bool, image_size
             f"Expected a .ckpt file, but {file} holds no vocabulary. hardneg-evaluate reads a released .pth file together with "
             "the data."
         )
-    model = OmegaConf.create({**config.model, "caption": None, "compile": False})
-    return load_trained_model(model, file, trust=trust, hard_negatives=False), size
+    without_scores = OmegaConf.create({**config.model, "caption": None, "compile": False})
+    model = load_trained_model(without_scores, file, trust=trust, hard_negatives=False)
+    return InferenceModel(model, size, run, config, file)
 
 
 def image_size_of(config: DictConfig, file: Path) -> int:

@@ -239,7 +239,14 @@ LIMITS: Mapping[str, Mapping[str, Limit]] = {
         "limit": POSITIVE,
         "zoom": POSITIVE_OR_NULL,
     },
-    "export": {**SCORING, "trust": SWITCH, "output": TEXT},
+    "export": {
+        **SCORING,
+        "trust": SWITCH,
+        "output": TEXT,
+        "format": _one_of("r2gen", "hub"),
+        "license": TEXT_OR_NULL,
+        "overwrite": SWITCH,
+    },
     "predict": {
         **SCORING,
         "run": TEXT_OR_NULL,

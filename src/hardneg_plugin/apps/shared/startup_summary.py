@@ -9,13 +9,13 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 
-from hardneg_plugin.apps.shared.method_in_words import method_in_words
 from hardneg_plugin.data.coverage import coverage
 from hardneg_plugin.data.datamodule import StudyDataModule
 from hardneg_plugin.data.file_source import FileSplit
 from hardneg_plugin.data.studies import SPLITS
 from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.models.base import StudyModel
+from hardneg_plugin.objectives.method_in_words import method_in_words
 
 LABEL = 12
 """Columns of the labels on the left."""

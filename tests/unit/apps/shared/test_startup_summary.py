@@ -10,7 +10,6 @@ from omegaconf import OmegaConf
 from pytorch_lightning.demos.boring_classes import BoringModel
 from torch.utils.data import DataLoader
 
-from hardneg_plugin.apps.shared.method_in_words import method_in_words
 from hardneg_plugin.apps.shared.startup_summary import startup_summary, steps_per_epoch, total_steps
 from hardneg_plugin.data.datamodule import StudyDataModule
 from hardneg_plugin.data.phantom import PhantomStudies
@@ -18,6 +17,7 @@ from hardneg_plugin.data.studies import SPLITS
 from hardneg_plugin.data.tokenizer import WordTokenizer
 from hardneg_plugin.functional.hardening import Ascent
 from hardneg_plugin.objectives import Bank, ByText, HardNegativeObjective, InBatch, InfoNCE, Paired, Queue, Weights
+from hardneg_plugin.objectives.method_in_words import method_in_words
 from hardneg_plugin.objectives.schedule import Constant
 
 

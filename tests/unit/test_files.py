@@ -128,6 +128,7 @@ def test_files_are_written_whole_by_one_writer():
         "comparison/processes.py": "a log, which grows; no link is followed",
         "data/prepare/growing_files.py": "files that grow in a folder that is renamed; no link is followed",
         "data/prepare/work_folder.py": "that folder",
+        "models/saved_generator.py": "what is uploaded, in a folder that is gone afterwards",
         "metrics/meteor.py": "the errors of a process, without a name",
     }
     renames, opens = (

@@ -20,7 +20,7 @@ from hardneg_plugin.files import read_json, whole_text_file, write_json
 from hardneg_plugin.runs.checkpoint import HOST
 from hardneg_plugin.runs.inference_model import PARTS
 from hardneg_plugin.runs.provenance import DISTRIBUTION, versions
-from hardneg_plugin.runs.trusted import check_trusted
+from hardneg_plugin.runs.trusted import INSTEAD, check_trusted
 
 VERSION = 1
 CONFIG, PREPROCESSING, WEIGHTS, CARD = "config.json", "preprocessor_config.json", "model.safetensors", "README.md"
@@ -29,9 +29,10 @@ TOKENIZERS = {"words": "vocabulary.json", "huggingface": "tokenizer.json"}
 FILES = (CONFIG, PREPROCESSING, WEIGHTS, CARD, *TOKENIZERS.values())
 OURS = tuple(f"hardneg_plugin.{room}." for room in ("backbones", "grounding", "knowledge", "data.phantom"))
 """Where the classes are that a folder may name."""
+_REFUSED = "An exported folder has plain values and parts of a report generator of ours only: get it from elsewhere."
 _OF_GENERATOR = ("visual.", "decoder.", "entity_projection.")
 _ELSEWHERE = ("name_or_path", "weights", "checkpoint")
-"""Settings by which a part would read files beside the folder."""
+"""Settings by which a part would read files beside the folder, as it would by `pretrained` and a name of timm with a colon."""
 
 
 def weights_of(model: Any) -> dict[str, Tensor]:
@@ -153,16 +154,17 @@ def _check_settings(settings: Mapping[str, Any], where: str) -> None:
     Raises:
         UserError: with the key.
     """
-    check_trusted(settings, where)
+    try:
+        check_trusted(settings, where)
+    except UserError as error:  # which says how to trust a run
+        raise UserError(f"{str(error).removesuffix(INSTEAD)}{_REFUSED}") from error
     for key, name, value in _values(settings):
         if name == "_target_" and not str(value).startswith(OURS):
-            raise UserError(
-                f"{where}: {key} is {value!r}, but such a folder names parts of a report generator of ours only."
-            )
-        if (name in _ELSEWHERE and value is not None) or (name == "pretrained" and value is True and "visual" in key):
-            raise UserError(
-                f"{where}: {key} is {value!r}, but such a folder holds all that the model needs. Remove it."
-            )
+            raise UserError(f"{where}: {key} is {value!r}. {_REFUSED}")
+        if (name in _ELSEWHERE and value is not None) or (
+            key in ("visual.pretrained", "visual.name") and (value is True or ":" in str(value))
+        ):
+            raise UserError(f"{where}: {key} is {value!r}, but an exported folder holds all that the model needs.")
 
 
 def _values(node: Any, key: str = "") -> Iterator[tuple[str, str, Any]]:

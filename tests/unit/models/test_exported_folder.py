@@ -188,6 +188,7 @@ def test_a_model_that_was_trained_further_has_no_scores(model, folder, tmp_path)
         ("backbone", {**SETTINGS["backbone"], "config": {"auto_map": {"x": "y"}}}, "auto_map"),
         ("visual", {**SETTINGS["visual"], "weights": "/etc/passwd"}, "visual.weights"),
         ("visual", {**SETTINGS["visual"], "pretrained": True}, "visual.pretrained"),
+        ("visual", {**SETTINGS["visual"], "name": "hf-hub:someone/net"}, "visual.name"),
         ("visual", {**SETTINGS["visual"], "options": {"pretrained_cfg": {"file": "x"}}}, "pretrained_cfg"),
         ("grounding", {"_target_": "os.system", "command": "true"}, "grounding._target_"),
         ("backbone", {**SETTINGS["backbone"], "heads": 7}, "config.json"),
@@ -210,6 +211,7 @@ def test_a_folder_of_a_stranger_runs_nothing_and_reads_nothing_else(
         read(folder)
     assert mentioned in str(refused.value)
     assert "\n" not in str(refused.value)
+    assert "trust=true" not in str(refused.value)  # which is for runs
     assert "stranger" not in sys.modules
     assert {path.name for path in tmp_path.iterdir()} == {"exported", "stranger.py"}
 

@@ -74,7 +74,7 @@ def carry_out(job: Job, task: Callable[[Job], None]) -> None:
 def _end_for_silence(text: str, says: bool, job: Job) -> None:
     """End this rank, which waits for one that gives no sign of life: no signal reaches what waits in a collective call."""
     if says:
-        print(f"{text} {resume_hint(job)}".rstrip(), file=sys.stderr, flush=True)
+        say(f"{text} {resume_hint(job)}".rstrip(), file=sys.stderr, flush=True)
     os._exit(1)
 
 

@@ -1,6 +1,6 @@
 """hardneg-tasks: what the frozen features of a trained model are worth, by downstream tasks."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,17 @@ def start(config: DictConfig) -> None:
     inputs = _inputs(config, run, checkpoint, wanted)
     busy = f"{run.tasks}: another hardneg-tasks is at work on this run. Wait until it has ended."
     with ExitStack() as held:
+        held.callback(_remove_if_empty, run.tasks)  # once it is let go of
         with writing(run.tasks, "Allow to write there."):
             held.enter_context(hold_file(run.tasks / LOCK, busy))
         for name in wanted:
             for split, result in zip(inputs.names, TASKS[name](inputs), strict=True):
                 _write(config, run, checkpoint, f"{name}_{split}", result)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):  # rmdir removes empty folders only
+        folder.rmdir()
 
 
 def _write(config: DictConfig, run: RunFolder, checkpoint: Path, name: str, result: TaskResult) -> None:

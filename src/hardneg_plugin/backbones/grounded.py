@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hardneg_plugin.backbones.visual import VisualExtractor, VisualFeatures
+from hardneg_plugin.backbones.visual_features import ViewEncoder, VisualFeatures
 from hardneg_plugin.grounding import Grounding, Patches
 
 
@@ -21,12 +21,13 @@ class GroundedVisual(nn.Module):
     >>> from hardneg_plugin.data.phantom import PhantomKnowledge
     >>> from hardneg_plugin.grounding import Cells
     >>> grounding = partial(Grounding, knowledge=PhantomKnowledge(), width=8, heads=2, regions=Cells(1, 1))
+    >>> from hardneg_plugin.backbones.visual import VisualExtractor
     >>> visual = GroundedVisual(VisualExtractor("resnet10t"), grounding)
     >>> visual(torch.zeros(2, 1, 1, 64, 64)).entities.shape[::2]  # of each prompt, of width 8
     torch.Size([2, 8])
     """
 
-    def __init__(self, visual: VisualExtractor, grounding: Callable[[int], Grounding]) -> None:
+    def __init__(self, visual: ViewEncoder, grounding: Callable[[int], Grounding]) -> None:
         super().__init__()
         self.extractor = visual
         self.grounding = grounding(visual.width)
@@ -41,7 +42,7 @@ class GroundedVisual(nn.Module):
         """Visual features with `entities`.
 
         Args:
-            images, view_mask: as in `VisualExtractor`.
+            images, view_mask: as in `ViewEncoder`.
             boxes: `(B, V, R, 4)`, as in `Batch`; None: whole views, or regions that need no boxes.
         """
         visual: VisualFeatures = self.extractor(images, view_mask)

@@ -12,6 +12,7 @@ CODE = {
     "allow_all_kernels": "would let kernels from anywhere run",
     "auto_map": "names code that comes with a model",
     "auto_mapping": "names a module to import",
+    "download": "has weights downloaded that are unpickled",
     "custom_generate": "names code that comes with a model",
     "kernel_config": "names kernels to download",
     "megatron_config": "has a module imported",

@@ -16,12 +16,12 @@ from hardneg_plugin.backbones.r2gen import R2Gen
 from hardneg_plugin.backbones.r2gencmn import R2GenCMN
 from hardneg_plugin.backbones.released import listed, read_released
 from hardneg_plugin.backbones.released_names import EXTRACTOR, Name, decoder_names, resnet_names
-from hardneg_plugin.backbones.visual import VisualExtractor
+from hardneg_plugin.backbones.visual_features import ViewEncoder
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import whole_file
 
 Decoder = TypeVar("Decoder", R2Gen, R2GenCMN)
-Extractor = VisualExtractor | GroundedVisual
+Extractor = ViewEncoder | GroundedVisual
 
 _DECODER = "encoder_decoder."
 _POSITIONS = 5000

@@ -1,9 +1,9 @@
 """Patch features of chest X-rays from any timm model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import timm
 import torch
@@ -12,55 +12,17 @@ from torch import Tensor, nn
 
 from hardneg_plugin.backbones.released import listed, read_released
 from hardneg_plugin.backbones.released_names import EXTRACTOR, resnet_names
+from hardneg_plugin.backbones.visual_features import ViewEncoder
 from hardneg_plugin.errors import UserError
 
 
-class VisualFeatures(NamedTuple):
-    """Features of B studies with V views of P patches."""
-
-    patches: Tensor
-    """`(B, V * P, width)`, view by view; zero where a view is missing."""
-    patch_mask: Tensor
-    """`(B, V * P)` bool, False where a view is missing."""
-    pooled: Tensor
-    """`(B, width)`: mean over the patches of existing views; zero for a study without views."""
-    grid: tuple[int, int]
-    """Rows and columns of the P patches of a view, which lie row by row."""
-    entities: Tensor | None = None
-    """`(B, Q, ...)`: features of the entity of each prompt, from a `GroundedVisual`."""
-    projected_entities: Tensor | None = None
-    """`(B, Q, width)`: the same in the width of the patches, for a report decoder that attends to them."""
-
-    @property
-    def context(self) -> Tensor:
-        """What the report decoder attends to, `(B, N, width)`: the patches, then the projected entities."""
-        if self.projected_entities is None:
-            return self.patches
-        return torch.cat([self.patches, self.projected_entities], dim=1)
-
-    @property
-    def context_mask(self) -> Tensor:
-        """`(B, N)` bool; False throughout for a study without views."""
-        if self.projected_entities is None:
-            return self.patch_mask
-        has_views = self.patch_mask.any(1, keepdim=True)
-        return torch.cat([self.patch_mask, has_views.expand(-1, self.projected_entities.shape[1])], dim=1)
-
-    def on_patches(self, attention: Tensor) -> Tensor:
-        """Attention over the context `(..., N)` as maps `(..., V, rows, columns)` over the patches, of sum 1."""
-        of_patches = attention[..., : self.patches.shape[1]]
-        if self.projected_entities is not None:
-            of_patches = of_patches / of_patches.sum(-1, keepdim=True).clamp(min=torch.finfo(of_patches.dtype).tiny)
-        maps: Tensor = of_patches.unflatten(-1, (-1, *self.grid))
-        return maps
-
-
-class VisualExtractor(nn.Module):
+class VisualExtractor(ViewEncoder):
     """A timm model without its head, run on existing views only.
 
     With trained weights the network takes 3 channels (the gray one three times), else 1, unless `options={"in_chans": ...}` says
-    otherwise. For 1 channel the model's mean and standard deviation are averaged. The feature map of a vision transformer is the
-    one before its last norm, as in timm's feature wrapper. `.to(memory_format=torch.channels_last)` is supported.
+    otherwise. Images are normalised by the mean and standard deviation that timm knows of the model, averaged for 1 channel.
+    Weights that were trained on another range need their own `mean` and `std`. The feature map of a vision transformer is the one
+    before its last norm, as in timm's feature wrapper. `.to(memory_format=torch.channels_last)` is supported.
 
     Args:
         name: A timm model, with or without a weights tag: `resnet101.a1_in1k`.
@@ -69,18 +31,17 @@ class VisualExtractor(nn.Module):
             is ignored), or a released R2Gen or R2GenCMN with its ResNet.
         out_index: Index of the model's feature map; -1 is the last. Later layers are removed.
         options: Further arguments of `timm.create_model`, such as `img_size` or a ResNet's `channels`.
+        mean, std, frozen: As of `ViewEncoder`; None: those that timm knows.
 
     Raises:
-        UserError: If timm does not know or cannot build the model, or weights are missing or do not fit.
+        UserError: If timm does not know or cannot build the model, or weights are missing, do not fit, or expect images of another
+            range than timm's.
 
     >>> visual = VisualExtractor("resnet10t")
     >>> features = visual(torch.zeros(2, 1, 1, 64, 64, dtype=torch.uint8))
     >>> features.patches.shape, features.grid
     (torch.Size([2, 4, 512]), (2, 2))
     """
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -90,8 +51,10 @@ class VisualExtractor(nn.Module):
         weights: str | None = None,
         out_index: int = -1,
         options: Mapping[str, Any] = {},
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        frozen: bool = False,
     ) -> None:
-        super().__init__()
         if ":" not in name and not timm.is_model(name.partition(".")[0]):
             near = ", ".join(get_close_matches(name.partition(".")[0], timm.list_models(), n=5, cutoff=0.4))
             raise UserError(f"Expected the name of a timm model, but got `{name}`. Nearest: {near or 'none'}.")
@@ -100,14 +63,18 @@ class VisualExtractor(nn.Module):
         file = None if weights is None else Path(weights)
         released = None if file is None else _released_weights(file)
         network = _build(name, pretrained and file is None, file if released is None else None, out_index, options)
-        self.network = network
-        self.width: int = network.feature_info.channels()[-1]
-        mean, std = (torch.tensor(network.pretrained_cfg[key]) for key in ("mean", "std"))
+        if file is not None and released is None and (mean is None or std is None):
+            _check_range(file)
+        known = [torch.tensor(network.pretrained_cfg[key]) for key in ("mean", "std")]
         if options["in_chans"] == 1:
-            mean, std = mean.mean(0, keepdim=True), std.mean(0, keepdim=True)
-        # on the scale of the pixels, so that one subtraction and one division suffice
-        self.register_buffer("mean", 255 * mean[:, None, None], persistent=False)
-        self.register_buffer("std", 255 * std[:, None, None], persistent=False)
+            known = [values.mean(0, keepdim=True) for values in known]
+        super().__init__(
+            network,
+            network.feature_info.channels()[-1],
+            mean=known[0].tolist() if mean is None else mean,
+            std=known[1].tolist() if std is None else std,
+            frozen=frozen,
+        )
         if released is not None:
             names = {key.released: key.ours for key in resnet_names(network, self.mean, self.std)}
             try:
@@ -115,40 +82,12 @@ class VisualExtractor(nn.Module):
             except RuntimeError as error:
                 raise UserError(f"The visual extractor in {file} does not fit `{name}`: {_one_line(error)}") from error
 
-    def forward(self, images: Tensor, view_mask: Tensor | None = None) -> VisualFeatures:
-        """Extract features of existing views.
-
-        Args:
-            images: `(B, V, 1, H, W)`, uint8, or float on the same scale (0 is black, 255 white, not 1).
-            view_mask: `(B, V)` bool, True where there is a view; None: all are there. Missing views are not run, so batch
-                statistics never see them.
-
-        Raises:
-            ValueError: If the shapes do not fit, or the batch has no view.
-        """
-        if images.dim() != 5 or images.shape[2] != 1:
-            raise ValueError(f"Expected `images` (B, V, 1, H, W), but got {tuple(images.shape)}.")
-        studies, views = images.shape[:2]
-        if view_mask is None:
-            view_mask = torch.ones(studies, views, dtype=torch.bool, device=images.device)
-        if view_mask.shape != (studies, views):
-            raise ValueError(f"Expected `view_mask` {(studies, views)}, but got {tuple(view_mask.shape)}.")
-        is_view = view_mask.flatten()
-        existing = images.flatten(0, 1)[is_view]
-        if not len(existing):
-            raise ValueError("Expected at least one view in the batch, but `view_mask` is False throughout.")
-
-        (feature_map,) = self.network((existing.to(self.mean.dtype) - self.mean) / self.std)
+    def feature_map(self, images: Tensor) -> Tensor:
+        """The map of the chosen layer."""
+        found: Tensor
+        (found,) = self.network(images)
         # hierarchical transformers keep (N, H, W, C), which timm's wrapper tells
-        if getattr(self.network, "output_fmt", "NCHW") == "NCHW":
-            feature_map = feature_map.permute(0, 2, 3, 1)
-        features = feature_map.flatten(1, 2)
-        patches = features.new_zeros(len(is_view), *features.shape[1:])
-        patches[is_view] = features
-        patches = patches.unflatten(0, (studies, views)).flatten(1, 2)
-        patch_mask = view_mask.repeat_interleave(features.shape[1], dim=1)
-        count = patch_mask.sum(1, keepdim=True).clamp(min=1)
-        return VisualFeatures(patches, patch_mask, patches.sum(1) / count, (feature_map.shape[1], feature_map.shape[2]))
+        return found.permute(0, 2, 3, 1) if getattr(self.network, "output_fmt", "NCHW") == "NCHW" else found
 
 
 def _released_weights(path: Path) -> dict[str, Tensor] | None:
@@ -161,6 +100,15 @@ def _released_weights(path: Path) -> dict[str, Tensor] | None:
         return None  # timm reads more kinds of files, and explains its errors
     state = {key.removeprefix("module."): value for key, value in read.items()}
     return {key.removeprefix(EXTRACTOR): value for key, value in state.items() if key.startswith(EXTRACTOR)} or None
+
+
+def _check_range(path: Path) -> None:
+    """Refuse weights of TorchXRayVision, whose images go from -1024 to 1024, under timm's mean and deviation."""
+    if any(name.endswith("op_threshs") for name in _weight_names(path)):
+        raise UserError(
+            f"The weights in {path} are of TorchXRayVision, which expects images from -1024 to 1024: take "
+            f"visual=torchxrayvision visual.weights={path}, or set visual.mean=[0.5] visual.std=[0.00048828125]."
+        )
 
 
 def _build(name: str, pretrained: bool, weights: Path | None, out_index: int, options: Mapping[str, Any]) -> Any:

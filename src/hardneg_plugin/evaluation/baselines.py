@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hardneg_plugin.backbones.decoder import evaluating
 from hardneg_plugin.backbones.grounded import GroundedVisual
-from hardneg_plugin.backbones.visual import VisualExtractor
+from hardneg_plugin.backbones.visual_features import ViewEncoder
 from hardneg_plugin.data.studies import Batch
 
 
@@ -29,7 +29,7 @@ class ImageEmbeddings:
 
 
 @torch.no_grad()
-def embed_studies(visual: VisualExtractor | GroundedVisual, batches: Iterable[Batch]) -> ImageEmbeddings:
+def embed_studies(visual: ViewEncoder | GroundedVisual, batches: Iterable[Batch]) -> ImageEmbeddings:
     """Run a visual extractor over a split, in evaluation mode.
 
     Args:

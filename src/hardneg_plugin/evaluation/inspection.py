@@ -13,7 +13,7 @@ from torch import Tensor
 from hardneg_plugin.backbones.decoder import ReportDecoder, evaluating
 from hardneg_plugin.backbones.decoding import Decoding
 from hardneg_plugin.backbones.grounded import GroundedVisual
-from hardneg_plugin.backbones.visual import VisualFeatures
+from hardneg_plugin.backbones.visual_features import VisualFeatures
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.data.tokenizer import UNKNOWN_WORD
 from hardneg_plugin.evaluation.inspected_study import (

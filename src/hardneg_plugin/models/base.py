@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from hardneg_plugin.backbones.grounded import GroundedVisual
-from hardneg_plugin.backbones.visual import VisualExtractor, VisualFeatures
+from hardneg_plugin.backbones.visual_features import ViewEncoder, VisualFeatures
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.data.tokenizer import Tokenizer, check_vocabulary
 from hardneg_plugin.errors import UserError, require_number
@@ -89,7 +89,7 @@ class StudyModel(pl.LightningModule, Generic[Scores]):
     def __init__(
         self,
         *,
-        visual: VisualExtractor,
+        visual: ViewEncoder,
         tokenizer: Tokenizer,
         optimizer: Callable[..., Optimizer],
         make_scores: Callable[[Evaluated], Scores],

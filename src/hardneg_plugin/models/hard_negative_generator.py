@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hardneg_plugin.backbones.visual import VisualFeatures
+from hardneg_plugin.backbones.visual_features import VisualFeatures
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.pooling import masked_mean

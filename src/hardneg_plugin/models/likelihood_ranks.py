@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from hardneg_plugin.backbones.decoder import ReportDecoder, evaluating
-from hardneg_plugin.backbones.visual import VisualFeatures
+from hardneg_plugin.backbones.visual_features import VisualFeatures
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.distributed import rank, world_size
 from hardneg_plugin.functional.likelihood import token_losses

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hardneg_plugin.backbones.visual import VisualFeatures
+from hardneg_plugin.backbones.visual_features import VisualFeatures
 
 
 def other_images(

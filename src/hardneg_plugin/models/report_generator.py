@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from hardneg_plugin.backbones.decoder import ReportDecoder, evaluating
 from hardneg_plugin.backbones.decoding import Decoding
 from hardneg_plugin.backbones.grounded import GroundedVisual
-from hardneg_plugin.backbones.visual import VisualFeatures
+from hardneg_plugin.backbones.visual_features import VisualFeatures
 from hardneg_plugin.data.studies import Batch, FindingsReader
 from hardneg_plugin.data.tokenizer import Tokenizer
 from hardneg_plugin.errors import UserError

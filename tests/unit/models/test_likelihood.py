@@ -10,7 +10,8 @@ from hardneg_plugin.backbones.decoding import Decoding
 from hardneg_plugin.backbones.r2gen import R2Gen
 from hardneg_plugin.backbones.r2gencmn import R2GenCMN
 from hardneg_plugin.backbones.transformer import TransformerDecoder
-from hardneg_plugin.backbones.visual import VisualExtractor, VisualFeatures
+from hardneg_plugin.backbones.visual import VisualExtractor
+from hardneg_plugin.backbones.visual_features import VisualFeatures
 from hardneg_plugin.data.collate import StudyCollator
 from hardneg_plugin.data.edited import ReportEdits
 from hardneg_plugin.data.phantom import PhantomEdits, PhantomStudies

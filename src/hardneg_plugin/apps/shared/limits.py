@@ -91,6 +91,9 @@ TRAINING: Mapping[str, Limit] = {
     "visual.options.channels": Limit((list_of((_INT,), 4),), "four positive integers", least=1),
     "visual.options.stem_width": POSITIVE,
     "visual.out_index": Limit((_INT,)),
+    "visual.std": Limit((list_of((_FLOAT,)), _NULL), "one or three numbers > 0, or null", least=0, above=True),
+    "visual.config.model_type": TEXT,
+    "visual.config.*": Limit(),  # of transformers
     "backbone.width": POSITIVE,
     "backbone.heads": POSITIVE,
     "backbone.layers": POSITIVE,

@@ -21,6 +21,7 @@ from hardneg_plugin.runs.overrides import quoted
 
 OPEN = (
     "visual.options",
+    "visual.config",
     "backbone.config",
     "backbone.lora",
     "compare.definitions",

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hardneg_plugin.backbones.grounded import GroundedVisual
-from hardneg_plugin.backbones.visual import VisualFeatures
+from hardneg_plugin.backbones.visual_features import VisualFeatures
 from hardneg_plugin.data.studies import Batch
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.knowledge import Knowledge

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hardneg_plugin.backbones.visual import VisualFeatures
+from hardneg_plugin.backbones.visual_features import VisualFeatures
 from hardneg_plugin.models.aligned import AlignedModel
 from hardneg_plugin.models.base import StudyModel
 from hardneg_plugin.objectives import RelationEnhancedObjective

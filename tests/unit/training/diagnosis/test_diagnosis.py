@@ -20,7 +20,8 @@ from hardneg_plugin import HardNegativeMixin, HardNegativeObjective, PairEmbeddi
 from hardneg_plugin.backbones.decoder import ReportDecoder
 from hardneg_plugin.backbones.decoding import Decoding
 from hardneg_plugin.backbones.transformer import TransformerDecoder
-from hardneg_plugin.backbones.visual import VisualExtractor, VisualFeatures
+from hardneg_plugin.backbones.visual import VisualExtractor
+from hardneg_plugin.backbones.visual_features import VisualFeatures
 from hardneg_plugin.data.collate import StudyCollator
 from hardneg_plugin.data.phantom import PhantomStudies
 from hardneg_plugin.data.tokenizer import WordTokenizer

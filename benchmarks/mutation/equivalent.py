@@ -98,4 +98,16 @@ EQUIVALENT: dict[str, list[tuple[str, str, str]]] = {
             "there are pairs only with a loss",
         ),
     ],
+    "functional/hard_negatives.py": [
+        (
+            "known = keys.masked_fill(keys == UNKNOWN, UNKNOWN - 1) # which no key equals",
+            "known = keys.masked_fill(keys == UNKNOWN, UNKNOWN - 2) # which no key equals",
+            "another number that is no key",
+        ),
+        (
+            "similarity = similarity.masked_fill(is_match | (similarity > ceiling + 1e-6), -torch.inf)",
+            "similarity = similarity.masked_fill(is_match | (similarity >= ceiling + 1e-6), -torch.inf)",
+            "the margin is arbitrary",
+        ),
+    ],
 }

@@ -365,3 +365,24 @@ def test_a_host_may_name_the_frame_whose_arguments_count():
         pass
 
     assert dict(Mixed(width=16, hard_negatives=objective()).hparams) == {"width": 16}
+
+
+def test_reports_and_edited_ones_are_read_by_the_hosts_methods():
+    class Reads(Host):
+        def token_losses(self, *arguments):
+            return "as they are", arguments
+
+        def edited_token_losses(self, *arguments):
+            return "edited", arguments
+
+    class ReadsToo(HardNegativeMixin, Reads):
+        pass
+
+    model = ReadsToo(hard_negatives=objective())
+    assert model._read_reports("batch", "outputs", 1, 2) == ("as they are", ("batch", "outputs", 1, 2))
+    assert model._read_reports("batch", "outputs", changes=3) == ("edited", ("batch", "outputs", 3))
+    bare = Plugged(hard_negatives=objective())
+    with pytest.raises(UserError, match="let Plugged define token_losses"):
+        bare.token_losses("batch", "outputs")
+    with pytest.raises(UserError, match="let Plugged define edited_token_losses"):
+        bare.edited_token_losses("batch", "outputs", 1)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from PIL import Image
 
 from hardneg_plugin.data.downloads.study import DroppedEntry, OriginalStudy, label_text
@@ -22,6 +23,8 @@ NAMES: dict[str, SplitName] = {
     "test": "test",
 }
 """Our splits by the names that public data sets have for them; the first is written."""
+_ROWS = 16
+"""Studies read at a time."""
 TEXTS = ("report", "findings", "impression")
 
 
@@ -85,7 +88,7 @@ class DatasetsFolder:
         parts = dict(found) if isinstance(found, library.DatasetDict) else {"": found}
         if unknown := sorted(name for name in parts if name and name not in NAMES):
             raise UserError(f"{self._root}: expected splits among {', '.join(NAMES)}, but got {', '.join(unknown)}.")
-        self._parts = {name: _as_bytes(part, library, self._root) for name, part in parts.items()}
+        self._parts = {name: _as_stored(part, self._root) for name, part in parts.items()}
         self._unpacked = tempfile.TemporaryDirectory(prefix="hardneg_datasets_")
 
     def __len__(self) -> int:
@@ -93,11 +96,12 @@ class DatasetsFolder:
 
     def __iter__(self) -> Iterator[OriginalStudy | DroppedEntry]:
         for name, part in self._parts.items():
-            for number, row in enumerate(part):
+            rows = (row for batch in part.iter(batch_size=_ROWS) for row in batch.to_pylist())
+            for number, row in enumerate(rows):
                 study = str(row["id"])
                 place = Path(self._unpacked.name, name or "all", str(number))
-                given = row["images"] or () if "images" in row else [row["image"]]
-                images = list(_unpacked(given, place))
+                given = row.get("images", row.get("image"))
+                images = list(_unpacked(given if isinstance(given, list) else [given], place))
                 if None in images:
                     yield DroppedEntry(study, "image not found", "of a study whose images are not in the folder")
                     continue
@@ -123,7 +127,7 @@ def _rows(source: PreparedStudies, split: SplitName) -> Iterator[dict[str, Any]]
         yield {"id": study, "report": report, "patient": patient, "labels": labels, "images": images}
 
 
-def _as_bytes(part: Any, library: Any, root: Path) -> Any:
+def _as_stored(part: Any, root: Path) -> Any:
     """A split under our names of columns, its images as the bytes of their files."""
     names = part.column_names
     if "id" not in names and "study_id" in names:
@@ -136,11 +140,11 @@ def _as_bytes(part: Any, library: Any, root: Path) -> Any:
         missing.append(", ".join(TEXTS[:-1]) + f" or {TEXTS[-1]}")
     if missing:
         raise UserError(f"{root}: expected columns {' and '.join(missing)}, but got {', '.join(names)}.")
-    raw = library.Image(decode=False)
-    try:
-        return part.cast_column("image", raw) if is_single else part.cast_column("images", [raw])
-    except Exception as error:  # of Arrow, about types that are no images
-        raise UserError(f"{root}: expected images in the column images or image, but {first_line(error)}.") from error
+    kind = part.features.arrow_schema.field("image" if is_single else "images").type
+    kind = kind if is_single else getattr(kind, "value_type", kind)
+    if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+        raise UserError(f"{root}: expected images in the column images or image, but its values are {kind}.")
+    return part.with_format("arrow")  # as they are stored; a cast would write a cache into the folder
 
 
 def _unpacked(images: Iterable[Any], place: Path) -> Iterator[Path | None]:

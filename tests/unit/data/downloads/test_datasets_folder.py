@@ -72,6 +72,7 @@ def test_a_prepared_folder_goes_out_and_comes_back_as_it_was(prepared, tmp_path)
     assert len(source) == 9
     build(source, tmp_path / "back", PrepareSettings(section="report", size=16))
     assert content(tmp_path / "back") == wanted
+    assert not list((tmp_path / "out").rglob("cache*"))  # another's folder is not written into
     assert not list(tmp_path.glob(".*"))  # nothing unfinished, and no cache
     with pytest.raises(UserError, match=r"out exists already and is left as it is"):
         write_datasets_folder(prepared, tmp_path / "out")
@@ -81,9 +82,10 @@ def image(seed=0):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (20, 20), dtype=np.uint8))
 
 
-def test_a_single_data_set_with_names_of_others(tmp_path):
-    rows = {"study_id": [7, 8], "image": [image(1), image(2)], "findings": ["A.", None], "labels": [["b", "a"], []]}
-    library.Dataset.from_dict(rows).cast_column("image", library.Image()).save_to_disk(str(tmp_path / "x"))
+@pytest.mark.parametrize("column", ["image", "images"])
+def test_a_single_data_set_with_names_of_others(column, tmp_path):
+    rows = {"study_id": [7, 8], column: [image(1), image(2)], "findings": ["A.", None], "labels": [["b", "a"], []]}
+    library.Dataset.from_dict(rows).cast_column(column, library.Image()).save_to_disk(str(tmp_path / "x"))
     source = DatasetsFolder(tmp_path / "x")
     first, second = source
     assert (first.id, first.findings, first.labels, first.split, first.patient) == ("7", "A.", "a|b", None, None)

@@ -15,6 +15,7 @@ from hardneg_plugin.apps import commands
 from hardneg_plugin.apps.shared.console import console
 from hardneg_plugin.apps.shared.image_arguments import StudyFiles, studies_of_arguments
 from hardneg_plugin.apps.shared.typed_paths import typed_path
+from hardneg_plugin.data.report_sections import has_marks, with_headings
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import whole_text_file, write_jsonl
 from hardneg_plugin.models.report_generator import ReportGenerator
@@ -132,7 +133,7 @@ def _record(study: StudyFiles, report: GeneratedReport) -> Record:
     record: Record = {
         "id": _printable(study.id),
         "images": [_printable(file) for file in study.files],
-        "report": report.text,
+        "report": report.text if not has_marks(report.text) else with_headings(report.text),
     }
     if report.attention is not None:
         record["words"] = [
@@ -147,7 +148,11 @@ def _shown(study: StudyFiles, report: GeneratedReport, width: int) -> str:
     lines = [_printable(study.id)]
     if len(study.files) > 1:
         lines += [f"  view {number}: {_printable(file)}" for number, file in enumerate(study.files, start=1)]
-    words = report.words
+    words = (
+        report.words
+        if report.attention is not None or not has_marks(report.text)
+        else with_headings(report.text).split()
+    )
     if report.attention is not None and len(study.files) > 1:
         # kept on one line with its word
         shares = [f"[view\0{view + 1}\0{share:.0%}]" for view, share in report.views()]

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Callable, Mapping
 
+from hardneg_plugin.data.report_sections import clean_each
+
 
 def _join_sentences(text: str) -> str:
     """Lower case, without list numbers and punctuation, sentences separated by " . "."""
@@ -21,5 +23,13 @@ def _clean_mimic_cxr(text: str) -> str:
     return _join_sentences(re.sub(" {2,}", " ", text.replace("\n", " ")))
 
 
-CLEANINGS: Mapping[str, Callable[[str], str]] = {"iu_xray": _join_sentences, "mimic_cxr": _clean_mimic_cxr}
-"""The released cleanings by data set; "mimic_cxr" joins lines and runs of blanks, "iu_xray" leaves both."""
+def _of_sections(clean: Callable[[str], str]) -> Callable[[str], str]:
+    """A cleaning that keeps the marks of sections."""
+    return lambda text: clean_each(text, clean)
+
+
+CLEANINGS: Mapping[str, Callable[[str], str]] = {
+    "iu_xray": _of_sections(_join_sentences),
+    "mimic_cxr": _of_sections(_clean_mimic_cxr),
+}
+"""The released cleanings by data set; "mimic_cxr" joins lines and runs of blanks, "iu_xray" leaves both. Marks of sections stay."""

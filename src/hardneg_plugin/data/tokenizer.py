@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from tokenizers import Tokenizer as Backend
 
 from hardneg_plugin.data.cleaning import CLEANINGS
+from hardneg_plugin.data.report_sections import joined_marks
 from hardneg_plugin.data.texts import lacks_spaces
 from hardneg_plugin.errors import UserError, first_line
 
@@ -190,7 +191,7 @@ class HuggingFaceTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """The text up to the first 0, without special tokens; leading zeros are skipped."""
         tokens = [index - 1 for index in _until_end(ids, self.vocab_size)]
-        return self.clean(self._backend.decode(tokens, skip_special_tokens=True))
+        return joined_marks(self.clean(self._backend.decode(tokens, skip_special_tokens=True)))
 
     def state(self) -> dict[str, Any]:
         """Plain values that `tokenizer_from_state` takes: the whole tokenizer, so that a checkpoint needs no other file."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hardneg_plugin.data.report_sections import without_marks
 from hardneg_plugin.metrics.findings import Findings, findings_f1
 from hardneg_plugin.metrics.records import PredictionRecord, findings_from_json
 from hardneg_plugin.metrics.statistics import Floats
@@ -52,6 +53,7 @@ class Peers:
         """
         from sklearn.feature_extraction.text import TfidfVectorizer  # a second to import
 
+        references = [without_marks(text) for text in references]
         # every word counts, "no" and single digits included; a text without words resembles no other
         vectorizer = TfidfVectorizer(token_pattern=r"(?u)\S+", ngram_range=(1, 2), sublinear_tf=True, dtype=np.float32)
         if not any(text.split() for text in references):
@@ -74,7 +76,7 @@ class Peers:
         """Whether each of N generated reports is closer to its own reference than to those of its peers: `(N,)`, see `picks`."""
         if self._vectorizer is None:
             return np.full(len(self.index), np.nan)
-        texts = self._vectorizer.transform(generated)
+        texts = self._vectorizer.transform(map(without_marks, generated))
 
         def similarity(references: Any) -> Floats:
             return np.asarray(texts.multiply(references).sum(axis=1)).reshape(-1)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from hardneg_plugin.data.report_sections import SECTION_NAMES, split_sections, without_marks
 from hardneg_plugin.metrics.caption import CaptionScores
 from hardneg_plugin.metrics.clinical import ClinicalMetric
 from hardneg_plugin.metrics.diversity import diversity
@@ -52,14 +53,15 @@ def score_records(
     >>> score_records(records).values["specificity"]
     0.5
     """
-    generated = [record["generated"] for record in records]
-    references = [record["reference"] for record in records]
+    generated = [without_marks(record["generated"]) for record in records]
+    references = [without_marks(record["reference"]) for record in records]
     card = ScoreCard()
     if caption is not None:
         card.add(caption(*(given or (generated, references))))
         if all("cut_reference" in record for record in records):
-            cut = caption(generated, [record["cut_reference"] for record in records])
+            cut = caption(generated, [without_marks(record["cut_reference"]) for record in records])
             card.values |= {f"cut/{name}": value for name, value in cut.values.items()}
+        card.values |= section_scores(records, caption)
     findings = stated_findings(records)
     if findings is not None:
         for scores in (findings_scores, frequency_scores, informativeness):
@@ -74,6 +76,33 @@ def score_records(
     for metric in clinical:
         card.add(metric(generated, references, [record["id"] for record in records]))
     return card
+
+
+def section_scores(records: Sequence[PredictionRecord], caption: CaptionScores) -> dict[str, float]:
+    """Caption scores of each section, such as "impression/BLEU-4", over the studies whose reference has it.
+
+    Args:
+        records: N studies; without references of sections (`split_sections`) there are no scores.
+        caption: the scores.
+
+    A generated report without the section scores as an empty one, and one that is not divided at all as findings.
+    """
+    references = [split_sections(record["reference"]) or {} for record in records]
+    values: dict[str, float] = {}
+    for section in SECTION_NAMES:
+        pairs = [
+            (
+                (split_sections(record["generated"]) or {"findings": record["generated"]}).get(section, ""),
+                reference[section],
+            )
+            for record, reference in zip(records, references, strict=True)
+            if reference.get(section)
+        ]
+        if pairs:
+            scores = caption(*zip(*pairs, strict=True)).values
+            values |= {f"{section}/{name}": value for name, value in scores.items()}
+            values[f"{section}/studies"] = len(pairs)
+    return values
 
 
 def measured_scores(measured: Sequence[Mapping[str, float]]) -> ScoreCard:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
+from hardneg_plugin.data.report_sections import without_marks
 from hardneg_plugin.data.texts import visible_text
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import is_unicode
@@ -81,8 +82,8 @@ def with_findings(record: PredictionRecord, read_findings: Callable[[str], Findi
         read_findings: reads findings out of a text.
     """
     findings: StatedFindings = {
-        "reference": findings_to_json(read_findings(record["reference"])),
-        "generated": findings_to_json(read_findings(record["generated"])),
+        "reference": findings_to_json(read_findings(without_marks(record["reference"]))),
+        "generated": findings_to_json(read_findings(without_marks(record["generated"]))),
     }
     return {**record, "findings": findings}
 

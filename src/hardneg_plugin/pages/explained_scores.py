@@ -2,6 +2,8 @@
 
 import re
 
+from hardneg_plugin.data.report_sections import SECTION_NAMES
+
 EXPLAINED = {
     r"BLEU-\d": "Word sequences shared with the references, of the whole split.",
     r"METEOR": "Aligned words, stems and synonyms.",
@@ -47,6 +49,10 @@ def explained(name: str) -> str:
     >>> explained("mine")
     ''
     """
+    section, _, of_section = name.partition("/")
+    if section in SECTION_NAMES:
+        text = explained(of_section)
+        return text and f"{text} Of the section {section}, over the studies whose reference has it."
     short = name.removeprefix("cut/")
     text = next((text for pattern, text in EXPLAINED.items() if re.fullmatch(pattern, short)), "")
     return f"{text} Here against references cut to the maximum length." if text and short != name else text

@@ -11,6 +11,7 @@ from PIL import Image
 from hardneg_plugin.data.file_source import FileSplit
 from hardneg_plugin.data.phantom.render import VIEWS
 from hardneg_plugin.data.phantom.studies import PhantomSplit
+from hardneg_plugin.data.report_sections import has_marks, with_headings
 from hardneg_plugin.data.studies import SplitName, Studies
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.evaluation.finished_runs import FinishedRun, read_run
@@ -126,7 +127,7 @@ def _study(run: FinishedRun, name: str, written: dict[str, InspectedStudy], zoom
         reference=run.records[name]["reference"],
         written=written,
         large=[] if zoom is None else large_views(run.studies, row, zoom),
-        original=sample["report"],
+        original=with_headings(sample["report"]) if has_marks(sample["report"]) else sample["report"],
         boxes=boxes_of(run.studies, row),
     )
 

@@ -48,6 +48,9 @@ function differences(reference, other) {
   return steps;
 }
 
+// A word as it is shown: the mark of a section as its heading.
+const shownWord = (word) => (/^<(findings|impression)>$/.test(word) ? element("b", { class: "section" }, `${word[1].toUpperCase()}${word.slice(2, -1)}:`) : word);
+
 // A text with its differences marked; `word` makes the node of a word.
 function marked(reference, other, word = (text) => text) {
   const text = element("p", { class: "text" });
@@ -60,7 +63,7 @@ function marked(reference, other, word = (text) => text) {
     } else {
       run.node.append(" ");
     }
-    run.node.append(step.kind === "left" ? step.word : word(step.word, step.index));
+    run.node.append(step.kind === "left" ? shownWord(step.word) : word(shownWord(step.word), step.index));
   }
   return text;
 }

@@ -145,3 +145,28 @@ def test_every_score_that_has_an_interval_is_known_beforehand(seen):
     scores.update(batch, generated, losses, embeddings)
     of_a_decoder = {"likelihood_R@1", "likelihood_r2i_R@1"}
     assert {*scores.card().intervals(), "METEOR", *of_a_decoder} == WITH_INTERVAL
+
+
+def test_each_section_is_scored_alone_over_the_studies_that_have_it():
+    records = [
+        make_record(
+            "a",
+            "<findings> clear lungs . <impression> normal chest .",
+            "<findings> clear lungs . <impression> normal .",
+        ),
+        make_record("b", "<impression> left effusion .", "<findings> left effusion . <impression> right effusion ."),
+        make_record("c", "<findings> the heart is large .", "the heart is large ."),
+    ]
+    values = score_records(records, caption=CAPTION).values
+    plain = CAPTION(
+        ["clear lungs . normal .", "left effusion . right effusion .", "the heart is large ."],
+        ["clear lungs . normal chest .", "left effusion .", "the heart is large ."],
+    ).values
+    findings = CAPTION(["clear lungs .", "the heart is large ."], ["clear lungs .", "the heart is large ."]).values
+    impression = CAPTION(["normal .", "right effusion ."], ["normal chest .", "left effusion ."]).values
+    assert {name: values[name] for name in plain} == plain, "marks are no words"
+    assert {name: values[f"findings/{name}"] for name in findings} == findings
+    assert {name: values[f"impression/{name}"] for name in impression} == impression
+    assert (values["findings/studies"], values["impression/studies"]) == (2, 2)
+    without = [make_record("a", "clear lungs .", "clear .")]
+    assert not any("/" in name for name in score_records(without, caption=CAPTION).values)

@@ -264,7 +264,7 @@ LIMITS: Mapping[str, Mapping[str, Limit]] = {
     },
     "prepare": {
         "output": TEXT,
-        "section": _one_of("findings", "impression", "both", "report"),
+        "section": _one_of("findings", "impression", "both", "findings_impression", "report"),
         "size": POSITIVE,
         "splits.*": SHARE,
         "seed": SEED,

@@ -13,7 +13,7 @@ from hardneg_plugin.runs.overrides import quoted
 
 PATHS = re.compile(
     r"run|resume|output|predictions|references|images|checkpoint|ithn_annotation|compare\.folder|hydra\.(run|sweep)\.dir|data\.root"
-    r"|source\.(root|table|reports|projections|images|annotation|metadata|split|labels)"
+    r"|source\.(root|table|files|reports|projections|images|annotation|metadata|split|labels)"
     r"|data\.datamodule\.source\.(root|annotation|images|boxes)|(data\.paired|data\.emphasis|sampler|negatives)\.table"
     r"|visual\.weights|(backbone|tokenizer|embedder)\.name_or_path|(backbone|embedder)\.checkpoint|embedder\.run"
     r"|clinical\.\w+\.(weights|bert|ner|synonyms|generated|references)"

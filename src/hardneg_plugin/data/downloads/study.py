@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
+from hardneg_plugin.data.report_sections import marked
 from hardneg_plugin.data.studies import SplitName
 from hardneg_plugin.data.texts import visible_text
 from hardneg_plugin.errors import UserError
 
-Section = Literal["findings", "impression", "both", "report"]
+Section = Literal["findings", "impression", "both", "findings_impression", "report"]
 SECTIONS: tuple[Section, ...] = get_args(Section)
 
 
@@ -72,7 +73,8 @@ def text_of(study: OriginalStudy, section: Section) -> str:
 
     Args:
         study: the study.
-        section: "both" joins findings and impression with a space, or gives the only one.
+        section: "both" joins findings and impression with a space, or gives the only one; "findings_impression" puts a mark before
+            each (`marked`).
 
     Raises:
         UserError: the section is unknown.
@@ -81,6 +83,8 @@ def text_of(study: OriginalStudy, section: Section) -> str:
         raise UserError(f"section: expected one of {', '.join(SECTIONS)}, but got {section!r}.")
     if section == "both":
         return " ".join(filter(None, (study.findings, study.impression)))
+    if section == "findings_impression":
+        return marked(study.findings, study.impression)
     text: str = getattr(study, section)
     return text
 

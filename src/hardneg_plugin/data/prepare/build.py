@@ -194,7 +194,9 @@ def _flaw(study: OriginalStudy, section: Section, seen: set[int]) -> DroppedEntr
     if not study.id.strip():
         return DroppedEntry(study.id, "no id")
     if not text_of(study, section).strip():
-        return DroppedEntry(study.id, f"no {'findings or impression' if section == 'both' else section}")
+        return DroppedEntry(
+            study.id, f"no {'findings or impression' if section in ('both', 'findings_impression') else section}"
+        )
     if not study.images:
         return DroppedEntry(study.id, "no image")
     if match_key(study.id) in seen:

@@ -246,7 +246,7 @@ LIMITS: Mapping[str, Mapping[str, Limit]] = {
         **SCORING,
         "trust": SWITCH,
         "output": TEXT,
-        "format": _one_of("r2gen", "hub"),
+        "format": _one_of("r2gen", "hub", "rexrank"),
         "license": TEXT_OR_NULL,
         "overwrite": SWITCH,
     },

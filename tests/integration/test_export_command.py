@@ -190,7 +190,7 @@ def test_scores_of_another_checkpoint_are_not_those_of_the_card(cli, run, tmp_pa
 
 def test_what_cannot_be_written_is_told_in_one_line(cli, run, tmp_path):
     line = one_line(cli("hardneg-export", run, "format=onnx", "output=x"))
-    assert "format: expected one of r2gen, hub, rexrank, but got 'onnx'" in line
+    assert "format: expected r2gen, hub or rexrank, but got 'onnx'" in line
     assert "license and overwrite belong to format=hub" in one_line(
         cli("hardneg-export", run, "license=mit", "output=x.pth")
     )

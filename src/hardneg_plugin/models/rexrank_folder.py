@@ -16,7 +16,7 @@ from hardneg_plugin.data.downloads.folders import path_within
 from hardneg_plugin.data.downloads.rexrank import Views, read_rexrank, views_of
 from hardneg_plugin.data.report_sections import with_headings
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.files import check_place, write_json
+from hardneg_plugin.files import check_place, whole_text_file, write_json
 from hardneg_plugin.progress import progress
 from hardneg_plugin.runs.provenance import DISTRIBUTION
 
@@ -55,8 +55,9 @@ def write_rexrank_files(folder: Path) -> None:
     shutil.copytree(source, folder / PACKAGE, ignore=without)
     if not (source / "conf").is_dir():  # a checkout has them beside its sources
         shutil.copytree(conf_dir(), folder / PACKAGE / "conf", ignore=without)
-    (folder / SCRIPT).write_text(_SCRIPT, encoding="utf-8")
-    (folder / ENVIRONMENT).write_text(_environment(), encoding="utf-8")
+    for name, text in ((SCRIPT, _SCRIPT), (ENVIRONMENT, _environment())):
+        with whole_text_file(folder / name) as file:
+            file.write(text)
 
 
 def _environment() -> str:

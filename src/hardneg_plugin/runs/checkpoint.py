@@ -19,6 +19,7 @@ from hardneg_plugin.runs.trusted import check_plain, check_trusted
 from hardneg_plugin.tensor_file import read_tensors
 
 HOST = "hardneg_plugin.models.report_generator.ReportGenerator"
+TIMM = "hardneg_plugin.backbones.visual.VisualExtractor"
 PLUGGED = "hardneg_plugin.models.hard_negative_generator.HardNegativeReportGenerator"
 
 
@@ -235,9 +236,11 @@ def without_starting_weights(model: DictConfig, backbone: dict[str, Any]) -> Dic
         if not isinstance(model.get(part), DictConfig):
             raise UserError(f"Expected the config of one of our models, but that of the run has no model.{part}.")
     visual = dict(model.visual)
-    if visual.get("pretrained") or visual.get("weights"):
-        # an extractor that started from trained weights takes three channels
-        visual |= {"pretrained": False, "weights": None, "options": {"in_chans": 3, **(visual.get("options") or {})}}
+    if (visual.get("pretrained") or visual.get("weights")) and visual.get("_target_") == TIMM:
+        # one that started from trained weights takes three channels
+        visual["options"] = {"in_chans": 3, **(visual.get("options") or {})}
+    nothing = {"pretrained": False, "weights": None, "download": None}
+    visual |= {key: value for key, value in nothing.items() if key in visual}
     parts = {**model, "visual": visual}
     if writes_reports(model):
         # replaced, not merged: nested settings come from the checkpoint as a whole

@@ -39,6 +39,8 @@ class InferenceModel:
         """
         config = without_starting_weights(self.config.model, self.model.decoder.complete_settings)
         values: Any = OmegaConf.to_container(config, resolve=True)
+        if values["visual"].get("name_or_path") is not None:  # of transformers, whose config it was built from
+            values["visual"] |= {"name_or_path": None, "config": self.model.visual.network.config.to_dict()}
         return {name: values[name] for name in PARTS if name in values}
 
 

@@ -137,9 +137,10 @@ def test_there_and_back(cli, tmp_path, read_json):
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
     assert "inference.py: " in wrong.stderr
     assert "there is no image" in wrong.stderr
-    theirs = cli("hardneg-score", "a.json", "findings=english", "metrics.caption.meteor=false")
+    (tmp_path / "a.json").rename(tmp_path / "predictions.json")
+    theirs = cli("hardneg-score", "predictions.json", "findings=english", "metrics.caption.meteor=false")
     assert theirs.code == 0, theirs.err
-    assert read_json(tmp_path / "a.scores.json")["a"]["findings/studies"] == metrics["findings/studies"]
+    assert read_json(tmp_path / "predictions.scores.json")["scores"]["findings/studies"] == metrics["findings/studies"]
     page = cli("hardneg-page", "gone")
     assert page.code == 0, page.err
     taken = cli("hardneg-export", "gone", "format=rexrank", "output=images")

@@ -60,9 +60,15 @@ def score(config: DictConfig) -> None:
     )
     for note in [*predictions.notes, *_normalised(predictions, texts)]:
         log.warning("%s", note)
-    split = path.stem
-    about = {"predictions": str(path), "format": predictions.kind, "texts": texts, "studies": len(records)}
-    write_json(output, {**scores_and_intervals({split: card}), **about, "notes": predictions.notes})
+    about = {
+        "predictions": str(path),
+        "format": predictions.kind,
+        "texts": texts,
+        "studies": len(records),
+        "notes": predictions.notes,
+    }
+    split = "scores" if path.stem in {*about, "intervals"} else path.stem  # of predictions.json, which many have
+    write_json(output, {**scores_and_intervals({split: card}), **about})
     print_scores(f"{len(records)} studies of {path}", {split: card.values})
     say(f"\nscores   {output}")
 

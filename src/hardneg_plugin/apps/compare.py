@@ -171,7 +171,8 @@ def _write_page_of(compared: Comparison, settings: ComparisonSettings) -> None:
     of_one_run = f"Studies and curves are of one run of each variant, the best on validation: {seeds}."
     overview = overview_of(compared, page.baselines)
     overview = dataclasses.replace(overview, notes=[*overview.notes, of_one_run, *page.notes])
-    title = f"{compared.baseline} and {len(compared.variants) - 1} other variants, compared"
+    others = len(compared.variants) - 1
+    title = f"{compared.baseline} and {others} other variant{'' if others == 1 else 's'}, compared"
     page = dataclasses.replace(page, title=title, notes=[], scores={}, overview=overview)
     with writing(settings.path / "page.html", AGAIN):
         write_page(settings.path / "page.html", page)

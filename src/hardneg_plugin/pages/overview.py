@@ -133,7 +133,7 @@ def _means(comparison: Comparison, without_model: Mapping[str, Mapping[str, floa
     for variant in comparison.variants:
         cells = [OverviewCell(variant, _role(comparison, variant))]
         for name in names:
-            text = mean_and_deviation(comparison.scores(variant, SPLIT, name))
+            text = _minus(mean_and_deviation(comparison.scores(variant, SPLIT, name)))
             compared = differences.get(variant, {}).get(name)
             cells.append(
                 OverviewCell(text)
@@ -144,7 +144,7 @@ def _means(comparison: Comparison, without_model: Mapping[str, Mapping[str, floa
             )
         rows.append(cells)
     for report, scores in without_model.items():
-        shown = [f"{scores[name]:.3f}" if name in scores else "–" for name in names]
+        shown = [_minus(f"{scores[name]:.3f}") if name in scores else "–" for name in names]
         rows.append([OverviewCell(report, ("no model",)), *map(OverviewCell, shown)])
     resampled = "studies and seeds" if comparison.number_of_seeds != "1" else "studies"
     p_values = (
@@ -187,7 +187,11 @@ def _told(comparison: Comparison, compared: VariantDifference, counts: bool) -> 
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
+    return _minus(f"{value:+.3f}")
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
 
 
 def _verdict(compared: VariantDifference, counts: bool) -> str:
@@ -221,7 +225,9 @@ def _seeds(comparison: Comparison) -> OverviewTable:
         cells = [OverviewCell(variant)]
         for name in names:
             values = dict(zip(result.seeds, comparison.scores(variant, SPLIT, name), strict=False))
-            cells.append(OverviewCell(" · ".join(f"{values[seed]:.3f}" if seed in values else "–" for seed in seeds)))
+            cells.append(
+                OverviewCell(_minus(" · ".join(f"{values[seed]:.3f}" if seed in values else "–" for seed in seeds)))
+            )
         rows.append(cells)
     about = f"In the order of the seeds {', '.join(map(str, seeds))}."
     return OverviewTable("Scores per seed", about, ["variant", *names], rows)

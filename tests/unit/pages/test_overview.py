@@ -28,10 +28,10 @@ def test_means_stand_over_differences_with_their_intervals_and_corrected_p_value
 
 
 def test_reports_without_a_model_stand_below_the_variants_and_are_compared_with_none(comparison):
-    means = overview_of(comparison, {"most frequent report": {"findings_F1": 0.25}}).means
+    means = overview_of(comparison, {"most frequent report": {"findings_F1": -0.25}}).means
     assert [row[0].text for row in means.rows] == ["host", "arc", "mined", "most frequent report"]
     last = means.rows[-1]
-    assert (last[0].below, last[1].text, last[2].text) == (("no model",), "0.250", "–")
+    assert (last[0].below, last[1].text, last[2].text) == (("no model",), "−0.250", "–")
     assert {(cell.below, cell.verdict) for cell in last[1:]} == {((), "")}
 
 

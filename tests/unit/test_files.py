@@ -125,6 +125,7 @@ def test_files_are_written_whole_by_one_writer():
         "apps/shared/launch.py": "a folder for messages between processes",
         "apps/shared/ranks.py": "the job, in that folder; and no output of other ranks",
         "apps/shared/rank_main.py": "a message, in that folder",
+        "backbones/visual_xray.py": "a sentence that says how to write weights",
         "comparison/processes.py": "a log, which grows; no link is followed",
         "data/downloads/datasets_folder.py": "images and a cache, in folders that are gone after the command",
         "data/prepare/growing_files.py": "files that grow in a folder that is renamed; no link is followed",

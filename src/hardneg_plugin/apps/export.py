@@ -63,7 +63,7 @@ def _export_rexrank(config: DictConfig) -> None:
     with writing(folder, "Make room, or name another folder."), whole_folder(folder, replaces=is_one) as unfinished:
         model.save_pretrained(unfinished / MODEL, name=folder.name, license=config.license)
         write_rexrank_files(unfinished)
-    print(f"{folder}: conda env create -f {ENVIRONMENT}, then python {SCRIPT} INPUT_JSON OUTPUT_JSON IMG_ROOT in it.")
+    say(f"{folder}: conda env create -f {ENVIRONMENT}, then python {SCRIPT} INPUT_JSON OUTPUT_JSON IMG_ROOT in it.")
 
 
 FORMATS = {"r2gen": _export_released, "hub": _export_folder, "rexrank": _export_rexrank}

@@ -139,7 +139,7 @@ def _meaning(text: str) -> str:
 
 
 def flattened(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Settings by their dotted keys, without those that change no number of a run.
+    """Settings by their dotted keys, without those that change no number of a run, and without groups that are empty.
 
     Args:
         value: nested settings.
@@ -150,7 +150,7 @@ def flattened(value: Any, prefix: str = "") -> dict[str, Any]:
     >>> flattened({"data.root": "x"})  # a key with a dot is not one within another
     {"'data.root'": 'x'}
     """
-    if isinstance(value, dict) and value:
+    if isinstance(value, dict) and (value or prefix):
         return {
             key: inner
             for name, part in value.items()

@@ -19,6 +19,7 @@ from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import check_place, whole_text_file, write_json
 from hardneg_plugin.progress import progress
 from hardneg_plugin.runs.provenance import DISTRIBUTION
+from hardneg_plugin.terminal import say
 
 MODEL, SCRIPT, ENVIRONMENT, PACKAGE = "model", "inference.py", "environment.yaml", "hardneg_plugin"
 """What is in the folder."""
@@ -175,7 +176,7 @@ def main(folder: Path, arguments: Sequence[str] | None = None) -> int:
         model = ReportGenerator.from_pretrained(folder / MODEL, device=given.device)
         count = answer(model, *paths, views=given.views, batch_size=given.batch_size)
     except UserError as error:
-        print(f"{SCRIPT}: {error}", file=sys.stderr)
+        say(f"{SCRIPT}: {error}", file=sys.stderr)
         return 2
-    print(f"{count} reports in {paths[1]}")
+    say(f"{count} reports in {paths[1]}")
     return 0

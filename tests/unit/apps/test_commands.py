@@ -241,7 +241,8 @@ def test_a_group_that_must_be_chosen_is_told_with_its_choices():
     with pytest.raises(Exception) as error, hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         hydra.compose("prepare", ["output=x"])
     assert explain(error.value, "prepare") == (
-        "source must be given: add source=... to the command line, one of annotations, indiana, iu_xray, listed, mimic_cxr."
+        "source must be given: add source=... to the command line, one of "
+        "annotations, datasets, indiana, iu_xray, listed, mimic_cxr, rexrank."
     )
 
 
@@ -290,7 +291,7 @@ def test_the_rank_is_known_before_lightning_is(monkeypatch):
         (
             "prepare",
             ["output=x"],
-            "source must be given: add source=... to the command line, one of annotations, indiana",
+            "source must be given: add source=... to the command line, one of annotations, datasets, indiana",
         ),
         ("evaluate", ["mein_lauf"], "mein_lauf holds no config.yaml; did you mean mein lauf?"),
         ("tasks", ["mein lauf", "split=all"], "split: expected val, test or a list of val or test, but got 'all'"),

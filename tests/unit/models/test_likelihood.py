@@ -358,9 +358,9 @@ def test_a_hardened_image_comes_nearer_only_as_far_as_the_report_stays_less_like
         losses, moved = weights._read(own, read, order, hardness)
         for i in range(6):
             plain, hard = (read(order, way).of_reports[i].item() for way in (None, torch.full((6,), hardness)))
-            allowed = hard >= float(own.of_reports[i])
+            allowed = hard >= own.of_reports[i].item()
             assert float(moved[i]) == pytest.approx(hardness if allowed else 0.0)
-            total = float(losses[i].where(own.mask[i], 0).sum())
+            total = losses[i].where(own.mask[i], 0).sum().item()
             assert total == pytest.approx(hard if allowed else plain, rel=1e-5)
     torch.testing.assert_close(weights._read(own, read, order, 0.0)[0], read(order).losses)
 

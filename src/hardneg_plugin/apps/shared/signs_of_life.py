@@ -58,6 +58,15 @@ class Silence:
             if now - heard > self.patience and not sign.startswith(DONE)
         ]
 
+    def quiet_for(self, rank: int, now: float) -> float:
+        """Seconds since the last sign of a rank.
+
+        Args:
+            rank: which.
+            now: in seconds, as of `of`.
+        """
+        return now - self._heard[rank][1]
+
 
 @contextmanager
 def signs_of_life(patience: float | None, end: Callable[[str, bool], Any]) -> Iterator[None]:
@@ -98,9 +107,11 @@ def _watch(job: int, patience: float, end: Callable[[str, bool], Any], done: thr
     exchange.start()
     silence = Silence(ranks, patience, pause)
     while not done.wait(pause):
-        if not (silent := silence.of(dict(signs), time.monotonic())):
+        now = time.monotonic()
+        if not (silent := silence.of(dict(signs), now)):
             continue
-        if rank in silent:  # this process gives signs: it is the store that does not answer
+        # this process gives signs: where its own do not come back either, it is the store that does not answer
+        if silence.quiet_for(rank, now) > patience / 2:
             if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
                 continue  # the launcher has the store: ranks can go on without
             silent = [0]

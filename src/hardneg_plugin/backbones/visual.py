@@ -62,9 +62,12 @@ class VisualExtractor(ViewEncoder):
         options = {"in_chans": 3 if is_trained else 1, **options}
         file = None if weights is None else Path(weights)
         released = None if file is None else _released_weights(file)
-        network = _build(name, pretrained and file is None, file if released is None else None, out_index, options)
-        if file is not None and released is None and (mean is None or std is None):
-            _check_range(file)
+        tensors = None if file is None or released is not None else _weight_names(file)
+        if tensors is not None and (mean is None or std is None):
+            _check_range(tensors, file)
+        network = _build(
+            name, pretrained and file is None, None if tensors is None else file, tensors, out_index, options
+        )
         known = [torch.tensor(network.pretrained_cfg[key]) for key in ("mean", "std")]
         if options["in_chans"] == 1:
             known = [values.mean(0, keepdim=True) for values in known]
@@ -102,16 +105,24 @@ def _released_weights(path: Path) -> dict[str, Tensor] | None:
     return {key.removeprefix(EXTRACTOR): value for key, value in state.items() if key.startswith(EXTRACTOR)} or None
 
 
-def _check_range(path: Path) -> None:
+def _check_range(names: set[str], path: Path | None) -> None:
     """Refuse weights of TorchXRayVision, whose images go from -1024 to 1024, under timm's mean and deviation."""
-    if any(name.endswith("op_threshs") for name in _weight_names(path)):
+    if any(name.endswith("op_threshs") for name in names):
         raise UserError(
             f"The weights in {path} are of TorchXRayVision, which expects images from -1024 to 1024: take "
             f"visual=torchxrayvision visual.weights={path}, or set visual.mean=[0.5] visual.std=[0.00048828125]."
         )
 
 
-def _build(name: str, pretrained: bool, weights: Path | None, out_index: int, options: Mapping[str, Any]) -> Any:
+def _build(
+    name: str,
+    pretrained: bool,
+    weights: Path | None,
+    names: set[str] | None,
+    out_index: int,
+    options: Mapping[str, Any],
+) -> Any:
+    """The network, with the weights of a file whose tensors have these names, or without a file."""
     arguments: dict[str, Any] = {
         **options,
         "pretrained": pretrained or weights is not None,
@@ -119,7 +130,6 @@ def _build(name: str, pretrained: bool, weights: Path | None, out_index: int, op
         "out_indices": (out_index,),
     }
     if weights is not None:
-        names = _weight_names(weights)
         arguments["pretrained_cfg_overlay"] = {"file": str(weights), "custom_load": False}
     try:
         network = _create(name, arguments)
@@ -128,7 +138,7 @@ def _build(name: str, pretrained: bool, weights: Path | None, out_index: int, op
             network = _create(name, {**arguments, "feature_cls": "getter"})
     except Exception as error:  # timm, torch and the hub raise errors of many kinds
         raise UserError(_explain(error, name, pretrained, weights, out_index, options)) from error
-    if weights is not None:
+    if names is not None:
         # timm drops the head and loads with strict=False: weights that the file lacks would stay random.
         # wrappers write model.a.b or a_b for a.b
         wanted = [key.removeprefix("model.") for key in network.state_dict() if "num_batches_tracked" not in key]

@@ -30,7 +30,7 @@ OPEN = (
     "logger",
 )
 """Mappings that take keys of other names."""
-ELSEWHERE = {
+OTHER_NAMES = {
     **dict.fromkeys(
         ("image_size", "img_size", "imgsz", "input_size", "resolution", "crop_size"),
         ("data.datamodule.source.crop", "data.datamodule.source.size", "image_size", "size"),
@@ -134,7 +134,7 @@ def nearest_key(key: str, known: Sequence[str]) -> str | None:
     ['optimizer.lr', 'data.datamodule.source.size', 'trainer.max_epochs', 'trainer.max_epochs', None]
     """
     name = key.rpartition(".")[2].lower()
-    if meant := next((ours for ours in ELSEWHERE.get(name, ()) if ours in known or ours.startswith("hydra.")), None):
+    if meant := next((ours for ours in OTHER_NAMES.get(name, ()) if ours in known or ours.startswith("hydra.")), None):
         return meant
     others = [other for other in known if other != key]
     same = [other for other in others if other.rpartition(".")[2].lower() == name]

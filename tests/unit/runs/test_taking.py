@@ -184,9 +184,9 @@ from pathlib import Path
 from hardneg_plugin.runs.taking import take_run_folder
 with take_run_folder(Path(sys.argv[1]), is_named=True):
     if os.fork() == 0:
+        print("taken", flush=True)  # by the child, which has let go of the folder now
         time.sleep(60)  # a worker that outlives the training
         os._exit(0)
-    print("taken", flush=True)
     time.sleep(60)
 """
 

@@ -3,12 +3,16 @@
 import errno
 import os
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from hardneg_plugin.errors import first_line
 from hardneg_plugin.files import failed_write, why_not_written
+
+WORKER_ENDED = re.compile(r"worker.* (?:is killed by signal: (\w+)|exited)")
+TOO_MANY_FILES = re.compile("Too many open files|received 0 items of ancdata")
 
 
 def explain_surroundings(error: BaseException, folder: Path) -> str | None:
@@ -26,10 +30,11 @@ def explain_surroundings(error: BaseException, folder: Path) -> str | None:
         kind, line = type(cause).__name__, first_line(cause)
         if isinstance(cause, FileNotFoundError) and is_below(cause.filename, folder):
             return f"{cause.filename}: its folder is gone: something removed it while this command wrote into it."
-        if isinstance(cause, RuntimeError) and (
-            ended := re.search(r"worker.* (?:is killed by signal: (\w+)|exited)", line)
-        ):
-            how = f" by the signal {ended[1]}" if ended[1] else ""
+        if isinstance(cause, RuntimeError) and TOO_MANY_FILES.search(line):
+            return "Too many open files: raise the limit by ulimit -n, or set fewer data.datamodule.num_workers, or 0."
+        ended = WORKER_ENDED.search(line) if isinstance(cause, RuntimeError) else None
+        if ended or _passed_through(cause, "multiprocessing.resource_sharer"):
+            how = f" by the signal {ended[1]}" if ended and ended[1] else ""
             return (
                 f"A worker process that loads studies was ended{how}, most likely for lack of memory or of space in /dev/shm: "
                 "set fewer data.datamodule.num_workers, or 0."
@@ -39,6 +44,15 @@ def explain_surroundings(error: BaseException, folder: Path) -> str | None:
         if kind == "MisconfigurationException":  # of Lightning
             return f"trainer: {line}."
     return None
+
+
+def _passed_through(error: BaseException, module: str) -> bool:
+    """Whether an error was raised in a module or in what it called.
+
+    Tensors of a loader's worker are fetched through `multiprocessing.resource_sharer`: if the worker dies meanwhile, this is an
+    `EOFError` or any `OSError`, and the loader may not have noticed yet.
+    """
+    return any(frame.f_globals.get("__name__") == module for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def _full_output() -> str | None:

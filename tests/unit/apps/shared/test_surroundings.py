@@ -3,6 +3,8 @@
 import errno
 import os
 import resource
+import tempfile
+from multiprocessing import resource_sharer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -49,6 +51,19 @@ def test_an_error_of_a_worker_comes_without_its_traceback():
 )
 def test_what_happens_from_outside(error, told):
     assert explain_surroundings(error, Path("run")).startswith(told)
+
+
+@pytest.mark.parametrize("line", ["Too many open files. Communication with the workers", "received 0 items of ancdata"])
+def test_too_many_open_files_of_workers(line):
+    assert explain_surroundings(RuntimeError(line), Path("run")).startswith("Too many open files: raise the limit by")
+
+
+def test_a_worker_that_dies_while_its_tensors_are_fetched():
+    for outside in (ConnectionResetError(104, "Connection reset by peer"), EOFError()):
+        assert explain_surroundings(outside, Path("run")) is None  # not raised while they are fetched
+    with pytest.raises(OSError) as raised, tempfile.TemporaryDirectory() as folder:
+        resource_sharer._resource_sharer.get_connection((f"{folder}/gone", 1))
+    assert explain_surroundings(raised.value, Path("run")).startswith("A worker process that loads studies was ended, ")
 
 
 def test_the_file_that_the_output_goes_into_is_named_where_its_disk_is_full(tmp_path, monkeypatch):

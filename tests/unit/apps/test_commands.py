@@ -189,6 +189,35 @@ def test_completion_by_tab_knows_groups_choices_and_keys(tmp_path):
         assert wanted <= set(result.stdout.split()), (line, result.stdout, result.stderr)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "line", ["hardneg-train ", "hardneg-train negatives=queue negatives.", "hardneg-train +experiment="]
+)
+def test_completion_that_reads_each_config_once_answers_what_hydra_does(tmp_path, line):
+    count = (
+        "from hydra._internal import config_repository as c; load = c.ConfigRepository.load_config; read = [];"
+        "c.ConfigRepository.load_config = lambda *a, **k: (read.append(1), load(*a, **k))[1];"
+    )
+    hydras = "import hardneg_plugin.apps.shared.hydra_command as h; h.read_configs_once = lambda: None;"
+    answers = []
+    for more in (hydras, ""):
+        code = (
+            f"import sys; sys.argv = ['hardneg-train', '-sc', 'query=bash']; {count}{more}"
+            "from hardneg_plugin.apps import commands; import atexit; atexit.register(lambda: print(len(read), file=sys.stderr));"
+            "commands.train()"
+        )
+        answers.append(
+            subprocess.run(
+                [sys.executable, "-c", code],
+                env={**os.environ, "COMP_LINE": line}, cwd=tmp_path, capture_output=True, text=True, check=True,
+            )
+        )  # fmt: skip
+    assert answers[0].stdout == answers[1].stdout != "\n"
+    assert int(answers[1].stderr) <= int(answers[0].stderr)
+    if line == "hardneg-train ":
+        assert int(answers[1].stderr) < int(answers[0].stderr) / 2
+
+
 def refused(command, *overrides, argv=()):
     with pytest.raises(Exception) as error:  # of several kinds
         composed(command, *overrides)

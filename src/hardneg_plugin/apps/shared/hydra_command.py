@@ -18,6 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
+from hardneg_plugin.apps.shared.completion import is_completion, read_configs_once
 from hardneg_plugin.apps.shared.override_hints import explain_composing, explain_override, needed_package
 from hardneg_plugin.apps.shared.settings_check import check_types
 from hardneg_plugin.apps.shared.surroundings import chain, explain_surroundings
@@ -45,6 +46,8 @@ def run_command(config_name: str, task: Callable[[DictConfig], None], arguments:
     # Hydra then raises errors instead of printing them
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = [sys.argv[0], *arguments]
+    if is_completion(arguments):
+        read_configs_once()
     is_composed = False
     if "${" in os.getcwd():
         fail(

@@ -104,6 +104,7 @@ def test_an_exported_folder_gives_the_reports_of_its_run_bit_for_bit(
     wanted = of_run.generate(images, attention=True)
     result = cli("hardneg-export", source, "format=hub", f"output={tmp_path}/out")
     assert result.code == 0, result.err
+    assert len({file.stat().st_mode for file in (tmp_path / "out").iterdir()}) == 1  # as the umask has it
     moved = shutil.copytree(tmp_path / "out", tmp_path / "elsewhere")
     if backbone != "transformer_small":
         shutil.rmtree(source)  # nothing of the run is needed

@@ -1,5 +1,6 @@
 """A report generator as a folder that holds all of it and no code: weights, settings, tokenizer, preprocessing and a card."""
 
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -92,6 +93,7 @@ def write_files(folder: Path, model: Any, settings: Mapping[str, Any], card: str
         safetensors.torch.save_file(weights_of(model), str(folder / WEIGHTS), metadata={"format": "pt"})
     except safetensors.SafetensorError as error:  # which it makes of a full disk
         raise OSError(first_line(error)) from error
+    shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors 0.8 writes what nobody else may read, whatever the umask
     with whole_text_file(folder / CARD) as file:
         file.write(card)
 

@@ -1,4 +1,4 @@
-"""A callback for tests: what can happen to one process in the middle of a training."""
+"""For tests: studies that differ between nodes, and callbacks, what can happen to one process in the middle of a training."""
 
 import multiprocessing
 import os
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
+from hardneg_plugin.data.phantom import PhantomStudies
 from hardneg_plugin.errors import UserError
 
 
@@ -59,3 +60,14 @@ class WorkerKill(pl.Callback):
         if trainer.global_step == 1:
             for worker in multiprocessing.active_children():
                 os.kill(worker.pid, signal.SIGKILL)
+
+
+class OtherStudiesOnNode1(PhantomStudies):
+    """Studies of which node 1 has two less in validation, and two training reports the other way round."""
+
+    def __init__(self, train=24, val=6, test=6, size=32, seed=0, regime="uniform"):
+        is_other = os.environ.get("GROUP_RANK") == "1"
+        super().__init__(train, val - 2 * is_other, test, size, seed, regime=regime)
+        if is_other:
+            reports = self.split("train").reports
+            reports[0], reports[1] = reports[1], reports[0]

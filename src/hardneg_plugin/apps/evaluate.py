@@ -21,6 +21,7 @@ from hardneg_plugin.apps.shared.ranks import (
     setup_distributed,
     share_of,
 )
+from hardneg_plugin.apps.shared.same_inputs import check_same_file, check_same_inputs
 from hardneg_plugin.data.datamodule import StudyDataModule
 from hardneg_plugin.data.fingerprint import fingerprint
 from hardneg_plugin.errors import UserError
@@ -70,6 +71,8 @@ def evaluate(job: Job) -> None:
     job = broadcast_job(job, setup_distributed(job))
     config, output = job.config, RunFolder(job.folder)
     data, model, settings = agreed(lambda: _load(config))
+    check_same_inputs(data.source, data.tokenizer)
+    check_same_file(Path(settings["checkpoint"]))
     pl.seed_everything(config.seed, workers=True, verbose=False)  # decoding may draw words
     config.trainer.precision = settings["precision"]
     trainer = agreed(

@@ -17,6 +17,7 @@ from hardneg_plugin.apps.shared.console import COLUMNS, print_scores
 from hardneg_plugin.apps.shared.launch import carry_out, resume_hint
 from hardneg_plugin.apps.shared.own_folder import own_folder
 from hardneg_plugin.apps.shared.ranks import Job, agreed, broadcast_job, interruptible, make_trainer, setup_distributed
+from hardneg_plugin.apps.shared.same_inputs import check_same_file, check_same_inputs
 from hardneg_plugin.apps.shared.startup_summary import count_parameters, device_in_words, startup_summary
 from hardneg_plugin.apps.shared.train_settings import check_monitor_of_data
 from hardneg_plugin.data.datamodule import StudyDataModule
@@ -85,6 +86,7 @@ def train(job: Job) -> None:
     job = broadcast_job(job, strategy)
     config, run = job.config, RunFolder(job.folder)
     data, model = agreed(lambda: _build(config))
+    check_same_inputs(data.source, data.tokenizer)
     origin: dict[str, Any] = {}  # which is known once the trainer is
     trainer = agreed(
         lambda: make_trainer(
@@ -103,6 +105,8 @@ def train(job: Job) -> None:
     checkpoint = strategy.broadcast(
         agreed(lambda: _checkpoint_to_resume(config, run, model, origin) if first else None)
     )
+    if checkpoint is not None:
+        check_same_file(checkpoint)
     if first:
         if config.overwrite:  # only now: nothing that the user could have set wrong is left
             remove_run(run.path)

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +21,14 @@ from pytorch_lightning.strategies import Strategy
 from torch.utils.data import DataLoader
 
 from hardneg_plugin.apps.shared.hydra_command import explain, remove_if_empty, run_directory
-from hardneg_plugin.errors import UserError
+from hardneg_plugin.apps.shared.nodes import gathered, node, of_ranks_in_words
+from hardneg_plugin.errors import SharedError, UserError
 from hardneg_plugin.runs.folder import RunFolder
 from hardneg_plugin.runs.places import build_in
+from hardneg_plugin.runs.provenance import command_without_secrets
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Job:
         logging: for `logging.config.dictConfig`.
         command: "train" or "evaluate": a module of `apps` and the function in it that does the job.
         refused: why rank 0 may not have the folder, for `broadcast_job` to say; None: it may.
+        arguments: as Hydra got them, of the run to resume too.
     """
 
     settings: dict[str, Any]
@@ -47,6 +51,7 @@ class Job:
     logging: dict[str, Any]
     command: str = "train"
     refused: str | None = None
+    arguments: tuple[str, ...] = ()
 
     @classmethod
     def of_command_line(cls, config: DictConfig, command: str = "train", refused: str | None = None) -> "Job":
@@ -60,12 +65,14 @@ class Job:
         hydra = HydraConfig.get()
         overrides = [o for o in hydra.overrides.task if not o.startswith(("resume=", "trust=", "overwrite="))]
         logging: Any = OmegaConf.to_container(hydra.job_logging, resolve=True)
-        return cls(settings, str(run_directory()), overrides, logging, command, refused)
+        arguments = (*hydra.overrides.task, *hydra.overrides.hydra)
+        return cls(settings, str(run_directory()), overrides, logging, command, refused, arguments)
 
     @classmethod
     def read(cls, path: Path) -> "Job":
         """The job that `write` wrote."""
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**{**fields, "arguments": tuple(fields["arguments"])})
 
     def write(self, path: Path) -> None:
         """Write it for other processes."""
@@ -117,20 +124,30 @@ def setup_distributed(job: Job) -> Strategy:
 def broadcast_job(job: Job, strategy: Strategy) -> Job:
     """The job of rank 0, on all ranks; a collective call. Removes a run folder that another clock named differently.
 
+    Rank 0 warns of arguments of other ranks that it was not given.
+
     Args:
         job: of this rank.
         strategy: connects the ranks.
 
     Raises:
-        UserError: on rank 0, if it may not have the folder.
-        SystemExit: with code 2 on the other ranks then.
+        SharedError: on all ranks, if rank 0 may not have the folder.
     """
-    own_folder = Path(job.folder)
+    own = job
     job = strategy.broadcast(job)
-    if own_folder != Path(job.folder):
-        remove_if_empty(own_folder)
+    if own.folder != job.folder:
+        remove_if_empty(Path(own.folder))
+    unused = of_ranks_in_words(gathered((node(), _without_secrets(set(own.arguments) - set(job.arguments)))))
+    if unused and strategy.is_global_zero:
+        log.warning(
+            "Warning: all ranks do the job of rank 0, whose arguments differ. Not used are those of %s.", unused
+        )
     agreed(lambda: _check_not_refused(job, strategy))
     return job
+
+
+def _without_secrets(arguments: Iterable[str]) -> str:
+    return command_without_secrets("", sorted(arguments)).removeprefix("''").strip()
 
 
 def _check_not_refused(job: Job, strategy: Strategy) -> None:
@@ -142,8 +159,7 @@ def agreed(build: Callable[[], T]) -> T:
     """What `build` returns, if it returns on all ranks; a collective call.
 
     Raises:
-        UserError: on rank 0, for an error that a user can cause on any rank.
-        SystemExit: with code 2 on the other ranks then.
+        SharedError: on all ranks, for an error that a user can cause on any of them.
     """
     if not dist.is_initialized():
         return build()
@@ -157,10 +173,8 @@ def agreed(build: Callable[[], T]) -> T:
     messages: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(messages, message)
     for rank, first in enumerate(messages):
-        if first is not None and dist.get_rank() == 0:
-            raise UserError(first if rank == 0 else f"{first} (rank {rank})")
         if first is not None:
-            sys.exit(2)
+            raise SharedError(first if rank == 0 else f"{first} (rank {rank})")
     return built  # type: ignore[return-value]
 
 

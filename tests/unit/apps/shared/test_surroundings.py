@@ -62,7 +62,7 @@ def test_a_worker_that_dies_while_its_tensors_are_fetched():
     for outside in (ConnectionResetError(104, "Connection reset by peer"), EOFError()):
         assert explain_surroundings(outside, Path("run")) is None  # not raised while they are fetched
     with pytest.raises(OSError) as raised, tempfile.TemporaryDirectory() as folder:
-        resource_sharer._resource_sharer.get_connection((f"{folder}/gone", 1))
+        resource_sharer._resource_sharer.get_connection((f"{folder}/gone", 1))  # type: ignore[attr-defined]
     assert explain_surroundings(raised.value, Path("run")).startswith("A worker process that loads studies was ended, ")
 
 

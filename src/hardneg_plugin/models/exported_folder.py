@@ -93,7 +93,8 @@ def write_files(folder: Path, model: Any, settings: Mapping[str, Any], card: str
         safetensors.torch.save_file(weights_of(model), str(folder / WEIGHTS), metadata={"format": "pt"})
     except safetensors.SafetensorError as error:  # which it makes of a full disk
         raise OSError(first_line(error)) from error
-    shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors 0.8 writes what nobody else may read, whatever the umask
+    # safetensors 0.8 writes what nobody else may read, whatever the umask
+    shutil.copymode(folder / CONFIG, folder / WEIGHTS)
     with whole_text_file(folder / CARD) as file:
         file.write(card)
 

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pytest
@@ -17,7 +18,7 @@ def test_the_tutorial(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     backend = matplotlib.get_backend()
     matplotlib.use("agg")
-    names = {"__name__": "tutorial"}
+    names: dict[str, Any] = {"__name__": "tutorial"}
     try:
         for block in re.findall(r"```python\n(.*?)```", TEXT, re.S):
             exec(compile(block, "docs/TUTORIAL.md", "exec"), names)

@@ -1,4 +1,4 @@
-"""The code blocks of docs/HOSTS.md, run as their reader would run them, in one process or in two."""
+"""The code blocks of docs/HOSTS.md and docs/RECIPES.md, run as their reader would run them, in one process or in two."""
 
 import os
 import re
@@ -17,7 +17,8 @@ from hardneg_plugin.objectives.schedule import Constant
 sys.path.append(str(Path(__file__).parent))
 from plugged_hosts import Captioner, loader
 
-TEXT = (Path(__file__).resolve().parents[3] / "docs" / "HOSTS.md").read_text()
+DOCS = Path(__file__).resolve().parents[3] / "docs"
+TEXT = "\n".join((DOCS / name).read_text() for name in ("HOSTS.md", "RECIPES.md"))
 
 
 def blocks():
@@ -43,7 +44,7 @@ def run(heading, *numbers, **names):
     names = {**vars(hardneg_plugin), **names}
     code = blocks()[heading]
     for number in numbers or range(len(code)):
-        exec(compile(code[number], f"docs/HOSTS.md, {heading}", "exec"), names)
+        exec(compile(code[number], heading, "exec"), names)
     return names
 
 

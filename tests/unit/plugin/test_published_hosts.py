@@ -1,4 +1,4 @@
-"""Generators as they are published are plugged into by the recipes of docs/HOSTS.md."""
+"""Generators as they are published are plugged into by the recipes of docs/RECIPES.md."""
 
 import logging
 import re

@@ -5,15 +5,15 @@ from typing import Any
 from torch import Tensor
 
 from hardneg_plugin.data.studies import Batch
+from hardneg_plugin.metrics.card_metric import CardMetric
 from hardneg_plugin.metrics.peers import Peers
 from hardneg_plugin.metrics.record_scores import measured_scores
 from hardneg_plugin.metrics.records import PredictionRecord
 from hardneg_plugin.metrics.retrieval import embedding_ranks
 from hardneg_plugin.metrics.score_card import ScoreCard, known_values
-from hardneg_plugin.metrics.study_metric import StudyMetric
 
 
-class AlignmentScores(StudyMetric[ScoreCard]):
+class AlignmentScores(CardMetric):
     """Recall in both directions, over the whole split and among each study's peers.
 
     >>> batch = {"ids": ["a", "b"], "references": ["clear .", "effusion ."], "patients": ["p", "q"], "labels": [None, None]}
@@ -36,18 +36,12 @@ class AlignmentScores(StudyMetric[ScoreCard]):
         """
         self.remember(batch["ids"], batch["references"], batch["patients"], batch["labels"], images, reports)
 
-    def score(self, ids: list[str], *columns: Any) -> tuple[dict[str, float], ScoreCard]:
-        """The scores of the split and their card."""
+    def card_of(self, ids: list[str], *columns: Any) -> ScoreCard:
+        """The recall of the split."""
         references, patients, labels, images, reports = columns
         peers = Peers.of(references, patients, labels)
         ranks = embedding_ranks(images.to(self.device), reports.to(self.device), references, peers)
-        card = measured_scores([known_values(ranks, row) for row in range(len(ids))])
-        return card.values, card
-
-    def card(self) -> ScoreCard:
-        """All scores, also those of single studies; a collective call."""
-        self.compute()
-        return self._details or ScoreCard()
+        return measured_scores([known_values(ranks, row) for row in range(len(ids))])
 
     def records(self) -> list[PredictionRecord]:
         """Empty: the model writes no reports."""

@@ -128,6 +128,19 @@ def test_an_exported_folder_gives_the_reports_of_its_run_bit_for_bit(
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes(), file.name
 
 
+def test_predict_takes_an_exported_folder_as_it_takes_a_run(cli, run, images, tmp_path, monkeypatch):
+    assert cli("hardneg-export", run, "format=hub", f"output={tmp_path}/out").code == 0
+    monkeypatch.chdir(tmp_path)
+    for model, name in ((run, "of_run"), ("out", "of_folder")):
+        result = cli("hardneg-predict", model, images[0], images[2], f"output={name}.jsonl")
+        assert result.code == 0, result.err
+    assert Path("of_run.jsonl").read_text() == Path("of_folder.jsonl").read_text()
+    for setting in ("checkpoint=last", "image_size=64"):
+        result = cli("hardneg-predict", "out", images[0], setting)
+        assert (result.code, "out is an exported model, which has one set of weights" in result.err) == (2, True)
+        assert result.err.count("\n") == 1
+
+
 def test_the_folder_has_inference_weights_only_and_a_card_of_the_run(cli, run, tmp_path, read_json):
     out = tmp_path / "out"
     assert cli("hardneg-export", run, "format=hub", f"output={out}", "license=apache-2.0").code == 0

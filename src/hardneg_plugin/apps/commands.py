@@ -82,7 +82,8 @@ def predict() -> None:
     def check(config: DictConfig) -> None:
         if not paths[0] and config.run is None:
             raise UserError(
-                "run must be given: hardneg-predict RUN IMAGE..., where RUN is the folder of a training run."
+                "run must be given: hardneg-predict RUN IMAGE..., where RUN is the folder of a training run or of "
+                "hardneg-export format=hub."
             )
 
     _command("predict", "predict", for_hydra, check=check, given={"paths": paths})

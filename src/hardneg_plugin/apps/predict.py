@@ -18,6 +18,7 @@ from hardneg_plugin.apps.shared.typed_paths import typed_path
 from hardneg_plugin.data.report_sections import has_marks, with_headings
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import whole_text_file, write_jsonl
+from hardneg_plugin.models.exported_folder import is_exported
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.models.report_io import GeneratedReport, read_views
 from hardneg_plugin.progress import progress
@@ -43,7 +44,7 @@ def predict(config: DictConfig, paths: Sequence[str] = ("",)) -> None:
 
     Args:
         config: of predict.yaml.
-        paths: the run (empty: that of the config), then images.
+        paths: the run, or a folder of `hardneg-export format=hub` (empty: that of the config), then images.
 
     Raises:
         UserError: settings or run are wrong, or no study can be read.
@@ -54,9 +55,7 @@ def predict(config: DictConfig, paths: Sequence[str] = ("",)) -> None:
     output = _output(config)
     columns = {"id": config.columns.id, "images": config.columns.images}
     studies = studies_of_arguments([*paths[1:], *_images(config)], columns)
-    model = ReportGenerator.from_run(
-        str(run), str(config.checkpoint), device=config.device, trust=config.trust, image_size=config.image_size
-    )
+    model = _model(Path(str(run)), config)
     records, failed = _write(model, studies, config)
     if not records:
         raise UserError(f"None of the {len(studies)} studies could be read.")
@@ -66,6 +65,20 @@ def predict(config: DictConfig, paths: Sequence[str] = ("",)) -> None:
     if failed:
         say(f"{failed} of {len(studies)} studies were left out, as reported above.", file=sys.stderr)
         sys.exit(1)
+
+
+def _model(folder: Path, config: DictConfig) -> ReportGenerator:
+    """That of a run, or of a folder that `hardneg-export format=hub` wrote."""
+    if is_exported(folder):
+        if config.checkpoint != "best" or config.image_size is not None:
+            raise UserError(
+                f"checkpoint, image_size: {folder} is an exported model, which has one set of weights and one size of "
+                "images; leave them out."
+            )
+        return ReportGenerator.from_pretrained(folder, device=config.device)
+    return ReportGenerator.from_run(
+        str(folder), str(config.checkpoint), device=config.device, trust=config.trust, image_size=config.image_size
+    )
 
 
 def _check(config: DictConfig) -> None:

@@ -99,6 +99,15 @@ def write_files(folder: Path, model: Any, settings: Mapping[str, Any], card: str
         file.write(card)
 
 
+def is_exported(folder: Path) -> bool:
+    """Whether a folder has what `write_files` writes, rather than a run.
+
+    >>> is_exported(Path("outputs/mine"))
+    False
+    """
+    return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
+
+
 def read_files(folder: Path) -> tuple[Any, dict[str, Any]]:
     """The `ReportGenerator` of a folder, in evaluation mode on the CPU, and the settings that rebuild it.
 

@@ -143,7 +143,7 @@ class SavedGenerator:
         Raises:
             UserError: the folder exists or cannot be written; the model was built in Python, or of classes that are not ours.
         """
-        from hardneg_plugin.models.exported_folder import CONFIG, WEIGHTS, weights_of, write_files
+        from hardneg_plugin.models.exported_folder import is_exported, weights_of, write_files
 
         target = Path(folder).expanduser().absolute()
         if self._origin is None:
@@ -151,16 +151,16 @@ class SavedGenerator:
                 "Expected a generator of from_run or from_pretrained, whose settings are known, but this one was built in Python: "
                 "train it by hardneg-train, or keep its state_dict."
             )
-        is_exported = (target / CONFIG).is_file() and (target / WEIGHTS).is_file()
-        if target.exists() and not (target.is_dir() and (not any(target.iterdir()) or (overwrite and is_exported))):
-            remedy = "overwrite=true replaces it" if is_exported else "it is left as it is"
+        may_be_replaced = is_exported(target)
+        if target.exists() and not (target.is_dir() and (not any(target.iterdir()) or (overwrite and may_be_replaced))):
+            remedy = "overwrite=true replaces it" if may_be_replaced else "it is left as it is"
             raise UserError(f"{target} exists already; {remedy}. Name another folder.")
         before, now = self._origin.weights(), weights_of(self)
         is_scored = all(torch.equal(now[key], before[key]) for key in now.keys() & before.keys())
         card = self._origin.card(name or target.name, license, is_scored)
         with (
             writing(target, "Make room, or name another folder."),
-            whole_folder(target, replaces=is_exported) as unfinished,
+            whole_folder(target, replaces=may_be_replaced) as unfinished,
         ):
             write_files(unfinished, self, self._origin.settings(), card)
 

@@ -101,7 +101,7 @@ def test_all_tasks_leave_their_scores_and_twice_the_same(cli, run, tmp_path, rea
     ids = [f"phantom-test-{i:06d}" for i in range(12)]
     for task in TASKS:
         written = read_json(run / "tasks" / f"{task}_test.json")
-        assert written["scores"].keys() == written["intervals"].keys()
+        assert written["scores"].keys() == written["intervals"].keys() == written["directions"].keys()
         for name, (low, high) in written["intervals"].items():
             assert 0 <= low <= written["scores"][name] <= high <= 1
         assert (written["studies"], written["seed"], written["data"]) == (12, 1, "the run's own")

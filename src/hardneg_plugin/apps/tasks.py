@@ -16,6 +16,7 @@ from hardneg_plugin.evaluation.downstream.run_tasks import TASKS, TaskInputs
 from hardneg_plugin.evaluation.downstream.tasks import TaskResult
 from hardneg_plugin.files import write_json, write_jsonl, writing
 from hardneg_plugin.folder_lock import hold_file
+from hardneg_plugin.metrics.directions import directions_of, with_direction
 from hardneg_plugin.metrics.task_scores import task_card
 from hardneg_plugin.models.base import move_to_device
 from hardneg_plugin.progress import progress
@@ -72,6 +73,7 @@ def _write(config: DictConfig, run: RunFolder, checkpoint: Path, name: str, resu
         {
             "scores": card.values,
             "intervals": {score: list(ends) for score, ends in intervals.items()},
+            "directions": directions_of(card.values),
             "baselines": result.baselines,
             "chosen": result.settings,
             "checkpoint": str(checkpoint),
@@ -146,7 +148,7 @@ def _show(
     for name, value in values.items():
         low, high = intervals[name]
         blind = f"{baselines[name]:.3f}" if name in baselines else "-"
-        table.add_row(name, f"{value:.3f}", f"{low:.3f} to {high:.3f}", blind)
+        table.add_row(with_direction(name), f"{value:.3f}", f"{low:.3f} to {high:.3f}", blind)
     console(at_least=160).print(table)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import read_json
+from hardneg_plugin.metrics.directions import directions_of
 from hardneg_plugin.metrics.score_card import ScoreCard
 from hardneg_plugin.metrics.score_names import OF_TASKS
 from hardneg_plugin.metrics.significance import smallest_p_value
@@ -168,7 +169,9 @@ class Comparison:
 
     def to_json(self) -> dict[str, object]:
         """The comparison as plain values."""
-        return dataclasses.asdict(self)
+        scored = [by_split for result in self.variants.values() for by_split in result.scores.values()]
+        directions = directions_of(name for scores in scored for name in scores)
+        return {**dataclasses.asdict(self), "directions": directions}
 
     @classmethod
     def read(cls, path: Path) -> "Comparison":
@@ -199,6 +202,7 @@ class Comparison:
                 )
                 for name, split in content["splits"].items()
             }
+            content = {key: value for key, value in content.items() if key != "directions"}
             return cls(**{"p_values_over": OVER_STUDIES, **content, "variants": variants, "splits": splits})
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(

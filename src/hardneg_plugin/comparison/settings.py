@@ -10,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.metrics.directions import direction_of
 from hardneg_plugin.metrics.score_names import OF_TASKS, TASK_NAMES, WITH_INTERVAL
 
 ALPHA = 0.05
@@ -84,12 +85,12 @@ class ComparisonSettings:
         if len({frozenset(pair) for pair in self.pairs}) < len(self.pairs):
             raise UserError(f"compare.pairs: expected each pair once, but got {self.pairs}.")
         for name in self.measures:
-            if name in ("length", "report_loss"):
+            if (name in WITH_INTERVAL or OF_TASKS.fullmatch(name)) and direction_of(name) != "higher":
                 raise UserError(f"compare.measures: expected scores of which higher is better, but got {name}.")
             if name not in WITH_INTERVAL and not OF_TASKS.fullmatch(name):
                 raise UserError(
                     f"compare.measures: expected scores that have an interval, but got {name}. There are: "
-                    f"{', '.join(sorted(WITH_INTERVAL - {'length', 'report_loss'}))}."
+                    f"{', '.join(sorted(name for name in WITH_INTERVAL if direction_of(name) == 'higher'))}."
                 )
         comparisons = (len(self.variants) - 1 + len(self.pairs)) * len(self.measures)
         if comparisons / (self.resamples + 1) >= ALPHA:

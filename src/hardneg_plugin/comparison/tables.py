@@ -8,6 +8,7 @@ import numpy as np
 from hardneg_plugin.comparison.comparison import OVER_BOTH, USUAL, Comparison, Contrast, VariantDifference
 from hardneg_plugin.comparison.settings import ALPHA
 from hardneg_plugin.comparison.verdicts import cautions, choice, corrected_p_value, raw_p_value, verdicts, word_of
+from hardneg_plugin.metrics.directions import with_direction
 from hardneg_plugin.metrics.score_names import OF_TASKS
 
 SPLIT_ORDER = ("test", "val")
@@ -65,7 +66,7 @@ def scores_table(comparison: Comparison, split: str) -> Table:
     seeds = comparison.number_of_seeds
     over = "one seed" if seeds == "1" else f"mean ± standard deviation over {seeds} seeds"
     title = f"Scores on {split} ({comparison.splits[split].studies} studies), {over}"
-    return Table(title, ["variant", *names], rows)
+    return Table(title, ["variant", *map(with_direction, names)], rows)
 
 
 def _beside(comparison: Comparison, split: str) -> list[str]:
@@ -126,7 +127,7 @@ def other_differences_table(comparison: Comparison, split: str, contrasts: Seque
         [_label(comparison, contrast), *(_with_interval(contrast.differences.get(name)) for name in names)]
         for contrast in contrasts
     ]
-    return Table(title, ["variant", *names], rows)
+    return Table(title, ["variant", *map(with_direction, names)], rows)
 
 
 def _label(comparison: Comparison, contrast: Contrast) -> str:

@@ -45,8 +45,6 @@ class ReportScores(StudyMetric[tuple[list[PredictionRecord], ScoreCard]]):
     1.0
     """
 
-    higher_is_better = True
-
     def __init__(
         self, *, caption: CaptionScores | None, read_findings: FindingsReader | None = None, cut: bool = False
     ) -> None:

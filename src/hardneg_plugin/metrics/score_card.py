@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hardneg_plugin.metrics.directions import directions_of
 from hardneg_plugin.metrics.significance import intervals
 from hardneg_plugin.metrics.statistics import Statistic, means
 
@@ -60,7 +61,12 @@ def known_values(columns: Mapping[str, Sequence[float]], row: int) -> dict[str, 
 
 
 def scores_and_intervals(cards: Mapping[str, ScoreCard]) -> dict[str, Any]:
-    """What metrics.json holds of the scores of splits: by split their values, and under "intervals" [low, high] of each."""
+    """What metrics.json holds of the scores of splits.
+
+    By split their values, under "intervals" [low, high] of each, and under "directions" whether "higher", "lower" or "neither" is
+    better.
+    """
     ends = {split: card.intervals() for split, card in cards.items()}
     listed = {split: {name: [low, high] for name, (low, high) in by_name.items()} for split, by_name in ends.items()}
-    return {**{split: card.values for split, card in cards.items()}, "intervals": listed}
+    directions = directions_of(name for card in cards.values() for name in card.values)
+    return {**{split: card.values for split, card in cards.items()}, "intervals": listed, "directions": directions}

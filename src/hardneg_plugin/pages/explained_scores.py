@@ -3,6 +3,7 @@
 import re
 
 from hardneg_plugin.data.report_sections import SECTION_NAMES
+from hardneg_plugin.metrics.directions import direction_of
 
 EXPLAINED = {
     r"BLEU-\d": "Word sequences shared with the references, of the whole split.",
@@ -29,11 +30,12 @@ EXPLAINED = {
     r"unique_share": "Share of generated reports that differ from all others.",
     r"distinct-\d": "Different word sequences as a share of all that are generated.",
     r"length": "Mean number of words.",
-    r"report_loss": "Mean negative log-probability of a token of the references; lower is better.",
+    r"report_loss": "Mean negative log-probability of a token of the references.",
     r"zero_shot_AUROC|pair_zero_shot_AUROC|probe_.*_AUROC": "Area under the ROC curve, the mean over findings; chance is .5.",
     r"pointing_game": "Does the model look inside the box of a finding?",
     r"IoU": "Overlap of where the model looks with the box of a finding.",
     r"Dice": "Overlap of a segmented finding with its mask.",
+    r"false_alarms": "Share of studies without a finding in which the model draws one.",
     r"vqa.*": "Accuracy of answers to questions about a study.",
 }
 """By regular expression of the whole name."""
@@ -55,4 +57,6 @@ def explained(name: str) -> str:
         return text and f"{text} Of the section {section}, over the studies whose reference has it."
     short = name.removeprefix("cut/")
     text = next((text for pattern, text in EXPLAINED.items() if re.fullmatch(pattern, short)), "")
+    if text and direction_of(short) == "lower":
+        text = f"{text} Lower is better."
     return f"{text} Here against references cut to the maximum length." if text and short != name else text

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hardneg_plugin.backbones.decoding import Decoding
 from hardneg_plugin.files import read_json
+from hardneg_plugin.metrics.directions import with_direction
 from hardneg_plugin.metrics.score_names import OF_ALIGNMENT
 from hardneg_plugin.objectives.method_in_words import method_in_words
 from hardneg_plugin.runs.checkpoint import Moment, moment_of
@@ -233,7 +234,7 @@ def _score_table(scores: Mapping[str, float], metrics: Mapping[str, Any], loaded
     head = ["score", "model", "95 % interval", *baselines]
     rows = [
         [
-            score,
+            with_direction(score),
             f"{value:.3f}",
             "{:.3f} to {:.3f}".format(*ends[score]) if score in ends else "",
             *(f"{given[name][score]:.3f}" if score in given[name] else "" for name in baselines),

@@ -11,15 +11,6 @@ from pytorch_lightning.trainer.states import TrainerFn
 TRAIN, VALIDATE, TEST = range(3)
 
 
-def mode_of(monitor: str) -> str:
-    """The mode of `ModelCheckpoint` for a score: "min" for losses, "max" for others.
-
-    >>> mode_of("val/report_loss"), mode_of("val/BLEU-4")
-    ('min', 'max')
-    """
-    return "min" if monitor.endswith("loss") else "max"
-
-
 class StepSeeding(pl.Callback):
     """Seed all random generators at each training step, from the run's seed, epoch, step and rank.
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hardneg_plugin.metrics.directions import mode_of
 from hardneg_plugin.runs.checkpoint import Moment
 from hardneg_plugin.runs.csv_log import LoggedRow
-from hardneg_plugin.training.callbacks import mode_of
 
 SHOWN = 3
 """Scores that the warning quotes."""
@@ -51,7 +51,7 @@ def better_epoch(rows: Sequence[LoggedRow], chosen: Moment, monitor: str, names:
         rows: what the run logged; where a step was logged twice, as in a resumed run, the later one counts.
         chosen: when the checkpoint was written. Where it does not say after which validation, that is the last of its epoch.
         monitor: the score that chose it.
-        names: of the scores that count, without "val/"; a loss is better where it is lower, any other score where it is higher.
+        names: of the scores that count, without "val/"; `metrics.directions` says which are better where they are lower.
     """
     validations: dict[tuple[int, int], dict[str, float]] = {}  # by epoch and logged step
     for row in rows:

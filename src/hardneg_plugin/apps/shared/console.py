@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from rich.cells import cell_len
 from rich.table import Table
 
+from hardneg_plugin.metrics.directions import direction_of
 from hardneg_plugin.neighbours.groups import ExcludedCounts
 from hardneg_plugin.plain_console import PlainConsole
 
@@ -76,6 +77,8 @@ def print_scores(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
     """
     columns = [name for name in COLUMNS if any(name in scores for scores in rows.values())]
     table = make_table(title, "", *(HEADINGS.get(name, name) for name in columns))
+    if lower := [HEADINGS.get(name, name) for name in columns if direction_of(name) == "lower"]:
+        table.caption, table.caption_justify = f"Lower is better: {', '.join(lower)}.", "left"
     for row, scores in rows.items():
         table.add_row(row, *(f"{scores[name]:.3f}" if name in scores else "-" for name in columns))
     console(at_least=200).print(table)

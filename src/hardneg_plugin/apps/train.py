@@ -28,7 +28,6 @@ from hardneg_plugin.data.tokenizer import check_vocabulary
 from hardneg_plugin.divergence import DivergedError
 from hardneg_plugin.evaluation.baselines import embed_studies, most_frequent_report, nearest_image_reports
 from hardneg_plugin.files import write_json, write_jsonl
-from hardneg_plugin.metrics.directions import mode_of
 from hardneg_plugin.metrics.record_scores import score_records
 from hardneg_plugin.metrics.records import make_record
 from hardneg_plugin.metrics.score_card import ScoreCard, scores_and_intervals
@@ -43,7 +42,7 @@ from hardneg_plugin.runs.shell import command_line
 from hardneg_plugin.runs.taking import remove_run, take_run_folder
 from hardneg_plugin.runs.trusted import check_trusted
 from hardneg_plugin.terminal import say
-from hardneg_plugin.training.callbacks import RecordProvenance
+from hardneg_plugin.training.callbacks import RecordProvenance, mode_of
 from hardneg_plugin.training.checkpoint_io import WholeFileCheckpointIO
 from hardneg_plugin.training.epoch_choice import better_epoch
 from hardneg_plugin.training.monitor import resolve_monitor

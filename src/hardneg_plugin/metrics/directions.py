@@ -55,12 +55,3 @@ def with_direction(name: str) -> str:
     ('CIDEr', 'report_loss (lower is better)')
     """
     return f"{name} (lower is better)" if direction_of(name) == "lower" else name
-
-
-def mode_of(monitor: str) -> Literal["min", "max"]:
-    """The mode of `ModelCheckpoint` for a score: "min" where lower is better, "max" for all others.
-
-    >>> mode_of("val/report_loss"), mode_of("val/BLEU-4")
-    ('min', 'max')
-    """
-    return "min" if direction_of(monitor) == "lower" else "max"

@@ -1,14 +1,25 @@
 """Callbacks of the training command."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
 import torch.distributed as dist
 from pytorch_lightning.trainer.states import TrainerFn
 
+from hardneg_plugin.metrics.directions import direction_of
+
 TRAIN, VALIDATE, TEST = range(3)
+
+
+def mode_of(monitor: str) -> Literal["min", "max"]:
+    """The mode of `ModelCheckpoint` for a score: "min" where lower is better, "max" for all others.
+
+    >>> mode_of("val/report_loss"), mode_of("val/BLEU-4")
+    ('min', 'max')
+    """
+    return "min" if direction_of(monitor) == "lower" else "max"
 
 
 class StepSeeding(pl.Callback):

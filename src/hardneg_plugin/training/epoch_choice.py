@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hardneg_plugin.metrics.directions import mode_of
 from hardneg_plugin.runs.checkpoint import Moment
 from hardneg_plugin.runs.csv_log import LoggedRow
+from hardneg_plugin.training.callbacks import mode_of
 
 SHOWN = 3
 """Scores that the warning quotes."""

@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,33 @@ def test_nodes_with_other_studies_and_arguments_are_named_before_any_step(node, 
     assert "Not used are those of rank 1" in first[1]
     assert "optimizer.lr=0.5" in first[1]
     assert not run.exists()
+
+
+def test_the_end_of_another_node_is_one_line_with_the_way_on(node, tiny, tmp_path):
+    run = tmp_path / "run"
+    arguments = [
+        *tiny,
+        *NODES,
+        "trainer.max_epochs=500",
+        "callbacks.last.every_n_train_steps=1",
+        f"hydra.run.dir={run}",
+    ]
+    first = node(0, *arguments)
+    for line in first.stderr:  # alone, it says so
+        assert re.fullmatch(r"Waiting for 1 of 2 nodes at 127\.0\.0\.2:\d+ \(missing: 1\)\.\n", line)
+        break
+    second = node(1, *arguments)
+    while not (run / "checkpoints" / "last.ckpt").exists():
+        assert first.poll() is None, first.communicate()
+        assert second.poll() is None, second.communicate()
+        time.sleep(0.2)
+    second.kill()
+    killed = time.monotonic()
+    ((code, _, err),) = ends([first])
+    assert code == 1
+    assert re.fullmatch(
+        r"The connection to (a rank on [\d.]+|another rank) is lost: it ended, or its machine or network is gone\. See what that "
+        rf"node says\. Resume with: hardneg-train resume={re.escape(str(run))}\n",
+        err,
+    ), err
+    assert time.monotonic() - killed < 60

@@ -21,6 +21,7 @@ NOT_COMPARED = (
     "trust",
     "overwrite",
     "rank_timeout",
+    "rendezvous_timeout",
     "logger",
     "callbacks.progress_bar",
     "callbacks.divergence",

@@ -31,6 +31,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from hardneg_plugin.apps.shared import rank_main
 from hardneg_plugin.apps.shared.failures import explain_failure, resume_hint
 from hardneg_plugin.apps.shared.hydra_command import is_first
+from hardneg_plugin.apps.shared.meeting import Node, loopback_warning, meet
 from hardneg_plugin.apps.shared.ranks import Job
 from hardneg_plugin.apps.shared.signs_of_life import signs_of_life
 from hardneg_plugin.errors import UserError
@@ -52,6 +53,7 @@ def carry_out(job: Job, task: Callable[[Job], None]) -> None:
         UserError: for any error that a user can cause.
         SystemExit: after an interrupt, once it is reported.
     """
+    _check_srun(job)
     processes = to_launch(job.settings["trainer"])
     try:
         if processes:
@@ -109,7 +111,9 @@ def launch(job: Job, processes: int) -> None:
         SystemExit: after any other error of one of them, once it is printed.
     """
     nodes = job.settings["trainer"].get("num_nodes", 1)
-    config = LaunchConfig(nodes, nodes, processes, max_restarts=0, start_method="forkserver", **_rendezvous(nodes))
+    own = Node.of_environment(nodes, processes) if nodes > 1 else None
+    rendezvous = _on_this_machine() if own is None else _on_several(own, job.settings["rendezvous_timeout"])
+    config = LaunchConfig(nodes, nodes, processes, max_restarts=0, start_method="forkserver", **rendezvous)
     multiprocessing.set_forkserver_preload(IMPORTED_ONCE)
     # its own report of failures, which ours replaces
     for logger in ("torch.distributed.elastic", "torch.multiprocessing", "torchelastic-events-null"):
@@ -117,6 +121,11 @@ def launch(job: Job, processes: int) -> None:
         logging.getLogger(logger).addHandler(logging.NullHandler())
     # and what libraries of the other ranks log when one is gone
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    met = None
+    if own is not None:
+        if not _is_on_gpu(job.settings["trainer"]["accelerator"]) and (warning := loopback_warning(own)) is not None:
+            say(f"Warning: {warning}", file=sys.stderr, flush=True)
+        met = meet(own, job.settings["rendezvous_timeout"])
     with tempfile.TemporaryDirectory(prefix=f"hardneg-{job.command}-") as directory, contextlib.ExitStack() as stack:
         for number in HANDLED:  # whose handlers the launcher replaces
             stack.callback(signal.signal, number, signal.getsignal(number))
@@ -132,6 +141,8 @@ def launch(job: Job, processes: int) -> None:
         except ChildFailedError as error:
             _report(error, Path(directory), job)
             sys.exit(1)
+        finally:
+            del met  # no earlier: node 0 has the store by which the ranks of all nodes find one another
 
 
 def is_one_of_many() -> bool:
@@ -142,8 +153,26 @@ def is_one_of_many() -> bool:
     return "LOCAL_RANK" in os.environ or any(environment.detect() for environment in others)
 
 
+def _check_srun(job: Job) -> None:
+    """Refuse to wait for the other tasks of a SLURM job that nobody starts.
+
+    Raises:
+        UserError: the job has several tasks, and srun has not started this one.
+    """
+    of_step = ("SLURM_STEP_ID", "SLURM_STEPID", "SLURM_STEP_NODELIST")
+    if SLURMEnvironment.detect() and int(os.environ["SLURM_NTASKS"]) > 1 and not any(map(os.environ.get, of_step)):
+        raise UserError(
+            f"SLURM_NTASKS={os.environ['SLURM_NTASKS']}, but srun has not started this command, which would wait for the other "
+            f"tasks: srun --kill-on-bad-exit=1 hardneg-{job.command} ..."
+        )
+
+
+def _is_on_gpu(accelerator: str) -> bool:
+    return accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
+
+
 def _devices(accelerator: str, devices: Any) -> int:
-    on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
+    on_gpu = _is_on_gpu(accelerator)
     kind: Any = CUDAAccelerator if on_gpu else CPUAccelerator
     if devices == "auto":
         return int(kind.auto_device_count())
@@ -154,26 +183,23 @@ def _devices(accelerator: str, devices: Any) -> int:
     return len(parsed or ()) if on_gpu else parsed
 
 
-def _rendezvous(nodes: int) -> dict[str, Any]:
+def _on_this_machine() -> dict[str, Any]:
+    """Arguments of LaunchConfig for one node."""
+    return {
+        "run_id": uuid.uuid4().hex,
+        "rdzv_backend": "c10d",
+        "rdzv_endpoint": "localhost:0",  # any free port
+        "local_addr": "localhost",
+    }
+
+
+def _on_several(own: Node, timeout: float) -> dict[str, Any]:
     """Arguments of LaunchConfig by which the launchers of all nodes find one another."""
-    if nodes == 1:
-        return {
-            "run_id": uuid.uuid4().hex,
-            "rdzv_backend": "c10d",
-            "rdzv_endpoint": "localhost:0",  # any free port
-            "local_addr": "localhost",
-        }
-    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in os.environ]:
-        raise UserError(
-            f"trainer.num_nodes={nodes}: expected the addresses of the nodes in the environment, but it has no "
-            f"{', '.join(missing)}. Run the same command on each node with MASTER_ADDR and MASTER_PORT (the first node and a "
-            f"free port of it) and NODE_RANK (0 to {nodes - 1}), or on all of them with srun."
-        )
     return {
         "run_id": "hardneg",  # the same on all nodes
         "rdzv_backend": "static",
-        "rdzv_endpoint": f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}",
-        "rdzv_configs": {"rank": int(os.environ["NODE_RANK"])},
+        "rdzv_endpoint": own.endpoint,
+        "rdzv_configs": {"rank": own.number, "timeout": timeout},
     }
 
 
@@ -190,8 +216,12 @@ def _report(error: ChildFailedError, directory: Path, job: Job) -> None:
     elif not reports:
         text = f"Ended without an error message: {codes} (rank: exit code). {resume_hint(job)}"
     else:
-        first = min(reports, key=lambda path: reports[path]["time"])
+        # a lost connection is what the others see of the error of one
+        first = min(reports, key=lambda path: (reports[path]["kind"] == "lost", reports[path]["time"]))
         text = reports[first]["text"]
+        if reports[first]["kind"] == "lost":
+            say(text, file=sys.stderr)
+            return
         if reports[first]["kind"] == "explained":
             raise UserError(text)
         text = f"Rank {first.stem.removeprefix('rank_')} ended with an error:\n{text}"

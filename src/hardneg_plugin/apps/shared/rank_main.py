@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import torch
 from tqdm import tqdm
 
-from hardneg_plugin.apps.shared.failures import explain_failure
+from hardneg_plugin.apps.shared.failures import explain_failure, lost_connection
 from hardneg_plugin.apps.shared.hydra_command import hush_libraries
 from hardneg_plugin.apps.shared.ranks import Job
 from hardneg_plugin.apps.shared.signs_of_life import signs_of_life
@@ -85,14 +85,15 @@ def main(surroundings: None, job_file: str) -> None:
     except BaseException as error:
         message = explain_failure(error, job) if isinstance(error, Exception) else None
         text = message or traceback.format_exc()
-        _report(job_file, text, "explained" if message is not None else "error")
-        if message is None:  # perhaps of a connection to a dead rank
+        is_lost = lost_connection(error) is not None
+        _report(job_file, text, "lost" if is_lost else "error" if message is None else "explained")
+        if message is None or is_lost:
             time.sleep(PATIENCE)
         _end(1)
 
 
 def _report(job_file: str, text: str, kind: str) -> None:
-    """Tell the launcher why this rank ends; `kind` is "explained", "error" or "silence"."""
+    """Tell the launcher why this rank ends; `kind` is "explained", "error", "lost" or "silence"."""
     report = {"time": time.time(), "kind": kind, "text": text}
     # atomic: the launcher may end this rank while it writes
     with whole_file(Path(job_file).parent / REPORT.format(rank=os.environ["RANK"])) as file:

@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from pytorch_lightning.strategies import Strategy
 from torch.utils.data import DataLoader
 
 from hardneg_plugin.apps.shared.hydra_command import explain, remove_if_empty, run_directory
+from hardneg_plugin.apps.shared.meeting import saying_that_it_waits
 from hardneg_plugin.apps.shared.nodes import gathered, node, of_ranks_in_words
 from hardneg_plugin.errors import SharedError, UserError
 from hardneg_plugin.runs.folder import RunFolder
@@ -113,12 +114,24 @@ def setup_distributed(job: Job) -> Strategy:
     # a trainer for this only: the real one is built from the job of rank 0, which is not known yet
     trainer = make_trainer(job.config, RunFolder(job.folder), logger=False, enable_checkpointing=False)
     if trainer.world_size > 1:
-        trainer.strategy.setup_environment()
+        with _saying_that_it_waits(trainer):
+            trainer.strategy.setup_environment()
     if not trainer.is_global_zero:
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # for the life of the process
     return trainer.strategy
+
+
+def _saying_that_it_waits(trainer: pl.Trainer) -> AbstractContextManager[None]:
+    """Of the ranks that srun or torchrun started, the first of each node says so; launchers of ours have met before."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if environment is None or trainer.local_rank != 0:
+        return nullcontext()
+    endpoint = f"{environment.main_address}:{environment.main_port}"
+    return saying_that_it_waits(
+        f"Rank {trainer.global_rank} waits for all of {trainer.world_size} ranks at {endpoint}."
+    )
 
 
 def broadcast_job(job: Job, strategy: Strategy) -> Job:

@@ -112,8 +112,11 @@ def _watch(job: int, patience: float, end: Callable[[str, bool], Any], done: thr
             continue
         # this process gives signs: where its own do not come back either, it is the store that does not answer
         if silence.quiet_for(rank, now) > patience / 2:
-            if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-                continue  # the launcher has the store: ranks can go on without
+            if (
+                os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+                and os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
+            ):
+                continue  # the launcher of this machine has the store: ranks can go on without
             silent = [0]
         sayer = next((other for other in range(ranks) if other not in silent), 0)
         end(f"{_named(silent, signs)} no sign of life for {patience:g} s (rank_timeout).", rank == sayer)

@@ -6,9 +6,11 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
 
 from hardneg_plugin.apps.shared import rank_main
-from hardneg_plugin.apps.shared.launch import launch, resume_hint, to_launch
+from hardneg_plugin.apps.shared.failures import explain_failure
+from hardneg_plugin.apps.shared.launch import carry_out, launch, resume_hint, to_launch
 from hardneg_plugin.apps.shared.ranks import Job
 from hardneg_plugin.errors import UserError
 
@@ -72,6 +74,37 @@ def test_several_machines_must_know_one_another(monkeypatch, tmp_path):
     job = Job({"trainer": {"num_nodes": 2}}, str(tmp_path), [], {})
     with pytest.raises(UserError, match="MASTER_PORT, NODE_RANK"):
         launch(job, 2)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("NODE_RANK", "2", r"NODE_RANK: expected 0 to 1 with trainer\.num_nodes=2, but got 2"),
+        ("NODE_RANK", "-1", "NODE_RANK: expected 0 to 1"),
+        ("NODE_RANK", "first", "NODE_RANK: expected an integer, but got 'first'"),
+        ("MASTER_PORT", "70000", "MASTER_PORT: expected 1 to 65535, but got 70000"),
+    ],
+)
+def test_a_node_is_told_at_once_what_its_environment_has_wrong(monkeypatch, tmp_path, variable, value, message):
+    for name, right in {"MASTER_ADDR": "127.0.0.2", "MASTER_PORT": "29500", "NODE_RANK": "1"}.items():
+        monkeypatch.setenv(name, right)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError, match=message):
+        launch(Job({"trainer": {"num_nodes": 2}}, str(tmp_path), [], {}), 2)
+
+
+def test_tasks_that_srun_has_not_started_do_not_wait_for_one_another(monkeypatch, tmp_path):
+    for name, value in {"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    job = Job({"trainer": {"accelerator": "cpu", "devices": 1}, "rank_timeout": None}, str(tmp_path), [], {})
+    done = []
+    with pytest.raises(
+        UserError, match=r"SLURM_NTASKS=2, but srun has not started this command.*: srun .* hardneg-train"
+    ):
+        carry_out(job, done.append)
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    carry_out(job, done.append)
+    assert done == [job]
 
 
 def test_a_job_is_read_as_it_was_written(tmp_path):
@@ -150,3 +183,31 @@ def test_the_command_to_go_on_says_trust_where_it_is_needed(tmp_path, settings, 
     (tmp_path / "run" / "config.yaml").touch()
     assert resume_hint(job) == f"Resume with: hardneg-train resume={tmp_path}/run{end}"
     assert resume_hint(replace(job, command="evaluate")) == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            RuntimeError("[/b/gloo/transport/tcp/pair.cc:547] Connection closed by peer [::ffff:10.0.0.2]:51092"),
+            "The connection to a rank on 10.0.0.2 is lost: it ended, or its machine or network is gone. See what that node says.",
+        ),
+        (
+            torch.distributed.DistBackendError("NCCL error: remote process exited or there was a network error"),
+            "The connection to another rank is lost: it ended, or its machine or network is gone. See what that node says.",
+        ),
+        (
+            RuntimeError("[/b/gloo/unbound_buffer.cc:77] Timed out waiting 60000ms for recv operation to complete"),
+            "Another rank has not taken part in a collective call for 60 s. See what its node says.",
+        ),
+        (RuntimeError("Connection closed by peer"), None),  # of whom?
+        (ValueError("gloo: Connection closed by peer"), None),
+    ],
+)
+def test_a_lost_connection_is_one_line_with_the_way_on(tmp_path, error, message):
+    job = Job({}, str(tmp_path / "run"), [], {})
+    assert explain_failure(error, job) == message
+    if message is not None:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "config.yaml").touch()
+        assert explain_failure(error, job) == f"{message} Resume with: hardneg-train resume={tmp_path}/run"

@@ -43,6 +43,21 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     return total / world_size()
 
 
+def share_of_ranks(count: Tensor) -> Tensor | None:
+    """By what the mean of this rank is multiplied so that the mean over ranks is that of all together; one collective.
+
+    Args:
+        count: of what this rank's mean is over, a scalar.
+
+    Returns:
+        `count ranks / Σ counts`; None with one rank.
+    """
+    if world_size() == 1:
+        return None
+    # in float32, in which counts are exact up to 16 million
+    return count.detach().float() / mean_over_ranks(count.float()).clamp_min(torch.finfo(torch.float32).tiny)
+
+
 def from_first_rank(values: Tensor) -> Tensor:
     """The values of rank 0 on every rank; shape and dtype must agree between ranks; one collective."""
     if world_size() > 1:

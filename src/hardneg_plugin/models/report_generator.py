@@ -14,6 +14,7 @@ from hardneg_plugin.backbones.grounded import GroundedVisual
 from hardneg_plugin.backbones.visual_features import VisualFeatures
 from hardneg_plugin.data.studies import Batch, FindingsReader
 from hardneg_plugin.data.tokenizer import Tokenizer
+from hardneg_plugin.distributed import share_of_ranks
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.likelihood import TokenLosses, token_losses
 from hardneg_plugin.metrics.caption import CaptionScores
@@ -92,6 +93,7 @@ class ReportGenerator(SavedGenerator, StudyModel[ReportScores]):
             else None
         )
         self.decoding = decoding or Decoding()
+        self._token_share: Tensor | None = None  # of this rank in the batch
         self._ranks = {split: LikelihoodRanks() for split in rank_by_likelihood}
         if compile:
             self.decoder.states = torch.compile(self.decoder.states)  # type: ignore[method-assign]
@@ -148,9 +150,16 @@ class ReportGenerator(SavedGenerator, StudyModel[ReportScores]):
         visual = self._with_projected_entities(self.visual(images, view_mask))
         return self._texts(self._generate_tokens(visual))
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Find by what this rank's share of the tokens differs from that of the others; one collective."""
+        super().on_train_batch_start(batch, batch_idx)
+        self._token_share = share_of_ranks(batch["token_mask"][:, 1:].sum())
+
     def training_step(self, batch: Batch, batch_idx: int) -> StepOutputs:
-        """Report loss, and the features that an objective reads."""
+        """Report loss, whose mean over the ranks is the mean over the tokens of all, and the features that an objective reads."""
         outputs = self._teacher_forced(batch)
+        if self._token_share is not None:
+            outputs["loss"] = outputs["loss"] * self._token_share
         size = len(batch["ids"])
         self.log("train/report_loss", outputs["loss"].detach(), batch_size=size)
         self.log("loss", outputs["loss"].detach(), prog_bar=True, logger=False, batch_size=size)

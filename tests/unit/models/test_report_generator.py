@@ -1,12 +1,17 @@
 """The parts of the generator: loss, parameter groups, features for the alignment, vocabulary in checkpoints."""
 
+import sys
 from functools import partial
+from pathlib import Path
 from typing import get_args
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
+
+sys.path.append(str(Path(__file__).parents[1]))
+from forked_ranks import on_ranks
 
 from hardneg_plugin import HardNegativeObjective
 from hardneg_plugin.backbones.causal_lm import CausalLMDecoder
@@ -16,12 +21,13 @@ from hardneg_plugin.backbones.visual import VisualExtractor
 from hardneg_plugin.data.collate import StudyCollator
 from hardneg_plugin.data.phantom import PhantomKnowledge, PhantomStudies
 from hardneg_plugin.data.tokenizer import WordTokenizer, check_vocabulary
+from hardneg_plugin.distributed import mean_over_ranks
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.likelihood import token_losses
 from hardneg_plugin.grounding import Boxes, Cells, Grounding
 from hardneg_plugin.models.hard_negative_generator import HardNegativeReportGenerator, ReportFeature
 from hardneg_plugin.models.report_generator import ReportGenerator
-from hardneg_plugin.objectives import GroundedKnowledgeObjective
+from hardneg_plugin.objectives import ByEmphasis, GroundedKnowledgeObjective, Weights
 from hardneg_plugin.objectives.schedule import TrainingProgress
 from hardneg_plugin.runs.checkpoint import load_weights
 
@@ -83,6 +89,42 @@ def test_every_parameter_gets_a_gradient(batch):
         terms = model.hard_negatives(model.embed(batch, outputs), TrainingProgress(fraction=0.9, epoch=9, step=90))
         (outputs["loss"] + terms.alignment_loss + terms.separation_loss).backward()
         assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+WEIGHTED = {"plain": {}, "in parts": {"chunks": 2}, "by emphasis": {"token_weights": ByEmphasis(scale=3.0)}}
+
+
+@pytest.mark.parametrize("case", WEIGHTED)
+def test_two_ranks_of_uneven_words_have_the_loss_and_gradient_of_one_process(case):
+    """Also where the batch is run in parts, and where tokens weigh differently."""
+    studies = [STUDIES[i] for i in range(8)]
+    for sample in studies[:4]:
+        sample["report"] = sample["report"][:20]  # few words on the first rank
+    torch.manual_seed(0)
+    more = dict(WEIGHTED[case])
+    weights = Weights(report=1.0, alignment=0.5)
+    objective = partial(HardNegativeObjective, width=8, weights=weights, token_weights=more.pop("token_weights", None))
+    decoder = partial(TransformerDecoder, width=32, heads=2, layers=1, dropout=0.0)
+    model = HardNegativeReportGenerator(**arguments(backbone=decoder, hard_negatives=objective, **more)).eval()
+    model._progress = lambda: TrainingProgress(fraction=0.9, epoch=9, step=90)
+    model.log = lambda *_, **__: None
+
+    def step(samples):
+        batch = StudyCollator(TOKENIZER, 40)(samples)
+        if case == "by emphasis":
+            batch["emphasis"] = (batch["tokens"] % 5) / 5
+        model.on_train_batch_start(batch, 0)
+        loss = model.training_step(batch, 0)["loss"]
+        loss.backward()
+        flat = torch.cat([p.grad.flatten() for p in model.parameters()])
+        return mean_over_ranks(loss), mean_over_ranks(flat), batch["token_mask"].sum()
+
+    of_ranks = on_ranks(lambda rank: step(studies[4 * rank : 4 * rank + 4]))
+    assert 2 * of_ranks[0][2] < of_ranks[1][2]
+    loss, gradient, _ = step(studies)
+    for found in of_ranks:
+        torch.testing.assert_close(found[0], loss.detach(), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(found[1], gradient, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("feature", get_args(ReportFeature))

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hardneg_plugin.distributed import share_of_ranks
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.likelihood import mean_token_loss
 from hardneg_plugin.functional.pooling import mean_where
@@ -62,6 +63,8 @@ def likelihood_terms(
     if token_weights is not None:
         weights, more = token_weights(batch, own, read, hardness)
         report_loss = mean_token_loss(own.losses, own.mask, weights)
+        share = share_of_ranks(weights.where(own.mask, 0).sum())
+        report_loss = report_loss if share is None else report_loss * share
         logs |= {"token_weight": weights.where(own.mask, 0).sum() / tokens.clamp_min(1), **more}
     if margin is not None:
         losses, more = margin(batch, own, read)

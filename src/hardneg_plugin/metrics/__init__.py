@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hardneg_plugin.metrics.chexbert import CheXbert
     from hardneg_plugin.metrics.label_files import LabelFiles
+    from hardneg_plugin.metrics.radeval import RadEvalScore
     from hardneg_plugin.metrics.radgraph import RadGraph
     from hardneg_plugin.metrics.ratescore import RaTEScore
     from hardneg_plugin.metrics.retrieval_metric import RetrievalMetric
@@ -22,6 +23,7 @@ _PLACES = {
     "CheXbert": "chexbert",
     "LabelFiles": "label_files",
     "RaTEScore": "ratescore",
+    "RadEvalScore": "radeval",
     "RadGraph": "radgraph",
     "RetrievalMetric": "retrieval_metric",
     **dict.fromkeys(
@@ -46,6 +48,7 @@ __all__ = [
     "InformativenessMetric",
     "LabelFiles",
     "RaTEScore",
+    "RadEvalScore",
     "RadGraph",
     "RetrievalMetric",
     "SpecificityMetric",

@@ -40,18 +40,18 @@ class ClinicalMetric(Protocol):
         """
 
 
-def load_scorer(package: str, make: Callable[[Any], Any], remedy: str) -> Any:
+def load_scorer(choice: str, package: str, make: Callable[[Any], Any], remedy: str) -> Any:
     """Import an optional package and build its scorer.
 
     Args:
-        package: its name; in lower case, the value of `clinical` that needs it.
+        choice: the setting that needs it, for messages.
+        package: its name.
         make: builds the scorer from the imported package and its weights.
         remedy: what to do without a network, for the message.
 
     Raises:
         UserError: the package is not installed, cannot be imported or does not run, or the weights are missing.
     """
-    choice = f"clinical={package.lower()}"
     if importlib.util.find_spec(package) is None:
         raise UserError(f"{choice} needs the package {package}, which is not installed: pip install {package}.")
     try:
@@ -105,23 +105,25 @@ def score_pairs_with_words(
     score: Callable[[list[str], list[str]], Floats],
     names: Sequence[str],
     package: str,
+    without_words: float = 0.0,
 ) -> ScoreCard:
-    """Means over N pairs of the scores by a package; a pair with a text without words scores 0, as packages fail on it or skip it.
+    """Means over N pairs of the scores by a package, which are not asked about a text without words: they fail on it or skip it.
 
     RaTEScore skips texts without a sentence of three characters, and then pairs the next text with the wrong reference.
 
     Args:
         generated: N texts.
         references: N texts.
-        score: gives the rows `(M, S)` of M pairs.
+        score: gives the rows `(M, S)` of M pairs; NaN where a pair could not be scored, and is left out.
         names: of the S scores.
         package: name of the package, for messages.
+        without_words: what a pair with a text without words scores.
 
     Raises:
         UserError: the package fails, or gives scores of another shape.
     """
     kept = [i for i, pair in enumerate(zip(generated, references, strict=True)) if all(map(_WORD.search, pair))]
-    rows = np.zeros((len(generated), len(names)))
+    rows = np.full((len(generated), len(names)), without_words)
     try:
         scores = score([generated[i] for i in kept], [references[i] for i in kept]) if kept else rows[kept]
     except Exception as error:

@@ -1,4 +1,4 @@
-"""RadGraph F1, by the package radgraph."""
+"""RadGraph F1, by the RadGraph that the package radeval brings: the package radgraph does not run with transformers 5."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import numpy as np
 
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.metrics.clinical import PROBE, check_files, load_scorer, score_pairs_with_words
+from hardneg_plugin.metrics.radeval import radeval_module
 from hardneg_plugin.metrics.score_card import ScoreCard
 from hardneg_plugin.metrics.statistics import Floats
 
@@ -18,7 +19,7 @@ LEVELS = ("simple", "partial", "complete")
 
 @dataclass(frozen=True)
 class RadGraph:
-    """F1 of the entities and relations that RadGraph finds, by the optional package radgraph.
+    """F1 of the entities and relations that RadGraph finds, by the optional package radeval.
 
     The scores "radgraph-xl_F1_simple", "..._partial" and "..._complete" (see `LEVELS`) are means over studies; their names start
     with that of the model. A pair with a text without words scores 0.
@@ -53,8 +54,9 @@ class RadGraph:
         if self.weights is not None:
             check_files(Path(self.weights) / self.model, ["config.json", "weights.th"], "clinical.radgraph.weights")
         scorer = load_scorer(
-            "radgraph",
-            lambda package: package.F1RadGraph(
+            "clinical=radgraph",
+            "radeval",
+            lambda _: radeval_module("RadEval.metrics.radgraph").F1RadGraph(
                 reward_level="all", model_type=self.model, cuda=_cuda_index(self.device), model_cache_dir=self.weights
             ),
             "set clinical.radgraph.weights to the folder that holds them; the BERT that its config.json names must be in the "
@@ -66,10 +68,10 @@ class RadGraph:
             return np.stack([np.array(level, dtype=np.float64) for level in by_level], axis=1)
 
         names = [f"{self.model}_F1_{level}" for level in LEVELS]
-        return score_pairs_with_words(generated, references, score, names, "radgraph")
+        return score_pairs_with_words(generated, references, score, names, "radeval")
 
 
 def _cuda_index(device: str) -> int:
-    """The device index of the package radgraph: -1 is the CPU."""
+    """The device index of RadGraph: -1 is the CPU."""
     kind, _, index = device.partition(":")
     return -1 if kind == "cpu" else int(index or 0)

@@ -50,6 +50,7 @@ class RaTEScore:
     def __call__(self, generated: Sequence[str], references: Sequence[str], ids: Sequence[str]) -> ScoreCard:
         """See `ClinicalMetric`."""
         scorer = load_scorer(
+            "clinical=ratescore",
             "RaTEScore",
             lambda package: package.RaTEScore(
                 bert_model=self.ner,

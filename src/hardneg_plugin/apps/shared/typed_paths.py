@@ -16,7 +16,7 @@ PATHS = re.compile(
     r"|source\.(root|table|files|reports|projections|images|annotation|metadata|split|labels)"
     r"|data\.datamodule\.source\.(root|annotation|images|boxes)|(data\.paired|data\.emphasis|sampler|negatives)\.table"
     r"|visual\.weights|(backbone|tokenizer|embedder)\.name_or_path|(backbone|embedder)\.checkpoint|embedder\.run"
-    r"|clinical\.\w+\.(weights|bert|ner|synonyms|generated|references)"
+    r"|clinical\.\w+\.(weights|bert|ner|synonyms|generated|references)|clinical\.crimson\.model"
 )
 """The settings that are paths."""
 SIMPLE = re.compile(r"[A-Za-z_./][\w./-]*", re.ASCII)

@@ -147,6 +147,22 @@ class Shards:
         dist.all_gather(list(sizes.unbind()), size)
         return cls(dist.get_rank(), tuple(sizes.flatten().tolist()))
 
+    @classmethod
+    def with_sum(cls, rows: Tensor) -> tuple["Shards", Tensor]:
+        """As `of`, and the sum over the rows of all ranks `(D,)` in float32, detached; one collective, which waits for the device.
+
+        Args:
+            rows: `(B, D)`, of this rank.
+        """
+        total = rows.detach().float().sum(0)
+        if world_size() == 1:
+            return cls(0, (len(rows),)), total
+        # float32 has all integers up to 16 million
+        own = torch.cat([torch.tensor([float(len(rows))], device=rows.device), total])
+        of_ranks = own.new_empty(world_size(), len(own))
+        dist.all_gather(list(of_ranks.unbind()), own)
+        return cls(dist.get_rank(), tuple(int(size) for size in of_ranks[:, 0].tolist())), of_ranks[:, 1:].sum(0)
+
     def mean(self, losses: Tensor) -> Tensor:
         """The scalar loss of this rank from the losses of its local rows `(B,)`: `Σ local · ranks / rows of all`.
 
@@ -170,13 +186,6 @@ class Shards:
         kept = F.pad(mask, (0, missing)).to(torch.uint8)  # gloo gathers no bool
         return self.gather(padded), self.gather(kept).bool()
 
-    def sum(self, rows: Tensor) -> Tensor:
-        """The sum over the rows of all ranks `(...)`, detached, from the local ones `(B, ...)`; one collective."""
-        total = rows.detach().sum(0)
-        if len(self.sizes) > 1:
-            dist.all_reduce(total)
-        return total
-
     def gather(self, rows: Tensor) -> Tensor:
         """The rows of all ranks `(N, ...)` in the order of the ranks, from the local ones `(B, ...)`.
 
@@ -186,6 +195,18 @@ class Shards:
         if len(self.sizes) == 1:
             return rows
         gathered: Tensor = _Gather.apply(rows, self)
+        return gathered
+
+    def gather_with(self, rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+        """`gather`, and other values of the same rows without gradient in the same collective.
+
+        Args:
+            rows: `(B, D)`.
+            others: `(B, E)` of any dtype.
+        """
+        if len(self.sizes) == 1:
+            return rows, others
+        gathered: tuple[Tensor, Tensor] = _GatherWith.apply(rows, others, self)
         return gathered
 
     @property
@@ -199,14 +220,39 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, shards: Shards) -> Tensor:
         ctx.local = shards.local
-        padded = rows.new_zeros(max(shards.sizes), *rows.shape[1:])
-        padded[: len(rows)] = rows
-        parts = [torch.empty_like(padded) for _ in shards.sizes]
-        dist.all_gather(parts, padded)
-        return torch.cat([part[:size] for part, size in zip(parts, shards.sizes, strict=True)])
+        return _gathered(rows, shards)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        total = gradients[0].clone()
-        dist.all_reduce(total)
-        return total[ctx.local], None
+        return _summed_gradient(gradients[0], ctx.local), None
+
+
+class _GatherWith(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, others: Tensor, shards: Shards) -> tuple[Tensor, Tensor]:
+        ctx.local = shards.local
+        both = (rows, others)
+        packed = torch.cat([part.contiguous().view(torch.uint8) for part in both], dim=1)
+        widths = [part.shape[1] * part.element_size() for part in both]
+        parts = zip(both, _gathered(packed, shards).split(widths, dim=1), strict=True)
+        all_rows, all_others = (values.contiguous().view(part.dtype) for part, values in parts)
+        ctx.mark_non_differentiable(all_others)
+        return all_rows, all_others
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return _summed_gradient(gradients[0], ctx.local), None, None
+
+
+def _gathered(rows: Tensor, shards: Shards) -> Tensor:
+    padded = rows.new_zeros(max(shards.sizes), *rows.shape[1:])
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in shards.sizes]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:size] for part, size in zip(parts, shards.sizes, strict=True)])
+
+
+def _summed_gradient(gradient: Tensor, local: slice) -> Tensor:
+    total = gradient.clone()
+    dist.all_reduce(total)
+    return total[local]

@@ -21,6 +21,7 @@ from hardneg_plugin.distributed import (
     from_first_rank,
     is_shard,
     mean_over_ranks,
+    share_of_ranks,
     warn_on_first_rank,
     world_size,
 )
@@ -73,8 +74,14 @@ def test_without_a_process_group_there_is_one_rank(monkeypatch):
     assert [given is got for given, got in zip((parts, mask), shards.gather_parts(parts, mask), strict=True)] == [
         True
     ] * 2
-    assert torch.equal(shards.sum(rows), rows.sum(0))
-    assert not shards.sum(rows).requires_grad
+    alone, total = Shards.with_sum(rows[:, 0])
+    assert alone == Shards(0, (len(rows),))
+    assert torch.equal(total, rows[:, 0].sum(0))
+    assert not total.requires_grad
+    assert [given is got for given, got in zip((parts, mask), shards.gather_with(parts, mask), strict=True)] == [
+        True
+    ] * 2
+    assert share_of_ranks(torch.tensor(3)) is None
     assert from_first_rank(rows) is rows
     assert torch.equal(mean_over_ranks(rows), rows)
     assert not mean_over_ranks(rows).requires_grad
@@ -239,16 +246,47 @@ def test_the_mean_of_the_ranks_losses_is_the_mean_over_all_rows():
         assert_close(share, total * 3 / 6)
 
 
-def test_sums_are_over_the_rows_of_all_ranks():
+def test_sums_are_over_the_rows_of_all_ranks_and_come_with_their_numbers():
     def run(rank):
-        rows = own_rows(rank)
-        shards = Shards.of(len(rows), CPU)
-        return shards.sum(rows), shards.sum(rows).requires_grad
+        seen = calls("all_gather")
+        shards, total = Shards.with_sum(own_rows(rank)[:, 1].double())
+        return shards, total, total.requires_grad, len(seen)
 
     for count in (2, 3):
-        for total, has_gradient in on_ranks(run, count):
-            assert_close(total, ROWS[: sum(SIZES[:count])].sum(0))
-            assert not has_gradient
+        for rank, (shards, total, has_gradient, collectives) in enumerate(on_ranks(run, count)):
+            assert shards == Shards(rank, SIZES[:count])
+            assert_close(total, ROWS[: sum(SIZES[:count]), 1].sum(0))
+            assert (has_gradient, collectives) == (False, 1)
+
+
+def test_values_that_travel_with_rows_arrive_bit_for_bit_and_rows_get_their_gradient():
+    keys = torch.randint(-(2**63), 2**63 - 1, (6, 5), generator=torch.Generator().manual_seed(0))
+    keys[0, 0] = 0x7FA000017FA00001  # two signalling NaN, were they float32
+
+    def run(rank):
+        seen = calls("all_gather")
+        rows = own_rows(rank)
+        shards = Shards.of(len(rows), CPU)
+        gathered, others = shards.gather_with(rows[:, 0], keys.split(SIZES)[rank])
+        gathered.backward(WEIGHTS[rank][:, 0])
+        return gathered.detach(), others, others.requires_grad, rows.grad, len(seen)
+
+    for rank, (gathered, others, has_gradient, gradient, collectives) in enumerate(on_ranks(run, 3)):
+        assert torch.equal(gathered, ROWS[:, 0])
+        assert torch.equal(others, keys)
+        assert (has_gradient, collectives) == (False, 2)
+        assert_close(gradient[:, 0], WEIGHTS.sum(0)[:, 0].split(SIZES)[rank])
+
+
+def test_means_of_ranks_that_are_multiplied_by_their_share_have_the_mean_of_all():
+    def run(rank):
+        count = torch.tensor(SIZES[rank])
+        share = share_of_ranks(count)
+        return share, mean_over_ranks(share * own_rows(rank)[:, 0, 0].mean())
+
+    for rank, (share, mean) in enumerate(on_ranks(run, 3)):
+        assert_close(share, torch.tensor(SIZES[rank] * 3 / 6))
+        assert_close(mean, ROWS[:, 0, 0].mean())
 
 
 @pytest.mark.parametrize("longest", [(2, 4, 3), (4, 1, 2), (3, 3, 3)], ids=str)

@@ -65,7 +65,8 @@ class HardNegativeObjective(nn.Module):
 
     Under DDP the contrast is over the batches of all ranks, which may differ in size, and the averaged gradient is that of one
     process with all studies in one batch (`Released` and `ReleasedAlignment` stay within their local batch, as the released code
-    does). Each step costs one collective each for the sizes, the embeddings, the match keys and the embeddings' gradient.
+    does). Each step costs three collectives: the sizes with the sums for the centres, the embeddings with the match keys, and the
+    embeddings' gradient.
     Gradient accumulation does not widen the contrast; a queue does.
 
     >>> objective = HardNegativeObjective(image_width=6, report_width=4, width=8)
@@ -190,16 +191,17 @@ class HardNegativeObjective(nn.Module):
 
     def _embed(self, pairs: PairEmbeddings, progress: TrainingProgress) -> EmbeddedBatch:
         self._check_widths(pairs)
-        shards = Shards.of(len(pairs.images), pairs.images.device)
         usable = usable_studies(pairs)
-        self._centre(pairs, usable, shards)
+        shards = self._centre(pairs, usable)
         images, reports, has_unit_length = self._of_unit_length(pairs)
         usable = usable & has_unit_length
         keys = pairs.match_keys
         columns = keys.columns.where(usable[:, None], UNKNOWN)
         width = images.shape[1]
-        both = shards.gather(torch.cat([images, reports], dim=1).where(usable[:, None], 0))
-        all_columns = shards.gather(torch.cat([columns, usable[:, None].to(columns.dtype)], dim=1))
+        both, all_columns = shards.gather_with(
+            torch.cat([images, reports], dim=1).where(usable[:, None], 0),
+            torch.cat([columns, usable[:, None].to(columns.dtype)], dim=1),
+        )
         return EmbeddedBatch(
             all_images=both[:, :width],
             all_reports=both[:, width:],
@@ -220,16 +222,18 @@ class HardNegativeObjective(nn.Module):
         images, reports = (unit_length(side, SHORTEST) for side in self._in_one_width(pairs))
         return images, reports, images.detach().any(-1) & reports.detach().any(-1)
 
-    def _centre(self, pairs: PairEmbeddings, usable: Tensor, shards: Shards) -> None:
+    def _centre(self, pairs: PairEmbeddings, usable: Tensor) -> Shards:
+        """Let the heads follow the mean features of all ranks; how the studies are spread over these comes with it."""
         heads = [
             head for head in (self.image_head, self.report_head) if isinstance(head, ProjectionHead) and head.centred
         ]
         if not heads:
-            return
-        rows = torch.cat([pairs.images, pairs.reports, usable[:, None]], dim=1)
-        *sums, count = shards.sum(rows.float()).split([*(head.in_features for head in heads), 1])
-        for head, total in zip(heads, sums, strict=True):
-            head.follow(total / count)  # NaN without a usable study
+            return Shards.of(len(usable), usable.device)
+        shards, total = Shards.with_sum(torch.cat([pairs.images, pairs.reports, usable[:, None]], dim=1).float())
+        *sums, count = total.split([*(head.in_features for head in heads), 1])
+        for head, of_head in zip(heads, sums, strict=True):
+            head.follow(of_head / count)  # NaN without a usable study
+        return shards
 
     def _paired(self, pairs: PairEmbeddings, columns: Tensor, usable: Tensor) -> HardNegatives:
         images, reports, has_unit_length = self._of_unit_length(pairs)

@@ -109,5 +109,37 @@ EQUIVALENT: dict[str, list[tuple[str, str, str]]] = {
             "similarity = similarity.masked_fill(is_match | (similarity >= ceiling + 1e-6), -torch.inf)",
             "the margin is arbitrary",
         ),
+        (
+            "similarity = similarity.masked_fill(is_match | ~(similarity <= ceiling + 1e-6), -torch.inf)",
+            "similarity = similarity.masked_fill(is_match | ~(similarity < ceiling + 1e-6), -torch.inf)",
+            "the margin is arbitrary",
+        ),
+        (
+            "chosen = lot.masked_fill(found == -torch.inf, -1).topk(min(k, lot.shape[1]), dim=1).indices",
+            "chosen = lot.masked_fill(found == -torch.inf, -2).topk(min(k, lot.shape[1]), dim=1).indices",
+            "another number below every lot",
+        ),
+        (
+            "chunk = max(64, 2**22 // max(len(reports), 1)) if chunk is None else chunk",
+            "chunk = max(64, 2**23 // max(len(reports), 1)) if chunk is None else chunk",
+            "memory only",
+        ),
+    ],
+    "functional/hardening.py": [
+        (
+            "stays = (angle <= 0) | (b > a - margin) | (length < TINY)",
+            "stays = (angle < 0) | (b > a - margin) | (length < TINY)",
+            "turned by 0 a negative is itself, but for rounding",
+        ),
+        (
+            "stays = (angle <= 0) | (b > a - margin) | (length < TINY)",
+            "stays = (angle <= 0) | (b > a) | (length < TINY)",
+            "beyond the guard its angle is negative already",
+        ),
+        (
+            "stays = (radius <= 0) | (b > a - margin) | ((u - n).norm(dim=-1, keepdim=True) < TINY)",
+            "stays = (radius <= 0) | (b > a) | ((u - n).norm(dim=-1, keepdim=True) < TINY)",
+            "beyond the guard there is no room for a step, but for rounding",
+        ),
     ],
 }

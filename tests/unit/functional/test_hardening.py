@@ -21,6 +21,7 @@ from hardneg_plugin.functional.hardening import (
     harden_arc,
     harden_ascent,
     harden_projection,
+    harden_released,
     harden_segment,
 )
 from hardneg_plugin.functional.hardening_strategy import Hardening
@@ -123,6 +124,18 @@ def test_released_mixes_the_batch():
     z, u, n = list(regimes(32))[3]
     alone = torch.cat([Released()(z[i : i + 1], u[i : i + 1], n[i : i + 1], 0.7) for i in range(32)])
     assert (Released()(z, u, n, 0.7) - alone).abs().max() > 0.1
+
+
+def test_released_is_the_formula_of_the_released_code():
+    """(1 - h) n + h (n + Σ_j ((z - n)·line_j) line_j / |line_j|), summed over all studies of the batch, in loops."""
+    z, u, n = (unit(3, 4, seed=seed).double() for seed in (1, 2, 3))
+    for i in range(3):
+        moved = n[i].clone()
+        for j in range(3):
+            line = u[j] - n[j]
+            moved += sum((z[i] - n[i]) * line) * line / sum(line**2) ** 0.5
+        expected = 0.3 * n[i] + 0.7 * moved
+        assert torch.allclose(harden_released(z, u, n, hardness=0.7)[i], expected, atol=1e-12)
 
 
 @each(STRATEGIES)
@@ -259,6 +272,17 @@ def test_projection_is_the_nearest_point_of_the_segment():
         moves = alignment(z, u) > alignment(z, n)
         torch.testing.assert_close((z - hardened).norm(dim=-1)[moves], nearest[moves], rtol=0, atol=1e-5)
         assert torch.equal(hardened[~moves], n[~moves])
+
+
+def test_projection_of_a_negative_near_the_report_is_the_nearest_point_too():
+    """At a distance of 5e-4, far above the one at which both count as equal."""
+    z = torch.tensor([[0.6, 0.8, 0.0]], dtype=torch.float64)
+    u = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64)
+    n = torch.tensor([[1.0, -5e-4, 0.0]], dtype=torch.float64)
+    way = torch.linspace(0, 1, 1001, dtype=torch.float64)[:, None]
+    points = n + way * (u - n)
+    nearest = points[(points - z).norm(dim=1).argmin()]
+    assert torch.allclose(harden_projection(z, u, n, hardness=1.0)[0], nearest, atol=1e-6)
 
 
 @pytest.mark.parametrize("hardness", [0.2, 0.7, 1.0])

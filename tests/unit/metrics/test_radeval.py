@@ -11,8 +11,8 @@ from hardneg_plugin.metrics.radgraph import RadGraph
 pytest.importorskip("radeval", reason="radeval is not installed here")
 pytestmark = pytest.mark.slow
 
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-WORDS = [*SPECIAL, *("there is a small left pleural effusion no right clear lungs . b".split())]
+TEXTS = ["there is a small left pleural effusion .", "no right effusion .", "clear lungs .", "b"]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(" ".join(TEXTS).split())]
 LABELS = {"ner": ["ANAT-DP", "OBS-DP", "OBS-DA", "OBS-U"], "relation": ["modify", "located_at", "suggestive_of"]}
 MODULES = {
     "ner": {},
@@ -74,8 +74,8 @@ def weights(tmp_path, monkeypatch):
 def test_a_radgraph_runs_in_radeval_beside_our_transformers(weights):
     metric = RadGraph(model="radgraph", weights=str(weights))
     metric.check()
-    same, other = "there is a small left pleural effusion .", "no right effusion ."
-    scored = metric([same, "clear lungs .", ""], [same, other, "clear lungs ."], ["a", "b", "c"])
+    same, other, third, _ = TEXTS
+    scored = metric([same, third, ""], [same, other, third], ["a", "b", "c"])
     for column in scored.columns.values():
         assert (column[0], column[2]) == (1, 0)
         assert column[1] < 1

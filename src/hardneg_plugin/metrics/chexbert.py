@@ -27,7 +27,7 @@ PLAIN = {"trust_remote_code": False}
 
 @dataclass(frozen=True)
 class CheXbert:
-    """The `ClinicalMetric` "chexbert_F1_...": F1 of the labels that CheXbert gives, in twelve variants (see `label_f1`).
+    """The `ClinicalMetric` "chexbert_F1": F1 of the labels that CheXbert gives, in twelve variants (see `label_f1`).
 
     The released labeller runs with transformers alone, as the package f1chexbert does not work with transformers 5. "micro14",
     "macro14", "micro5" and "macro5" of "uncertain-positive" are the scores of that package.

@@ -20,7 +20,7 @@ VALUES = {1.0, 0.0, -1.0}
 
 @dataclass(frozen=True)
 class LabelFiles:
-    """The `ClinicalMetric` "labels_F1_...": F1 of CheXpert labels from two CSV files, in twelve variants (see `label_f1`).
+    """The `ClinicalMetric` "labels_F1": F1 of CheXpert labels from two CSV files, in twelve variants (see `label_f1`).
 
     Each file has a column of study ids and one for each of the 14 labels, with 1, 0, -1 (uncertain) or nothing, as the CheXpert and
     CheXbert labellers and MIMIC-CXR's own table have them. Other columns and other studies are ignored.

@@ -61,7 +61,7 @@ def score_records(
         if all("cut_reference" in record for record in records):
             cut = caption(generated, [without_marks(record["cut_reference"]) for record in records])
             card.values |= {f"cut/{name}": value for name, value in cut.values.items()}
-        card.values |= section_scores(records, caption)
+        card.add(section_scores(records, caption))
     findings = stated_findings(records)
     if findings is not None:
         for scores in (findings_scores, frequency_scores, informativeness):
@@ -78,7 +78,7 @@ def score_records(
     return card
 
 
-def section_scores(records: Sequence[PredictionRecord], caption: CaptionScores) -> dict[str, float]:
+def section_scores(records: Sequence[PredictionRecord], caption: CaptionScores) -> ScoreCard:
     """Caption scores of each section, such as "impression/BLEU-4", over the studies whose reference has it.
 
     Args:
@@ -88,21 +88,23 @@ def section_scores(records: Sequence[PredictionRecord], caption: CaptionScores) 
     A generated report without the section scores as an empty one, and one that is not divided at all as findings.
     """
     references = [split_sections(record["reference"]) or {} for record in records]
-    values: dict[str, float] = {}
+    card = ScoreCard()
     for section in SECTION_NAMES:
-        pairs = [
-            (
-                (split_sections(record["generated"]) or {"findings": record["generated"]}).get(section, ""),
-                reference[section],
-            )
-            for record, reference in zip(records, references, strict=True)
-            if reference.get(section)
-        ]
-        if pairs:
-            scores = caption(*zip(*pairs, strict=True)).values
-            values |= {f"{section}/{name}": value for name, value in scores.items()}
-            values[f"{section}/studies"] = len(pairs)
-    return values
+        rows = [row for row, reference in enumerate(references) if reference.get(section)]
+        if rows:
+            written = [
+                (split_sections(text) or {"findings": text}).get(section, "")
+                for text in (records[row]["generated"] for row in rows)
+            ]
+            of_section = caption(written, [references[row][section] for row in rows])
+            card.values |= {f"{section}/{name}": value for name, value in of_section.values.items()}
+            card.values[f"{section}/studies"] = len(rows)
+            card.statistics += [
+                statistic.of_some(rows, len(records), f"{section}/")
+                for statistic in of_section.statistics
+                if isinstance(statistic, SumStatistic)
+            ]
+    return card
 
 
 def measured_scores(measured: Sequence[Mapping[str, float]]) -> ScoreCard:

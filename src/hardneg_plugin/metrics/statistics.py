@@ -54,6 +54,18 @@ class SumStatistic(Statistic):
         """See `Statistic`."""
         return self.scores(weights @ self.rows)
 
+    def of_some(self, rows: Sequence[int], studies: int, prefix: str) -> "SumStatistic":
+        """The same scores as a statistic of more studies, of which only some count.
+
+        Args:
+            rows: the places of these N studies among all.
+            studies: how many there are.
+            prefix: before the names of the scores.
+        """
+        of_all = np.zeros((studies, self.rows.shape[1]))
+        of_all[list(rows)] = self.rows
+        return SumStatistic(of_all, partial(_prefixed, prefix, self.scores))
+
 
 @dataclass(frozen=True)
 class MeanOfRuns(Statistic):
@@ -100,6 +112,10 @@ def means(columns: Mapping[str, Sequence[float]]) -> SumStatistic:
     is_counted = ~np.isnan(values)
     rows = np.concatenate([is_counted, np.where(is_counted, values, 0)], axis=1)
     return SumStatistic(rows, partial(_means, tuple(columns)))
+
+
+def _prefixed(prefix: str, scores: Callable[[Floats], dict[str, Floats]], sums: Floats) -> dict[str, Floats]:
+    return {f"{prefix}{name}": value for name, value in scores(sums).items()}
 
 
 def _means(names: Sequence[str], sums: Floats) -> dict[str, Floats]:

@@ -3,6 +3,7 @@
 import math
 import random
 
+import numpy as np
 import pytest
 import torch
 from pycocoevalcap.bleu.bleu import Bleu
@@ -147,16 +148,19 @@ def test_every_score_that_has_an_interval_is_known_beforehand(seen):
     assert {*scores.card().intervals(), "METEOR", *of_a_decoder} == WITH_INTERVAL
 
 
+OF_SECTIONS = [
+    make_record(
+        "a",
+        "<findings> clear lungs . <impression> normal chest .",
+        "<findings> clear lungs . <impression> normal .",
+    ),
+    make_record("b", "<impression> left effusion .", "<findings> left effusion . <impression> right effusion ."),
+    make_record("c", "<findings> the heart is large .", "the heart is large ."),
+]
+
+
 def test_each_section_is_scored_alone_over_the_studies_that_have_it():
-    records = [
-        make_record(
-            "a",
-            "<findings> clear lungs . <impression> normal chest .",
-            "<findings> clear lungs . <impression> normal .",
-        ),
-        make_record("b", "<impression> left effusion .", "<findings> left effusion . <impression> right effusion ."),
-        make_record("c", "<findings> the heart is large .", "the heart is large ."),
-    ]
+    records = OF_SECTIONS
     values = score_records(records, caption=CAPTION).values
     plain = CAPTION(
         ["clear lungs . normal .", "left effusion . right effusion .", "the heart is large ."],
@@ -170,3 +174,16 @@ def test_each_section_is_scored_alone_over_the_studies_that_have_it():
     assert (values["findings/studies"], values["impression/studies"]) == (2, 2)
     without = [make_record("a", "clear lungs .", "clear .")]
     assert not any("/" in name for name in score_records(without, caption=CAPTION).values)
+
+
+def test_scores_of_sections_have_the_intervals_of_the_studies_that_have_them():
+    """Under weights of all three studies, the impression's scores are those of its two, each repeated as often."""
+    card = score_records(OF_SECTIONS, caption=CAPTION)
+    assert card.intervals().keys() >= {
+        f"{section}/{name}" for section in ("findings", "impression") for name in ("BLEU-4", "CIDEr")
+    }
+    repeated = CAPTION(["normal ."] * 3 + ["right effusion ."], ["normal chest ."] * 3 + ["left effusion ."])
+    weights = np.array([[3.0, 1.0, 5.0], [0.0, 0.0, 2.0]])  # in the second draw no study has an impression
+    drawn = {name: values for statistic in card.statistics for name, values in statistic.under(weights).items()}
+    for name in ("BLEU-1", "BLEU-4", "ROUGE-L"):
+        assert drawn[f"impression/{name}"] == pytest.approx([repeated.values[name], 0])

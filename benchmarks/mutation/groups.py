@@ -28,7 +28,9 @@ GROUPS = {
         ("distributed.py", "agreement.py"), (f"{UNIT}/test_distributed.py", f"{UNIT}/test_agreement.py")
     ),
     "decoding": Group(("backbones/decoding.py",), (f"{UNIT}/backbones/test_decoding.py",)),
-    "functional": Group(("functional/*.py",), (f"{UNIT}/functional", f"{UNIT}/objectives")),
+    "functional": Group(
+        ("functional/*.py",), (f"{UNIT}/functional", f"{UNIT}/objectives", "tests/reference/test_ithn_released.py")
+    ),
     "objectives": Group(("objectives/**/*.py",), (f"{UNIT}/objectives",)),
     "plugged": Group(
         tuple(

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hardneg_plugin.functional.losses import absolute_separation, info_nce, separation, triplet
+from hardneg_plugin.functional.losses import absolute_separation, info_nce, released_alignment, separation, triplet
 
 
 def unit(*shape, seed=0):
@@ -95,3 +95,13 @@ def test_triplet_and_separations_are_the_plain_means_over_valid_negatives():
     )
     everything = torch.ones_like(valid)
     torch.testing.assert_close(triplet(z, u, hard, margin=0.3), triplet(z, u, hard, margin=0.3, valid=everything))
+
+
+def test_released_alignment_leaves_studies_out_as_if_they_had_not_come():
+    z, u, z2, n, hardened = (unit(5, 4, seed=seed) for seed in range(5))
+    counts = torch.tensor([True, False, True, True, False])
+    given = [side[counts] for side in (z, u, z2, n, hardened)]
+    few = released_alignment(*given, pair_scale=3.0, hardened_scale=2.0)
+    loss = released_alignment(z, u, z2, n, hardened, pair_scale=3.0, hardened_scale=2.0, counts=counts)
+    assert torch.allclose(loss[counts], few)
+    assert (loss[~counts] == 0).all()

@@ -141,5 +141,29 @@ EQUIVALENT: dict[str, list[tuple[str, str, str]]] = {
             "stays = (radius <= 0) | (b > a) | ((u - n).norm(dim=-1, keepdim=True) < TINY)",
             "beyond the guard there is no room for a step, but for rounding",
         ),
+        (
+            "return torch.where((angle <= 0) | (away.norm(dim=-1, keepdim=True) < TINY), x, F.normalize(turned, dim=-1))",
+            "return torch.where((angle <= 0) & (away.norm(dim=-1, keepdim=True) < TINY), x, F.normalize(turned, dim=-1))",
+            "turned by 0, or nowhere, a vector is itself, but for rounding",
+        ),
+    ],
+    "functional/likelihood.py": [
+        (
+            "is_same = (own.tokens[:, :length] == other.tokens[:, :length]) & own.mask[:, :length] & other.mask[:, :length]",
+            "is_same = (own.tokens[:, :length] == other.tokens[:, :length]) & other.mask[:, :length]",
+            "reports that are equal up to the end of one end together",
+        ),
+        (
+            "return (losses.where(mask, 0) * kept).sum() / kept.sum().clamp_min(torch.finfo(losses.dtype).tiny)",
+            "return (losses.where(mask, 1) * kept).sum() / kept.sum().clamp_min(torch.finfo(losses.dtype).tiny)",
+            "its weight is 0",
+        ),
+    ],
+    "functional/match_keys.py": [
+        (
+            'return int.from_bytes(blake2b(identity.encode(), digest_size=8).digest(), "big") >> 1',
+            "return int.from_bytes(blake2b(identity.encode(), digest_size=8).digest(), ) >> 1",
+            "the default of Python 3.11 and later",
+        ),
     ],
 }

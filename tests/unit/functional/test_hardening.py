@@ -332,3 +332,10 @@ def test_shapes_and_ranges_are_checked():
 def test_options_are_checked_at_the_start(strategy, options, message):
     with pytest.raises(UserError, match=message):
         strategy(**options)
+
+
+@each(STRATEGIES)
+def test_hardness_beyond_its_range_is_clamped(harden):
+    z, u, n = (unit(4, 8, seed=seed) for seed in (1, 2, 3))
+    for beyond, last in ((1.5, 1.0), (-0.5, 0.0)):
+        assert torch.equal(harden(z, u, n, torch.full((4,), beyond)), harden(z, u, n, torch.full((4,), last)))

@@ -11,6 +11,7 @@ from hardneg_plugin.functional.likelihood import (
     from_first_difference,
     likelihood_margin,
     mean_token_loss,
+    token_losses,
     weights_by_emphasis,
     weights_by_image,
     weights_by_text,
@@ -136,6 +137,32 @@ def test_a_margin_raises_the_own_likelihood_and_lowers_the_others(form):
     assert (own.grad[:2] > 0).all()  # of a loss: its descent makes the report likelier
     assert (others.grad[VALID] < 0).all()
     assert (others.grad[~VALID] == 0).all()
+
+
+@pytest.mark.parametrize("form", ["softplus", "hinge", "info_nce"])
+def test_a_loss_that_is_not_finite_counts_as_no_negative(form):
+    own = torch.tensor([10.0, torch.inf, 10.0], requires_grad=True)
+    others = torch.tensor([[9.0, torch.inf], [9.0, 9.0], [torch.nan, 9.0]], requires_grad=True)
+    margins = likelihood_margin(own, others, torch.ones(3, 2, dtype=torch.bool), form=form)
+    alone = likelihood_margin(torch.tensor([10.0]), torch.tensor([[9.0]]), torch.tensor([[True]]), form=form)
+    assert torch.equal(margins, torch.cat([alone, torch.zeros(1), alone]))
+    margins.sum().backward()
+    assert own.grad.isfinite().all()
+    assert others.grad.isfinite().all()
+
+
+def test_losses_of_tokens_know_their_tokens():
+    tokens = torch.tensor([[0, 4, 3, 0], [0, 2, 0, 0]])
+    mask = torch.tensor([[True, True, True, True], [True, True, True, False]])
+    read = token_losses(torch.randn(2, 3, 5).log_softmax(2), tokens, mask)
+    assert read.tokens.tolist() == [[4, 3, 0], [2, 0, 0]]
+    assert read.mask.tolist() == [[True, True, True], [True, True, False]]
+
+
+def test_a_single_token_is_the_mean_of_its_batch():
+    one = torch.ones(1, 1, dtype=torch.bool)
+    weights = weights_by_image(torch.tensor([[1.0]]), torch.tensor([[[1.5]]]), one, one, scale=2.0, relative=True)
+    assert weights.tolist() == [[3.0]]
 
 
 @pytest.mark.parametrize("wrong", [{"form": "dpo"}, {"beta": 0.0}, {"margin": -1.0}])

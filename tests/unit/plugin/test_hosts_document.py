@@ -79,6 +79,7 @@ def test_the_objective_and_both_ways_of_lightning(tmp_path):
 
 
 def test_the_trainer_trains_and_another_is_mixed_in(tmp_path):
+    pytest.importorskip("trl", reason="TRL is not installed")
     from transformers import TrainingArguments
 
     torch.manual_seed(1)

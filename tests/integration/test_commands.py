@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from hardneg_plugin.evaluation.inspected_study import quantise
+from hardneg_plugin.metrics.chexpert import CONDITIONS
 from hardneg_plugin.models.report_generator import ReportGenerator
 from hardneg_plugin.pages.from_runs import build_page
 from hardneg_plugin.runs.csv_log import read_csv_log
@@ -214,6 +216,17 @@ def test_a_predictions_file_of_another_system(cli, tmp_path, read_json):
     seen = cli("hardneg-score", "res.json", "references=gts.json", "texts=seen", "metrics.caption.meteor=false")
     assert seen.code == 0, seen.err
     assert read_json(tmp_path / "res.scores.json")["res"]["ROUGE-L"] > rouge
+    for name, label in (("generated", 1), ("references", 1)):
+        rows = [f"{i},{','.join([str(label)] * 14)}" for i in range(3)]
+        (tmp_path / f"{name}.csv").write_text("\n".join([f"id,{','.join(CONDITIONS)}", *rows]))
+    labels = [f"clinical.label_files.{name}={name}.csv" for name in ("generated", "references")]
+    labelled = cli(
+        "hardneg-score", "predictions=theirs.jsonl", "clinical=label_files", *labels, "output=out/labels.json"
+    )
+    assert labelled.code == 0, labelled.err
+    of_labels = read_json(tmp_path / "out" / "labels.json")["theirs"]
+    printed = dict(re.findall(r"│ (labels_F1_\S+) +│ +([\d.]+) │", labelled.out))
+    assert printed == {name: f"{value:.3f}" for name, value in of_labels.items() if name.startswith("labels_")} != {}
     for wrong, told in (
         (["res.json"], "Name the file of the references by references=FILE"),
         (["predictions=theirs.jsonl", "texts=raw"], "texts: expected one of as_given, seen or null, but got 'raw'"),

@@ -9,14 +9,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from hardneg_plugin.apps import commands
-from hardneg_plugin.apps.shared.console import print_scores
+from hardneg_plugin.apps.shared.console import print_clinical_scores, print_scores
 from hardneg_plugin.data.phantom.reading import read_findings as read_phantom_findings
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import check_place, write_json
 from hardneg_plugin.knowledge.findings import READERS as BY_LANGUAGE
 from hardneg_plugin.metrics.clinical import ClinicalMetric
 from hardneg_plugin.metrics.prediction_files import Predictions, read_any_predictions
-from hardneg_plugin.metrics.record_scores import score_records
+from hardneg_plugin.metrics.record_scores import clinical_scores, score_records
 from hardneg_plugin.metrics.records import with_findings
 from hardneg_plugin.metrics.score_card import scores_and_intervals
 from hardneg_plugin.terminal import say
@@ -55,9 +55,10 @@ def score(config: DictConfig) -> None:
     card = score_records(
         records,
         caption=instantiate(config.metrics.caption, as_given=True) if as_given else instantiate(config.metrics.caption),
-        clinical=clinical,
         given=(predictions.generated, predictions.references) if as_given else None,
     )
+    of_clinical = clinical_scores(records, clinical)
+    card.add(of_clinical)
     for note in [*predictions.notes, *_normalised(predictions, texts)]:
         log.warning("%s", note)
     about = {
@@ -72,6 +73,8 @@ def score(config: DictConfig) -> None:
     )  # of predictions.json, which many have
     write_json(output, {**scores_and_intervals({split: card}), **about})
     print_scores(f"{len(records)} studies of {path}", {split: card.values})
+    if of_clinical.values:
+        print_clinical_scores(of_clinical.values)
     say(f"\nscores   {output}")
 
 

@@ -34,7 +34,6 @@ def score_records(
     records: Sequence[PredictionRecord],
     *,
     caption: CaptionScores | None = None,
-    clinical: Sequence[ClinicalMetric] = (),
     peers: Peers | None = None,
     given: tuple[Sequence[str], Sequence[str]] | None = None,
 ) -> ScoreCard:
@@ -44,7 +43,6 @@ def score_records(
         records: findings, losses and ranks are scored where all records have them.
         caption: BLEU, ROUGE-L, CIDEr and METEOR, against the full and, where records have them, the cut references; None leaves
             them out.
-        clinical: further metrics, of models or label files.
         peers: those of the records; None finds them.
         given: N generated reports and N references as `caption` takes them; None: those of the records.
 
@@ -73,7 +71,23 @@ def score_records(
     card.add(measured_scores([record.get("measured", {}) for record in records]))
     length = means({"length": [len(text.split()) for text in generated]})
     card.add(ScoreCard(values=diversity(generated), statistics=[length]))
-    for metric in clinical:
+    return card
+
+
+def clinical_scores(records: Sequence[PredictionRecord], metrics: Sequence[ClinicalMetric]) -> ScoreCard:
+    """The scores of further metrics, of models or label files.
+
+    Args:
+        records: N >= 1 studies.
+        metrics: none gives an empty card.
+
+    Raises:
+        UserError: as of `ClinicalMetric`.
+    """
+    generated = [without_marks(record["generated"]) for record in records]
+    references = [without_marks(record["reference"]) for record in records]
+    card = ScoreCard()
+    for metric in metrics:
         card.add(metric(generated, references, [record["id"] for record in records]))
     return card
 

@@ -8,7 +8,7 @@ from hardneg_plugin.metrics.caption import CaptionScores
 from hardneg_plugin.metrics.chexpert import CONDITIONS
 from hardneg_plugin.metrics.directions import direction_of, directions_of
 from hardneg_plugin.metrics.label_files import LabelFiles
-from hardneg_plugin.metrics.record_scores import score_records
+from hardneg_plugin.metrics.record_scores import clinical_scores, score_records
 from hardneg_plugin.metrics.records import make_record
 from hardneg_plugin.metrics.score_card import ScoreCard, scores_and_intervals
 from hardneg_plugin.metrics.score_names import EVERY, OF_TASKS
@@ -32,7 +32,9 @@ def card_of(generated, references, *, right, labels=None):
         record["measured"] = {"loss": 1.0 if right else 9.0, "tokens": 3.0, "image_specificity": float(right)}
         record["measured"] |= dict.fromkeys(MEASURED, 1.0 if right else 12.0)
         records.append(record)
-    return score_records(records, caption=CaptionScores(meteor=False), clinical=clinical)
+    card = score_records(records, caption=CaptionScores(meteor=False))
+    card.add(clinical_scores(records, clinical))
+    return card
 
 
 def test_a_right_report_is_no_worse_than_a_wrong_one_in_every_score(reports, tmp_path):

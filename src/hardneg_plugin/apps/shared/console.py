@@ -84,6 +84,20 @@ def print_scores(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
     console(at_least=200).print(table)
 
 
+def print_clinical_scores(scores: Mapping[str, float]) -> None:
+    """Print scores of models and label files below one another: they are many, and of long names.
+
+    Args:
+        scores: by name.
+    """
+    table = make_table("Clinical scores", "", "score")
+    if lower := [name for name in scores if direction_of(name) == "lower"]:
+        table.caption, table.caption_justify = f"Lower is better: {', '.join(lower)}.", "left"
+    for name, value in scores.items():
+        table.add_row(name, f"{value:.3f}")
+    console(at_least=200).print(table)
+
+
 def print_counts(title: str, studies: int, excluded: Mapping[str, ExcludedCounts], filled: Mapping[str, int]) -> None:
     """Print what each reason excluded, and how many studies have their neighbours.
 

@@ -9,6 +9,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read once, at import
 
 import huggingface_hub  # noqa: F401  # its log handler keeps the error stream there is when it is imported
 import pytest
+from hypothesis import settings
+
+settings.register_profile("no deadline", deadline=None)  # a busy machine is no fault
+settings.load_profile("no deadline")
 
 # the fork server of a test process is started once, by whichever test is first
 multiprocessing.set_forkserver_preload(["hardneg_plugin.apps.train", "hardneg_plugin.apps.evaluate"])

@@ -105,11 +105,6 @@ EQUIVALENT: dict[str, list[tuple[str, str, str]]] = {
             "another number that is no key",
         ),
         (
-            "similarity = similarity.masked_fill(is_match | (similarity > ceiling + 1e-6), -torch.inf)",
-            "similarity = similarity.masked_fill(is_match | (similarity >= ceiling + 1e-6), -torch.inf)",
-            "the margin is arbitrary",
-        ),
-        (
             "similarity = similarity.masked_fill(is_match | ~(similarity <= ceiling + 1e-6), -torch.inf)",
             "similarity = similarity.masked_fill(is_match | ~(similarity < ceiling + 1e-6), -torch.inf)",
             "the margin is arbitrary",

@@ -3,11 +3,12 @@
 import errno
 import io
 import json
+import math
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -116,12 +117,16 @@ def write_json(path: Path, content: Any, *, indent: int | None = 2) -> None:
 
     Args:
         path: the file; folders above it are made.
-        content: plain values; NaN is refused.
+        content: plain values.
         indent: spaces; None puts all in one line.
+
+    Raises:
+        UserError: it holds a number that is not finite; nothing is written.
     """
     with whole_text_file(path) as file:
         separators = (",", ":") if indent is None else None
-        json.dump(content, file, indent=indent, separators=separators, ensure_ascii=False, allow_nan=False)
+        with _finite(path, content):
+            json.dump(content, file, indent=indent, separators=separators, ensure_ascii=False, allow_nan=False)
         file.write("\n")
 
 
@@ -130,11 +135,37 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> None:
 
     Args:
         path: the file; folders above it are made.
-        records: plain values; NaN is refused.
+        records: plain values.
+
+    Raises:
+        UserError: one holds a number that is not finite; nothing is written.
     """
     with whole_text_file(path) as file:
         for record in records:
-            file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+            with _finite(path, record):
+                file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def _finite(path: Path, content: Any) -> Iterator[None]:
+    """Name the number that JSON cannot hold, where there is one."""
+    try:
+        yield
+    except ValueError as error:
+        if (found := next(_not_finite(content), None)) is None:
+            raise
+        raise UserError(f"{path}: cannot be written, since {found} and JSON has no such number.") from error
+
+
+def _not_finite(content: Any, key: str = "") -> Iterator[str]:
+    if isinstance(content, float) and not math.isfinite(content):
+        yield f"{key or 'it'} is {content}"
+    elif isinstance(content, Mapping):
+        for name, value in content.items():
+            yield from _not_finite(value, f"{key}.{name}".lstrip("."))
+    elif isinstance(content, list | tuple):
+        for place, value in enumerate(content):
+            yield from _not_finite(value, f"{key}[{place}]")
 
 
 @contextmanager

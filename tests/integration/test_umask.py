@@ -54,6 +54,18 @@ def test_every_command_respects_the_umask(private, cli, tiny_model, tmp_path):
         ("hardneg-predict", run, originals / "0.png", f"output={results}/reports/reports.csv"),
         ("hardneg-predict", run, originals / "0.png", f"output={results}/reports.jsonl"),
         ("hardneg-export", run, f"output={results}/exported/released.pth"),
+        ("hardneg-tasks", run, "tasks=[retrieval]"),
+        (
+            "hardneg-compare",
+            *model,
+            *data,
+            *sizes,
+            f"compare.folder={results}/compared",
+            "compare.variants=[host]",
+            "compare.seeds=[1]",
+            "compare.resamples=20",
+            "compare.page=2",
+        ),
         ("hardneg-mine", *data[:2], *sizes, f"output={results}/neighbours.parquet", "k=2"),
     ]
     for command in commands:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import open_no_link, whole_file, whole_folder, whole_text_file, write_json, write_jsonl
 
 SOURCE = Path(__file__).parents[2] / "src" / "hardneg_plugin"
@@ -62,10 +63,17 @@ def test_a_folder_takes_its_place_only_when_it_is_whole(tmp_path, monkeypatch):
     assert [path.name for path in place.parent.iterdir()] == ["model"]
 
 
-def test_not_a_number_is_no_json(tmp_path):
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(tmp_path / "x.json", {"score": float("nan")})
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_number_that_is_not_finite_is_named_and_nothing_is_written(tmp_path, number):
+    path = tmp_path / "x.json"
+    path.write_text("before")
+    told = rf"{path}: cannot be written, since test.losses\[1\] is {number} and JSON has no such number."
+    with pytest.raises(UserError, match=told):
+        write_json(path, {"val": {"loss": 1.0}, "test": {"losses": [0.5, number]}})
+    with pytest.raises(UserError, match=f"{path}: cannot be written, since loss is {number} "):
+        write_jsonl(path, [{"loss": 1.0}, {"loss": number}])
+    assert path.read_text() == "before"
+    assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
 
 
 def test_text_is_written_as_it_is(tmp_path):

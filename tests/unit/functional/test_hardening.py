@@ -275,14 +275,13 @@ def test_projection_is_the_nearest_point_of_the_segment():
 
 
 def test_projection_of_a_negative_near_the_report_is_the_nearest_point_too():
-    """At a distance of 5e-4, far above the one at which both count as equal."""
-    z = torch.tensor([[0.6, 0.8, 0.0]], dtype=torch.float64)
-    u = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64)
-    n = torch.tensor([[1.0, -5e-4, 0.0]], dtype=torch.float64)
-    way = torch.linspace(0, 1, 1001, dtype=torch.float64)[:, None]
+    """At 5e-4 radians, far above the distance at which both count as equal; the nearest point lies between them."""
+    angles = torch.tensor([2e-4, 0.0, 5e-4], dtype=torch.float64)
+    z, u, n = torch.stack([angles.cos(), angles.sin()], dim=1)[:, None]
+    way = torch.linspace(0, 1, 10_001, dtype=torch.float64)[:, None]
     points = n + way * (u - n)
     nearest = points[(points - z).norm(dim=1).argmin()]
-    assert torch.allclose(harden_projection(z, u, n, hardness=1.0)[0], nearest, atol=1e-6)
+    assert torch.allclose(harden_projection(z, u, n, hardness=1.0)[0], nearest, atol=1e-7, rtol=0)
 
 
 @pytest.mark.parametrize("hardness", [0.2, 0.7, 1.0])

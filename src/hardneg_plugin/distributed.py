@@ -8,12 +8,14 @@ import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -56,6 +58,18 @@ def share_of_ranks(count: Tensor) -> Tensor | None:
         return None
     # in float32, in which counts are exact up to 16 million
     return count.detach().float() / mean_over_ranks(count.float()).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def of_all_ranks(value: T) -> list[T]:
+    """The value of each rank, in their order; a collective call.
+
+    Args:
+        value: that can be pickled.
+    """
+    values = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(values, value)
+    return values
 
 
 def from_first_rank(values: Tensor) -> Tensor:

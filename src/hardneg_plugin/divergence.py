@@ -2,16 +2,14 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hardneg_plugin.distributed import is_shard, world_size
+from hardneg_plugin.distributed import is_shard, of_all_ranks, world_size
 from hardneg_plugin.errors import SharedError, require
-
-T = TypeVar("T")
 
 SHOWN = 16
 """Study ids that a message names."""
@@ -150,7 +148,7 @@ step 2 in epoch 1, with the study study 2.
         names = [name for name in not_finite(state) if name not in known]
         if not _on_any_rank(bool(names), device):
             return
-        names = next(filter(None, _of_all_ranks(names)))
+        names = next(filter(None, of_all_ranks(names)))
         more = f" and {len(names) - 1} more are" if len(names) > 1 else " is"
         told = f"; {self._told(len(self._streak))}" if self._streak else ""
         raise DivergedError(f"Training diverged: {when} {names[0]}{more} not finite{told}.")
@@ -165,21 +163,13 @@ step 2 in epoch 1, with the study study 2.
         """What happened, with the studies of all ranks whose loss was not finite; of all ranks where it was on none."""
         step, is_loss = self._streak[0]
         own = [str(study) for ids in step.ids for study in (ids.tolist() if isinstance(ids, Tensor) else ids)]
-        of_ranks = _of_all_ranks((own, is_loss and bool(step.loss)))
+        of_ranks = of_all_ranks((own, is_loss and bool(step.loss)))
         named = [ids for ids, is_named in of_ranks if is_named] or [ids for ids, _ in of_ranks]
         studies = [study for ids in named for study in ids]
         which = f", with the {'study' if len(studies) == 1 else 'studies'} {_listed(studies)}" if studies else ""
         what = "the loss" if is_loss else "the gradient (the loss was)"
         times = f"in {steps} steps in a row, the first of them" if steps > 1 else "in"
         return f"{what} was not finite {times} step {step.number} in epoch {step.epoch}{which}"
-
-
-def _of_all_ranks(value: T) -> list[T]:
-    values: list[Any] = [value]
-    if world_size() > 1:
-        values = [None] * world_size()
-        dist.all_gather_object(values, value)
-    return values
 
 
 def _listed(studies: Sequence[str]) -> str:

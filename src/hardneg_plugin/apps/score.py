@@ -68,9 +68,8 @@ def score(config: DictConfig) -> None:
         "studies": len(records),
         "notes": predictions.notes,
     }
-    split = (
-        "scores" if path.stem in {*about, "intervals", "directions"} else path.stem
-    )  # of predictions.json, which many have
+    # as of predictions.json, which many have
+    split = "scores" if path.stem in {*about, "intervals", "directions"} else path.stem
     write_json(output, {**scores_and_intervals({split: card}), **about})
     print_scores(f"{len(records)} studies of {path}", {split: card.values})
     if of_clinical.values:

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from hardneg_plugin.backbones.decoder import ReportDecoder, evaluating
 from hardneg_plugin.backbones.visual_features import VisualFeatures
 from hardneg_plugin.data.studies import Batch
-from hardneg_plugin.distributed import rank, world_size
+from hardneg_plugin.distributed import of_all_ranks, rank, world_size
 from hardneg_plugin.functional.likelihood import token_losses
 from hardneg_plugin.metrics.peers import Peers
 
@@ -81,7 +80,7 @@ class LikelihoodRanks:
             decoder: reads 31 reports of each study.
             device: that it is on.
         """
-        studies, self._studies = _of_all_ranks(self._studies), {}
+        studies, self._studies = _merged(self._studies), {}
         if not studies:
             return {}
         kept = list(studies.values())
@@ -97,7 +96,7 @@ class LikelihoodRanks:
             for first in range(0, len(cases), at_once):
                 names, groups = zip(*cases[first : first + at_once], strict=True)
                 found |= zip(names, _ranks(decoder, groups, device), strict=True)
-        return _of_all_ranks(found)
+        return _merged(found)
 
 
 def _studies_at_once(decoder: ReportDecoder, kept: Sequence[_Kept], most: int) -> int:
@@ -143,11 +142,7 @@ def _ranks(decoder: ReportDecoder, groups: Sequence[Sequence[_Kept]], device: to
     return placed
 
 
-def _of_all_ranks(found: dict[str, Value]) -> dict[str, Value]:
+def _merged(found: dict[str, Value]) -> dict[str, Value]:
     """The entries of all ranks, the first of each key, sorted by key."""
-    gathered = [found]
-    if world_size() > 1:
-        gathered = [{} for _ in range(world_size())]
-        dist.all_gather_object(gathered, found)
-    first = {key: value for one in reversed(gathered) for key, value in one.items()}
+    first = {key: value for one in reversed(of_all_ranks(found)) for key, value in one.items()}
     return dict(sorted(first.items()))

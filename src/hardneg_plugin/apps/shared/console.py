@@ -77,8 +77,7 @@ def print_scores(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
     """
     columns = [name for name in COLUMNS if any(name in scores for scores in rows.values())]
     table = make_table(title, "", *(HEADINGS.get(name, name) for name in columns))
-    if lower := [HEADINGS.get(name, name) for name in columns if direction_of(name) == "lower"]:
-        table.caption, table.caption_justify = f"Lower is better: {', '.join(lower)}.", "left"
+    _say_which_are_better_lower(table, columns)
     for row, scores in rows.items():
         table.add_row(row, *(f"{scores[name]:.3f}" if name in scores else "-" for name in columns))
     console(at_least=200).print(table)
@@ -91,8 +90,7 @@ def print_clinical_scores(scores: Mapping[str, float]) -> None:
         scores: by name.
     """
     table = make_table("Clinical scores", "", "score")
-    if lower := [name for name in scores if direction_of(name) == "lower"]:
-        table.caption, table.caption_justify = f"Lower is better: {', '.join(lower)}.", "left"
+    _say_which_are_better_lower(table, list(scores))
     for name, value in scores.items():
         table.add_row(name, f"{value:.3f}")
     console(at_least=200).print(table)
@@ -137,6 +135,11 @@ def print_hardest(pairs: Sequence[tuple[float, int, int]], ids: Sequence[str], r
         )
         table.add_row(f"{score:.3f}", names, texts)
     console(at_least=200).print(table)
+
+
+def _say_which_are_better_lower(table: Table, names: Sequence[str]) -> None:
+    if lower := [HEADINGS.get(name, name) for name in names if direction_of(name) == "lower"]:
+        table.caption, table.caption_justify = f"Lower is better: {', '.join(lower)}.", "left"
 
 
 def _cut(report: str) -> str:

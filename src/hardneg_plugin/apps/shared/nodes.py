@@ -3,13 +3,6 @@
 import os
 import socket
 from collections.abc import Sequence
-from typing import TypeVar
-
-import torch.distributed as dist
-
-from hardneg_plugin.distributed import world_size
-
-T = TypeVar("T")
 
 
 def node() -> str:
@@ -34,11 +27,3 @@ def of_ranks_in_words(texts: Sequence[tuple[str, str]]) -> str:
     return "; ".join(
         f"rank{'s' * (len(alike) > 1)} {', '.join(alike)} ({where}): {text}" for (where, text), alike in ranks.items()
     )
-
-
-def gathered(value: T) -> list[T]:
-    """The value of each rank; a collective call."""
-    values: list[T] = [value] * world_size()
-    if world_size() > 1:
-        dist.all_gather_object(values, value)
-    return values

@@ -22,7 +22,8 @@ from torch.utils.data import DataLoader
 
 from hardneg_plugin.apps.shared.hydra_command import explain, remove_if_empty, run_directory
 from hardneg_plugin.apps.shared.meeting import saying_that_it_waits
-from hardneg_plugin.apps.shared.nodes import gathered, node, of_ranks_in_words
+from hardneg_plugin.apps.shared.nodes import node, of_ranks_in_words
+from hardneg_plugin.distributed import of_all_ranks
 from hardneg_plugin.errors import SharedError, UserError
 from hardneg_plugin.runs.folder import RunFolder
 from hardneg_plugin.runs.places import build_in
@@ -150,7 +151,7 @@ def broadcast_job(job: Job, strategy: Strategy) -> Job:
     job = strategy.broadcast(job)
     if own.folder != job.folder:
         remove_if_empty(Path(own.folder))
-    unused = of_ranks_in_words(gathered((node(), _without_secrets(set(own.arguments) - set(job.arguments)))))
+    unused = of_ranks_in_words(of_all_ranks((node(), _without_secrets(set(own.arguments) - set(job.arguments)))))
     if unused and strategy.is_global_zero:
         log.warning(
             "Warning: all ranks do the job of rank 0, whose arguments differ. Not used are those of %s.", unused
@@ -183,9 +184,7 @@ def agreed(build: Callable[[], T]) -> T:
         message = explain(error, "train")
         if message is None:
             raise
-    messages: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(messages, message)
-    for rank, first in enumerate(messages):
+    for rank, first in enumerate(of_all_ranks(message)):
         if first is not None:
             raise SharedError(first if rank == 0 else f"{first} (rank {rank})")
     return built  # type: ignore[return-value]

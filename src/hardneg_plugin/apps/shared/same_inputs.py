@@ -10,10 +10,10 @@ from typing import Any, NoReturn
 import torch.distributed as dist
 
 import hardneg_plugin
-from hardneg_plugin.apps.shared.nodes import gathered, node, of_ranks_in_words
+from hardneg_plugin.apps.shared.nodes import node, of_ranks_in_words
 from hardneg_plugin.data.studies import SPLITS, SplitName, Studies, StudySource
 from hardneg_plugin.data.tokenizer import Tokenizer
-from hardneg_plugin.distributed import world_size
+from hardneg_plugin.distributed import of_all_ranks, world_size
 from hardneg_plugin.errors import SharedError
 from hardneg_plugin.runs.provenance import versions
 
@@ -69,7 +69,7 @@ def check_same_inputs(source: StudySource, tokenizer: Tokenizer) -> None:
     if world_size() == 1:
         return
     own = Inputs.of(source, tokenizer)
-    of_ranks = gathered(own)
+    of_ranks = of_all_ranks(own)
     first = of_ranks[0]
     if all(each == first for each in of_ranks):
         return
@@ -95,7 +95,7 @@ def check_same_file(path: Path) -> None:
     if world_size() == 1:
         return
     own = _digest_of_file(path)
-    of_ranks = gathered(own)
+    of_ranks = of_all_ranks(own)
     if any(each != of_ranks[0] for each in of_ranks):
         text = "" if own == of_ranks[0] else f"{'no file' if own is None else 'another file'} {path}"
         _raise_differences(text, "put the run folder on a file system that all nodes share")
@@ -182,9 +182,8 @@ def _digest_of_file(path: Path) -> str | None:
 
 def _raise_differences(text: str, remedy: str) -> NoReturn:
     """Raise one error on all ranks, of what each has found; a collective call."""
-    raise SharedError(
-        f"Ranks differ from rank 0, and nothing was computed: {of_ranks_in_words(gathered((node(), text)))}. To go on, {remedy}."
-    )
+    found = of_ranks_in_words(of_all_ranks((node(), text)))
+    raise SharedError(f"Ranks differ from rank 0, and nothing was computed: {found}. To go on, {remedy}.")
 
 
 def _from_first(value: Any) -> Any:

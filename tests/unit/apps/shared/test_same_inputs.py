@@ -123,7 +123,7 @@ def test_a_split_of_another_size_is_named_with_both_counts(monkeypatch):
 def test_ranks_with_the_same_inputs_gather_once(monkeypatch):
     def run(rank):
         calls = []
-        monkeypatch.setattr(same_inputs, "gathered", lambda value: (calls.append(value), [value, value])[1])
+        monkeypatch.setattr(same_inputs, "of_all_ranks", lambda value: (calls.append(value), [value, value])[1])
         check_same_inputs(Source(), WORDS)
         return len(calls)
 

@@ -51,8 +51,9 @@ class FeaturesWatch:
         """
         if share > 0 and not self.has_warned:
             self.has_warned = True
+            percent = float(f"{100 * share:.2g}")
             warn_on_first_rank(
-                f"{100 * share:.2g}% of the latest studies had image or report features that are not finite or of length zero: "
+                f"{percent:g}% of the latest studies had image or report features that are not finite or of length zero: "
                 "they are left out of the contrast and of what it remembers, and counted in train/non_finite_share. Look for empty "
                 "images and reports, and for what overflows in half precision."
             )

@@ -29,6 +29,13 @@ def test_the_end_of_an_epoch_looks_too():
         watch.look()
 
 
+def test_all_studies_are_100_per_cent():
+    watch = FeaturesWatch()
+    watch(torch.tensor(1.0))
+    with pytest.warns(UserWarning, match="^100% of the latest studies"):
+        watch.look()
+
+
 def test_without_such_studies_it_is_silent_and_waits_once_in_fifty_steps():
     watch = FeaturesWatch()
     with (

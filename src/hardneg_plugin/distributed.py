@@ -6,7 +6,7 @@ Everything here uses the default process group; without one there is one rank.
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -45,19 +45,28 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     return total / world_size()
 
 
-def share_of_ranks(count: Tensor) -> Tensor | None:
+def share_of_ranks(count: Tensor) -> Callable[[], Tensor] | None:
     """By what the mean of this rank is multiplied so that the mean over ranks is that of all together; one collective.
+
+    The exchange begins here and is waited for where the share is asked for: what is computed in between hides it.
 
     Args:
         count: of what this rank's mean is over, a scalar.
 
     Returns:
-        `count ranks / Σ counts`; None with one rank.
+        gives `count ranks / Σ counts`, a scalar; None with one rank.
     """
     if world_size() == 1:
         return None
-    # in float32, in which counts are exact up to 16 million
-    return count.detach().float() / mean_over_ranks(count.float()).clamp_min(torch.finfo(torch.float32).tiny)
+    own = count.detach().float()  # in which counts are exact up to 16 million
+    total = own.clone()
+    exchange = dist.all_reduce(total, async_op=True)
+
+    def share() -> Tensor:
+        exchange.wait()
+        return own * world_size() / total.clamp_min(torch.finfo(torch.float32).tiny)
+
+    return share
 
 
 def of_all_ranks(value: T) -> list[T]:

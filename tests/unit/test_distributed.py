@@ -281,7 +281,7 @@ def test_values_that_travel_with_rows_arrive_bit_for_bit_and_rows_get_their_grad
 def test_means_of_ranks_that_are_multiplied_by_their_share_have_the_mean_of_all():
     def run(rank):
         count = torch.tensor(SIZES[rank])
-        share = share_of_ranks(count)
+        share = share_of_ranks(count)()
         return share, mean_over_ranks(share * own_rows(rank)[:, 0, 0].mean())
 
     for rank, (share, mean) in enumerate(on_ranks(run, 3)):

@@ -93,7 +93,7 @@ class ReportGenerator(SavedGenerator, StudyModel[ReportScores]):
             else None
         )
         self.decoding = decoding or Decoding()
-        self._token_share: Tensor | None = None  # of this rank in the batch
+        self._token_share: Callable[[], Tensor] | Tensor | None = None  # of this rank in the batch
         self._ranks = {split: LikelihoodRanks() for split in rank_by_likelihood}
         if compile:
             self.decoder.states = torch.compile(self.decoder.states)  # type: ignore[method-assign]
@@ -151,13 +151,15 @@ class ReportGenerator(SavedGenerator, StudyModel[ReportScores]):
         return self._texts(self._generate_tokens(visual))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Find by what this rank's share of the tokens differs from that of the others; one collective."""
+        """Begin to exchange the numbers of tokens with the other ranks; one collective, which the forward pass hides."""
         super().on_train_batch_start(batch, batch_idx)
         self._token_share = share_of_ranks(batch["token_mask"][:, 1:].sum())
 
     def training_step(self, batch: Batch, batch_idx: int) -> StepOutputs:
         """Report loss, whose mean over the ranks is the mean over the tokens of all, and the features that an objective reads."""
         outputs = self._teacher_forced(batch)
+        if callable(self._token_share):  # once a batch, also where chunks take this step several times
+            self._token_share = self._token_share()
         if self._token_share is not None:
             outputs["loss"] = outputs["loss"] * self._token_share
         size = len(batch["ids"])

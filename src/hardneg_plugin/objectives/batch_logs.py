@@ -12,6 +12,8 @@ def batch_logs(
 ) -> dict[str, Tensor]:
     """Scalars by name, on the device of the embeddings; means over the usable local studies.
 
+    The share of studies that are left out is that of all ranks.
+
     Args:
         batch: the embeddings of this step.
         negatives: K hard negatives of each local study.
@@ -34,7 +36,7 @@ def batch_logs(
         "negative_similarity": similarity(negatives.reports),
         "negatives_found": valid.sum() / wanted.clamp_min(1),
         "false_negative_share": matches / pairs_of_two.clamp_min(1),
-        "non_finite_share": (~usable).float().mean(),
+        "non_finite_share": (~batch.all_usable).float().mean(),
     }
     if hardened is not None:
         logs["hardened_similarity"] = similarity(hardened)

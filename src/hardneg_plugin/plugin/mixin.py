@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hardneg_plugin.distributed import mean_over_ranks
+from hardneg_plugin.distributed import mean_over_ranks, world_size
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.likelihood import TokenLosses
 from hardneg_plugin.objectives import HardNegativeObjective, ObjectiveOutput, PairEmbeddings
@@ -47,7 +47,8 @@ class HardNegativeMixin(ObjectiveCheckpoint, StepInParts):
     Logged under `train/`, as means over all ranks: report_loss, alignment_loss, separation_loss, hardness, positive_similarity,
     negative_similarity (of hard negatives), hardened_similarity, negatives_found (their share of those wanted),
     false_negative_share (of all pairs) and non_finite_share (of studies with features that are not finite or of length zero: the
-    objective leaves them out, and the first of them is warned of).
+    objective leaves them out, and the first of them is warned of). Several ranks take these means in the steps
+    that Lightning writes (`log_every_n_steps`), the first ten and the last of an epoch; `callback_metrics` hold the latest.
 
     In a checkpoint, `state_dict` loads into the bare host class, as `host_state_dict(model)` does; the weights of the objective are
     beside it, under `hard_negatives`. From a checkpoint without them the objective starts afresh, with a warning.
@@ -278,15 +279,26 @@ class HardNegativeMixin(ObjectiveCheckpoint, StepInParts):
             given["read"] = read
         progress = self._progress()
         terms: ObjectiveOutput = self.hard_negatives(pairs, progress, **given)
-        local = terms.logged(report_loss)
+        if self._features_watch is not None:
+            self._features_watch(terms.logs["non_finite_share"])
+        if world_size() == 1 or self._are_logs_read():
+            self._log(terms.logged(report_loss), len(pairs.images), progress)
+        return terms
+
+    def _log(self, local: dict[str, Tensor], studies: int, progress: TrainingProgress) -> None:
         means = dict(zip(local, mean_over_ranks(torch.stack(list(local.values()))).unbind(), strict=True))
         if self._negatives_watch is not None:
-            self._negatives_watch(means["negatives_found"], len(pairs.images), self.hard_negatives, progress)
-        if self._features_watch is not None:
-            self._features_watch(means["non_finite_share"])
+            self._negatives_watch(means["negatives_found"], studies, self.hard_negatives, progress)
         for name, mean in means.items():
-            self.log(f"train/{name}", mean, batch_size=len(pairs.images))
-        return terms
+            self.log(f"train/{name}", mean, batch_size=studies)
+
+    def _are_logs_read(self) -> bool:
+        """Whether Lightning or `NegativesWatch` reads what this step logs; the same on all ranks."""
+        if not self.automatic_optimization or self.trainer.is_last_batch:
+            return True
+        is_watched = self._negatives_watch is not None and self._negatives_watch.is_looking
+        every = self.trainer.log_every_n_steps
+        return is_watched or (every > 0 and (self.trainer.global_step + 1) % every == 0)
 
     def _progress(self) -> TrainingProgress:
         total = self.trainer.estimated_stepping_batches

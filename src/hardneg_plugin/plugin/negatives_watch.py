@@ -26,6 +26,11 @@ class NegativesWatch:
         self.steps = 0
         self.found: Tensor | float = 0.0
 
+    @property
+    def is_looking(self) -> bool:
+        """Whether steps still count."""
+        return self.steps < STEPS
+
     def __call__(
         self, found: Tensor, studies: int, objective: HardNegativeObjective, progress: TrainingProgress
     ) -> None:
@@ -38,7 +43,7 @@ class NegativesWatch:
             progress: the position in training.
         """
         source = objective.negatives
-        if self.steps >= STEPS or (isinstance(source, Bank) and progress.epoch < source.refresh_every):
+        if not self.is_looking or (isinstance(source, Bank) and progress.epoch < source.refresh_every):
             return
         self.steps += 1
         self.found = self.found + found.detach()

@@ -3,7 +3,9 @@
 import inspect
 import logging
 import math
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,10 @@ from hardneg_plugin import HardNegativeMixin, HardNegativeObjective, PairEmbeddi
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.objectives import Bank, Hinge, InfoNCE, Weights
 from hardneg_plugin.objectives.schedule import Constant, Exponential, Linear
+from hardneg_plugin.plugin import mixin
+
+sys.path.append(str(Path(__file__).parents[1]))
+from forked_ranks import on_ranks
 
 
 class Host(pl.LightningModule):
@@ -284,6 +290,72 @@ def test_what_is_logged_is_averaged_over_ranks_in_one_call(tmp_path, monkeypatch
     assert fit.callback_metrics["train/report_loss"] == 2 * model.seen[-1]
     assert fit.callback_metrics["train/hardness"] == 2 * 0.5
     assert len([name for name in fit.callback_metrics if name.startswith("train/")]) == len(calls[-1])
+
+
+class ManualHost(Host):
+    """Optimises manually."""
+
+    def training_step(self, batch, batch_idx):
+        outputs = super().training_step(batch, batch_idx)
+        loss = self.with_hard_negatives(outputs["loss"], batch, outputs)
+        self.optimizers().zero_grad()
+        self.manual_backward(loss)
+        self.optimizers().step()
+
+
+class Manual(HardNegativeMixin, ManualHost):
+    embed = Plugged.embed
+
+
+class Written(pl.loggers.logger.DummyLogger):
+    """What Lightning writes, by step."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = {}
+
+    def log_metrics(self, metrics, step):
+        if "train/report_loss" in metrics:
+            self.rows[step] = float(metrics["train/report_loss"])
+
+
+@pytest.mark.parametrize(
+    ("options", "manual", "averaged"),
+    [
+        ({"log_every_n_steps": 4}, False, [*range(10), 11, 14, 15, 19, 23, 27, 29]),
+        ({"log_every_n_steps": 50}, False, [*range(10), 14, 29]),
+        # by optimizer steps; Lightning writes with each micro-batch of a step
+        ({"log_every_n_steps": 4, "accumulate_grad_batches": 3}, False, [*range(10), 10, 11, 14, 21, 22, 23, 29]),
+        ({"log_every_n_steps": 4}, True, [*range(30)]),
+    ],
+    ids=["every fourth", "epoch ends", "accumulated", "manual"],
+)
+def test_ranks_average_what_is_logged_where_it_is_read(tmp_path, monkeypatch, options, manual, averaged):
+    def fit(rank):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))  # Lightning then starts no processes
+        calls, means = [], mixin.mean_over_ranks
+        monkeypatch.setattr(mixin, "mean_over_ranks", lambda values: calls.append(len(model.seen) - 1) or means(values))
+        torch.manual_seed(0)
+        model = (Manual if manual else Plugged)(manual=manual, hard_negatives=objective())
+        written = Written()
+        fitted = trainer(tmp_path, logger=written, strategy="ddp", devices=2, **options)
+        fitted.fit(model, loader(30))
+        return (
+            [float(loss) for loss in model.seen],
+            written.rows,
+            calls,
+            float(fitted.callback_metrics["train/report_loss"]),
+        )
+
+    (ours, rows, calls, last), (theirs, others, their_calls, their_last) = on_ranks(fit)
+    assert calls == their_calls == averaged
+    mean = [(one + other) / 2 for one, other in zip(ours, theirs, strict=True)]
+    assert last == their_last == pytest.approx(mean[-1])
+    assert rows == others
+    batches = options.get("accumulate_grad_batches", 1)
+    assert len(rows) == 30 // batches // options["log_every_n_steps"]
+    for step, value in rows.items():
+        assert value in [pytest.approx(mean[step * batches + batch]) for batch in range(batches)], step
 
 
 def test_without_an_objective_there_is_a_default_one():

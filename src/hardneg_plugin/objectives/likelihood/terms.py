@@ -62,9 +62,9 @@ def likelihood_terms(
     report_loss, margins = None, list[Tensor]()
     if token_weights is not None:
         weights, more = token_weights(batch, own, read, hardness)
-        report_loss = mean_token_loss(own.losses, own.mask, weights)
         share = share_of_ranks(weights.where(own.mask, 0).sum())
-        report_loss = report_loss if share is None else report_loss * share
+        report_loss = mean_token_loss(own.losses, own.mask, weights)
+        report_loss = report_loss if share is None else report_loss * share()
         logs |= {"token_weight": weights.where(own.mask, 0).sum() / tokens.clamp_min(1), **more}
     if margin is not None:
         losses, more = margin(batch, own, read)

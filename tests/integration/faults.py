@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -32,6 +33,8 @@ class Fault(pl.Callback):
             raise ZeroDivisionError("a defect")
         if self.kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.kind == "busy":  # gives signs of life
+            time.sleep(60)
         if self.kind == "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
         if self.kind == "interrupt":

@@ -92,6 +92,20 @@ def test_a_process_that_is_stopped_is_named_after_the_timeout(cli, tiny, two_pro
     )
 
 
+@pytest.mark.slow
+def test_a_process_that_works_for_long_is_waited_for_until_the_timeout_of_collectives(
+    cli, tiny, two_processes, fault, tmp_path
+):
+    run = tmp_path / "run"
+    arguments = [*tiny, *SETTINGS, *two_processes, f"hydra.run.dir={run}", "collective_timeout=5", fault("busy", 1, 1)]
+    result = cli("hardneg-train", *arguments)
+    assert result.code == 1
+    assert result.err == (
+        "Another rank has not taken part in a collective call in time (collective_timeout). See what its node says. "
+        f"Resume with: hardneg-train resume={run} trust=true\n"
+    )
+
+
 def test_processes_that_srun_started_end_in_one_run_folder(tiny, two_processes, tmp_path, read_json):
     settings = [*tiny, *SETTINGS, *two_processes]
     allocation = {

@@ -22,6 +22,7 @@ NOT_COMPARED = (
     "overwrite",
     "rank_timeout",
     "rendezvous_timeout",
+    "collective_timeout",
     "logger",
     "callbacks.progress_bar",
     "callbacks.divergence",

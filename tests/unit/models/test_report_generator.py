@@ -107,6 +107,7 @@ def test_two_ranks_of_uneven_words_have_the_loss_and_gradient_of_one_process(cas
     decoder = partial(TransformerDecoder, width=32, heads=2, layers=1, dropout=0.0)
     model = HardNegativeReportGenerator(**arguments(backbone=decoder, hard_negatives=objective, **more)).eval()
     model._progress = lambda: TrainingProgress(fraction=0.9, epoch=9, step=90)
+    model._are_logs_read = lambda: True
     model.log = lambda *_, **__: None
 
     def step(samples):

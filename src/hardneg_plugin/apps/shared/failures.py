@@ -13,12 +13,10 @@ from hardneg_plugin.runs.places import check_writes_inside
 from hardneg_plugin.runs.shell import command_line
 from hardneg_plugin.runs.trusted import check_trusted
 
-LOST = re.compile(
-    r"Connection (?:closed|reset) by peer|Connection was likely closed|Broken pipe|remote process exited|caused pair closure"
-)
+LOST = re.compile(r"Connection (?:closed|reset) by peer|Connection was likely closed|Broken pipe|remote process exited")
 """What gloo, NCCL and the store say where a rank that they talk to is gone."""
-OVERDUE = re.compile(r"Timed out waiting (\d+)ms")
-"""What gloo says where a rank has not taken part in time."""
+OVERDUE = re.compile(r"Timed out waiting \d+ms|Application timeout caused pair closure")
+"""What gloo says where a rank has not taken part in time, and of the calls after that one."""
 PEER = re.compile(r"peer \[(?:::ffff:)?([^\]]+)\]")
 
 
@@ -43,9 +41,9 @@ def lost_connection(error: BaseException) -> str | None:
     """
     for cause in chain(error):
         text = str(cause)
+        if isinstance(cause, RuntimeError) and OVERDUE.search(text):
+            return "Another rank has not taken part in a collective call in time (collective_timeout). See what its node says."
         of_ranks = isinstance(cause, RuntimeError) and ("gloo" in text or type(cause).__name__.startswith("Dist"))
-        if of_ranks and (overdue := OVERDUE.search(text)) is not None:
-            return f"Another rank has not taken part in a collective call for {int(overdue[1]) // 1000} s. See what its node says."
         if of_ranks and LOST.search(text):
             where = f"a rank on {peer[1]}" if (peer := PEER.search(text)) is not None else "another rank"
             return f"The connection to {where} is lost: it ended, or its machine or network is gone. See what that node says."

@@ -67,6 +67,7 @@ TRAINING: Mapping[str, Limit] = {
     "overwrite": SWITCH,
     "rank_timeout": Limit((_FLOAT, _NULL), "a number of seconds >= 1 or null", least=1),
     "rendezvous_timeout": Limit((_INT,), "a whole number of seconds >= 1", least=1),
+    "collective_timeout": Limit((_INT,), "a whole number of seconds >= 1", least=1),
     "monitor": TEXT,
     "baselines": SWITCH,
     "weights.*": WEIGHT,

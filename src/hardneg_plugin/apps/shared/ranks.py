@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.strategies import Strategy
+from pytorch_lightning.strategies import DDPStrategy, Strategy
 from torch.utils.data import DataLoader
 
 from hardneg_plugin.apps.shared.hydra_command import explain, remove_if_empty, run_directory
@@ -113,8 +115,12 @@ def setup_distributed(job: Job) -> Strategy:
         UserError: Lightning refuses the settings.
     """
     # a trainer for this only: the real one is built from the job of rank 0, which is not known yet
-    trainer = make_trainer(job.config, RunFolder(job.folder), logger=False, enable_checkpointing=False)
+    make = partial(make_trainer, job.config, RunFolder(job.folder), logger=False, enable_checkpointing=False)
+    trainer = make()
     if trainer.world_size > 1:
+        if isinstance(trainer.strategy, DDPStrategy) and isinstance(job.settings["trainer"].get("strategy"), str):
+            timeout = timedelta(seconds=job.settings["collective_timeout"])
+            trainer = make(strategy=DDPStrategy(timeout=timeout))
         with _saying_that_it_waits(trainer):
             trainer.strategy.setup_environment()
     if not trainer.is_global_zero:

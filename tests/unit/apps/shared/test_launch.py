@@ -198,7 +198,11 @@ def test_the_command_to_go_on_says_trust_where_it_is_needed(tmp_path, settings, 
         ),
         (
             RuntimeError("[/b/gloo/unbound_buffer.cc:77] Timed out waiting 60000ms for recv operation to complete"),
-            "Another rank has not taken part in a collective call for 60 s. See what its node says.",
+            "Another rank has not taken part in a collective call in time (collective_timeout). See what its node says.",
+        ),
+        (
+            RuntimeError("Application timeout caused pair closure"),  # of the calls after it
+            "Another rank has not taken part in a collective call in time (collective_timeout). See what its node says.",
         ),
         (RuntimeError("Connection closed by peer"), None),  # of whom?
         (ValueError("gloo: Connection closed by peer"), None),

@@ -36,12 +36,8 @@ coverage: .venv/.ready
 # Which small faults would no fast test notice? Resumes; make mutants PATHS="plugin/mixin distributed" OPTIONS="--sample 50".
 PATHS ?=
 OPTIONS ?=
-mutants: .venv/.mutants
+mutants: .venv/.ready
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutants.py $(PATHS) $(OPTIONS)
-
-.venv/.mutants: .venv/.ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mutants]'
-	touch $@
 
 # 2,000 steps of two processes with a queue, and with a bank: is memory flat, do ranks agree?
 soak: .venv/.ready

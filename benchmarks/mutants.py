@@ -218,6 +218,7 @@ def pytest_main(tests: Sequence[str], options: Sequence[Any]) -> int:
             "not slow",
             "-p",
             "no:cacheprovider",
+            "--assert=plain",  # pytest's own import of what it is given would pass the mutant by, and change other functions
             f"--basetemp={folder}/t",
         ]
         return pytest.main([*fixed, *flags, *tests], plugins=plugins)

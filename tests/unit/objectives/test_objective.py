@@ -229,9 +229,25 @@ def test_bad_options_name_their_key(make, key):
         make()
 
 
-def test_released_alignment_says_what_it_needs():
-    with pytest.raises(UserError, match=r"negatives\.k=1"):
-        objective(alignment=ReleasedAlignment(), negatives=InBatch(k=2))(pairs(), LATE)
+@pytest.mark.parametrize(
+    ("k", "has_images", "is_hardened", "got"),
+    [
+        (2, True, True, "got 2 per study, images, hardened"),
+        (1, False, True, "got 1 per study, no images, hardened"),
+        (1, True, False, "got 1 per study, images, not hardened"),
+    ],
+)
+def test_released_alignment_says_what_it_needs(k, has_images, is_hardened, got):
+    batch = objective()._embed(pairs(), LATE)
+    found = InBatch(k=k)(batch)
+    negatives = found if has_images else replace(found, images=None)
+    with pytest.raises(UserError, match=rf"{got}.*negatives\.k=1"):
+        ReleasedAlignment()(batch, negatives, found.reports if is_hardened else None, torch.ones(2))
+
+
+def test_logit_scales_begin_at_the_reciprocal_of_the_temperature():
+    assert InfoNCE(temperature=0.1).initial_log_scales == pytest.approx((math.log(10),))
+    assert ReleasedAlignment(temperature=0.1).initial_log_scales == pytest.approx((math.log(10), math.log(10)))
 
 
 def test_absolute_separation_and_released_run_in_batch():

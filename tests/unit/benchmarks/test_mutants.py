@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("mutmut")
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
-MODULE = '''
+MODULE = """
 LIMIT = 3
 UNUSED = 5
 
@@ -37,7 +37,7 @@ class Base:
 class Counter(Base):
     def __init__(self):
         super().__init__()
-'''
+"""
 TESTS = """
 from hardneg_plugin.tiny import LIMIT, Counter, label, share
 

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("mutmut")
 
-BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 MODULE = """
 LIMIT = 3
 UNUSED = 5

@@ -59,18 +59,29 @@ GROUPS = {
             "manual_optimisation",
             "optimizer_group",
             "negatives_watch",
+            "lightning_hosts",
+            "host_state",
+            "signatures",
         ),
     ),
     "features": Group(
-        ("plugin/feature*.py", "plugin/describe.py", "plugin/host_paths.py", "plugin/joined_features.py"),
-        _plugin("feature", "feature_paths", "feature_pooling", "describe", "plug_in"),
+        ("plugin/feature*.py", "plugin/describe.py", "plugin/host_paths.py"),
+        _plugin("feature", "feature_paths", "feature_pooling", "features_watch", "describe", "plug_in"),
     ),
     "parts": Group(
         tuple(
             f"plugin/{name}.py"
-            for name in ("batch_parts", "chunks", "step_in_parts", "part_log", "read_again", "rank_agreement")
+            for name in (
+                "batch_parts",
+                "chunks",
+                "joined_features",
+                "part_log",
+                "rank_agreement",
+                "read_again",
+                "step_in_parts",
+            )
         ),
-        _plugin("batch_parts", "chunks", "read_again", "rank_agreement"),
+        _plugin("batch_parts", "chunks", "joined_features", "part_log", "read_again", "rank_agreement"),
     ),
     "splits": Group(
         ("data/prepare/seeded_split.py", "data/leakage.py", "data/neighbour_batches.py", "data/same_files.py"),

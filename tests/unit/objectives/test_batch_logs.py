@@ -37,7 +37,7 @@ def logs_in_loops(batch, negatives, hardened):
         "hardened_similarity": mean([images[i] @ hardened[i, j] for i, j in found]),
         "negatives_found": len(found) / max(negatives.valid.shape[1] * len(here), 1),
         "false_negative_share": len(matches) / max(len(pairs), 1),
-        "non_finite_share": mean([not counts for counts in usable]),
+        "non_finite_share": mean([not counts for counts in batch.all_usable.tolist()]),
     }
 
 

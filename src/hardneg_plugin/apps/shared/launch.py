@@ -29,7 +29,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from hardneg_plugin.apps.shared import rank_main
-from hardneg_plugin.apps.shared.failures import explain_failure, resume_hint
+from hardneg_plugin.apps.shared.failures import explain_failure, lost_connection, resume_hint
 from hardneg_plugin.apps.shared.hydra_command import is_first
 from hardneg_plugin.apps.shared.meeting import Node, loopback_warning, meet
 from hardneg_plugin.apps.shared.ranks import Job
@@ -68,6 +68,10 @@ def carry_out(job: Job, task: Callable[[Job], None]) -> None:
             say(f"Interrupted. {resume_hint(job)}".rstrip(), file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
+        # of the ranks of a node that srun or torchrun started two say so: one of them may be the one that is gone
+        place = next((os.environ[name] for name in ("LOCAL_RANK", "SLURM_LOCALID") if os.environ.get(name)), "0")
+        if int(place) > 1 and lost_connection(error) is not None:
+            sys.exit(1)
         if (message := explain_failure(error, job)) is not None:
             raise UserError(message) from error
         raise

@@ -107,6 +107,25 @@ def test_tasks_that_srun_has_not_started_do_not_wait_for_one_another(monkeypatch
     assert done == [job]
 
 
+@pytest.mark.parametrize("variable", ["LOCAL_RANK", "SLURM_LOCALID"])
+def test_two_ranks_of_a_node_say_that_a_connection_is_lost_and_each_its_own_error(monkeypatch, tmp_path, variable):
+    job = Job({"trainer": {"accelerator": "cpu", "devices": 1}, "rank_timeout": None}, str(tmp_path), [], {})
+    lost = RuntimeError("[/b/gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.2]:51092")
+
+    def ends(error):
+        def task(_):
+            raise error
+
+        with pytest.raises((UserError, SystemExit)) as raised:
+            carry_out(job, task)
+        return raised.value
+
+    for place in ("0", "1", "2", "11"):
+        monkeypatch.setenv(variable, place)
+        assert "10.0.0.2" in str(ends(lost)) if int(place) < 2 else ends(lost).code == 1
+        assert str(ends(UserError("its own"))) == "its own"
+
+
 def test_a_job_is_read_as_it_was_written(tmp_path):
     job = Job(
         {"optimizer": {"lr": 5e-5, "name": "ä"}, "plugins": [None, True]},

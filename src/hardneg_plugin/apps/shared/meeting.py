@@ -201,16 +201,13 @@ def _host(token: str) -> str:
 
 def loopback_warning(own: Node) -> str | None:
     """Where the ranks of this node would listen at an address that other machines do not reach; None: all is well."""
-    if os.environ.get("GLOO_SOCKET_IFNAME") or _is_loopback(own.address):
-        return None
     name = socket.gethostname()
-    with suppress(OSError):
-        if _is_loopback(name):
-            return (
-                f"The host name {name} resolves to {socket.gethostbyname(name)}, where other machines do not reach this one: set "
-                "GLOO_SOCKET_IFNAME to the network interface that they reach, such as eth0 (NCCL_SOCKET_IFNAME for GPUs)."
-            )
-    return None
+    if os.environ.get("GLOO_SOCKET_IFNAME") or _is_loopback(own.address) or not _is_loopback(name):
+        return None
+    return (
+        f"The host name {name} resolves to {socket.gethostbyname(name)}, where other machines do not reach this one: set "
+        "GLOO_SOCKET_IFNAME to the network interface that they reach, such as eth0 (NCCL_SOCKET_IFNAME for GPUs)."
+    )
 
 
 def _server(own: Node) -> dist.TCPStore:
@@ -265,4 +262,6 @@ def _hint(own: Node) -> str:
 
 
 def _is_loopback(name: str) -> bool:
-    return socket.gethostbyname(name).startswith("127.")
+    with suppress(OSError):  # not known: the meeting says so
+        return socket.gethostbyname(name).startswith("127.")
+    return False

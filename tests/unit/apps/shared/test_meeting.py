@@ -134,6 +134,15 @@ def test_a_host_name_that_is_a_loopback_address(port, monkeypatch):
     assert loopback_warning(elsewhere) is None
 
 
+def test_a_host_name_that_is_not_known_is_the_matter_of_the_meeting(port, monkeypatch):
+    def unknown(name):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    monkeypatch.setattr(socket, "gethostbyname", unknown)
+    assert loopback_warning(Node(1, 2, "no.such.host", port, 1)) is None
+
+
 def test_what_takes_long_is_said_again_and_again_until_it_ends():
     said = []
     with saying_that_it_waits("waiting", said.append):

@@ -128,7 +128,7 @@ def main() -> None:
         kept = {path: Kept(path, tests_hash(group)) for path in paths}
         if not options.report and paths:
             print(f"{name}: {sum(map(len, chosen.values()))} mutants of {len(paths)} modules", flush=True)
-            run(group, chosen, kept, options.slowest)
+            run(group, chosen, kept, options)
             kept = {path: Kept(path, tests_hash(group)) for path in paths}
         rows += [(path, mutants, kept[path]) for path, mutants in chosen.items()]
     show(rows)
@@ -139,6 +139,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("paths", nargs="*", help="parts of the modules' paths, such as plugin/mixin; none: all")
     parser.add_argument("--sample", type=int, help="the most mutants of a module, drawn with a fixed seed")
     parser.add_argument("--slowest", type=float, default=4.0, help="tests that take more seconds are left out")
+    parser.add_argument(
+        "--most", type=float, help="seconds of tests for a mutant, those of its module's own file first"
+    )
     parser.add_argument("--functions", action="store_true", help="only faults in functions, which need no new import")
     parser.add_argument("--report", action="store_true", help="show what is known, and run nothing")
     return parser.parse_args()
@@ -165,7 +168,7 @@ def tests_hash(group: Group) -> str:
     return hashlib.sha1(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
-def run(group: Group, chosen: dict[str, list[Mutant]], kept: dict[str, Kept], slowest: float) -> None:
+def run(group: Group, chosen: dict[str, list[Mutant]], kept: dict[str, Kept], options: argparse.Namespace) -> None:
     """Try the mutants of a group that are not known yet."""
     todo = [mutant for path, mutants in chosen.items() for mutant in mutants if kept[path].outcome(mutant) is None]
     if not todo:
@@ -180,7 +183,8 @@ def run(group: Group, chosen: dict[str, list[Mutant]], kept: dict[str, Kept], sl
             kept[mutant.path].add(mutant, outcome)
             tell(mutant, outcome)
 
-    in_child(lambda: pytest_main(tests_of(group, list(chosen)), [ForkedTests(PACKAGE, todo, report, slowest)]))
+    plugin = ForkedTests(PACKAGE, todo, report, options.slowest, options.most)
+    in_child(lambda: pytest_main(tests_of(group, list(chosen)), [plugin]))
     keys = set(anew.read_text().split())
     anew.unlink()
     for mutant in todo:

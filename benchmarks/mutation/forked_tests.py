@@ -1,6 +1,7 @@
 """Tests that are collected once and run in a fork for each mutant: only those that call the function with the fault."""
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -41,12 +42,18 @@ class ForkedTests:
         mutants: to try.
         report: called with each mutant and what became of it.
         slowest: tests that take more seconds are left out.
+        most: seconds of tests for one mutant: those in the file named after its module first, then the fastest; None: all.
     """
 
     def __init__(
-        self, package: Path, mutants: Sequence[Mutant], report: Callable[[Mutant, Outcome], None], slowest: float
+        self,
+        package: Path,
+        mutants: Sequence[Mutant],
+        report: Callable[[Mutant, Outcome], None],
+        slowest: float,
+        most: float | None = None,
     ) -> None:
-        self.package, self.mutants, self.report, self.slowest = package, mutants, report, slowest
+        self.package, self.mutants, self.report, self.slowest, self.most = package, mutants, report, slowest, most
         self.modules = {path: ImportedModule(package / path) for path in {mutant.path for mutant in mutants}}
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -57,7 +64,11 @@ class ForkedTests:
         seconds, hits = self._first_run(session.items)
         for mutant in self.mutants:
             items = [item for item in session.items if (mutant.path, mutant.function) in hits.get(item.nodeid, ())]
-            items.sort(key=lambda item: seconds[item.nodeid])
+            own = f"test_{Path(mutant.path).stem}.py"
+            items.sort(key=lambda item, own=own: (item.path.name != own, seconds[item.nodeid]))  # type: ignore[misc]
+            if self.most is not None:
+                ends = itertools.accumulate(seconds[item.nodeid] for item in items)
+                items = [item for item, end in zip(items, ends, strict=True) if end <= self.most] or items[:1]
             if not items:
                 self.report(mutant, Outcome(ANEW if not mutant.function else NOT_REACHED, "", 0.0))
                 continue

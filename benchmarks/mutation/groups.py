@@ -19,8 +19,12 @@ class Group:
 UNIT = "tests/unit"
 
 
-def _plugin(*names: str) -> tuple[str, ...]:
-    return tuple(f"{UNIT}/plugin/test_{name}.py" for name in names)
+def _plugin(modules: str, tests: str) -> Group:
+    """Modules of plugin/ and their tests, by names."""
+    return Group(
+        tuple(f"plugin/{name}.py" for name in modules.split()),
+        tuple(f"{UNIT}/plugin/test_{name}.py" for name in tests.split()),
+    )
 
 
 GROUPS = {
@@ -29,59 +33,34 @@ GROUPS = {
     ),
     "decoding": Group(("backbones/decoding.py",), (f"{UNIT}/backbones/test_decoding.py",)),
     "functional": Group(
-        ("functional/*.py",), (f"{UNIT}/functional", f"{UNIT}/objectives", "tests/reference/test_ithn_released.py")
-    ),
-    "objectives": Group(("objectives/**/*.py",), (f"{UNIT}/objectives",)),
-    "plugged": Group(
         tuple(
-            f"plugin/{name}.py"
-            for name in (
-                "host_state",
-                "lightning_hosts",
-                "mixin",
-                "negatives_watch",
-                "objective_checkpoint",
-                "optimizer_group",
-                "plug_in",
-                "plugged",
-                "signatures",
-                "trainable",
-                "undisturbed",
-            )
+            f"functional/{name}.py"
+            for name in ("hard_negatives", "hardening", "hardening_strategy", "likelihood", "losses")
         ),
-        _plugin(
-            "mixin",
-            "training_progress",
-            "plug_in",
-            "read_again",
-            "chunks",
-            "checkpoints",
-            "manual_optimisation",
-            "optimizer_group",
-            "negatives_watch",
-            "lightning_hosts",
-            "host_state",
-            "signatures",
-        ),
-    ),
-    "features": Group(
-        ("plugin/feature*.py", "plugin/describe.py", "plugin/host_paths.py"),
-        _plugin("feature", "feature_paths", "feature_pooling", "features_watch", "describe", "plug_in"),
+        (f"{UNIT}/functional", f"{UNIT}/objectives", "tests/reference/test_ithn_released.py"),
     ),
     "parts": Group(
         tuple(
-            f"plugin/{name}.py"
-            for name in (
-                "batch_parts",
-                "chunks",
-                "joined_features",
-                "part_log",
-                "rank_agreement",
-                "read_again",
-                "step_in_parts",
-            )
+            f"functional/{name}.py"
+            for name in ("entity_losses", "match_keys", "pooling", "region_weights", "unit_length", "word_region")
         ),
-        _plugin("batch_parts", "chunks", "joined_features", "part_log", "read_again", "rank_agreement"),
+        (f"{UNIT}/functional",),
+    ),
+    "objectives": Group(("objectives/**/*.py",), (f"{UNIT}/objectives",)),
+    "places": _plugin(
+        "feature feature_paths feature_pooling features_watch host_paths",
+        "feature feature_paths feature_pooling features_watch",
+    ),
+    "joined": _plugin("batch_parts joined_features part_log", "batch_parts joined_features part_log"),
+    "hosts": _plugin(
+        "host_state lightning_hosts negatives_watch optimizer_group signatures",
+        "host_state lightning_hosts negatives_watch optimizer_group signatures",
+    ),
+    "looks": _plugin("describe undisturbed", "describe"),
+    "chunks": _plugin("chunks rank_agreement read_again step_in_parts", "chunks rank_agreement read_again"),
+    "plugged": _plugin(
+        "mixin objective_checkpoint plug_in plugged trainable",
+        "checkpoints manual_optimisation mixin plug_in training_progress",
     ),
     "splits": Group(
         ("data/prepare/seeded_split.py", "data/leakage.py", "data/neighbour_batches.py", "data/same_files.py"),

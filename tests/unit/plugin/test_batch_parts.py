@@ -11,7 +11,7 @@ from transformers import BatchEncoding
 from transformers.modeling_outputs import CausalLMOutput
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.plugin.batch_parts import join, split
+from hardneg_plugin.plugin.batch_parts import count_studies, join, split
 
 B = 5
 IMAGES, TOKENS = torch.arange(B * 3.0).reshape(B, 3), torch.arange(B * 2).reshape(B, 2)
@@ -80,6 +80,15 @@ def test_parts_are_slices_of_the_batchs_own_class(name, chunks):
     else:
         assert [len(views) for part in parts for views in part["views"]] == [1, 2, 3, 1, 2]
         assert [study for part in parts for study in part["ids"]] == IDS
+
+
+@pytest.mark.parametrize("value", ["x", 3, 0.5])
+def test_records_with_a_text_or_a_number_are_studies(value):
+    """Two of them with three views each; without such a value they may be two collections of three studies."""
+    records = [{"views": torch.zeros(3, 2), "own": value} for _ in range(2)]
+    assert count_studies(records) == 2
+    assert count_studies([{"views": record["views"]} for record in records]) == 3
+    assert count_studies(records[:1]) == 3
 
 
 def test_what_has_no_studies_goes_to_every_part():
@@ -167,6 +176,31 @@ def test_outputs_of_parts():
     assert whole["states"][:3, 2:].eq(0).all()  # padded
     assert len(whole["heads"]) == 2  # not by study: both
     assert (whole["tokens"], whole["kind"]) == ([5, 6], "x")
+
+
+@pytest.mark.parametrize("make", [torch.tensor, np.array])
+def test_whole_numbers_without_dimensions_stay_where_all_parts_have_them(make):
+    same = join([make(3), make(3)], [3, 1], [3, 1])
+    assert same.ndim == 0
+    assert (int(same), same.dtype) == (3, make(3).dtype)
+    assert [int(value) for value in join([make(3), make(4)], [3, 1], [3, 1])] == [3, 4]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [torch.zeros(3, 2), torch.zeros(2)],  # of other ranks
+        [torch.zeros(3, 2), torch.zeros(3, 2)],  # not by study
+        [np.zeros((3, 2)), np.zeros((1, 4))],  # arrays are not padded
+        [[1, 2, 3], [4, 5]],  # the second has no entry per study
+        [{"a": 1}, {"b": 1}],
+        [1, 1.0],
+    ],
+)
+def test_what_cannot_be_joined_becomes_a_list(values):
+    joined = join(values, [3, 1], [3, 1])
+    assert isinstance(joined, list)
+    assert all(one is value for one, value in zip(joined, values, strict=True))
 
 
 def test_outputs_of_transformers():

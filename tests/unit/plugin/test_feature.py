@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from hardneg_plugin import Feature
+from hardneg_plugin import Feature, PairEmbeddings
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.plugin.feature import closed_over
 from hardneg_plugin.plugin.feature_paths import FeaturePaths, recorded
@@ -22,6 +22,7 @@ class Views(nn.Module):
         super().__init__()
         self.encoder, self.pooled, self.maps = nn.Linear(4, 6), nn.Linear(4, 6), nn.Conv2d(3, 6, 1)
         self.word, self.decoder, self.keeps = nn.Linear(5, 6), nn.Linear(5, 6), nn.Identity()
+        self.unused = nn.Identity()
 
     def forward(self, batch):
         for view in batch["views"]:
@@ -136,6 +137,9 @@ def test_a_mask_counts_for_the_last_positions(mask):
     [
         ({"images": "encoder"}, r"'encoder' to be called once.*3 times. Give Feature\('encoder', calls=\"mean\"\).*describe"),
         ({"images": Feature("encoder")}, r"'encoder' to be called once.*called 3 times"),
+        ({"images": "unused"}, r"'unused' to be called once.*called 0 times. Return the features from training_step"),
+        ({"images": Feature("unused", calls="mean")}, r"'unused' to be called at least once.*called 0 times. Return the"),
+        ({"images": Feature("unused", calls=0)}, r"'unused' to be called at least once.*called 0 times. Return the"),
         ({"images": Feature("encoder", calls=3)}, r"at least 4 calls of the module, for calls=3 counts from 0, but there were 3"),
         ({"images": Feature("encoder.0", calls="mean")}, r"the output of 'encoder' has no '0': it is a tensor"),
         ({"images": Feature("encodr", calls="mean")}, r"images='encodr': Views has no module 'encodr'.*describe\(host, batch\)"),
@@ -147,6 +151,63 @@ def test_a_mask_counts_for_the_last_positions(mask):
 def test_what_does_not_fit_is_told(places, message):
     with pytest.raises(UserError, match=message):
         step(**places)
+
+
+@pytest.mark.parametrize(
+    ("options", "length", "given", "calls", "expected"),
+    [
+        ({"calls": "stack"}, 6, 3, 3, (6, 6)),  # a column for each call
+        ({"calls": "stack"}, 7, 3, 3, (7, 3)),  # the calls differed in length
+        ({"calls": "stack"}, 6, 3, 2, (6, 3)),
+        ({"calls": "mean"}, 6, 3, 3, (6, 3)),
+        ({"calls": "stack", "align": "right"}, 7, 3, 3, (3, 3)),
+        ({"align": "right"}, 6, 4, 1, (4, 4)),
+        ({"align": "right"}, 6, 6, 1, (6, 6)),
+        ({"align": "right"}, 4, 6, 1, (4, 6)),
+        ({"align": "right"}, 4, 0, 1, (4, 0)),
+        ({}, 6, 4, 1, (6, 4)),
+    ],
+)
+def test_features_and_a_mask_are_brought_together_or_left_as_they_are(options, length, given, calls, expected):
+    features, mask = torch.arange(2.0 * length).view(2, length, 1), torch.arange(2 * given).view(2, given)
+    fitted, fitted_mask = Feature("encoder", **options).fitted(features, mask, calls)
+    assert (fitted.shape[1], fitted_mask.shape[1]) == expected
+    assert torch.equal(fitted, features[:, length - expected[0] :])
+    assert torch.equal(fitted_mask, mask if given == expected[1] else mask.repeat_interleave(length // calls, 1))
+
+
+@pytest.mark.parametrize(
+    ("features", "mask"),
+    [
+        (torch.zeros(2, 6), torch.zeros(2, 4)),
+        (torch.zeros(2, 3, 6, 6), torch.zeros(2, 4)),
+        (torch.zeros(2, 6, 3), torch.zeros(2, 4, 1)),
+        (torch.zeros(2, 6, 3), None),
+        ([1, 2], torch.zeros(2, 4)),
+    ],
+)
+def test_what_is_no_sequence_with_a_mask_stays_as_it_is(features, mask):
+    fitted, fitted_mask = Feature("encoder", align="right").fitted(features, mask, 1)
+    assert fitted is features
+    assert fitted_mask is mask
+
+
+def test_a_path_into_the_batch_may_have_a_mask():
+    feature = Feature("batch.images", mask="batch.mask", align="right")
+    assert (feature.path, feature.mask, feature.align) == ("batch.images", "batch.mask", "right")
+
+
+def test_paired_studies_are_handed_on():
+    paired = PairEmbeddings(torch.ones(6, 6), torch.ones(6, 6))
+    assert step(negatives=lambda batch, outputs: paired)[0].negatives is paired
+    with pytest.raises(UserError, match=r"negatives: expected paired studies as PairEmbeddings.*got a list"):
+        step(negatives=lambda batch, outputs: [1])
+
+
+@pytest.mark.parametrize("options", [{"mask": "keeps"}, {"align": "right"}])
+def test_mask_and_align_go_with_images_and_reports(options):
+    with pytest.raises(UserError, match=r"texts=Feature\('keeps'\): mask and align go with images and reports"):
+        FeaturePaths(images="encoder", reports="decoder", texts=Feature("keeps", **options))
 
 
 @pytest.mark.parametrize("calls", ["first", -1, True, 1.0])

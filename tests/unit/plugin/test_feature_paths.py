@@ -97,6 +97,14 @@ def test_a_module_that_is_not_there_is_told_with_its_nearest_and_all():
         find_module(Nested(), "encodr.1", "images")
 
 
+def test_at_most_three_similar_modules_are_named():
+    host = nn.ModuleDict({f"encoder{i}": nn.Identity() for i in range(5)})
+    with pytest.raises(UserError, match=r"Did you mean 'encoder\d' or 'encoder\d' or 'encoder\d'\?"):
+        find_module(host, "encoder", "images")
+    with pytest.raises(UserError, match=r"has no module 'zzz'\. Its modules are encoder0, encoder1,"):
+        find_module(host, "zzz", "images")
+
+
 @pytest.mark.parametrize("where", [3, "", "encoder..1", ["encoder"], None])
 def test_a_place_is_a_path_or_a_callable(where):
     with pytest.raises(UserError, match=r"images: expected a path.*callable"):

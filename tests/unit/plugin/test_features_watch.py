@@ -29,11 +29,31 @@ def test_the_end_of_an_epoch_looks_too():
         watch.look()
 
 
+def test_each_look_is_at_the_steps_since_the_last():
+    watch = FeaturesWatch()
+    watch(torch.tensor(0.0))
+    watch.look()
+    watch(torch.tensor(0.5))
+    with pytest.warns(UserWarning, match="^50% of the latest studies"):
+        watch.look()
+
+
 def test_all_studies_are_100_per_cent():
     watch = FeaturesWatch()
     watch(torch.tensor(1.0))
     with pytest.warns(UserWarning, match="^100% of the latest studies"):
         watch.look()
+
+
+def test_after_its_warning_it_waits_for_the_device_no_more():
+    watch = FeaturesWatch()
+    watch(torch.tensor(1.0))
+    with pytest.warns(UserWarning, match="of the latest studies"):
+        watch.look()
+    with mock.patch.object(torch.Tensor, "__float__", autospec=True, return_value=1.0) as read:
+        for _ in range(2 * READ_EVERY):
+            watch(torch.tensor(1.0))
+    assert read.call_count == 0
 
 
 def test_without_such_studies_it_is_silent_and_waits_once_in_fifty_steps():

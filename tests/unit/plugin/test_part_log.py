@@ -23,7 +23,7 @@ def logged(*parts, weights=None):
 @pytest.mark.parametrize(
     "options", [{}, {"reduce_fx": "mean"}, {"reduce_fx": "avg"}, {"reduce_fx": torch.mean}], ids=str
 )
-@pytest.mark.parametrize("kind", [float, torch.tensor])
+@pytest.mark.parametrize("kind", [float, int, torch.tensor])
 def test_a_mean_is_weighted(options, kind):
     ((name, value, _, kwargs),) = logged(
         [("loss", kind(1.0), options)], [("loss", kind(4.0), options)], weights=[3, torch.tensor(1.0)]

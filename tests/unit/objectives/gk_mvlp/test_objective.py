@@ -208,6 +208,22 @@ def test_a_host_that_was_to_give_statements_is_told(statements):
         objective()(pairs(), LATE, statements)
 
 
+@pytest.mark.parametrize(
+    ("weight", "fields", "statements"),
+    [
+        ("pair_matching_weight", {"words": None, "word_mask": None}, STATEMENTS),
+        ("entity_weight", {"entities": None}, STATEMENTS),
+        ("statement_weight", {}, None),
+    ],
+)
+def test_a_term_that_is_left_out_asks_nothing_of_the_host(weight, fields, statements):
+    loss = objective(**{weight: 0.0})
+    output = loss(replace(pairs(), **fields), LATE, statements)
+    assert output.alignment_loss.isfinite()
+    assert f"{weight.removesuffix('_weight')}_loss" not in output.logs
+    assert len([name for name in output.logs if name.endswith("_loss")]) == 3  # the global one, and two terms
+
+
 def test_a_host_that_was_to_give_entities_is_told():
     with pytest.raises(ValueError, match="entities="):
         objective(grounding=None, entity_width=9)(replace(pairs(), entities=None), LATE, STATEMENTS)

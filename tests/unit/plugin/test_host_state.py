@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from hardneg_plugin import HardNegativeObjective, host_state_dict
 from hardneg_plugin.errors import UserError
@@ -98,7 +99,15 @@ def test_a_setting_that_is_no_more_is_not_told():
         check(HardNegativeObjective(), HardNegativeObjective(), no_more="3")
 
 
-def test_a_compiled_model_gives_the_names_of_what_it_wraps():
+def in_ddp(model):
+    """As on a rank, but without a process group."""
+    wrapper = DistributedDataParallel.__new__(DistributedDataParallel)
+    nn.Module.__init__(wrapper)
+    wrapper.module = model
+    return wrapper
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, in_ddp, lambda model: torch.compile(in_ddp(model))])
+def test_a_wrapped_model_gives_the_names_of_what_is_inside(wrap):
     model = nn.ModuleDict({"encoder": nn.Linear(2, 2, bias=False), "hard_negatives": nn.Linear(2, 2)})
-    wrapped = torch.compile(model)
-    assert list(host_state_dict(wrapped)) == ["encoder.weight"]
+    assert list(host_state_dict(wrap(model))) == ["encoder.weight"]

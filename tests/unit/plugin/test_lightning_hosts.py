@@ -40,6 +40,14 @@ def test_other_classes_are_of_neither():
         hardneg_plugin.plug_in(nn.Linear(2, 2), images="a", reports="b")
 
 
+@pytest.mark.parametrize("package", ["pytorch_lightning", "lightning.pytorch"])
+def test_a_package_that_nobody_has_imported_has_no_hosts(package, monkeypatch):
+    monkeypatch.delitem(sys.modules, package)
+    assert lightning_module_of(nn.Module) is None
+    other = lightning if package == "pytorch_lightning" else pytorch_lightning
+    assert lightning_module_of(type("Host", (other.LightningModule,), {})) is other.LightningModule
+
+
 TRAINS = """
 import sys, warnings
 sys.modules[{other!r}] = None  # as if it were not installed

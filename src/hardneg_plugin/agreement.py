@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hardneg_plugin.distributed import from_first_rank, is_shard, world_size
+from hardneg_plugin.distributed import from_first_rank, is_part, is_shard, world_size
 from hardneg_plugin.errors import SharedError
 
 ROUNDINGS = 128
@@ -22,8 +22,8 @@ def check_agreement(module: nn.Module, name: str, device: torch.device | None = 
     On devices of one kind they are the same bit for bit: gloo and NCCL give all ranks the same sum of the gradients, and each rank
     goes on from it with the same operations. Devices of two kinds may round a norm or a step of the optimizer differently, so
     parameters and buffers of floats may differ by `ROUNDINGS` of float32, or of float64 where they have it. Extra state is copied
-    from rank to rank and is equal on any device. Sharded parameters (`DTensor`) differ by design and are left out. The check reads
-    the whole state once.
+    from rank to rank and is equal on any device. Sharded parameters (`DTensor`) and parts of a bank differ by design and are left
+    out. The check reads the whole state once.
 
     Args:
         module: the same one on all ranks.
@@ -39,7 +39,7 @@ def check_agreement(module: nn.Module, name: str, device: torch.device | None = 
         return
     if device is None:
         device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-    state = {key: value for key, value in module.state_dict().items() if not is_shard(value)}
+    state = {key: value for key, value in module.state_dict().items() if not is_shard(value) and not is_part(value)}
     digests = torch.tensor(
         [(_digest(_kind(value)), _digest(value)) for value in state.values()] or [(0, 0)], device=device
     )

@@ -6,7 +6,7 @@ Everything here uses the default process group; without one there is one rank.
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -98,6 +98,15 @@ def is_shard(value: Any) -> bool:
     # whoever made one has imported its module, which takes long
     tensors = sys.modules.get("torch.distributed.tensor")
     return tensors is not None and isinstance(value, tensors.DTensor)
+
+
+def is_part(value: Any) -> bool:
+    """Whether a value of a state dict is what one rank holds of a state that is spread over ranks.
+
+    >>> is_part({"keys": torch.zeros(2), "part": (0, 2)})
+    True
+    """
+    return isinstance(value, Mapping) and "part" in value
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import torch
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import whole_file
 from hardneg_plugin.objectives import HardNegativeObjective
+from hardneg_plugin.objectives.study_parts import whole_parts
 from hardneg_plugin.plugin.optimizer_group import add_group
 from hardneg_plugin.tensor_file import read_tensors
 
@@ -49,9 +50,10 @@ class ObjectiveBesideModel(_Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
+        state = whole_parts(self.hard_negatives.state_dict(), self.args.device)
         if self.args.should_save:
             with whole_file(Path(output_dir, OBJECTIVE_FILE)) as file:
-                torch.save(self.hard_negatives.state_dict(), file)
+                torch.save(state, file)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:

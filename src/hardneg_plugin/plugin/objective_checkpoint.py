@@ -3,6 +3,7 @@
 from typing import Any
 
 from hardneg_plugin.distributed import warn_on_first_rank
+from hardneg_plugin.objectives.study_parts import whole_parts
 from hardneg_plugin.plugin.host_state import check_default_fits, settings_of, take_out
 from hardneg_plugin.plugin.rank_agreement import (
     RankAgreement,
@@ -24,10 +25,11 @@ class ObjectiveCheckpoint(RankAgreement):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the host's weights in the state dict, and put those of the objective beside it."""
         inside = take_out(checkpoint["state_dict"])
-        checkpoint[_NAME], checkpoint[_SETTINGS] = inside, settings_of(self.hard_negatives)
+        checkpoint[_SETTINGS] = settings_of(self.hard_negatives)
         if is_sharded(self):
-            checkpoint[_NAME] = whole_state(self.hard_negatives)
+            inside = whole_state(self.hard_negatives)
             checkpoint["host_weights"] = list(checkpoint["state_dict"])
+        checkpoint[_NAME] = whole_parts(inside, self.device)
         super().on_save_checkpoint(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -39,10 +39,10 @@ def progress(step: int) -> TrainingProgress:
     return TrainingProgress(step=step, epoch=step // 2)
 
 
-def of_rank(rank: int) -> list[dict[str, Any]]:
+def of_rank(rank: int, *, sharded: bool) -> list[dict[str, Any]]:
     """Of each step the loss of all ranks and the gradients of this rank's features, by the objective."""
     objective = HardNegativeObjective(
-        negatives=Bank(k=K),
+        negatives=Bank(k=K, sharded=sharded),
         hardening=Alternating(step_size=STEP_SIZE, margin=GUARD),
         alignment=InfoNCE(temperature=1 / SCALE, negative_weight=0.7, hardened_weight=1.3),
         separation=Hinge(margin=SEPARATION),

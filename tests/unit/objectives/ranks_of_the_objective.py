@@ -187,7 +187,8 @@ def _rank(rank: int, folder: str) -> None:
     seen["accumulated"] = _accumulated(rank)
     seen["collectives"] = _collectives(rank)
     seen["gathered"] = _gathered(rank)
-    seen["bank in loops"] = bank_in_loops.of_rank(rank)
+    for sharded in (False, True):
+        seen["bank in loops", sharded] = bank_in_loops.of_rank(rank, sharded=sharded)
     torch.save(seen, f"{folder}/seen-{rank}.pt")
     dist.destroy_process_group()
 

@@ -80,13 +80,14 @@ def test_queue_bank_and_auxiliary_negatives_agree_on_every_rank_bit_for_bit(rank
             assert len(ours) >= 5
 
 
-def test_bank_and_auxiliary_negatives_of_two_ranks_are_those_of_plain_loops(ranks):
+@pytest.mark.parametrize("sharded", [False, True])
+def test_bank_and_auxiliary_negatives_of_two_ranks_are_those_of_plain_loops(ranks, sharded):
     """With uneven batches, studies that come twice, and some with features that are not finite."""
     expected, came = in_loops()
     assert min(came.values()) >= 2, came
     for step, one in enumerate(expected):
         for rank in (0, 1):
-            got = ranks[rank]["bank in loops"][step]
+            got = ranks[rank]["bank in loops", sharded][step]
             torch.testing.assert_close(got["loss"].double(), one["loss"], rtol=1e-5, atol=1e-6)
             for side, gradient in zip(("images", "reports"), one[rank], strict=True):
                 gradient = torch.zeros_like(got[side]).double() if gradient is None else gradient

@@ -161,4 +161,44 @@ EQUIVALENT: dict[str, list[tuple[str, str, str]]] = {
             "the default of Python 3.11 and later",
         ),
     ],
+    "objectives/batch.py": [
+        (
+            "seed = (torch.initial_seed() * 1_000_003 + self.progress.step * 10_007 + self.shards.rank) % 2**63",
+            "seed = (torch.initial_seed() * 1_000_003 + self.progress.step * 10_007 + self.shards.rank) % 2**64",
+            "a seed has 64 bits",
+        ),
+    ],
+    "objectives/batch_logs.py": [
+        (
+            '"hardness": torch.full((), hardness, dtype=torch.float32, device=images.device),',
+            '"hardness": torch.full((), hardness, device=images.device),',
+            "float32 is the default, and what is logged becomes float32",
+        ),
+    ],
+    "objectives/gk_mvlp/objective.py": [
+        (
+            "if self.parts is not None and self.pair_matching is not None:",
+            "if self.parts is not None:",
+            "there are both or none",
+        ),
+    ],
+    "plugin/negatives_watch.py": [
+        (
+            "self.found = self.found + found.detach()",
+            "self.found = self.found - found.detach()",
+            "a sum of numbers >= 0 is compared with 0",
+        ),
+    ],
+    "functional/unit_length.py": [
+        (
+            "length: Tensor = torch.linalg.vector_norm(vectors.detach().float(), dim=-1)",
+            "length: Tensor = torch.linalg.vector_norm(vectors.float(), dim=-1)",
+            "a comparison has no gradient",
+        ),
+        (
+            "return F.normalize(vectors.where(has_one, 0), dim=-1).where(has_one, 0)",
+            "return F.normalize(vectors.where(has_one, 1), dim=-1).where(has_one, 0)",
+            "the row is zero afterwards",
+        ),
+    ],
 }

@@ -41,3 +41,13 @@ def test_a_gradient_is_at_most_that_of_the_shortest_vector_that_counts():
 
 def test_it_agrees_with_finite_differences():
     assert torch.autograd.gradcheck(unit_length, torch.randn(3, 4, dtype=torch.float64, requires_grad=True))
+
+
+def test_the_shortest_that_counts_is_the_length_that_is_given():
+    vectors = torch.tensor([[0.5, 0.0], [0.0, 0.4], [3.0, 4.0]])
+    assert has_direction(vectors, 0.5).tolist() == [True, False, True]
+    assert torch.equal(unit_length(vectors, 0.5), torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.6, 0.8]]))
+    short = torch.tensor([[1e-9, 0.0]])
+    assert unit_length(short).tolist() == [[1.0, 0.0]]
+    assert unit_length(short, SHORTEST).tolist() == [[0.0, 0.0]]
+    assert not has_direction(short).item()

@@ -1,6 +1,7 @@
 """When the first steps of a training without hard negatives are told."""
 
 import warnings
+from unittest import mock
 
 import pytest
 import torch
@@ -41,3 +42,16 @@ def test_it_is_told_once_and_of_the_first_steps_only():
     watch = NegativesWatch()
     watched(watch, 0, found=0.1)
     watched(watch, 1)
+
+
+def test_it_waits_for_the_device_once_and_keeps_no_graph():
+    watch, objective = NegativesWatch(), HardNegativeObjective()
+    with mock.patch.object(torch.Tensor, "__float__", autospec=True, return_value=0.0) as read:
+        for step in range(STEPS - 1):
+            watch(torch.tensor(0.0, requires_grad=True), 1, objective, TrainingProgress(step=step))
+        assert read.call_count == 0
+        assert not watch.found.requires_grad
+        with pytest.warns(UserWarning, match="No hard negative was found in 10 steps") as told:
+            watch(torch.tensor(0.0), 1, objective, TrainingProgress(step=STEPS))
+        watch(torch.tensor(0.0), 1, objective, TrainingProgress(step=STEPS + 1))
+    assert read.call_count == len(told) == 1

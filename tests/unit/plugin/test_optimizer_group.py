@@ -100,7 +100,7 @@ def test_every_form_that_lightning_accepts(form):
     assert len(scheduler.base_lrs) == 1 + has_scheduler
 
 
-@pytest.mark.parametrize("nothing", [None, [], ([], []), {}])
+@pytest.mark.parametrize("nothing", [None, [], ([], []), {}, object(), {"optimizer": None}])
 def test_without_an_optimizer_nothing_happens(nothing):
     add_group(nothing, {"scale": nn.Parameter(torch.zeros(1))})
 
@@ -118,6 +118,13 @@ def test_options_are_the_first_groups_without_weight_decay_and_not_shared():
     assert (own["name"], own["betas"], own["weight_decay"], own["lr"]) == ("hard_negatives", (0.5, 0.6), 0.0, 0.1)
     assert first["weight_decay"] == 0.3
     assert own["lr"] is not first["lr"]
+
+
+def test_an_optimizer_without_weight_decay_gets_none():
+    optimizer = torch.optim.Rprop([nn.Parameter(torch.zeros(2))], lr=0.1)
+    assert "weight_decay" not in optimizer.param_groups[0]
+    add_group(optimizer, {"scale": nn.Parameter(torch.zeros(1))})
+    assert optimizer.param_groups[1].keys() == optimizer.param_groups[0].keys()
 
 
 def test_only_frozen_parameters_need_no_group():

@@ -149,8 +149,8 @@ class Cluster:
         self.nodes.append(Node(process, said))
         return self.nodes[-1]
 
-    def start_both(self, run_folder: str) -> list[Node]:
-        settings = [*self.settings, f"hydra.run.dir={self.folder / run_folder}"]
+    def start_both(self, run_folder: str, *more: str) -> list[Node]:
+        settings = [*self.settings, f"hydra.run.dir={self.folder / run_folder}", *more]
         return [self.start(number, *settings) for number in (0, 1)]
 
     @property
@@ -186,7 +186,7 @@ def delay(cluster: Cluster) -> Row:
 
 
 def pause(cluster: Cluster) -> Row:
-    nodes = cluster.start_both("pause")
+    nodes = cluster.start_both("pause", "rank_timeout=120")
     cluster.until_training("pause")
     cluster.set_link(False)
     time.sleep(20)

@@ -75,13 +75,6 @@ def row(name: str, r: dict[str, float | None]) -> str:
     )
 
 
-def read_rate(mib: int = 256) -> float:
-    """Bytes per second that a large tensor, which no cache holds, is read with."""
-    a = torch.ones(mib * 2**18)
-    a.sum()
-    return 4 * a.numel() / seconds_of(a.sum)
-
-
 def seconds_of(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()

@@ -18,9 +18,9 @@ FEW_QUERIES = 8
 
 
 def for_steps(keys_values: KeysValues) -> KeysValues:
-    """The same keys and values, with the keys laid out in memory as single steps read them."""
+    """The same keys and values, laid out in memory as single steps read them."""
     keys, values = keys_values
-    return keys.mT.contiguous().mT, values
+    return keys.mT.contiguous().mT, values.contiguous()
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

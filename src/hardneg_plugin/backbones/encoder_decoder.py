@@ -3,6 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from hardneg_plugin.backbones.attention import BeamCache, KeysValues, for_steps
 from hardneg_plugin.backbones.decoder import IncrementalDecoder, evaluating
-from hardneg_plugin.backbones.decoding import DecoderState
+from hardneg_plugin.backbones.decoding import Decoded, DecoderState, Decoding
 from hardneg_plugin.backbones.layers import (
     DecoderLayer,
     EncoderLayer,
@@ -23,6 +24,7 @@ from hardneg_plugin.backbones.layers import (
     sinusoids,
 )
 from hardneg_plugin.backbones.linear import DecodingLinear
+from hardneg_plugin.backbones.packed import packed_weights
 
 DecoderInput = tuple[Tensor, Sequence[Sequence[Norm]]]
 """Embedded tokens `(B, T, width)`, and the three norms of every decoder layer."""
@@ -124,6 +126,12 @@ class EncoderDecoder(IncrementalDecoder):
     def classify(self, states: Tensor) -> Tensor:
         """See `ReportDecoder`."""
         return F.log_softmax(self.output(states), dim=-1, dtype=torch.float32)
+
+    def search(self, patches: Tensor, decoding: Decoding, *, patch_mask: Tensor | None = None) -> Decoded:
+        """See `Incremental`; on packed weights, unless a single row at a time would not repay the packing."""
+        rows = len(patches) * (decoding.num_return if decoding.sample else decoding.beam_size)
+        with packed_weights(self) if rows > 1 else nullcontext():
+            return super().search(patches, decoding, patch_mask=patch_mask)
 
     def start(
         self, patches: Tensor, *, max_length: int, beams: int = 1, patch_mask: Tensor | None = None

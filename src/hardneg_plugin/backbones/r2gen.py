@@ -1,5 +1,6 @@
 """R2Gen: a transformer with a relational memory of the report so far, which conditions every norm of its decoder."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from hardneg_plugin.backbones.attention import Attention, KeysValues
 from hardneg_plugin.backbones.encoder_decoder import DecoderInput, EncoderDecoder, EncoderDecoderState
 from hardneg_plugin.backbones.layers import Norm, SampleNorm, standardised, xavier_matrices
 from hardneg_plugin.backbones.linear import DecodingLinear
+from hardneg_plugin.backbones.packed import Product
 
 
 @dataclass
@@ -154,6 +156,9 @@ class ConditionalNorms(nn.Module):
         memory_width: Width of the memory that conditions.
     """
 
+    _second: Sequence[Product] | None = None
+    """The second layers on packed weights."""
+
     def __init__(self, count: int, width: int, memory_width: int) -> None:
         super().__init__()
         self.count, self.width = count, width
@@ -167,17 +172,30 @@ class ConditionalNorms(nn.Module):
         for weight in (*self.first.weight.detach().split(width), *self.second_weight.detach()):
             nn.init.xavier_uniform_(weight)
 
+    def pack(self, make: Callable[[Tensor, Tensor], Product]) -> None:
+        """See `Packable`; `first` packs itself."""
+        biases = (self.affine + self.second_bias).split(self.width)
+        self._second = [make(weight, bias) for weight, bias in zip(self.second_weight, biases, strict=True)]
+
+    def unpack(self) -> None:
+        """See `Packable`."""
+        self._second = None
+
     def forward(self, memory: Tensor) -> list[Norm]:
         """The N norms under a memory `(B, T, memory_width)`, each of `(B, T, width)`."""
         bias = (self.affine + self.second_bias).view(-1, self.width)
         rows = memory.shape[:-1]
-        if torch.is_grad_enabled():
+        gains_shifts: Sequence[Tensor]
+        if self._second is not None:
+            hidden = self.first(memory).relu_().split(self.width, dim=-1)
+            gains_shifts = [second(part) for second, part in zip(self._second, hidden, strict=True)]
+        elif torch.is_grad_enabled():
             hidden = self.first(memory).relu_().view(-1, 2 * self.count, self.width).transpose(0, 1)
-            out = torch.baddbmm(bias[:, None], hidden, self.second_weight.mT)
+            gains_shifts = torch.baddbmm(bias[:, None], hidden, self.second_weight.mT).unflatten(1, rows)
         else:
             hidden = self.first.transposed(memory).relu_().view(2 * self.count, self.width, -1)
             out = torch.baddbmm(bias[:, :, None], self.second_weight, hidden).mT.contiguous()
-        gains_shifts = out.unflatten(1, rows)
+            gains_shifts = out.unflatten(1, rows)
         return [
             partial(_normalise, gain=gain, shift=shift)
             for gain, shift in zip(gains_shifts[::2], gains_shifts[1::2], strict=True)

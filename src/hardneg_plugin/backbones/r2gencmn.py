@@ -100,7 +100,8 @@ class CrossModalMemory(nn.Module):
 
     def keys_values(self) -> KeysValues:
         """Keys and values of the rows, each `(heads, M, width / heads)`; the same for every study."""
-        return split_heads(self.key(self.matrix), self.heads), split_heads(self.value(self.matrix), self.heads)
+        keys, values = split_heads(self.key(self.matrix), self.heads), split_heads(self.value(self.matrix), self.heads)
+        return keys, values.contiguous()  # one table, of which no query makes another copy
 
     def forward(self, x: Tensor, keys_values: KeysValues) -> Tensor:
         """The response to each query, `(B, L, width)`.

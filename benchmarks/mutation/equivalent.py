@@ -181,6 +181,11 @@ EQUIVALENT: dict[str, list[tuple[str, str, str]]] = {
             "if self.parts is not None:",
             "there are both or none",
         ),
+        (
+            "if self.parts is not None and self.pair_matching is not None:",
+            "if self.pair_matching is not None:",
+            "there are both or none",
+        ),
     ],
     "plugin/negatives_watch.py": [
         (
@@ -199,6 +204,32 @@ EQUIVALENT: dict[str, list[tuple[str, str, str]]] = {
             "return F.normalize(vectors.where(has_one, 0), dim=-1).where(has_one, 0)",
             "return F.normalize(vectors.where(has_one, 1), dim=-1).where(has_one, 0)",
             "the row is zero afterwards",
+        ),
+    ],
+    "objectives/likelihood/edit_margin.py": [
+        (
+            "self._losses(torch.ones(1), torch.ones(1), torch.ones(1, dtype=torch.bool))",
+            "self._losses(torch.ones(1), torch.ones(2), torch.ones(1, dtype=torch.bool))",
+            "called for its checks of form, beta and margin",
+        ),
+    ],
+    "objectives/likelihood/margin.py": [
+        (
+            "self._losses(torch.ones(1), torch.ones(1, 1), torch.ones(1, 1, dtype=torch.bool))",
+            "self._losses(torch.ones(1), torch.ones(1, 2), torch.ones(1, 1, dtype=torch.bool))",
+            "called for its checks of form, beta and margin",
+        ),
+        (
+            "count = (valid & (others - own_reports[index]).detach().isfinite()).sum(1)",
+            "count = (valid & ((others + own_reports[index])).detach().isfinite()).sum(1)",
+            "a sum is finite where the difference is",
+        ),
+    ],
+    "objectives/likelihood/terms.py": [
+        (
+            "counts = batch.usable & own.of_reports.detach().isfinite()",
+            "counts = batch.usable & own.of_reports.isfinite()",
+            "whether a number is finite has no gradient",
         ),
     ],
 }

@@ -101,6 +101,19 @@ def test_paired_images_come_after_those_of_the_batch():
     assert NegativeImages("paired", k=3)(batch)[0].shape == (STUDIES, 3)
     with pytest.raises(UserError, match=r"with 4 paired studies per study, but got 3.*negatives\.k >= 4"):
         NegativeImages("paired", k=4)(batch)
+    with pytest.raises(UserError, match=r"with 1 paired studies per study, but got 0"):
+        NegativeImages("paired")(batch_of())
+
+
+def test_random_images_follow_from_the_step_and_leave_the_global_generator_alone():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    draws = []
+    for step in (1, 1, 2):
+        draws.append(NegativeImages("random", k=3)(batch_of(step=step))[0])
+        torch.testing.assert_close(torch.get_rng_state(), before)
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
 
 
 def test_random_images_are_uniform_over_those_that_do_not_match():
@@ -143,16 +156,32 @@ def test_the_margin_and_its_logs_are_plain_loops(side, k, unusable):
 
 
 @pytest.mark.parametrize("side", ["image", "report", "both"])
-def test_a_report_whose_loss_is_not_finite_is_no_negative_and_has_none(side):
+@pytest.mark.parametrize("k", [2, 4])
+def test_a_report_whose_loss_is_not_finite_is_no_negative_and_has_none(side, k):
     batch, bad = batch_of(), 3
-    losses, logs = LikelihoodMargin(side=side, k=4)(batch, own_losses(bad), reader(bad=bad))
-    without, expected = LikelihoodMargin(side=side, k=4)(batch, own_losses(), reader())
-    assert losses.isfinite().all()
-    if side == "image":  # with the bad study's image others can be read
-        assert losses[bad] == 0
-        torch.testing.assert_close(losses[:bad], without[:bad])
-    assert set(logs) == set(expected)
+    own = own_losses(bad)
+    losses, logs = LikelihoodMargin(side=side, k=k, form="hinge", margin=5.0)(batch, own, reader(bad=bad))
+    of_reports = report_losses(own.losses)
+    for i, others in enumerate(nearest(batch, k)):
+        sides = {"image": [], "report": []}
+        for j in others:
+            other = report_losses(losses_with(torch.full((STUDIES,), j)))[i]
+            for name, one in (("image", i), ("report", j)):
+                if one != bad:
+                    sides[name].append(max(0.0, 5.0 - 0.1 * (other - of_reports[one])))
+        means = {name: sum(values) / max(len(values), 1) for name, values in sides.items()}
+        expected = sum(means.values()) / 2 if side == "both" else means[side]
+        assert losses[i].item() == pytest.approx(expected, rel=1e-5)
     assert all(value.isfinite() for value in logs.values())
+
+
+@pytest.mark.parametrize("margin", [LikelihoodMargin(), EditMargin()])
+def test_a_margin_that_is_just_kept_is_not_violated(margin):
+    own = own_losses()._replace(losses=torch.ones(STUDIES, LENGTH))
+    other = own._replace(tokens=own.tokens + 20)
+    read = lambda *args, **kwargs: other  # noqa: E731
+    logs = (margin(own, read, 0.5) if isinstance(margin, EditMargin) else margin(batch_of(), own, read))[1]
+    assert [float(value) for name, value in logs.items() if name.endswith(("_ahead", "_violated"))] == [0.0, 0.0]
 
 
 def edits(has_copy=(True, True, False, True, True), bad=None):

@@ -12,6 +12,7 @@ from hardneg_plugin.functional.likelihood import TokenLosses
 from hardneg_plugin.functional.match_keys import MatchKeys
 from hardneg_plugin.objectives import ByImage, ByText, EditMargin, EmbeddedBatch, LikelihoodMargin
 from hardneg_plugin.objectives.batch import HardNegatives
+from hardneg_plugin.objectives.likelihood import terms
 from hardneg_plugin.objectives.likelihood.negative_images import MEAN_IMAGE, NegativeImages
 from hardneg_plugin.objectives.likelihood.terms import NO_TERMS, likelihood_terms
 from hardneg_plugin.objectives.likelihood.token_weights import ByEmphasis
@@ -271,6 +272,22 @@ def test_weights_by_image_and_their_logs_are_plain_loops(hardened, hardness, unu
     assert moves == (logs["moved_towards_own"] > 0)
 
 
+@pytest.mark.parametrize("limit", [0.9, 100.0])
+def test_relative_weights_are_of_differences_in_multiples_of_their_mean(limit):
+    batch, own = batch_of((3,)), own_losses()
+    weights, _ = ByImage(scale=1.5, limit=limit, relative=True)(batch, own, reader(), 0.5)
+    differences = {}
+    for i, others in enumerate(nearest(batch, 1)):
+        for j in others:
+            other = losses_with(torch.full((STUDIES,), j))
+            differences |= {(i, t): abs(float(other[i, t] - own.losses[i, t])) for t in range(LENGTH) if MASK[i, t]}
+    mean = sum(differences.values()) / len(differences)
+    for i in HERE:
+        for t in range(int(MASK[i].sum())):
+            expected = 1 + 1.5 * min(differences.get((i, t), 0.0) / mean, limit)
+            assert weights[i, t].item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_without_any_negative_weights_are_one_and_logs_are_zero():
     batch = batch_of((0, 1, 2, 3))
     weights, logs = ByImage()(batch, own_losses(), reader(), 0.5)
@@ -301,18 +318,18 @@ def test_the_terms_of_a_batch_together(unusable):
         return edits() if changes else emphasised if order is None else reader()(order, towards)
 
     by, margin, of_edits = ByEmphasis(scale=3.0), LikelihoodMargin(), EditMargin()
-    terms = likelihood_terms(by, margin, of_edits, batch, read, 0.5)
+    found = likelihood_terms(by, margin, of_edits, batch, read, 0.5)
     places = [(i, t) for i in HERE for t in range(LENGTH) if MASK[i, t]]
     weights = [1 + 3 * float(emphasised.emphasis[i, t]) for i, t in places]
     values = [float(own.losses[i, t]) for i, t in places]
     weighed = sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
-    assert terms.report_loss.item() == pytest.approx(weighed, rel=1e-5)
-    assert terms.logs["token_loss"].item() == pytest.approx(sum(values) / len(values), rel=1e-5)
-    assert terms.logs["token_weight"].item() == pytest.approx(sum(weights) / len(weights), rel=1e-5)
+    assert found.report_loss.item() == pytest.approx(weighed, rel=1e-5)
+    assert found.logs["token_loss"].item() == pytest.approx(sum(values) / len(values), rel=1e-5)
+    assert found.logs["token_weight"].item() == pytest.approx(sum(weights) / len(weights), rel=1e-5)
     kept = [i for i in HERE if i not in unusable]
     both = margin(batch, own, read)[0] + of_edits(own, read, 0.5)[0]
-    assert terms.margin_loss.item() == pytest.approx(float(both[kept].mean()), rel=1e-5)
-    assert {"likelihood_ahead", "edit_ahead"} < set(terms.logs)
+    assert found.margin_loss.item() == pytest.approx(float(both[kept].mean()), rel=1e-5)
+    assert {"likelihood_ahead", "edit_ahead"} < set(found.logs)
     alone = likelihood_terms(None, margin, None, batch, read, 0.5)
     assert alone.report_loss is None
     assert alone.margin_loss.item() == pytest.approx(float(margin(batch, own, read)[0][kept].mean()), rel=1e-5)
@@ -333,5 +350,24 @@ def test_a_batch_in_which_no_token_counts_has_weights_and_losses_of_zero():
     nothing = TokenLosses(torch.full((STUDIES, LENGTH), torch.nan), torch.zeros_like(MASK))._replace(
         emphasis=drawn(STUDIES, LENGTH)
     )
-    terms = likelihood_terms(ByEmphasis(), None, None, batch_of(), lambda: nothing, 0.5)
-    assert terms.report_loss == terms.logs["token_loss"] == terms.logs["token_weight"] == 0
+    found = likelihood_terms(ByEmphasis(), None, None, batch_of(), lambda: nothing, 0.5)
+    assert found.report_loss == found.logs["token_loss"] == found.logs["token_weight"] == 0
+
+
+def test_weights_of_the_tokens_that_count_are_shared_by_the_ranks(monkeypatch):
+    own, seen = own_losses()._replace(emphasis=drawn(STUDIES, LENGTH, seed=9)), []
+    alone = likelihood_terms(ByEmphasis(scale=3.0), None, None, batch_of(), lambda: own, 0.5).report_loss
+    monkeypatch.setattr(terms, "share_of_ranks", lambda total: seen.append(float(total)) or (lambda: 0.25))
+    shared = likelihood_terms(ByEmphasis(scale=3.0), None, None, batch_of(), lambda: own, 0.5).report_loss
+    expected = sum(1 + 3 * float(own.emphasis[i, t]) for i in HERE for t in range(LENGTH) if MASK[i, t])
+    assert seen == pytest.approx([expected])
+    assert shared.item() == pytest.approx(0.25 * alone.item())
+
+
+def test_of_a_single_token_the_weight_is_its_own():
+    only = torch.zeros_like(MASK)
+    only[2, 0] = True
+    own = own_losses()._replace(mask=only, emphasis=torch.full((STUDIES, LENGTH), 0.5))
+    logs = likelihood_terms(ByEmphasis(scale=3.0), None, None, batch_of(), lambda: own, 0.5).logs
+    assert logs["token_weight"].item() == pytest.approx(2.5)
+    assert logs["token_loss"].item() == pytest.approx(float(own.losses[2, 0]))

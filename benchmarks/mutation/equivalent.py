@@ -232,4 +232,11 @@ EQUIVALENT: dict[str, list[tuple[str, str, str]]] = {
             "whether a number is finite has no gradient",
         ),
     ],
+    "objectives/objective.py": [
+        (
+            "head for head in (self.image_head, self.report_head) if isinstance(head, ProjectionHead) and head.centred",
+            "head for head in (self.image_head, self.report_head) if isinstance(head, ProjectionHead)",
+            "a head that is not centred follows no mean",
+        ),
+    ],
 }

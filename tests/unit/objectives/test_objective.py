@@ -262,3 +262,16 @@ def test_absolute_separation_and_released_run_in_batch():
 def test_default_schedule_is_linear_over_training():
     assert HardNegativeObjective().schedule == Linear()
     assert HardNegativeObjective().separation is None
+
+
+def test_a_cast_host_leaves_it_in_float32_and_a_move_takes_it_along():
+    sizes = {"image_width": 3, "report_width": 2, "width": 4}
+    cast = HardNegativeObjective(**sizes).to(torch.bfloat16).double()
+    values = [*cast.parameters(), *cast.buffers()]
+    assert {value.dtype for value in values} == {torch.float32, torch.int64}
+    moved = HardNegativeObjective(**sizes).to("meta", torch.bfloat16)
+    values = [*moved.parameters(), *moved.buffers()]
+    assert {(value.dtype, value.device.type) for value in values} == {(torch.float32, "meta"), (torch.int64, "meta")}
+    alone = HardNegativeObjective(**sizes).to_empty(device="meta", recurse=False)
+    assert alone.log_scales.is_meta
+    assert not alone.image_head.weight.is_meta

@@ -29,6 +29,7 @@ from hardneg_plugin.objectives import (
 )
 from hardneg_plugin.objectives.gk_mvlp import pair_matching
 from hardneg_plugin.objectives.schedule import Constant, TrainingProgress
+from hardneg_plugin.objectives.usable_studies import usable_studies, without_unusable
 
 PROMPTS = len(ChestXray().prompts)
 SIZES = {"image_width": 6, "report_width": 5, "width": 4}
@@ -176,6 +177,26 @@ def test_all_others_are_as_if_it_had_not_come(source, bad):
 )
 def test_a_part_that_is_not_finite_makes_its_study_unusable(source, bad):
     compare(ROWS[source], *BAD_PARTS[bad])
+
+
+@pytest.mark.parametrize("reads_parts", [True, False])
+@pytest.mark.parametrize("feature", FEATURES)
+def test_what_is_not_usable_is_zero_in_paired_studies_too(feature, reads_parts):
+    given = features_of([1, 2, 3], 0, 4, True)
+    spoilt(given, 1, feature, torch.nan)
+    spoilt(given["negatives"], 4, feature, torch.inf)
+    pairs = pairs_of(given)
+    cleaned = without_unusable(pairs, reads_parts=reads_parts)
+    is_read = reads_parts or feature in ("images", "reports")
+    for found, before, row in ((cleaned, pairs, 1), (cleaned.negatives, pairs.negatives, 4)):
+        is_usable = usable_studies(before, reads_parts=reads_parts).tolist()
+        assert is_usable == [i != row or not is_read for i in range(len(before.images))]
+        for name in FEATURES:
+            is_cleaned = is_read and (reads_parts or name in ("images", "reports"))
+            expected = getattr(before, name).detach().clone()
+            if is_cleaned:
+                expected[row] = 0
+            torch.testing.assert_close(getattr(found, name), expected, equal_nan=True)
 
 
 def test_an_objective_of_whole_images_does_not_look_at_parts():

@@ -1,15 +1,21 @@
 """RECLF's objective: scores of all pairs against plain loops, and what must not change them."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from hardneg_plugin import PairEmbeddings
+from hardneg_plugin.distributed import Shards
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.losses import info_nce_of_logits
+from hardneg_plugin.functional.match_keys import MatchKeys
 from hardneg_plugin.functional.word_region import importance, reason, word_region_attention, word_region_vectors
-from hardneg_plugin.objectives import Paired, RelationEnhancedObjective
-from hardneg_plugin.objectives.local_features import PartHeads
+from hardneg_plugin.objectives import InBatch, Paired, Queue, RelationEnhancedObjective
+from hardneg_plugin.objectives.batch import HardNegatives
+from hardneg_plugin.objectives.local_features import LocalFeatures, PartHeads
 from hardneg_plugin.objectives.reclf.relations import WordRegionScorer
 from hardneg_plugin.objectives.schedule import Constant, TrainingProgress
 
@@ -171,6 +177,41 @@ def test_chunks_change_neither_scores_nor_gradients(options, chunk):
     for (name, a), b in zip(one.named_parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, msg=name)
     torch.testing.assert_close(batches[0].words.grad, batches[1].words.grad)
+
+
+@pytest.mark.parametrize("sizes", [(2, 3), (1, 1, 3)], ids=str)
+@pytest.mark.parametrize("make", [lambda: InBatch(k=2), lambda: Queue(size=4, k=2)], ids=["in_batch", "queue"])
+def test_ranks_together_have_the_losses_of_one_process(monkeypatch, sizes, make):
+    """Rank by rank, without processes: what is gathered is what the heads make of all studies."""
+    loss, whole = objective(centred=False, negatives=make(), chunk=2), pairs(texts=["a", "b", "a", "c", "d"])
+    loss(whole, LATE)  # fills the queue
+    embedded = loss._embed(whole, LATE)
+    negatives = copy.deepcopy(loss.negatives)(embedded)
+    expected = torch.stack(loss._contrasts(whole, embedded, negatives))
+    words, regions = loss.parts(whole)
+    for rank in range(len(sizes)):
+        shards = Shards(rank, sizes)
+        here = shards.local
+        monkeypatch.setattr(LocalFeatures, "gathered", lambda own, _: words if own.mask.shape[1] == 6 else regions)
+        own = {
+            name: value[here] if isinstance(value, torch.Tensor | MatchKeys) else value
+            for name, value in vars(whole).items()
+        }
+        found = HardNegatives(
+            negatives.reports[here], negatives.images[here], negatives.valid[here], negatives.places[here]
+        )
+        contrasts = loss._contrasts(PairEmbeddings(**own), replace(embedded, shards=shards), found)
+        torch.testing.assert_close(torch.stack(contrasts), expected[:, here])
+
+
+def test_paired_studies_are_columns_only_where_they_are_the_negatives():
+    mined = pairs(10, regions=3, words=4, seed=1, study_ids=list(range(10, 20)))
+    for make in (InBatch, lambda: Queue(size=4)):
+        with_paired, without = (
+            objective(centred=False, negatives=make())(pairs(negatives=paired), LATE).alignment_loss
+            for paired in (mined, None)
+        )
+        torch.testing.assert_close(with_paired, without)
 
 
 def test_a_pair_is_scored_by_itself():

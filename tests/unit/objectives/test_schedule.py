@@ -71,6 +71,8 @@ def test_epochs_warm_up_in_whole_epochs():
         (Cosine, {"warmup": 0.5, "end": 0.5}, "end"),
         (Linear, {"peak": 1.2}, "peak"),
         (Constant, {"hardness": -0.1}, "hardness"),
+        *((schedule, {"unit": "week"}, "unit") for schedule in (Constant, Cosine, Exponential)),
+        *((schedule, {"cap": -0.1}, "cap") for schedule in (Constant, Cosine, Exponential)),
         (Exponential, {"rate": -1}, "rate"),
     ],
 )

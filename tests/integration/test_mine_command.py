@@ -1,5 +1,6 @@
 """hardneg-mine from data to a table that training takes, and what is wrong in one line."""
 
+import errno
 import io
 import json
 import shlex
@@ -7,6 +8,7 @@ import shlex
 import pyarrow.parquet as pq
 import pytest
 
+from hardneg_plugin.apps import mine
 from hardneg_plugin.data.phantom import PhantomStudies
 from hardneg_plugin.neighbours.table import read_metadata, read_neighbours
 
@@ -64,6 +66,30 @@ def test_a_mined_table_trains_and_a_run_mines_another(cli, tiny, phantom, tmp_pa
     assert cli("hardneg-mine", *arguments, "chunk=5").code == 0
     assert pq.read_table(other).equals(pq.read_table(io.BytesIO(first)))
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_the_approximate_search_goes_on_and_makes_the_same_table(cli, phantom, tmp_path, monkeypatch):
+    """So few studies are all compared; the parts of an interrupted mining are kept, and refused by other settings."""
+    pytest.importorskip("faiss")
+    table, exact = tmp_path / "ivf.parquet", tmp_path / "torch.parquet"
+    arguments = [*phantom, "k=3", f"output={table}", "backend=ivf"]
+    with monkeypatch.context() as patch:
+        patch.setattr(mine, "write_neighbours", full_disk)
+        assert "Run the same command to go on" in cli("hardneg-mine", *arguments).err
+    parts = table.with_name("ivf.parquet.parts")
+    assert (parts / "neighbours-00000.npz").exists()
+    other = cli("hardneg-mine", *arguments, "effort=2")
+    assert (other.code, "it was begun with effort=1.0. Delete the folder" in other.err) == (2, True)
+    result = cli("hardneg-mine", *arguments)
+    assert result.code == 0, result.err
+    assert "cosine above 0.95, at least" in result.out
+    assert not parts.exists()
+    assert cli("hardneg-mine", *phantom, "k=3", f"output={exact}").code == 0
+    assert pq.read_table(table).equals(pq.read_table(exact))
+
+
+def full_disk(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.fixture
@@ -124,8 +150,9 @@ def test_the_released_annotation_is_written_and_read_again(cli, annotated, tmp_p
         (["PHANTOM", "output=t.parquet", "ceiling=2"], ["ceiling", "got 2"]),
         (["PHANTOM", "output=t.parquet", "ceiling=-0.99"], ["nothing to mine"]),
         (["PHANTOM", "output=t.parquet", "labels=some"], ["labels", "exclude or ignore", "'some'"]),
-        (["PHANTOM", "output=t.parquet", "backend=annoy"], ["backend", "torch or faiss"]),
+        (["PHANTOM", "output=t.parquet", "backend=annoy"], ["backend", "torch", "hnsw"]),
         (["PHANTOM", "output=t.parquet", "chunk=0"], ["chunk"]),
+        (["PHANTOM", "output=t.parquet", "backend=ivf", "effort=0"], ["effort", "a number > 0"]),
         (["PHANTOM", "output=t.parquet", "ithn_annotation=a.json"], ["ithn_annotation", "data=annotations"]),
         (["PHANTOM", "output=t.parquet", "data.datamodule.source.train=1"], ["at least two training studies"]),
         (["PHANTOM", "output=t.parquet", "embedder=run", "embedder.run=none"], ["none", "config.yaml"]),

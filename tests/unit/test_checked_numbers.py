@@ -50,6 +50,8 @@ UNCHECKED = {
     "ExcludedCounts": A_RESULT,
     "_Records": A_RESULT,
     "FaissSearch": "its chunk is that of ChunkedSearch; the package is optional",
+    "ApproximateSearch": "the package is optional; tests/unit/neighbours/test_approximate.py",
+    "_Lookup": "ApproximateSearch makes it",
     "PairedStudies": "PairedNegatives makes it, of numbers that it has checked",
 }
 SIZES = {"image_width": 4, "report_width": 4, "width": 4}

@@ -6,22 +6,28 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+import hardneg_plugin
 from hardneg_plugin.apps import commands
 from hardneg_plugin.apps.shared.console import print_counts, print_hardest
+from hardneg_plugin.apps.shared.unfinished_mining import unfinished_mining
 from hardneg_plugin.data.annotations import AnnotatedStudies
-from hardneg_plugin.data.studies import StudySource
+from hardneg_plugin.data.fingerprint import fingerprint
+from hardneg_plugin.data.studies import Studies, StudySource
 from hardneg_plugin.errors import UserError
 from hardneg_plugin.files import check_place
 from hardneg_plugin.models.run_embedder import RunEmbedder
+from hardneg_plugin.neighbours.approximate import ApproximateSearch
+from hardneg_plugin.neighbours.candidates import KINDS
 from hardneg_plugin.neighbours.embedders import Embedder, embed, without_direction
-from hardneg_plugin.neighbours.faiss_search import FaissSearch
+from hardneg_plugin.neighbours.embedding_files import embed_in_files
+from hardneg_plugin.neighbours.faiss_search import FaissSearch, import_faiss
 from hardneg_plugin.neighbours.groups import ExcludedCounts, count_excluded, groups_of
 from hardneg_plugin.neighbours.ithn_annotation import write_ithn_annotation
 from hardneg_plugin.neighbours.search import ChunkedSearch, NeighbourRule, Neighbours, Search
@@ -30,7 +36,7 @@ from hardneg_plugin.progress import progress
 from hardneg_plugin.runs.shell import command_line
 from hardneg_plugin.terminal import say
 
-BACKENDS: Mapping[str, Callable[[int], Search]] = {"torch": ChunkedSearch, "faiss": FaissSearch}
+EXACT: Mapping[str, Callable[[int], Search]] = {"torch": ChunkedSearch, "faiss": FaissSearch}
 HARDEST = 10
 _log = logging.getLogger(__name__)
 
@@ -47,20 +53,43 @@ def mine(config: DictConfig) -> None:
     studies = source.split("train")
     if len(studies) < 2:
         raise UserError(f"data: expected at least two training studies to choose from, but got {len(studies)}.")
+    if config.backend in EXACT:
+        _mine(config, source, studies, EXACT[config.backend](config.chunk), None)
+        return
+    import_faiss(config.backend)
+    with unfinished_mining(Path(config.output), _made_from(config, source)) as folder:
+        search = ApproximateSearch(config.backend, folder, config.effort, config.chunk)
+        _mine(config, source, studies, search, folder)
+
+
+def _mine(config: DictConfig, source: StudySource, studies: Studies, search: Search, folder: Path | None) -> None:
+    """Write and print.
+
+    Args:
+        config: of the command.
+        source: of the studies.
+        studies: the training split.
+        search: finds neighbours.
+        folder: for the parts of an approximate mining.
+    """
     ids, reports = studies.ids, studies.reports
     labels = studies.labels if config.labels == "exclude" else None
     rule = NeighbourRule(groups_of(reports, studies.patients, labels), ceiling=config.ceiling, k=config.k)
-    search = BACKENDS[config.backend](config.chunk)
     started = time.perf_counter()
-    embeddings = embed(_embedder_of(config), reports)
+    embedder = _embedder_of(config)
+    if folder is None:
+        embeddings = embed(embedder, reports)
+    else:
+        embeddings = embed_in_files(embedder, reports, folder, track=lambda parts: progress(parts, "embedding reports"))
     left_out = without_direction(embeddings)
     rule = replace(rule, left_out=left_out)
     embedded = time.perf_counter()
     nearest = search(embeddings, rule, track=lambda chunks: progress(chunks, "comparing reports"))
     seconds = {"embedding": embedded - started, "search": time.perf_counter() - embedded}
+    above = f"cosine above {config.ceiling}" + ("" if folder is None else ", at least")
     excluded = {
         **count_excluded(rule.groups),
-        f"cosine above {config.ceiling}": ExcludedCounts(int(nearest.above.sum()), nearest.pairs_above),
+        above: ExcludedCounts(int(nearest.above.sum()), nearest.pairs_above),
     }
     neighbours = [[ids[j] for j in row if j >= 0] for row in nearest.index.tolist()]
     if not any(neighbours):
@@ -100,12 +129,24 @@ def _check(config: DictConfig) -> None:
     """Raise a UserError for wrong settings before the work begins."""
     if Path(config.output).suffix != ".parquet":
         raise UserError(f"output: expected the name of a .parquet file, but got {config.output}.")
-    for key, values in (("labels", ("exclude", "ignore")), ("backend", tuple(BACKENDS))):
+    for key, values in (("labels", ("exclude", "ignore")), ("backend", (*EXACT, *KINDS))):
         if config[key] not in values:
             raise UserError(f"{key}: expected {' or '.join(values)}, but got {config[key]!r}.")
     check_place(Path(config.output), "output")
     if config.ithn_annotation is not None:
         check_place(Path(config.ithn_annotation), "ithn_annotation")
+
+
+def _made_from(config: DictConfig, source: StudySource) -> dict[str, Any]:
+    """What the parts of an approximate mining follow from: settings, studies, and the version that wrote them."""
+    embedder = {
+        f"embedder.{key}": value
+        for key, value in cast(dict[str, Any], OmegaConf.to_container(config.embedder)).items()
+        if key not in ("batch_size", "device")
+    }
+    settings = {key: config[key] for key in ("backend", "k", "ceiling", "labels", "effort")}
+    version = hardneg_plugin.__version__
+    return {**settings, **embedder, "reports": fingerprint(source)["sha256"], "hardneg-plugin": version}
 
 
 def _training(config: DictConfig, table: Path) -> str:

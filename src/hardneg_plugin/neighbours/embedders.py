@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
@@ -15,7 +14,18 @@ from hardneg_plugin.files import read_json
 from hardneg_plugin.functional.unit_length import has_direction
 
 TextEmbeddings = Any
-"""Unit-length rows `(N, D)` in float32: a tensor, or a scipy CSR matrix."""
+"""Unit-length rows `(N, D)` in float32: a tensor, `EmbeddingFiles`, or a scipy CSR matrix."""
+_ROWS = 65_536  # looked at at a time
+
+
+def is_sparse(embeddings: TextEmbeddings) -> bool:
+    """Whether they are a scipy CSR matrix.
+
+    >>> import torch
+    >>> is_sparse(torch.ones(2, 3))
+    False
+    """
+    return hasattr(embeddings, "tocsr")
 
 
 class Embedder(Protocol):
@@ -32,19 +42,31 @@ def embed(embedder: Embedder, texts: Sequence[str]) -> TextEmbeddings:
         embedder: embeds texts.
         texts: N texts.
     """
+    different, rows = distinct(texts)
+    return embedder(different)[rows]
+
+
+def distinct(texts: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
+    """The different ones of N texts, and `(N,)` which of them each is.
+
+    >>> distinct(["b", "a", "b"])
+    (['b', 'a'], array([0, 1, 0]))
+    """
     position: dict[str, int] = {}
-    rows = [position.setdefault(text, len(position)) for text in texts]
-    return embedder(list(position))[np.array(rows)]
+    rows = np.fromiter((position.setdefault(text, len(position)) for text in texts), np.int64, len(texts))
+    return list(position), rows
 
 
 def without_direction(embeddings: TextEmbeddings) -> NDArray[np.bool_]:
     """Which of N rows say nothing: they are not finite, or of length zero, as of a text that holds nothing to embed.
 
+    >>> import torch
     >>> without_direction(torch.tensor([[1.0, 0.0], [0.0, 0.0], [torch.nan, 1.0]])).tolist()
     [False, True, True]
     """
-    if isinstance(embeddings, torch.Tensor):
-        return ~has_direction(embeddings).cpu().numpy()
+    if not is_sparse(embeddings):
+        blocks = (embeddings[start : start + _ROWS] for start in range(0, embeddings.shape[0], _ROWS))
+        return np.concatenate([~has_direction(block).cpu().numpy() for block in blocks])
     squares: NDArray[np.float32] = np.asarray(embeddings.multiply(embeddings).sum(axis=1)).reshape(-1)
     return ~((squares > 0) & np.isfinite(squares))
 
@@ -70,6 +92,8 @@ class TfidfEmbedder:
 
     ngrams: int = 1
     min_count: int = 1
+    is_fitted_on_all: ClassVar[bool] = True
+    """Texts cannot be embedded part by part."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from hardneg_plugin.errors import UserError
-from hardneg_plugin.neighbours.embedders import TextEmbeddings
+from hardneg_plugin.neighbours.embedders import TextEmbeddings, is_sparse
 from hardneg_plugin.neighbours.search import ChunkedSearch, ChunkNeighbours, NeighbourRule, Neighbours, Track
 
 
@@ -26,7 +25,7 @@ class FaissSearch(ChunkedSearch):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _faiss()  # before embeddings are computed
+        import_faiss("faiss")  # before embeddings are computed
 
     def __call__(self, embeddings: TextEmbeddings, rule: NeighbourRule, *, track: Track = iter) -> Neighbours:
         """See `Search`.
@@ -34,11 +33,11 @@ class FaissSearch(ChunkedSearch):
         Raises:
             UserError: the embeddings are sparse.
         """
-        faiss = _faiss()
-        if not isinstance(embeddings, torch.Tensor):
+        faiss = import_faiss("faiss")
+        if is_sparse(embeddings):
             raise UserError(
-                "backend: faiss takes dense embeddings, but those of embedder=tfidf are sparse. Set backend=torch, or another "
-                "embedder."
+                "backend: faiss takes dense embeddings, but those of embedder=tfidf are sparse. Set backend=torch, ivf or hnsw, "
+                "or another embedder."
             )
         vectors = np.ascontiguousarray(embeddings.float().cpu().numpy())
         index = faiss.IndexFlatIP(vectors.shape[1])
@@ -53,19 +52,27 @@ def _kept(index: Any, vectors: Any, rows: range, rule: NeighbourRule) -> ChunkNe
     fetched = min(rule.k + 32, len(vectors))
     while True:
         scores, candidates = index.search(vectors[rows.start : rows.stop], fetched)
-        kept = ChunkNeighbours(rows, rule)
+        kept = ChunkNeighbours(np.arange(rows.start, rows.stop), rule)
         kept.add(np.repeat(np.arange(len(rows)), fetched), candidates.reshape(-1), scores.reshape(-1))
         if np.isfinite(kept.least).all() or fetched == len(vectors):
             return kept
         fetched = min(4 * fetched, len(vectors))
 
 
-def _faiss() -> Any:
+def import_faiss(backend: str) -> Any:
+    """The package.
+
+    Args:
+        backend: the setting that asks for it, for the message.
+
+    Raises:
+        UserError: it is not installed.
+    """
     try:
         import faiss
     except ImportError as error:
         raise UserError(
-            f"backend: faiss needs a package that is not installed ({error}): pip install 'hardneg-plugin[faiss]', or set "
+            f"backend: {backend} needs a package that is not installed ({error}): pip install 'hardneg-plugin[faiss]', or set "
             "backend=torch."
         ) from error
     return faiss

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from hardneg_plugin.errors import require_count, require_number
 from hardneg_plugin.functional.match_keys import UNKNOWN
-from hardneg_plugin.neighbours.embedders import TextEmbeddings
+from hardneg_plugin.neighbours.embedders import TextEmbeddings, is_sparse
 from hardneg_plugin.neighbours.groups import Groups
 
 BLOCK = 8192
@@ -123,6 +122,7 @@ class ChunkedSearch:
     Raises:
         UserError: the chunk is out of its range.
 
+    >>> import torch
     >>> embeddings = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]), dim=1)
     >>> same_patient = {"patient": np.array([0, 0, 1])}
     >>> ChunkedSearch()(embeddings, NeighbourRule(same_patient)).index.tolist()
@@ -138,15 +138,7 @@ class ChunkedSearch:
         """See `Search`."""
         found = Neighbours.none(embeddings.shape[0], rule.k)
         for rows in track(self.chunks(embeddings.shape[0])):
-            kept = ChunkNeighbours(rows, rule)
-            compare = _comparison(embeddings, rows)
-            for block in _blocks(embeddings.shape[0]):
-                scores = compare(block)  # (candidates, studies)
-                # only candidates that beat the k-th so far: an equal one has a higher index, and so comes after it
-                places = np.flatnonzero(scores > kept.least)
-                candidates, studies = np.divmod(places, len(rows))
-                kept.add(studies, candidates + block.start, scores.reshape(-1)[places])
-            found = kept.written_into(found)
+            found = exact_neighbours(embeddings, np.arange(rows.start, rows.stop), rule).written_into(found)
         return found
 
     def chunks(self, number: int) -> list[range]:
@@ -162,16 +154,17 @@ class ChunkNeighbours:
     """The nearest k candidates so far of each of the C studies of a chunk.
 
     Args:
-        rows: the studies.
+        rows: `(C,)`, the studies.
         rule: which candidates count, and how many.
     """
 
-    def __init__(self, rows: range, rule: NeighbourRule) -> None:
+    def __init__(self, rows: Indices, rule: NeighbourRule) -> None:
         self._rows, self._rule = rows, rule
         self.least: Cosines = np.full(len(rows), -np.inf, dtype=np.float32)
         """`(C,)`: the score that a candidate has to exceed; -inf for a study with fewer than k."""
         self.above: NDArray[np.bool_] = np.zeros(len(rows), dtype=bool)
-        self._pairs_above = 0
+        self.pairs_above: Indices = np.zeros(len(rows), dtype=np.int64)
+        """`(C,)`: pairs above the ceiling with a study of a higher index."""
         # a row for each pair, sorted by study (its place in the chunk), and nearest first
         self._studies: Indices = np.empty(0, dtype=np.int64)
         self._candidates: Indices = np.empty(0, dtype=np.int64)
@@ -185,11 +178,12 @@ class ChunkNeighbours:
             candidates: `(P,)`, among all studies.
             scores: `(P,)`, their cosines.
         """
-        allowed = np.isfinite(scores) & ~self._rule.is_match(studies + self._rows.start, candidates)
+        allowed = np.isfinite(scores) & ~self._rule.is_match(self._rows[studies], candidates)
         studies, candidates, scores = studies[allowed], candidates[allowed], scores[allowed]
         above = self._rule.is_above(scores)
         self.above[studies[above]] = True
-        self._pairs_above += int((candidates[above] > studies[above] + self._rows.start).sum())
+        upwards = studies[above][candidates[above] > self._rows[studies[above]]]
+        self.pairs_above += np.bincount(upwards, minlength=len(self._rows))
         studies = np.concatenate([self._studies, studies[~above]])
         candidates = np.concatenate([self._candidates, candidates[~above]])
         scores = np.concatenate([self._scores, scores[~above]])
@@ -201,15 +195,34 @@ class ChunkNeighbours:
 
     def written_into(self, found: Neighbours) -> Neighbours:
         """The neighbours found so far, with those of this chunk filled in."""
-        rows, places = self._studies + self._rows.start, self._places(self._studies)
+        rows, places = self._rows[self._studies], self._places(self._studies)
         found.index[rows, places], found.scores[rows, places] = self._candidates, self._scores
-        found.above[self._rows.start : self._rows.stop] = self.above
-        return Neighbours(found.index, found.scores, found.above, found.pairs_above + self._pairs_above)
+        found.above[self._rows] = self.above
+        return Neighbours(found.index, found.scores, found.above, found.pairs_above + int(self.pairs_above.sum()))
 
     def _places(self, studies: Indices) -> Indices:
         """The place of each pair among those of its study; `studies` are sorted."""
         places: Indices = np.arange(len(studies)) - np.searchsorted(studies, studies)
         return places
+
+
+def exact_neighbours(embeddings: TextEmbeddings, rows: Indices, rule: NeighbourRule) -> ChunkNeighbours:
+    """The nearest studies of each of the C studies of a chunk, by comparing them with all others.
+
+    Args:
+        embeddings: `(N, D)`, unit-length.
+        rows: `(C,)`, the studies.
+        rule: which studies count, and how many.
+    """
+    kept = ChunkNeighbours(rows, rule)
+    compare = _comparison(embeddings, rows)
+    for block in _blocks(embeddings.shape[0]):
+        scores = compare(block)  # (candidates, studies)
+        # only candidates that beat the k-th so far: an equal one has a higher index, and so comes after it
+        places = np.flatnonzero(scores > kept.least)
+        candidates, studies = np.divmod(places, len(rows))
+        kept.add(studies, candidates + block.start, scores.reshape(-1)[places])
+    return kept
 
 
 def _blocks(number: int) -> Iterator[range]:
@@ -219,16 +232,16 @@ def _blocks(number: int) -> Iterator[range]:
         start, size = start + size, min(2 * size, BLOCK)
 
 
-def _comparison(embeddings: TextEmbeddings, rows: range) -> Callable[[range], Cosines]:
+def _comparison(embeddings: TextEmbeddings, rows: Indices) -> Callable[[range], Cosines]:
     """A function from a block of candidates to their cosines with the chunk's studies, `(candidates, studies)`.
 
     A cosine does not depend on what else is compared at the same time, so ties stay ties.
     """
-    if not isinstance(embeddings, torch.Tensor):
-        of_chunk = np.ascontiguousarray(embeddings[rows.start : rows.stop].toarray().T)  # (D, studies)
+    if is_sparse(embeddings):
+        of_chunk = np.ascontiguousarray(embeddings[rows].toarray().T)  # (D, studies)
 
         # sums over a candidate's terms, in their order
         return lambda block: embeddings[block.start : block.stop] @ of_chunk
-    studies = embeddings[rows.start : rows.stop].double().T
+    studies = embeddings[rows].double().T
     # double: BLAS sums in any order, which is rounded away
     return lambda block: (embeddings[block.start : block.stop].double() @ studies).float().cpu().numpy()

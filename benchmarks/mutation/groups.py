@@ -56,7 +56,7 @@ GROUPS = {
         "host_state lightning_hosts negatives_watch optimizer_group signatures",
         "host_state lightning_hosts negatives_watch optimizer_group signatures",
     ),
-    "looks": _plugin("describe undisturbed", "describe"),
+    "looks": _plugin("describe undisturbed", "describe undisturbed"),
     "chunks": _plugin("chunks rank_agreement read_again step_in_parts", "chunks rank_agreement read_again"),
     "plugged": _plugin(
         "mixin objective_checkpoint plug_in plugged trainable",

@@ -17,6 +17,7 @@ from transformers import BatchEncoding
 
 from hardneg_plugin import Feature, HardNegativeMixin, HardNegativeObjective, describe, plug_in
 from hardneg_plugin.errors import UserError
+from hardneg_plugin.plugin.describe import _DEPTH
 from hardneg_plugin.plugin.feature_paths import FeaturePaths, recorded
 
 sys.path.append(str(Path(__file__).parent))
@@ -85,6 +86,46 @@ def test_repeated_layers_named_outputs_and_several_calls():
     }
     assert "Further modules return tensors whose first size is not 3, as views (6, 5, 4)." in table
     assert 'Several calls: Feature(path, calls="mean")' in table
+
+
+class Twice(nn.Module):
+    """Two blocks alike, two layers alike, three layers alike, and a module that returns numbers of another first size."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(4, 4)) for _ in range(2))
+        self.pair, self.three = (nn.ModuleList(nn.Linear(4, 4) for _ in range(count)) for count in (2, 3))
+        self.codes = Codes()
+
+    def forward(self, images, tokens, **rest):
+        for layer in (*self.blocks, *self.pair, *self.three):
+            images = layer(images)
+        self.codes(tokens.repeat(2, 1))
+
+
+def test_two_blocks_alike_are_one_row_and_two_layers_are_two():
+    batch = {"images": torch.randn(3, 5, 4), "tokens": torch.arange(18).view(3, 6)}
+    table = describe(Twice(), batch)
+    assert [path for path in rows(table) if not path.startswith("batch")] == [
+        "blocks.1",
+        "pair.0",
+        "pair.1",
+        "three.2",
+    ]
+    assert rows(table)["blocks.1"][-1].endswith("the last of 2 alike")
+    assert "Further modules" not in table  # token ids are no features
+
+
+def test_places_are_listed_to_a_depth():
+    deep = torch.randn(3, 4)
+    for name in "edcba":
+        deep = {name: deep, f"beside_{name}": torch.randn(3, 4)}
+    found = [path for path in rows(describe(Layers(), {"images": torch.randn(3, 5, 4), **deep})) if "beside" in path]
+    assert found == [
+        f"batch.{path}"
+        for path in ("a.b.c.beside_d", "a.b.beside_c", "a.beside_b", "beside_a")
+        if path.count(".") < _DEPTH
+    ]
 
 
 def test_every_path_of_the_table_leads_to_a_tensor_of_its_shape():

@@ -239,4 +239,11 @@ EQUIVALENT: dict[str, list[tuple[str, str, str]]] = {
             "a head that is not centred follows no mean",
         ),
     ],
+    "plugin/rank_agreement.py": [
+        (
+            "state: dict[str, Any] = tree_map_only(Tensor, lambda value: _whole(value).detach().cpu(), dict(module.state_dict()))",
+            "state: dict[str, Any] = tree_map_only(Tensor, lambda value: _whole(value).cpu(), dict(module.state_dict()))",
+            "a state dict is detached",
+        ),
+    ],
 }

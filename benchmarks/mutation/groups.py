@@ -53,13 +53,15 @@ GROUPS = {
     ),
     "joined": _plugin("batch_parts joined_features part_log", "batch_parts joined_features part_log"),
     "hosts": _plugin(
-        "host_state lightning_hosts negatives_watch optimizer_group signatures",
-        "host_state lightning_hosts negatives_watch optimizer_group signatures",
+        "host_state lightning_hosts negatives_watch optimizer_group signatures trainable",
+        "host_state lightning_hosts negatives_watch optimizer_group signatures trainable",
     ),
     "looks": _plugin("describe undisturbed", "describe undisturbed"),
-    "chunks": _plugin("chunks rank_agreement read_again step_in_parts", "chunks rank_agreement read_again"),
+    "chunks": _plugin(
+        "chunks rank_agreement read_again step_in_parts", "chunks rank_agreement read_again step_in_parts"
+    ),
     "plugged": _plugin(
-        "mixin objective_checkpoint plug_in plugged trainable",
+        "mixin objective_checkpoint plug_in plugged",
         "checkpoints manual_optimisation mixin plug_in training_progress",
     ),
     "splits": Group(

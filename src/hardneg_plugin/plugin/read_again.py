@@ -43,7 +43,7 @@ def reordered(value: Any, order: Tensor, towards: Tensor | None = None) -> Any:
         if not tensor.is_floating_point():
             return others
         rows = (-1, *[1] * (tensor.ndim - 1))
-        is_finite = tensor.detach().isfinite().flatten(1).all(1).view(rows)
+        is_finite = tensor.detach().isfinite()[..., None].flatten(1).all(1).view(rows)
         mean = tensor.where(is_finite, 0).mean(0) * (len(tensor) / is_finite.sum().clamp_min(1)).to(tensor.dtype)
         others = torch.where((order < 0).view(rows), mean, others)
         return others if towards is None else torch.lerp(others, tensor, towards.view(rows).to(tensor.dtype))

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import nn
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
@@ -148,7 +149,7 @@ class Agreeing(RankAgreement, Bare):
 def done(monkeypatch):
     """What is exchanged between ranks."""
     seen = []
-    monkeypatch.setattr(rank_agreement, "check_agreement", lambda *args: seen.append("checked"))
+    monkeypatch.setattr(rank_agreement, "check_agreement", lambda module, what, device: seen.append("checked"))
     monkeypatch.setattr(rank_agreement, "average_gradients", lambda parameters: seen.append(len(list(parameters))))
     return seen
 
@@ -291,3 +292,27 @@ def test_the_state_of_a_sharded_host_is_that_of_the_bare_one(monkeypatch):
     assert is_sharded(host)
     assert list(host.state_dict()) == ["encoder.weight", "encoder.bias"]
     assert not host.strict_loading
+
+
+@pytest.fixture
+def mesh():
+    """Of this process alone."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+    torch.distributed.destroy_process_group()
+
+
+def test_the_state_of_shards_is_whole_and_goes_back_into_shards(mesh):
+    def sharded():
+        module = nn.BatchNorm1d(4)
+        module.weight = nn.Parameter(distribute_tensor(torch.randn(4), mesh, [Shard(0)]))
+        return module
+
+    first, second = sharded(), sharded()
+    assert is_sharded(first)
+    state = whole_state(first)
+    assert not any(isinstance(value, DTensor) or value.requires_grad for value in state.values())
+    assert_close(state["weight"], first.weight.full_tensor().detach())
+    load_whole_state(second, state)
+    assert isinstance(second.weight, DTensor)
+    assert_close(whole_state(second), state)

@@ -14,7 +14,7 @@ from hardneg_plugin.errors import UserError
 from hardneg_plugin.functional.likelihood import TokenLosses
 from hardneg_plugin.objectives import ByEmphasis, ByImage, ByText, EditMargin, LikelihoodMargin, Weights
 from hardneg_plugin.objectives.schedule import Constant
-from hardneg_plugin.plugin.read_again import reordered
+from hardneg_plugin.plugin.read_again import answering, reordered
 
 sys.path.append(str(Path(__file__).parent))
 from plugged_hosts import PLACES, Captioner, loader, trainer
@@ -230,3 +230,55 @@ def test_what_cannot_be_read_again_is_told(made, told, tmp_path):
 def test_the_mean_of_a_batch_leaves_rows_that_are_not_finite_out():
     rows = torch.tensor([[1.0, 2.0], [torch.nan, 0.0], [3.0, 6.0]])
     assert reordered(rows, torch.tensor([-1, -1, 0])).tolist() == [[2.0, 4.0], [2.0, 4.0], [1.0, 2.0]]
+
+
+def test_rows_of_others_at_any_depth_and_what_has_no_rows_stays():
+    value = {
+        "patches": torch.arange(12.0).view(3, 2, 2),
+        "more": [torch.tensor([5, 6, 7]), (torch.ones(7, 2), torch.tensor(3.0), "text")],
+    }
+    moved = reordered(value, torch.tensor([2, 0, 0]))
+    assert torch.equal(moved["patches"], value["patches"][[2, 0, 0]])
+    assert moved["more"][0].tolist() == [7, 5, 5]
+    for found, before in zip(moved["more"][1], value["more"][1], strict=True):
+        assert found is before
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 2), (3, 2, 4)], ids=str)
+def test_rows_move_towards_their_own(shape):
+    value, way = torch.randn(shape, generator=torch.Generator().manual_seed(0)), torch.tensor([0.0, 0.25, 1.0])
+    order = torch.tensor([1, 2, 0])
+    moved = reordered({"x": value, "kinds": torch.tensor([1, 2, 3])}, order, way)
+    for i in range(3):
+        torch.testing.assert_close(moved["x"][i], (1 - way[i]) * value[order[i]] + way[i] * value[i])
+    assert moved["kinds"].tolist() == [2, 3, 1]
+    mean = reordered(value, torch.tensor([-1, -1, 0]), way)
+    torch.testing.assert_close(mean[0], value.mean(0))
+    torch.testing.assert_close(mean[1], 0.75 * value.mean(0) + 0.25 * value[1])
+
+
+def test_the_mean_of_rows_of_which_none_is_finite_is_zero():
+    rows = torch.full((2, 2), torch.inf)
+    assert reordered(rows, torch.tensor([-1, -1])).tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+def test_a_module_answers_call_by_call_and_computes_again_afterwards():
+    module, seen = nn.Linear(2, 2), []
+    module.register_forward_hook(lambda module, arguments, output: seen.append(output))
+    with answering(module, ["a", "b"], "images='encoder'"):
+        assert [module(1), module(2)] == ["a", "b"]
+        with pytest.raises(
+            UserError, match=r"images='encoder': the step with other images called .* more than 2 times"
+        ):
+            module(3)
+    assert seen == ["a", "b"]
+    assert module(torch.ones(1, 2)).shape == (1, 2)
+    assert "forward" not in vars(module)
+
+
+def test_a_forward_of_its_own_is_put_back():
+    module = nn.Linear(2, 2)
+    module.forward = lambda value: value + 1
+    with pytest.raises(RuntimeError), answering(module, ["a"], "images"):
+        raise RuntimeError
+    assert module(3) == 4

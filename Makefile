@@ -57,6 +57,7 @@ bench: .venv/.ready
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/host_overhead.py
 	$(BIN)/python benchmarks/gather.py
+	$(BIN)/python benchmarks/bank.py
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/loading.py

@@ -20,9 +20,17 @@ def identical(one, other):
     return one == other
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(
+    ("processes", "memory"),  # each with a state of its own
+    [
+        (1, ["negatives=queue", "negatives.size=16"]),
+        (2, ["negatives=bank", "hardening=alternating"]),
+        (2, ["negatives=bank", "negatives.sharded=true", "negatives.device=cpu", "negatives.dtype=bfloat16"]),
+    ],
+    ids=["1", "2", "2 with parts of a bank"],
+)
 def test_a_run_killed_in_mid_epoch_resumes_exactly(
-    cli, tiny, two_processes, fault, tmp_path, read_json, monkeypatch, processes
+    cli, tiny, two_processes, fault, tmp_path, read_json, monkeypatch, processes, memory
 ):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     arguments = [
@@ -30,8 +38,7 @@ def test_a_run_killed_in_mid_epoch_resumes_exactly(
         "trainer.max_epochs=2",
         "backbone=transformer",  # with dropout, whose draws must be the same
         "backbone.feedforward_width=32",
-        # each with a state of its own
-        *(["negatives=queue", "negatives.size=16"] if processes == 1 else ["negatives=bank", "hardening=alternating"]),
+        *memory,
         "data.batch_size=4",
         f"data.datamodule.source.train={27 * processes}",  # 7 steps per epoch, the last a smaller one
         "callbacks.last.every_n_train_steps=2",

@@ -7,7 +7,7 @@ from hardneg_plugin.errors import require_count
 from hardneg_plugin.functional.hardening import Ascent, turn_back
 from hardneg_plugin.functional.hardening_strategy import StepStudies
 from hardneg_plugin.functional.match_keys import UNKNOWN
-from hardneg_plugin.objectives.memory import StudyBank
+from hardneg_plugin.objectives.study_bank import StudyBank
 
 
 class Alternating(nn.Module):

@@ -12,6 +12,8 @@ import tiny_generator as tiny
 from by_hand import assert_same
 from trainer_on_two_ranks import CASES, CHUNKS, SHARDED, trained_on_two_ranks
 
+from hardneg_plugin.hf.objective_beside_model import OBJECTIVE_FILE
+
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
@@ -126,11 +128,19 @@ def test_two_ranks_train_as_one_process_with_the_whole_batch(two, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("negatives", ["queue", "bank"])
+@pytest.mark.parametrize("negatives", ["queue", "bank", "sharded bank"])
 def test_negatives_kept_on_two_ranks_are_those_of_one_process(negatives, two, tmp_path):
     alone = tiny.with_negatives(negatives, tmp_path, 4)
     alone.train()
     check_equals_one_process([rank[negatives] for rank in two[1]], alone)
+    if negatives == "sharded bank":  # which a checkpoint holds as a whole
+        paths = (folder / "checkpoint-8" / OBJECTIVE_FILE for folder in (two[0] / negatives, tmp_path))
+        parts, whole = (torch.load(path)["negatives.bank._extra_state"] for path in paths)
+        order, expected = parts["keys"].argsort(), whole["keys"].argsort()
+        assert torch.equal(parts["keys"][order], whole["keys"][expected])
+        assert len(order) == 16
+        for one, other in zip(parts["columns"], whole["columns"], strict=True):
+            torch.testing.assert_close(one[order], other[expected], rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -156,6 +156,6 @@ def of_strategy(name, folder, batch, sharded=None):
 
 
 def with_negatives(name, folder, batch):
-    made = trainer(folder, per_device_train_batch_size=batch, max_steps=8)
-    made.hard_negatives.negatives = Queue(size=16) if name == "queue" else Bank()
+    made = trainer(folder, per_device_train_batch_size=batch, max_steps=8, save_strategy="steps", save_steps=8)
+    made.hard_negatives.negatives = Queue(size=16) if name == "queue" else Bank(sharded=name == "sharded bank")
     return made

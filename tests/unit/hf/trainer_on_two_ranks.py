@@ -51,7 +51,7 @@ def _rank(rank, folder, port):
             torch.nn.init.zeros_(one.hard_negatives.image_head.weight)
         one.train()
         found[name] = weights(one), one.state.log_history
-    for name in ("queue", "bank"):
+    for name in ("queue", "bank", "sharded bank"):
         one = with_negatives(name, f"{folder}/{name}", 2)
         one.train()
         found[name] = weights(one), one.state.log_history

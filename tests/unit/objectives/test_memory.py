@@ -5,7 +5,9 @@ from functools import partial
 import pytest
 import torch
 
-from hardneg_plugin.objectives.memory import ReportQueue, StudyBank
+from hardneg_plugin.objectives import study_bank
+from hardneg_plugin.objectives.memory import ReportQueue
+from hardneg_plugin.objectives.study_bank import StudyBank
 
 
 def rows(studies):
@@ -80,7 +82,9 @@ def test_a_checkpoint_holds_a_copy_of_what_is_filled_and_no_more():
     assert state["columns"][2][:, 0].tolist() == [1, 2]
 
 
-def test_a_bank_is_a_dictionary_of_the_last_visits():
+@pytest.mark.parametrize("latest", [0, 100, 1024])
+def test_a_bank_is_a_dictionary_of_the_last_visits(latest, monkeypatch):
+    monkeypatch.setattr(study_bank, "LATEST", latest)  # so that those are often few, and often all are sorted
     random = torch.Generator().manual_seed(0)
     bank, expected = StudyBank(), {}
     for _ in range(60):

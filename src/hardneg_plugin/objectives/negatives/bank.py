@@ -14,9 +14,9 @@ from hardneg_plugin.functional.hard_negatives import are_matches, most_similar
 from hardneg_plugin.functional.match_keys import UNKNOWN, find_keys, match_key
 from hardneg_plugin.neighbours.table import read_neighbours
 from hardneg_plugin.objectives.batch import EmbeddedBatch, HardNegatives
-from hardneg_plugin.objectives.memory import StudyBank
 from hardneg_plugin.objectives.negatives.bank_search import as_embeddings, nearest_studies
 from hardneg_plugin.objectives.negatives.sources import InBatch
+from hardneg_plugin.objectives.study_bank import StudyBank
 from hardneg_plugin.objectives.study_parts import StudyParts
 
 log = logging.getLogger(__name__)

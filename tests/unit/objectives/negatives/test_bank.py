@@ -7,6 +7,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._pytree import tree_leaves
 
 from hardneg_plugin.distributed import Shards
 from hardneg_plugin.errors import UserError
@@ -96,7 +97,7 @@ def test_a_bank_of_the_host_keeps_nothing_on_the_device(setting, given):
 def everything_kept(source):
     """All tensors of a bank and what is in it."""
     own = [*vars(source).values(), *vars(source.bank).values()]
-    return [kept for value in own for kept in (value if isinstance(value, tuple) else [value]) if torch.is_tensor(kept)]
+    return [kept for kept in tree_leaves(own) if torch.is_tensor(kept)]
 
 
 @pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("bfloat16", 2)])

@@ -246,4 +246,18 @@ EQUIVALENT: dict[str, list[tuple[str, str, str]]] = {
             "a state dict is detached",
         ),
     ],
+    "plugin/plugged.py": [
+        (
+            "chunks = staticmethod(self.chunks) if callable(self.chunks) else self.chunks",
+            "chunks = staticmethod(self.chunks) if (callable(self.chunks)) or True else self.chunks",
+            "a static method that holds a number gives the number",
+        ),
+    ],
+    "plugin/feature.py": [
+        (
+            'if self.align == "right" and 0 < given < length:',
+            'if self.align == "right":',
+            "a slice takes no more than there is, and all for -0",
+        ),
+    ],
 }

@@ -62,7 +62,7 @@ GROUPS = {
     ),
     "plugged": _plugin(
         "mixin objective_checkpoint plug_in plugged",
-        "checkpoints manual_optimisation mixin plug_in training_progress",
+        "checkpoints manual_optimisation mixin objective_checkpoint plug_in plugged training_progress",
     ),
     "splits": Group(
         ("data/prepare/seeded_split.py", "data/leakage.py", "data/neighbour_batches.py", "data/same_files.py"),

@@ -2,7 +2,7 @@
 
 prepared.json     format version, settings, summary of what was kept and dropped
 studies.parquet   one row per study, under `study_table.SCHEMA`
-images/00000.bin  grayscale views, see `store`
+images/00000.bin  grayscale views, see `store`; they may be elsewhere, see `remote_store`
 dropped.jsonl     one line per study or view left out
 """
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from hardneg_plugin.data.file_source import FileSource, FileSplit
 from hardneg_plugin.data.framing import Framing
 from hardneg_plugin.data.leakage import ImageKeys
+from hardneg_plugin.data.remote_store import RemoteStore
 from hardneg_plugin.data.store import ImageStore
 from hardneg_plugin.data.studies import SPLITS, SplitName
 from hardneg_plugin.data.study_table import Columns, check_texts, view_keys
@@ -36,6 +37,7 @@ class PreparedStudies(FileSource["PreparedSplit"]):
 
     Args:
         root: the prepared folder.
+        images: URL of its shards where they are elsewhere, such as s3://bucket/prepared/images; None: they are in the folder.
         resize: pixels of the shorter side before the random crop of training; at most the prepared size.
         crop: pixels of the square that a model sees; in [1, `resize`].
         boxes: file of the anatomy's regions in the images, by study id (`BoxTable`); None: no boxes.
@@ -50,6 +52,7 @@ class PreparedStudies(FileSource["PreparedSplit"]):
         self,
         root: str | Path,
         *,
+        images: str | None = None,
         resize: int = 256,
         crop: int = 224,
         boxes: str | Path | None = None,
@@ -66,7 +69,7 @@ class PreparedStudies(FileSource["PreparedSplit"]):
                 f"resize: expected at most {size} pixels, as {home} was prepared with, but got {resize}. Set a smaller "
                 f"one, or prepare it anew with size={resize}."
             )
-        store = ImageStore(home / IMAGES)
+        store = ImageStore(home / IMAGES) if images is None else RemoteStore(images)
         splits = {name: PreparedSplit(home / TABLE, name, store, framing) for name in SPLITS}
         check_texts(home / TABLE, splits)
         _check_shards(list(splits.values()), store)

@@ -96,7 +96,7 @@ class ImageStore:
     def __getstate__(self) -> dict[str, Any]:
         return {"_folder": self._folder, "_shards": {}}
 
-    def path(self, shard: int) -> Path:
+    def path(self, shard: int) -> Path | str:
         """The file of a shard."""
         return self._folder / shard_name(shard)
 
@@ -106,7 +106,7 @@ class ImageStore:
         Raises:
             UserError: there is none.
         """
-        path = self.path(shard)
+        path = self._folder / shard_name(shard)
         try:
             status = os.stat(path)
         except OSError as error:
@@ -152,14 +152,19 @@ class ImageStore:
             )
 
     def _read(self, study: str, shard: int, stored: StoredViews) -> Tensor:
-        start, stop = stored.offset, stored.offset + stored.size
         pixels = self._map(study, shard)
-        if start < 0 or min(stored.heights + stored.widths, default=1) < 1 or stop > len(pixels):
+        start, stop = self._range(study, shard, stored, len(pixels))
+        return pixels[start:stop]
+
+    def _range(self, study: str, shard: int, stored: StoredViews, size: int) -> tuple[int, int]:
+        """Where a study begins and ends in a shard of `size` bytes, checked."""
+        start, stop = stored.offset, stored.offset + stored.size
+        if start < 0 or min(stored.heights + stored.widths, default=1) < 1 or stop > size:
             raise UserError(
                 f"Study {study!r}: expected its images at bytes {start} to {stop} of {self.path(shard)}, but there are "
-                f"{len(pixels)}: the file is truncated, or of another table. Copy the folder again, or prepare it anew."
+                f"{size}: the file is truncated, or of another table. Copy the folder again, or prepare it anew."
             )
-        return pixels[start:stop]
+        return start, stop
 
     def _map(self, study: str, shard: int) -> Tensor:
         if shard not in self._shards:

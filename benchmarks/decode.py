@@ -9,7 +9,10 @@ The floor is the larger of two times: of all operations of our search at the rat
 no cache holds from one step to the next: weights, keys and values. On a machine with other work to do, `--cpu-time` counts the CPU
 seconds of one thread.
 
-    python benchmarks/decode.py [--rounds 3] [--decoders r2gen r2gencmn] [--batches 1 16 64] [--beams 3 1] [--whole] [--cpu-time]
+`--ending` measures something else: reports of 10 to 60 words, evenly, with and without the studies leaving whose reports are final.
+
+    python benchmarks/decode.py [--rounds 3] [--decoders r2gen r2gencmn] [--batches 1 16 64] [--beams 3 1]
+                                [--whole] [--cpu-time] [--ending]
 """
 
 import argparse
@@ -18,13 +21,15 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from released_sizes import PATCH_WIDTH, PATCHES, THREADS, WORDS, make, operations
 from torch import Tensor
 from uncached_search import UncachedSearch
 
-from hardneg_plugin.backbones.encoder_decoder import EncoderDecoder
+from hardneg_plugin.backbones import leaving
+from hardneg_plugin.backbones.encoder_decoder import EncoderDecoder, EncoderDecoderState
 
 SAMPLED = (1, 20, 40, WORDS)
 Clock = Callable[[], float]
@@ -82,6 +87,57 @@ def released_seconds(decoder: EncoderDecoder, patches: Tensor, beams: int, *, wh
     return seconds + steps[-1]
 
 
+def end_after(decoder: EncoderDecoder, words: Tensor) -> None:
+    """Let the report of each study end after these many words, `(B,)`."""
+    start, step = decoder.start, decoder.step
+
+    def start_with_ends(patches: Tensor, **options: Any) -> EncoderDecoderState:
+        state = start(patches, **options)
+        ends, keep = [words], state.keep
+
+        def keep_with_ends(studies: Tensor) -> None:
+            ends[0] = ends[0][studies]
+            keep(studies)
+
+        vars(state).update(ends=ends, keep=keep_with_ends)
+        return state
+
+    def step_with_ends(tokens: Tensor, state: Any) -> Tensor:
+        log_probs = step(tokens, state)
+        is_end = state.ends[0] < state.cache.length
+        log_probs[:, :, 0] = torch.where(is_end, 0.0, -1e4)[:, None]
+        return log_probs
+
+    vars(decoder).update(start=start_with_ends, step=step_with_ends)
+
+
+@torch.no_grad()
+def measure_ending(decoder: EncoderDecoder, patches: Tensor, beams: int, rounds: int, clock: Clock) -> dict[str, float]:
+    """Seconds with studies that leave and with studies that stay, alternately."""
+    words = torch.linspace(10, WORDS - 1, len(patches)).long()
+    end_after(decoder, words)
+    seconds: dict[float, list[float]] = {0.0: [], leaving.FEW_ENOUGH: []}
+    found = {}
+    for _ in range(rounds + 1):
+        for share in seconds:
+            leaving.FEW_ENOUGH = share
+
+            def ours(share: float = share) -> None:
+                found[share] = decoder.generate(patches, beam_size=beams, max_length=WORDS)
+
+            seconds[share].append(seconds_of(ours, clock))
+    stay, leave = (each[1:] for each in seconds.values())  # the first is a rehearsal
+    vars(decoder).pop("start"), vars(decoder).pop("step")
+    tokens = list(found.values())
+    assert all((each > 0).sum(1).equal(words) for each in tokens), "other lengths"
+    return {
+        "equal_tokens": float(tokens[0].eq(tokens[1]).float().mean()),
+        "stay_seconds": statistics.median(stay),
+        "leave_seconds": statistics.median(leave),
+        "stay_over_leave": statistics.median(a / b for a, b in zip(stay, leave, strict=True)),
+    }
+
+
 @torch.no_grad()
 def measure(
     decoder: EncoderDecoder, patches: Tensor, beams: int, *, rounds: int, whole: bool, clock: Clock
@@ -123,6 +179,7 @@ def main() -> None:
     parser.add_argument("--beams", nargs="+", type=int, default=[3, 1])
     parser.add_argument("--whole", action="store_true")
     parser.add_argument("--cpu-time", action="store_true")
+    parser.add_argument("--ending", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1 if arguments.cpu_time else THREADS)
     clock = time.process_time if arguments.cpu_time else time.perf_counter
@@ -145,6 +202,11 @@ def main() -> None:
         for batch in arguments.batches:
             for beams in arguments.beams:
                 patches = torch.randn(batch, PATCHES, PATCH_WIDTH)
+                if arguments.ending:
+                    r = measure_ending(decoder, patches, beams, arguments.rounds, clock)
+                    results.append({"decoder": name, "batch": batch, "beam": beams, **r})
+                    print(results[-1], flush=True)
+                    continue
                 r = measure(decoder, patches, beams, rounds=arguments.rounds, whole=arguments.whole, clock=clock)
                 results.append({"decoder": name, "batch": batch, "beam": beams, **r})
                 print(

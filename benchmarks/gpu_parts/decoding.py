@@ -8,10 +8,8 @@ import statistics
 from typing import Any
 
 import torch
-from released_sizes import DECODERS, PATCH_WIDTH, PATCHES, VOCABULARY, WORDS
+from released_sizes import DECODERS, PATCH_WIDTH, PATCHES, VOCABULARY, WORDS, operations
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from gpu_parts.card import copy_rate, exact, matmul_rate, peak_mib, seconds_of
 from gpu_parts.part import Row, Rows, Setting
@@ -53,9 +51,7 @@ def run(setting: Setting, rows: Rows) -> None:
 
 
 def _operations(decoder: Any, patches: Tensor, beams: int, words: int) -> int:
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        decoder.generate(patches, beam_size=beams, max_length=words)
-    return counter.get_total_flops()
+    return operations(lambda: decoder.generate(patches, beam_size=beams, max_length=words))
 
 
 def make(name: str, setting: Setting) -> tuple[Any, Tensor]:

@@ -31,7 +31,10 @@ GROUPS = {
     "distributed": Group(
         ("distributed.py", "agreement.py"), (f"{UNIT}/test_distributed.py", f"{UNIT}/test_agreement.py")
     ),
-    "decoding": Group(("backbones/decoding.py",), (f"{UNIT}/backbones/test_decoding.py",)),
+    "decoding": Group(
+        ("backbones/decoding.py", "backbones/search.py", "backbones/leaving.py"),
+        (f"{UNIT}/backbones/test_decoding.py", f"{UNIT}/backbones/test_leaving.py"),
+    ),
     "functional": Group(
         tuple(
             f"functional/{name}.py"

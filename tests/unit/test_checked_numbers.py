@@ -27,6 +27,7 @@ WHERE = [
     "neighbours",
     "grounding",
     "backbones/decoding.py",
+    "backbones/search.py",
     "data/datamodule.py",
     "data/edited.py",
     "data/neighbour_batches.py",

@@ -166,3 +166,8 @@ class BeamCache:
     def select(self, parents: Tensor) -> None:
         """Let each beam continue another one of its study: `parents` `(B, k)` int64."""
         self._ancestors = self._ancestors.gather(1, parents[..., None, None].expand_as(self._ancestors))
+
+    def keep(self, studies: Tensor) -> None:
+        """Go on with some studies: `studies` `(n,)` int64."""
+        self._ancestors = self._ancestors[studies]
+        self._slots = [slots and (slots[0][studies], slots[1][studies]) for slots in self._slots]

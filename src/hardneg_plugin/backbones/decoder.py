@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hardneg_plugin.backbones.decoding import Decoded, Decoding, Incremental
+from hardneg_plugin.backbones.decoding import Decoded, Decoding
+from hardneg_plugin.backbones.search import Incremental
 
 
 @contextmanager

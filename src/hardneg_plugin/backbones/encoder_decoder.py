@@ -44,6 +44,13 @@ class EncoderDecoderState(DecoderState):
         """Let each beam continue another one of its study: `parents` `(B, k)`."""
         self.cache.select(parents)
 
+    def keep(self, studies: Tensor) -> None:
+        """Go on with some studies: `studies` `(n,)` int64."""
+        self.image = [for_steps((keys[studies], values[studies])) for keys, values in self.image]
+        if self.patch_mask is not None:
+            self.patch_mask = self.patch_mask[studies]
+        self.cache.keep(studies)
+
 
 class EncoderDecoder(IncrementalDecoder):
     """A pre-norm transformer from patches to tokens; subclasses define its inputs and norms.

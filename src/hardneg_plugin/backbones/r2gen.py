@@ -26,6 +26,11 @@ class R2GenState(EncoderDecoderState):
         super().select(parents)
         self.memory = self.memory.gather(1, parents[..., None, None].expand_as(self.memory))
 
+    def keep(self, studies: Tensor) -> None:
+        """Go on with some studies: `studies` `(n,)` int64."""
+        super().keep(studies)
+        self.memory = self.memory[studies]
+
 
 class R2Gen(EncoderDecoder):
     """The memory-driven transformer (Chen et al., Generating Radiology Reports via Memory-driven Transformer, EMNLP 2020).

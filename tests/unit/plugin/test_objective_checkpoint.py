@@ -105,3 +105,13 @@ def test_settings_are_compared_where_nobody_chose_the_objective(loaded, is_defau
     assert [str(one.message).startswith("The checkpoint's objective has hardening=None") for one in told] == [
         True
     ] * is_default
+
+
+def test_a_checkpoint_from_before_settings_were_kept_is_loaded_without_a_word(loaded):
+    host = Host()
+    host._objective_is_default = True
+    checkpoint = {"state_dict": {}, "hard_negatives": WEIGHTS}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        host.on_load_checkpoint(checkpoint)
+    assert list(checkpoint["state_dict"]) == ["hard_negatives.log_scales"]

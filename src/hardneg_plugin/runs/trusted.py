@@ -72,7 +72,7 @@ def _named_in(paths: Iterable[Path]) -> frozenset[str]:
 
 
 def check_trusted(config: Any, where: str) -> None:
-    """Refuse a config with a `_target_` that is not trusted, an interpolation, or a setting by which a model brings code.
+    """Refuse a config with a `_target_` that is not trusted, an interpolation, a URL of images, or what brings a model's code.
 
     Nothing is imported.
 
@@ -93,6 +93,10 @@ def check_trusted(config: Any, where: str) -> None:
             raise UserError(f"{where}: {key} is {shown}, which no run of the project names. {INSTEAD}")
         if (reason := objection(name, value)) is not None:
             raise UserError(f"{where}: {key} is {reprlib.repr(value)}, which {reason}. {INSTEAD}")
+        if name == "images" and isinstance(value, str) and ("://" in value or "::" in value):
+            raise UserError(
+                f"{where}: {key} is {reprlib.repr(value)}, which would be read with your credentials, wherever it is. {INSTEAD}"
+            )
         if isinstance(value, str) and "${" in value:
             raise UserError(
                 f"{where}: {key} is {reprlib.repr(value)}, but the config of a run has plain values only. {INSTEAD}"

@@ -203,6 +203,20 @@ def test_a_model_brings_no_code_of_its_own(setting):
             check_trusted(place({"_target_": "torch.optim.AdamW", "options": {"x": [0, setting]}}), "config.yaml")
 
 
+@pytest.mark.parametrize(
+    "url", ["s3://someone/images", "reference::https://elsewhere/spec.json", "file:///etc", "dir::s3://a"]
+)
+def test_a_run_names_no_place_to_read_images_from(url):
+    data = {"datamodule": {"source": {"root": "prepared", "images": url}}}
+    with pytest.raises(
+        UserError, match=r"^config\.yaml: data\.datamodule\.source\.images is .* with your credentials, .*trust=true"
+    ):
+        check_trusted({"data": data}, "config.yaml")
+    for folder in (None, "images", "/data/images"):  # of prepared studies, or beside an annotation file
+        data["datamodule"]["source"]["images"] = folder
+        check_trusted({"data": data}, "config.yaml")
+
+
 def test_what_models_of_ones_own_have_is_taken():
     check_trusted(
         {

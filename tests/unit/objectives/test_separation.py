@@ -14,7 +14,7 @@ from hardneg_plugin.objectives import Absolute, Hinge
         (Hinge(margin=-0.4), lambda cosine: max(0.0, cosine + 0.4)),
         (Absolute(), abs),
     ],
-    ids=str,
+    ids=["hinge", "hinge with a margin", "absolute"],
 )
 def test_the_mean_is_over_the_negatives_that_count(separation, of_cosine):
     random = torch.Generator().manual_seed(0)

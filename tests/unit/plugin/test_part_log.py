@@ -21,7 +21,9 @@ def logged(*parts, weights=None):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"reduce_fx": "mean"}, {"reduce_fx": "avg"}, {"reduce_fx": torch.mean}], ids=str
+    "options",
+    [{}, {"reduce_fx": "mean"}, {"reduce_fx": "avg"}, {"reduce_fx": torch.mean}],
+    ids=["none", "mean", "avg", "torch.mean"],
 )
 @pytest.mark.parametrize("kind", [float, int, torch.tensor])
 def test_a_mean_is_weighted(options, kind):

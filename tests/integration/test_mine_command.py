@@ -77,7 +77,7 @@ def test_the_approximate_search_goes_on_and_makes_the_same_table(cli, phantom, t
         patch.setattr(mine, "write_neighbours", full_disk)
         assert "Run the same command to go on" in cli("hardneg-mine", *arguments).err
     parts = table.with_name("ivf.parquet.parts")
-    assert (parts / "neighbours-00000.npz").exists()
+    assert (parts / "neighbours-00000.safetensors").exists()
     other = cli("hardneg-mine", *arguments, "effort=2")
     assert (other.code, "it was begun with effort=1.0. Delete the folder" in other.err) == (2, True)
     result = cli("hardneg-mine", *arguments)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import load_file, save
 
 from hardneg_plugin.errors import require, require_count, require_number
 from hardneg_plugin.files import whole_file
@@ -89,7 +90,7 @@ class ApproximateSearch:
         ]
         for part in track(parts):
             file, studies = (
-                self.folder / f"neighbours-{part.start // PART:05}.npz",
+                self.folder / f"neighbours-{part.start // PART:05}.safetensors",
                 entries.studies[part.start : part.stop],
             )
             if not file.exists():
@@ -97,12 +98,13 @@ class ApproximateSearch:
                 for start in range(part.start, part.stop, self.chunk):
                     own = lookup.written_into(own, range(start, min(start + self.chunk, part.stop)))
                 columns: dict[str, Any] = {"index": own.index, "scores": own.scores, "above": own.above}
+                content = {name: rows[studies] for name, rows in columns.items()}
                 with whole_file(file) as opened:
-                    np.savez(opened, pairs=own.pairs_above, **{name: rows[studies] for name, rows in columns.items()})
-            with np.load(file) as read:
-                found.index[studies], found.scores[studies] = read["index"], read["scores"]
-                found.above[studies] = read["above"]
-                found = replace(found, pairs_above=found.pairs_above + int(read["pairs"]))
+                    opened.write(save({**content, "pairs": np.array([own.pairs_above])}))
+            read = load_file(file)
+            found.index[studies], found.scores[studies] = read["index"], read["scores"]
+            found.above[studies] = read["above"]
+            found = replace(found, pairs_above=found.pairs_above + int(read["pairs"][0]))
         return found
 
 

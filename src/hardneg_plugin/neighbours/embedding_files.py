@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -35,7 +36,7 @@ class EmbeddingFiles:
     """
 
     def __init__(self, files: Sequence[Path], rows: NDArray[np.int64]) -> None:
-        self._files = [np.load(file, mmap_mode="r") for file in files]
+        self._files = [open_memmap(file, mode="r") for file in files]
         self._rows = rows
         self.shape: tuple[int, int] = (len(rows), self._files[0].shape[1])
 
@@ -82,7 +83,7 @@ def embed_in_files(embedder: Embedder, texts: Sequence[str], folder: Path, *, tr
 
 def _check_same(embedder: Embedder, text: str, file: Path) -> None:
     """Refuse the embeddings of another model."""
-    before, now = np.load(file, mmap_mode="r")[0], embedder([text])[0].float().cpu().numpy()
+    before, now = open_memmap(file, mode="r")[0], embedder([text])[0].float().cpu().numpy()
     if before.shape != now.shape or not np.allclose(before, now, atol=_SAME, equal_nan=True):
         raise UserError(
             f"{file.parent}: expected embeddings of this model, but the embedder has changed since that mining began. Delete "

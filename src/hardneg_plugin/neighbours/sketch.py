@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from hardneg_plugin.files import whole_file
@@ -57,7 +58,7 @@ def sketch_of(embeddings: TextEmbeddings, studies: Indices, file: Path) -> Sketc
         sample = np.random.default_rng(0).permutation(studies)[:_FITTED_ON]
         with whole_file(file) as opened:
             np.save(opened, _main_directions(embeddings[np.sort(sample)]))
-    return Sketch(embeddings, np.load(file))
+    return Sketch(embeddings, np.array(open_memmap(file, mode="r")))
 
 
 def _main_directions(rows: TextEmbeddings) -> Cosines:

@@ -147,13 +147,13 @@ def test_goes_on_after_an_interruption_to_the_same_result(without_faiss, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         search(rows, given, track=until_the_third)
     made = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "b").iterdir()}
-    assert sorted(made) == ["candidates.faiss", "neighbours-00000.npz", "neighbours-00001.npz"]
+    assert sorted(made) == ["candidates.faiss", "neighbours-00000.safetensors", "neighbours-00001.safetensors"]
     found = search(rows, given)
     for name in ("index", "scores", "above"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
     assert found.pairs_above == expected.pairs_above
     again = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "b").iterdir()}
-    assert again["neighbours-00000.npz"] == made["neighbours-00000.npz"]
+    assert again["neighbours-00000.safetensors"] == made["neighbours-00000.safetensors"]
     assert {path.name for path in (tmp_path / "b").iterdir()} == {path.name for path in (tmp_path / "a").iterdir()}
 
 

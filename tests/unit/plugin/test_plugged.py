@@ -73,15 +73,13 @@ def test_the_method_of_the_host_is_asked_first():
 @pytest.mark.parametrize(
     "arguments", [((BATCH, 0), {}), ((), {"batch": BATCH, "batch_idx": 0})], ids=["by place", "by name"]
 )
-def test_a_host_without_one_is_run_again_with_other_images_and_logs_once(arguments):
+def test_a_host_without_one_is_run_again_with_other_images_and_logs_once(arguments, monkeypatch):
     model, logged, order = plugged(Speaker, token_losses=token_losses), [], torch.tensor([2, 0, 3, 1])
-    Captioner.log, before = lambda self, name, value, **options: logged.append(name), Captioner.log
-    try:
-        args, kwargs = arguments
-        outputs = model._host_step(*args, **kwargs)
-        own, others = model.token_losses(BATCH, outputs), model.token_losses(BATCH, outputs, order)
-    finally:
-        Captioner.log = before
+    # for this test only, and no attribute of the class after it
+    monkeypatch.setattr(Captioner, "log", lambda self, name, value, **options: logged.append(name))
+    args, kwargs = arguments
+    outputs = model._host_step(*args, **kwargs)
+    own, others = model.token_losses(BATCH, outputs), model.token_losses(BATCH, outputs, order)
     for read, images in ((own, BATCH["images"]), (others, BATCH["images"][order])):
         log_probs = model.out(model.encoder(images).mean(1)).log_softmax(-1)
         expected = -log_probs[:, None].expand(-1, 6, -1).gather(2, BATCH["tokens"][..., None])[..., 0]

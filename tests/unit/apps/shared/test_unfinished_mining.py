@@ -12,14 +12,18 @@ def test_stays_after_an_error_and_is_gone_after_the_end(tmp_path):
     table = tmp_path / "t.parquet"
 
     def killed(folder):
-        (folder / "neighbours-00000.npz").write_text("whole")
-        (folder / ".neighbours-00001.npz.5e").write_text("hal")
+        (folder / "neighbours-00000.safetensors").write_text("whole")
+        (folder / ".neighbours-00001.safetensors.5e").write_text("hal")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), unfinished_mining(table, MADE_FROM) as folder:
         killed(folder)
     with unfinished_mining(table, MADE_FROM) as folder:
-        assert sorted(path.name for path in folder.iterdir()) == ["lock", "made_from.json", "neighbours-00000.npz"]
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "lock",
+            "made_from.json",
+            "neighbours-00000.safetensors",
+        ]
     assert not list(tmp_path.iterdir())
 
 

@@ -15,7 +15,7 @@ from hardneg_plugin.runs.trusted import check_trusted
 
 LOST = re.compile(r"Connection (?:closed|reset) by peer|Connection was likely closed|Broken pipe|remote process exited")
 """What gloo, NCCL and the store say where a rank that they talk to is gone."""
-OVERDUE = re.compile(r"Timed out waiting \d+ms|Application timeout caused pair closure")
+OVERDUE = re.compile(r"gloo.*Timed out waiting \d+ms|Application timeout caused pair closure")
 """What gloo says where a rank has not taken part in time, and of the calls after that one."""
 PEER = re.compile(r"peer \[(?:::ffff:)?([^\]]+)\]")
 

@@ -6,8 +6,9 @@ round; the median over rounds is shown. Of the released search four steps are ru
 them is nearly linear. `--whole` runs all of them.
 
 The floor is the larger of two times: of all operations of our search at the rate of square float32 products, and of reading what
-no cache holds from one step to the next: weights, keys and values. On a machine with other work to do, `--cpu-time` counts the CPU
-seconds of one thread.
+no cache holds from one step to the next: weights, keys and values, in float32. The search in bfloat16 (`decoding.precision`) is
+given as a ratio to ours in float32; random weights cannot say which other tokens a trained model would choose. On a machine with
+other work to do, `--cpu-time` counts the CPU seconds of one thread.
 
 `--ending` measures something else: reports of 10 to 60 words, evenly, with and without the studies leaving whose reports are final.
 
@@ -29,7 +30,9 @@ from torch import Tensor
 from uncached_search import UncachedSearch
 
 from hardneg_plugin.backbones import leaving
+from hardneg_plugin.backbones.decoding import Decoding
 from hardneg_plugin.backbones.encoder_decoder import EncoderDecoder, EncoderDecoderState
+from hardneg_plugin.backbones.packed import Precision
 
 SAMPLED = (1, 20, 40, WORDS)
 Clock = Callable[[], float]
@@ -144,15 +147,17 @@ def measure(
 ) -> dict[str, float]:
     """Medians over rounds: seconds, and ratios taken within each round."""
 
-    def ours() -> None:
-        assert (decoder.generate(patches, beam_size=beams, max_length=WORDS) > 0).all()
+    def ours(precision: Precision | None = None) -> None:
+        decoding = Decoding(beam_size=beams, max_length=WORDS, precision=precision)
+        assert (decoder.decode(patches, decoding).tokens > 0).all()
 
+    ours("bfloat16")
     ours()
     work, read = operations(ours), bytes_read(decoder, patches, beams)
     found: list[dict[str, float]] = []
     for _ in range(rounds):
         before = matmul_rate(clock)
-        seconds = seconds_of(ours, clock)
+        seconds, bfloat16 = seconds_of(ours, clock), seconds_of(lambda: ours("bfloat16"), clock)
         by_operations = 2 * work / (before + matmul_rate(clock))
         by_reading = read / read_rate(clock)
         floor = max(by_operations, by_reading)
@@ -166,6 +171,8 @@ def measure(
                 "over_floor": seconds / floor,
                 "released_seconds": released,
                 "released_over_this": released / seconds,
+                "this_over_bfloat16": seconds / bfloat16,
+                "released_over_bfloat16": released / bfloat16,
             }
         )
     return {key: statistics.median(each[key] for each in found) for key in found[0]}
@@ -187,7 +194,7 @@ def main() -> None:
     print(f"{WORDS} words, {kind}; medians of {arguments.rounds} rounds")
     print(
         f"{'':10} {'batch':>5} {'beam':>4} {'seconds':>8} {'tokens/s':>9} {'operations s':>13} {'reading s':>10} "
-        f"{'over floor':>11} {'released s':>11} {'released over':>14}"
+        f"{'over floor':>11} {'released s':>11} {'released over':>14} {'over bfloat16':>14}"
     )
     results = []
     for name in arguments.decoders:
@@ -212,7 +219,7 @@ def main() -> None:
                 print(
                     f"{name:10} {batch:5} {beams:4} {r['seconds']:8.2f} {r['tokens_per_second']:9.0f} "
                     f"{r['by_operations']:13.2f} {r['by_reading']:10.2f} {r['over_floor']:10.2f}x "
-                    f"{r['released_seconds']:11.1f} {r['released_over_this']:13.1f}x",
+                    f"{r['released_seconds']:11.1f} {r['released_over_this']:13.1f}x {r['this_over_bfloat16']:13.2f}x",
                     flush=True,
                 )
     print(json.dumps({"benchmark": "decode", "results": results}))

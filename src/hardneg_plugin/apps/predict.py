@@ -133,6 +133,7 @@ def _write(model: ReportGenerator, studies: Sequence[StudyFiles], config: DictCo
             [views for _, views in readable],
             beam_size=config.beam_size,
             max_length=config.max_length,
+            precision=config.precision,
             attention=config.attention,
         )
         for (study, _), report in zip(readable, written, strict=True):

@@ -2,10 +2,11 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from torch import Tensor
 
+from hardneg_plugin.backbones.packed import Precision
 from hardneg_plugin.errors import UserError, require_count, require_number
 
 
@@ -24,6 +25,8 @@ class Decoding:
         temperature: Divides the log-probabilities before sampling, > 0.
         top_k: Sample from this many likeliest tokens, >= 1; None: from all.
         top_p: Sample from the fewest likeliest tokens of this total probability, in (0, 1]; None: from all.
+        precision: Of the products with weights, on a CPU: bfloat16 is faster, and chooses a few other tokens; None: as the weights
+            are. Not for models that search by the `generate` of transformers.
 
     Raises:
         UserError: If a value is out of range, or values contradict each other.
@@ -41,6 +44,7 @@ class Decoding:
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
+    precision: Precision | None = None
 
     def __post_init__(self) -> None:
         for name in ("beam_size", "max_length", "num_return"):
@@ -53,6 +57,8 @@ class Decoding:
             require_count(top_k, "decoding.top_k", "a positive integer or None")
         if top_p is not None:
             require_number(top_p, "decoding.top_p", "a number in (0, 1] or None", above=0, most=1)
+        if self.precision not in (None, *get_args(Precision)):
+            raise UserError(f"decoding.precision: expected bfloat16 or None, but got {self.precision!r}.")
         if self.sample:
             return
         if self.num_return > self.beam_size:

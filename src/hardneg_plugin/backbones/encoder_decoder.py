@@ -135,9 +135,10 @@ class EncoderDecoder(IncrementalDecoder):
         return F.log_softmax(self.output(states), dim=-1, dtype=torch.float32)
 
     def search(self, patches: Tensor, decoding: Decoding, *, patch_mask: Tensor | None = None) -> Decoded:
-        """See `Incremental`; on packed weights, unless a single row at a time would not repay the packing."""
+        """See `Incremental`; on packed weights, unless a single row of float32 at a time would not repay the packing."""
         rows = len(patches) * (decoding.num_return if decoding.sample else decoding.beam_size)
-        with packed_weights(self) if rows > 1 else nullcontext():
+        is_repaid = rows > 1 or decoding.precision is not None
+        with packed_weights(self, decoding.precision) if is_repaid else nullcontext():
             return super().search(patches, decoding, patch_mask=patch_mask)
 
     def start(

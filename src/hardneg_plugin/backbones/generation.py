@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from hardneg_plugin.backbones.decoding import Decoded, Decoding
 from hardneg_plugin.backbones.huggingface_models import quietly
+from hardneg_plugin.errors import UserError
 
 # transformers takes seconds to import: functions import what they need of it.
 
@@ -23,7 +24,14 @@ def decode_by_generate(
         inputs: arguments of `generate` that stand for B studies: `input_ids` or `inputs_embeds`, masks, a cache.
         end_row: row of token 0.
         is_token: rows of the vocabulary that may be written, `(rows,)` bool; None: all.
+
+    Raises:
+        UserError: `decoding.precision` is given, which `generate` cannot follow.
     """
+    if decoding.precision is not None:
+        raise UserError(
+            f"decoding.precision: expected null for a {type(model).__name__} of transformers, but got {decoding.precision}."
+        )
     is_beam_search = not decoding.sample and decoding.beam_size > 1
     begin = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
     chosen = _ChosenLogProbs(end_row)

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from hardneg_plugin.backbones.decoder import ReportDecoder, evaluating
 from hardneg_plugin.backbones.decoding import Decoding
 from hardneg_plugin.backbones.grounded import GroundedVisual
+from hardneg_plugin.backbones.packed import Precision
 from hardneg_plugin.backbones.visual_features import VisualFeatures
 from hardneg_plugin.data.studies import Batch, FindingsReader
 from hardneg_plugin.data.tokenizer import Tokenizer
@@ -104,6 +105,7 @@ class ReportGenerator(SavedGenerator, StudyModel[ReportScores]):
         *,
         beam_size: int | None = None,
         max_length: int | None = None,
+        precision: Precision | None = None,
         batch_size: int = 16,
         attention: bool = False,
     ) -> list[GeneratedReport]:
@@ -112,7 +114,7 @@ class ReportGenerator(SavedGenerator, StudyModel[ReportScores]):
         Args:
             images: one image, a list of images (a study each), or a list of lists (the views of a study each). An image is a
                 path, a Pillow image, or gray values `(H, W)` or `(1, H, W)` uint8 of any size.
-            beam_size, max_length: as in `Decoding`; None: those of the model.
+            beam_size, max_length, precision: as in `Decoding`; None: those of the model.
             batch_size: studies at a time, >= 1.
             attention: return attention maps, too.
 
@@ -125,7 +127,7 @@ class ReportGenerator(SavedGenerator, StudyModel[ReportScores]):
             )
         if batch_size < 1:
             raise UserError(f"Expected `batch_size` to be a positive integer, but got {batch_size}.")
-        given = {"beam_size": beam_size, "max_length": max_length}
+        given = {"beam_size": beam_size, "max_length": max_length, "precision": precision}
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         decoding = replace(self.decoding, num_return=1, **changes)
         studies = group_views(images)

@@ -19,7 +19,14 @@ def test_a_file_spares_the_screen(tmp_path, capsys, output):
         image_size=8, generate=lambda images, **settings: [GeneratedReport("no effusion") for _ in images]
     )
     config = OmegaConf.create(
-        {"output": output, "batch_size": 4, "beam_size": None, "max_length": None, "attention": False}
+        {
+            "output": output,
+            "batch_size": 4,
+            "beam_size": None,
+            "max_length": None,
+            "precision": None,
+            "attention": False,
+        }
     )
     records, failed = _write(model, studies, config)
     assert [record["id"] for record in records] == [study.id for study in studies]

@@ -315,6 +315,7 @@ def test_sampled_reports_are_the_models_own(kind: str) -> None:
         ({"sample": True, "top_p": 0.0}, r"decoding.top_p: expected a number in \(0, 1\] or None"),
         ({"sample": True, "top_p": 1.5}, r"decoding.top_p: expected a number in \(0, 1\] or None"),
         ({"num_return": 4}, "num_return: expected at most decoding.beam_size=3 in a search, but got 4"),
+        ({"precision": "float16"}, "decoding.precision: expected bfloat16 or None, but got 'float16'"),
         ({"top_k": 5}, "apply to sampling only: set decoding.sample=true"),
     ],
 )
@@ -325,7 +326,8 @@ def test_settings_out_of_range_are_refused(options: dict, message: str) -> None:
 
 def test_the_defaults_are_those_of_the_released_models() -> None:
     released = {"beam_size": 3, "max_length": 60, "num_return": 1, "length_penalty": 0.0, "no_repeat_ngram_size": 0}
-    assert vars(Decoding()) == {**released, "sample": False, "temperature": 1.0, "top_k": None, "top_p": None}
+    sampling = {"sample": False, "temperature": 1.0, "top_k": None, "top_p": None}
+    assert vars(Decoding()) == {**released, **sampling, "precision": None}
 
 
 def test_generate_leaves_no_trace() -> None:

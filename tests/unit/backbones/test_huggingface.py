@@ -197,6 +197,11 @@ def test_no_word_comes_twice_but_the_end(options: dict) -> None:
     assert tokens.shape == (1, 9)
 
 
+def test_a_precision_of_products_is_refused() -> None:
+    with pytest.raises(UserError, match="of transformers, but got bfloat16"):
+        make().decode(torch.randn(1, 4, 5), Decoding(precision="bfloat16"))
+
+
 def test_fewer_reports_than_asked_for_are_marked() -> None:
     found = make(vocab_size=1).decode(torch.randn(2, 4, 5), Decoding(beam_size=4, num_return=4, max_length=1))
     assert found.log_probs.isfinite().sum(1).tolist() == [2, 2]

@@ -407,6 +407,16 @@ def test_a_run_is_scored_again_in_the_precision_of_its_training(cli, tiny, tmp_p
         seen[scores["precision"]] = scores["test"]
     assert seen["bf16-mixed"] == of_training
     assert seen["32-true"] != of_training
+    refused = cli("hardneg-evaluate", run, "decoding.precision=bfloat16")
+    assert refused.code == 2
+    assert "decoding.precision" in refused.err.splitlines()[-1]
+    assert "trainer.precision=32-true" in refused.err.splitlines()[-1]
+    before = set(run.glob("evaluation_*"))
+    assert cli("hardneg-evaluate", run, "decoding.precision=bfloat16", "trainer.precision=32-true").code == 0
+    (folder,) = set(run.glob("evaluation_*")) - before
+    scores = read_json(folder / "metrics.json")
+    assert scores["decoding"]["precision"] == "bfloat16"
+    assert scores["test"]["report_loss"] == seen["32-true"]["report_loss"]  # the search alone
 
 
 def test_a_run_that_started_from_a_file_of_weights_is_scored_without_that_file(cli, tiny, tmp_path, read_json):

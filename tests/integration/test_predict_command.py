@@ -253,6 +253,12 @@ def test_names_of_files_are_taken_as_they_are(cli, trained, views, tmp_path):
     assert all(name in result.out for name in NAMES + DASHED)
 
 
+def test_reports_in_bfloat16(cli, trained, views):
+    result = cli("hardneg-predict", trained, *views["test2"], "precision=bfloat16", "device=cpu", "output=o.jsonl")
+    assert result.code == 0, result.err
+    assert all(record["report"] for record in read_jsonl("o.jsonl"))
+
+
 def test_which_view_each_word_rests_on(cli, trained, views):
     result = cli(
         "hardneg-predict", trained, f"images={json.dumps([views['test2']])}", "attention=true", "output=o.jsonl"
@@ -307,6 +313,7 @@ def test_help(cli):
         (["RUN", "IMAGE", "output=IMAGE/x.csv"], ["output"]),
         (["RUN", "IMAGE", "beam_size=0"], ["beam_size", "0"]),
         (["RUN", "IMAGE", "beam_size=many"], ["beam_size", "many"]),
+        (["RUN", "IMAGE", "precision=int4"], ["precision", "bfloat16", "int4"]),
         (["RUN", "IMAGE", "batch_size=null"], ["batch_size"]),
         (["RUN", "IMAGE", "attention=often"], ["attention", "often"]),
         (["RUN", "IMAGE", "beem_size=2"], ["beem_size", "beam_size"]),

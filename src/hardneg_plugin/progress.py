@@ -3,8 +3,8 @@
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -125,6 +125,14 @@ def progress(steps: Iterable[T], name: str) -> Iterator[T]:
         for number, step in enumerate(steps, start=1):
             yield step
             work.done(number)
+
+
+@runtime_checkable
+class Tracking(Protocol):
+    """A progress bar that shows further work below its own."""
+
+    def track(self, steps: Sequence[T], name: str) -> Iterator[T]:
+        """Iterate, and show how far it is, as `progress`."""
 
 
 def in_minutes(seconds: float) -> str:

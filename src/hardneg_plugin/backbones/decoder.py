@@ -115,6 +115,24 @@ class ReportDecoder(nn.Module, ABC):
         """Teacher-forced log-probabilities `(B, T - 1, V + 1)` of `tokens[:, 1:]`; arguments as in `states`."""
         return self.classify(self.states(patches, tokens, patch_mask=patch_mask))
 
+    def log_probs_of_pairs(
+        self, patches: Tensor, tokens: Tensor, image: Tensor, report: Tensor, *, patch_mask: Tensor | None = None
+    ) -> Tensor:
+        """Teacher-forced log-probabilities of R pairs of an image and a report, `(R, T - 1, V + 1)`, in evaluation mode.
+
+        As `log_probs` of `patches[image]` and `tokens[report]`. Decoders may read each image and each report once.
+
+        Args:
+            patches: `(N, P, D_v)` image features.
+            tokens: `(M, T)` int64.
+            image: `(R,)` int64, of each pair an index of `patches`.
+            report: `(R,)` int64, of each pair an index of `tokens`.
+            patch_mask: `(N, P)` bool, True where there is a patch; None: all are there.
+        """
+        mask = None if patch_mask is None else patch_mask[image]
+        with evaluating(self):
+            return self.log_probs(patches[image], tokens[report], patch_mask=mask)
+
     def decode(
         self, patches: Tensor, decoding: Decoding, *, patch_mask: Tensor | None = None, attention: bool = False
     ) -> Decoded:

@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -180,12 +180,39 @@ class EncoderDecoder(IncrementalDecoder):
                 hook.remove()
         return torch.stack(weights, dim=1)
 
+    def log_probs_of_pairs(
+        self, patches: Tensor, tokens: Tensor, image: Tensor, report: Tensor, *, patch_mask: Tensor | None = None
+    ) -> Tensor:
+        """See `ReportDecoder`; what depends on the image or the report alone is computed once for each."""
+        with evaluating(self):
+            mask, shared = attention_mask(patch_mask), self._shared()
+            # layer by layer, as each is needed: they are large
+            images = ((keys[image], values[image]) for keys, values in self._image(patches, mask, shared))
+            inputs = tokens[:, :-1]
+            x, norms = self._token_input(inputs, shared)
+            norms_of_pairs = ([self._norm_of_rows(norm, report) for norm in of_layer] for of_layer in norms)
+            image_mask = None if mask is None else mask[image]
+            states = self._decode(x[report], norms_of_pairs, causal_mask(inputs)[report], images, image_mask)
+            return self.classify(states)
+
+    def _norm_of_rows(self, norm: Norm, rows: Tensor) -> Norm:
+        """A norm for these rows of the tokens that it was made for; by default it is the same for all."""
+        return norm
+
     def _read(
         self, tokens: Tensor, shared: Any, images: Sequence[KeysValues | None], patch_mask: Tensor | None
     ) -> Tensor:
         inputs = tokens[:, :-1]
-        x, norms = self._token_input(inputs, shared)
-        mask = causal_mask(inputs)
+        return self._decode(*self._token_input(inputs, shared), causal_mask(inputs), images, patch_mask)
+
+    def _decode(
+        self,
+        x: Tensor,
+        norms: Iterable[Sequence[Norm]],
+        mask: Tensor,
+        images: Iterable[KeysValues | None],
+        patch_mask: Tensor | None,
+    ) -> Tensor:
         for layer, layer_norms, image in zip(self.decoder, norms, images, strict=True):
             x = layer(x, layer_norms, mask, image, patch_mask)
         states: Tensor = self.decoder_norm(x)

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -88,8 +87,12 @@ class R2Gen(EncoderDecoder):
         state.memory = self.memory.read(state.memory.flatten(0, 1), embedded.flatten(0, 1)).view_as(state.memory)
         return embedded, self._by_layer(self.norms(state.memory.flatten(2)))
 
+    def _norm_of_rows(self, norm: Norm, rows: Tensor) -> Norm:
+        assert isinstance(norm, ConditionalNorm)
+        return ConditionalNorm(norm.gain[rows], norm.shift[rows])
+
     @staticmethod
-    def _by_layer(norms: list[Norm]) -> list[list[Norm]]:
+    def _by_layer(norms: Sequence[Norm]) -> list[Sequence[Norm]]:
         return [norms[index : index + 3] for index in range(0, len(norms), 3)]
 
 
@@ -150,6 +153,19 @@ class RelationalMemory(nn.Module):
         return take * torch.tanh(proposed) + keep * memory
 
 
+class ConditionalNorm(NamedTuple):
+    """A norm of `(B, T, width)` under a memory."""
+
+    gain: Tensor
+    """`(B, T, width)`."""
+    shift: Tensor
+    """`(B, T, width)`."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Normalise `(B, T, width)`."""
+        return torch.addcmul(self.shift, self.gain, standardised(x))
+
+
 class ConditionalNorms(nn.Module):
     """Memory-driven conditional layer normalisation for all sublayers of a decoder at once.
 
@@ -186,7 +202,7 @@ class ConditionalNorms(nn.Module):
         """See `Packable`."""
         self._second = None
 
-    def forward(self, memory: Tensor) -> list[Norm]:
+    def forward(self, memory: Tensor) -> list[ConditionalNorm]:
         """The N norms under a memory `(B, T, memory_width)`, each of `(B, T, width)`."""
         bias = (self.affine + self.second_bias).view(-1, self.width)
         rows = memory.shape[:-1]
@@ -201,11 +217,4 @@ class ConditionalNorms(nn.Module):
             hidden = self.first.transposed(memory).relu_().view(2 * self.count, self.width, -1)
             out = torch.baddbmm(bias[:, :, None], self.second_weight, hidden).mT.contiguous()
             gains_shifts = out.unflatten(1, rows)
-        return [
-            partial(_normalise, gain=gain, shift=shift)
-            for gain, shift in zip(gains_shifts[::2], gains_shifts[1::2], strict=True)
-        ]
-
-
-def _normalise(x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
-    return torch.addcmul(shift, gain, standardised(x))
+        return [ConditionalNorm(gain, shift) for gain, shift in zip(gains_shifts[::2], gains_shifts[1::2], strict=True)]

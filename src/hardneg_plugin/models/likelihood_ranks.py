@@ -3,7 +3,7 @@
 From teacher-forced passes only, so that neither decoding nor the words that all reports share come in between.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -70,7 +70,9 @@ class LikelihoodRanks:
                 ),
             )
 
-    def compute(self, decoder: ReportDecoder, device: torch.device) -> dict[str, dict[str, float]]:
+    def compute(
+        self, decoder: ReportDecoder, device: torch.device, *, track: Callable[[Sequence[int]], Iterable[int]] = iter
+    ) -> dict[str, dict[str, float]]:
         """By study its ranks among its peers, and forget all studies; a collective call.
 
         "likelihood_rank" is that of its reference among those of its peers, with its image; "likelihood_r2i_rank" that of its image
@@ -79,6 +81,7 @@ class LikelihoodRanks:
         Args:
             decoder: reads 31 reports of each study.
             device: that it is on.
+            track: iterates over the passes of this process, and may show how many are done.
         """
         studies, self._studies = _merged(self._studies), {}
         if not studies:
@@ -93,7 +96,7 @@ class LikelihoodRanks:
         at_once = _studies_at_once(decoder, kept, most=max((len(group) for _, group in cases), default=1))
         found: dict[str, dict[str, float]] = {}
         with evaluating(decoder), torch.no_grad():
-            for first in range(0, len(cases), at_once):
+            for first in track(range(0, len(cases), at_once)):
                 names, groups = zip(*cases[first : first + at_once], strict=True)
                 found |= zip(names, _ranks(decoder, groups, device), strict=True)
         return _merged(found)
@@ -113,7 +116,8 @@ def _studies_at_once(decoder: ReportDecoder, kept: Sequence[_Kept], most: int) -
 
 def _ranks(decoder: ReportDecoder, groups: Sequence[Sequence[_Kept]], device: torch.device) -> list[dict[str, float]]:
     """The ranks of the first study of each group, among all of its group."""
-    members = [one for group in groups for one in group]
+    members = list({id(one): one for group in groups for one in group}.values())
+    place = {id(one): index for index, one in enumerate(members)}
     patches = pad_sequence([one.patches.float() for one in members], batch_first=True).to(device)
     lengths = torch.tensor([len(one.patches) for one in members], device=device)
     mask = torch.arange(patches.shape[1], device=device) < lengths[:, None]
@@ -121,13 +125,15 @@ def _ranks(decoder: ReportDecoder, groups: Sequence[Sequence[_Kept]], device: to
     token_lengths = torch.tensor([len(one.tokens) for one in members], device=device)
     token_mask = torch.arange(tokens.shape[1], device=device) < token_lengths[:, None]
 
-    images, reports, first = [], [], 0
+    images, reports = [], []
     for group in groups:
-        images += [first] * len(group) + list(range(first + 1, first + len(group)))
-        reports += list(range(first, first + len(group))) + [first] * (len(group) - 1)
-        first += len(group)
+        own, *peers = (place[id(one)] for one in group)
+        images += [own] * len(group) + peers
+        reports += [own, *peers] + [own] * len(peers)
     image, report = torch.tensor(images, device=device), torch.tensor(reports, device=device)
-    log_probs = decoder.log_probs(patches[image], tokens[report], patch_mask=None if bool(mask.all()) else mask[image])
+    log_probs = decoder.log_probs_of_pairs(
+        patches, tokens, image, report, patch_mask=None if bool(mask.all()) else mask
+    )
     losses = token_losses(log_probs, tokens[report], token_mask[report]).of_reports
     placed = []
     for of_group, group in zip(losses.cpu().split([2 * len(group) - 1 for group in groups]), groups, strict=True):

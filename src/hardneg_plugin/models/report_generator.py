@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from hardneg_plugin.models.likelihood_ranks import LikelihoodRanks
 from hardneg_plugin.models.other_images import other_images
 from hardneg_plugin.models.report_io import GeneratedReport, Images, generated_report, group_views, read_views
 from hardneg_plugin.models.saved_generator import SavedGenerator
+from hardneg_plugin.progress import Tracking
 
 FEW_STEPS = 10
 """A model that was trained so little writes the same for all studies, which needs no warning."""
@@ -281,7 +283,9 @@ class ReportGenerator(SavedGenerator, StudyModel[ReportScores]):
 
     def _log_scores(self, split: Evaluated) -> None:
         if split in self._ranks:
-            self.scores_of(split).add_measured(self._ranks[split].compute(self.decoder, self.device))
+            bar = self.trainer.progress_bar_callback
+            track = partial(bar.track, name="ranking by likelihood") if isinstance(bar, Tracking) else iter
+            self.scores_of(split).add_measured(self._ranks[split].compute(self.decoder, self.device, track=track))
         super()._log_scores(split)
         if not 0 < self.trainer.global_step < FEW_STEPS:  # 0: a finished run that is scored
             self.scores_of(split).warn_of_collapse()

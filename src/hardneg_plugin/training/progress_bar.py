@@ -2,14 +2,16 @@
 
 import math
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 from rich.progress import TaskID
 
 from hardneg_plugin.progress import LINE_EVERY, Bars, has_bars, in_minutes
 from hardneg_plugin.terminal import say
+
+T = TypeVar("T")
 
 
 class TrainingBar(pl.callbacks.ProgressBar):
@@ -119,6 +121,19 @@ class TrainingBar(pl.callbacks.ProgressBar):
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remove its bar."""
         self._end("test")
+
+    def track(self, steps: Sequence[T], name: str) -> Iterator[T]:
+        """Iterate, and show how far it is.
+
+        Args:
+            steps: what to iterate over.
+            name: in front of the bar or line.
+        """
+        self._begin(name, name, len(steps))
+        for number, step in enumerate(steps, start=1):
+            yield step
+            self._done(name, name, number, len(steps))
+        self._end(name)
 
     def _begin(self, task: str, name: str, total: float) -> None:
         if self._bars is not None:

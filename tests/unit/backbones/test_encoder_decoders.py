@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hardneg_plugin.backbones.decoder import ReportDecoder
 from hardneg_plugin.backbones.decoding import Decoding
 from hardneg_plugin.backbones.encoder_decoder import EncoderDecoder
 from hardneg_plugin.backbones.layers import attention_mask, causal_mask
@@ -44,6 +45,43 @@ def test_cached_steps_are_the_teacher_forced_ones(decoder: EncoderDecoder) -> No
     for beam in range(3):
         expected = decoder.log_probs(patches, tokens[:, beam], patch_mask=patch_mask)
         torch.testing.assert_close(stepped[:, beam], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("patch_mask", [None, torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()], ids=["all", "some"])
+@torch.no_grad()
+def test_pairs_are_read_as_if_each_were_alone(decoder: EncoderDecoder, patch_mask: Tensor | None) -> None:
+    patches = torch.randn(2, 4, 5)
+    pairs = [(0, 2), (1, 0), (0, 0), (1, 1), (0, 2)]
+    image, report = (torch.tensor(part) for part in zip(*pairs, strict=True))
+    expected = torch.cat(
+        [
+            decoder.log_probs(
+                patches[i, None], TOKENS[r, None], patch_mask=None if patch_mask is None else patch_mask[i, None]
+            )
+            for i, r in pairs
+        ]
+    )
+    decoder.decoder.train()  # dropout, which must not show
+    for found in (
+        decoder.log_probs_of_pairs(patches, TOKENS, image, report, patch_mask=patch_mask),
+        ReportDecoder.log_probs_of_pairs(decoder, patches, TOKENS, image, report, patch_mask=patch_mask),
+    ):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert decoder.decoder.training
+    assert not decoder.encoder.training
+
+
+@torch.no_grad()
+def test_of_pairs_each_image_and_each_report_is_read_once(
+    decoder: EncoderDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    for name in ("_patch_input", "_token_input"):
+        part = getattr(decoder, name)
+        monkeypatch.setattr(decoder, name, lambda x, shared, part=part: read.append(len(x)) or part(x, shared))
+    pairs = torch.tensor([0, 0, 1, 1, 1]), torch.tensor([0, 1, 2, 0, 1])
+    decoder.log_probs_of_pairs(torch.randn(2, 4, 5), TOKENS, *pairs)
+    assert read == [2, 3]
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Ranks by likelihood among peers, against a decoder whose likelihoods are known and against plain loops."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -85,7 +86,8 @@ class Knowing(torch.nn.Module):
         super().__init__()
         self.sign = sign
 
-    def log_probs(self, patches, tokens, *, patch_mask=None):
+    def log_probs_of_pairs(self, patches, tokens, image, report, *, patch_mask=None):
+        patches, tokens = patches[image], tokens[report]
         distance = (patches[:, 0, 0] - tokens.sum(1)).abs()
         values = torch.full((len(tokens), tokens.shape[1] - 1, TOKENIZER.vocab_size + 1), 0.0)
         return values - (self.sign * distance)[:, None, None] / tokens.shape[1]
@@ -95,9 +97,13 @@ class Knowing(torch.nn.Module):
 def test_ranks_do_not_depend_on_how_many_studies_share_a_pass(memory, model, monkeypatch):
     passes = []
     monkeypatch.setattr("hardneg_plugin.models.likelihood_ranks.MEMORY", memory)
-    log_probs = model.decoder.log_probs
-    model.decoder.log_probs = lambda *args, **kwargs: passes.append(len(args[0])) or log_probs(*args, **kwargs)
-    found = filled(model).compute(model.decoder, torch.device("cpu"))
+    read = model.decoder.log_probs_of_pairs
+    model.decoder.log_probs_of_pairs = lambda *args, **kwargs: passes.append(len(args[2])) or read(*args, **kwargs)
+    shown = []
+    found = filled(model).compute(
+        model.decoder, torch.device("cpu"), track=lambda steps: shown.append(len(steps)) or iter(steps)
+    )
+    assert shown == [len(passes)]
     assert sum(passes) == 24 * 31
     assert {0: len(passes) == 24, 4 * 10**6: 1 < len(passes) < 24, 10**12: len(passes) == 1}[memory]
     monkeypatch.undo()
@@ -125,7 +131,7 @@ def test_a_decoder_that_knows_its_images_ranks_them_first_and_one_that_does_not_
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_they_are_scores_of_the_splits_that_are_named(split, model):
     for batch in batches(8):
-        model.trainer = type("T", (), {"sanity_checking": False, "global_step": 100})()
+        model.trainer = SimpleNamespace(sanity_checking=False, global_step=100, progress_bar_callback=None)
         model._evaluate(batch, split)
     logged = {}
     model.log = lambda name, value, **kwargs: logged.setdefault(name, float(value))

@@ -63,6 +63,16 @@ def test_a_line_a_minute(monkeypatch, capsys):
     assert "validation: batch 4 of 6" in lines
 
 
+def test_work_at_the_end_of_an_epoch_has_its_lines(monkeypatch, capsys):
+    seconds = iter(range(0, 100_000, 25))
+    monkeypatch.setattr(progress_bar, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+    bar = TrainingBar()
+    assert list(bar.track([7, 8, 9, 10], "ranking")) == [7, 8, 9, 10]
+    assert capsys.readouterr().out.splitlines() == ["ranking: batch 4 of 4"]
+    assert list(TrainingBar(0).track([7], "ranking")) == [7]
+    assert not capsys.readouterr().out
+
+
 def test_a_rate_of_0_shows_nothing(capsys):
     fit(refresh_rate=0)
     assert "epoch" not in capsys.readouterr().out

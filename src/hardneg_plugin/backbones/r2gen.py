@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -153,7 +153,8 @@ class RelationalMemory(nn.Module):
         return take * torch.tanh(proposed) + keep * memory
 
 
-class ConditionalNorm(NamedTuple):
+@dataclass(frozen=True)
+class ConditionalNorm:
     """A norm of `(B, T, width)` under a memory."""
 
     gain: Tensor

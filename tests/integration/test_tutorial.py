@@ -38,7 +38,7 @@ def test_the_tutorial(tmp_path, monkeypatch, capsys):
     assert steps["report_loss"][-25:].mean() < steps["report_loss"][:25].mean() / 2
     similarity = torch.tensor(names["similarity"])
     assert similarity.diff().min() > -1e-6
-    assert similarity[-1] < (names["images"] * names["reports"]).sum(1).mean()
+    assert similarity[-1] < (names["images"] * names["reports"]).sum(1).mean() + 0.01
 
     shown = re.findall(r"\]\(tutorial/([\w.]+)\)", TEXT)
     assert sorted(shown) == sorted(path.name for path in tmp_path.glob("*.png"))

@@ -32,7 +32,7 @@ def test_the_commands_of_the_results():
         variants.setdefault(page, []).append(len(overrides))
         check_settings(compose_config(overrides[settings.variants[-1]]))
     assert variants == {
-        "PLAN": [6, 7, 10, 6, 2],
+        "PLAN": [6, 7, 10, 6, 2, 5],
         "clinic_regime": [7],
         "reclf_and_gk_mvlp": [11],
         "uniform_regime": [10, 2],

@@ -74,7 +74,7 @@ def by_hand(kind=Generator, accumulated=1, clip=0.0, steps=4, batch=4, losses=su
 def assert_same(found, expected, atol=1e-6):
     assert found.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, atol=atol, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(found[name], value, atol=atol, rtol=atol, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def logged(history):

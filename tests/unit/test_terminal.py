@@ -99,7 +99,14 @@ def test_predict_shows_reports_and_ids_plainly_and_keeps_them_in_its_records(tmp
     studies = [StudyFiles(f"s{ATTACKS[case]}", (tmp_path / "a.png",)), StudyFiles("b", (tmp_path / "b\x1b.png",))]
     written = GeneratedReport(f"no {ATTACKS[case]} effusion")
     model = SimpleNamespace(image_size=8, generate=lambda images, **settings: [written for _ in images])
-    settings = {"output": None, "batch_size": 4, "beam_size": None, "max_length": None, "precision": None, "attention": False}
+    settings = {
+        "output": None,
+        "batch_size": 4,
+        "beam_size": None,
+        "max_length": None,
+        "precision": None,
+        "attention": False,
+    }
     records, failed = _write(model, studies, OmegaConf.create(settings))
     printed = capsys.readouterr()
     assert_clean(printed.out)

@@ -51,8 +51,8 @@ def test_gradients_and_losses_are_those_of_one_process(ranks, one_process, case)
     for on_0, on_1, alone in zip(ranks[0][case], ranks[1][case], one_process[case], strict=True):
         # float32: inputs that differ in their last digit alone change the gradient of a norm within the encoder of pairs by 9e-8,
         # 3e-3 of itself, where the largest gradient is 10; how much depends on the CPU's order of sums, too
-        lost = 3e-8 * max(gradient.norm() for gradient in alone["gradients"].values())
-        relative = 1e-3 if {"reclf", "gk_mvlp"} & {*case} else 1e-5
+        lost = 2e-8 * max(gradient.norm() for gradient in alone["gradients"].values())
+        relative = 1e-3 if "reclf" in case else 2e-4 if "gk_mvlp" in case else 1e-5
         for name, expected in alone["gradients"].items():
             assert torch.equal(on_0["gradients"][name], on_1["gradients"][name])
             if expected.norm() > 1e-6:

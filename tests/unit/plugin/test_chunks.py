@@ -414,7 +414,7 @@ def test_statements_are_those_of_the_first_part_with_a_loss():
 def test_more_chunks_than_studies_and_one_study():
     expected = gradients(made("plug_in, mask", 1), batch_of(3))
     found = gradients(made("plug_in, mask", 16), batch_of(3))
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)  # as of whole steps above
     assert len(made("plug_in, mask", 16).training_step(batch_of(1), 0).shape) == 0
 
 
